@@ -1,0 +1,139 @@
+"""Molecules as they come from a file: elements and positions, checked once, stored end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+SYMBOLS = (
+    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
+    "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy "
+    "Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf "
+    "Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
+).split()
+ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS) if z > 0}
+
+CLOSEST_ATOMS = 0.01
+"""Å. Two atoms nearer than this are one atom written twice: no bond in nature is shorter than 0.7."""
+
+
+class StructureError(ValueError):
+    """A structure that no model can use; the message names the record and the rule it breaks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """One molecule.
+
+    Attributes:
+      atomic_numbers: [n] integers, 1 to 118.
+      positions: [n, 3] float64, Å.
+      name: what an error message calls this record (a file and a line, a QM9 index, ...).
+    """
+
+    atomic_numbers: np.ndarray
+    positions: np.ndarray
+    name: str = "structure"
+
+    @classmethod
+    def from_symbols(
+        cls, symbols: Sequence[str], positions: np.ndarray, name: str = "structure"
+    ) -> Structure:
+        """Builds a structure from element symbols.
+
+        Raises:
+          StructureError: for a symbol that is not an element.
+        """
+        for symbol in symbols:
+            if symbol not in ATOMIC_NUMBERS:
+                raise StructureError(f"{name}: {symbol!r} is not a chemical element")
+        return cls(np.array([ATOMIC_NUMBERS[s] for s in symbols], np.int32), positions, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Structures:
+    """Many molecules end to end: atom `offsets[k]` to `offsets[k + 1]` belong to molecule k.
+
+    Attributes:
+      offsets: [n + 1] int64.
+      atomic_numbers: [atoms] int32.
+      positions: [atoms, 3] float64, Å.
+      ids: [n] int64, the number by which a message or a record names the molecule.
+      source: what the ids count, e.g. "QM9 molecule".
+    """
+
+    offsets: np.ndarray
+    atomic_numbers: np.ndarray
+    positions: np.ndarray
+    ids: np.ndarray
+    source: str = "structure"
+
+    @classmethod
+    def pack(cls, structures: Iterable[Structure], source: str = "structure") -> Structures:
+        """Stores structures end to end; ids are their places in the sequence."""
+        items = list(structures)
+        counts = [len(item.atomic_numbers) for item in items]
+        return cls(
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            atomic_numbers=np.concatenate([i.atomic_numbers for i in items]).astype(np.int32),
+            positions=np.concatenate([i.positions for i in items]).astype(np.float64),
+            ids=np.arange(len(items), dtype=np.int64),
+            source=source,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, k: int) -> Structure:
+        rows = slice(self.offsets[k], self.offsets[k + 1])
+        return Structure(self.atomic_numbers[rows], self.positions[rows], self.name(k))
+
+    def name(self, k: int) -> str:
+        """What an error message calls molecule k."""
+        return f"{self.source} {self.ids[k]}"
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        """[n] atoms of each molecule."""
+        return np.diff(self.offsets)
+
+    def take(self, indices: np.ndarray) -> Structures:
+        """The molecules at `indices` (places, not ids), in that order."""
+        counts = self.n_atoms[indices]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = np.repeat(self.offsets[indices] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return Structures(
+            offsets, self.atomic_numbers[rows], self.positions[rows], self.ids[indices], self.source
+        )
+
+    def check(self, elements: Sequence[int]) -> None:
+        """Refuses what a model cannot use. (Atoms at one place are found with the neighbours.)
+
+        Args:
+          elements: atomic numbers the model knows.
+
+        Raises:
+          StructureError: naming the first molecule without atoms, with a coordinate that is not
+            finite, or with an element outside `elements`.
+        """
+        if (self.n_atoms == 0).any():
+            raise StructureError(f"{self.name(int(np.argmax(self.n_atoms == 0)))} has no atoms")
+        finite = np.isfinite(self.positions).all(-1)
+        if not finite.all():
+            raise StructureError(
+                f"{self.name(self._owner(~finite))} has a coordinate that is not a finite number"
+            )
+        known = np.isin(self.atomic_numbers, elements)
+        if not known.all():
+            z = int(self.atomic_numbers[np.argmin(known)])
+            symbol = SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"atomic number {z}"
+            names = ", ".join(SYMBOLS[e] for e in elements)
+            raise StructureError(
+                f"{self.name(self._owner(~known))} contains {symbol}; this model knows {names}"
+            )
+
+    def _owner(self, bad_atoms: np.ndarray) -> int:
+        first = int(np.argmax(bad_atoms))
+        return int(np.searchsorted(self.offsets, first, side="right") - 1)
