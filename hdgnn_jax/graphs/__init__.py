@@ -1,0 +1,1 @@
+"""Structures, neighbours and padded batches: everything on the host, in NumPy."""

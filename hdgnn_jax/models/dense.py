@@ -1,0 +1,47 @@
+"""Matrix products in the run's precision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Precision = Literal["float32", "bfloat16"]
+
+AFTER_SILU = 1.679
+"""1 / sqrt(E[SiLU(u)^2]) for u ~ N(0, 1): the gain of a layer whose input is a SiLU's output."""
+
+
+def dot(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
+    """x kernel over the last and the first axis; bfloat16 factors still add up in float32."""
+    if precision == "bfloat16":
+        x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+        return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+    return jnp.dot(x, kernel, precision="highest")
+
+
+class Dense(nn.Module):
+    """A linear layer `[..., in] -> [..., features]`; at the start it keeps the variance.
+
+    Attributes:
+      features: output size.
+      precision: of the product.
+      bias: whether a bias, zero at the start, is added.
+      gain: factor on the initial standard deviation.
+    """
+
+    features: int
+    precision: Precision = "float32"
+    bias: bool = True
+    gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.variance_scaling(self.gain**2, "fan_in", "normal")
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        y = dot(x, kernel, self.precision)
+        if self.bias:
+            y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return y

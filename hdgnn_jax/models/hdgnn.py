@@ -1,0 +1,246 @@
+"""HDGNN: geometry once, embedding, K layers, head."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.models.dense import Precision
+from hdgnn_jax.models.embedding import DistanceBlock, ElementEmbedding, element_index
+from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
+from hdgnn_jax.models.heads import Head, MoleculeHead, Readout
+from hdgnn_jax.models.invariant import InvariantBranch
+from hdgnn_jax.models.message import Attention, MessageBlock, TensorProduct
+from hdgnn_jax.models.norm import EquivariantLayerNorm
+from hdgnn_jax.models.update import UpdateBlock
+from hdgnn_jax.so3 import degrees, sphere
+
+Frame = Literal["random", "canonical"] | int
+
+
+class HDGNN(nn.Module):
+    """The Hybrid Directional Graph Neural Network (An et al., ICLR 2024).
+
+    The attributes are the hyper-parameters, all of them.
+
+    Attributes:
+      elements: atomic numbers the model knows.
+      cutoff: Å.
+      degree: L.
+      layers: K.
+      channels: C of the node state.
+      hidden: H of the edge networks.
+      invariant_channels: C0 of the invariant branch.
+      edge_channels: B of the distance block.
+      n_gaussians: of the distance smearing.
+      m_max: orders |m| that the learned pathway sees; `degree` for the untruncated form.
+      tensor_product: `metp` (eq. 7) or `fully_connected`.
+      product_degree: L', the highest degree that comes out of it.
+      attention: `sigmoid`, `softmax` or four fixed weights (Table 4).
+      neighbors: the usual number of neighbours of an atom; sums over them are divided by its root.
+      envelope: whether messages fade out towards the cutoff.
+      residual: whether x^{k+1} = x^k + update.
+      squeeze_excite: whether the update block gates channels by their mean over the sphere.
+      sphere_rule: `lebedev` or `product`.
+      sphere_order: of the Lebedev rule; None: see `so3.sphere.sphere`.
+      head: `invariant`, `dipole` (mu) or `extent` (r2).
+      readout: `sum` or `mean` over atoms, of the invariant head.
+      invariant_weight: lambda of section 3.4.
+      frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
+        `frame`, the same in all layers), `canonical` (0), or n: mean of the prediction over n rolls.
+      evaluation_frame: the same in evaluation, which must be deterministic: not `random`.
+      precision: of matrix products; `bfloat16` products still add up in float32, and rotations and
+        sphere transforms are float32 always.
+      remat: whether a layer's activations are computed again in the backward pass.
+    """
+
+    elements: tuple[int, ...] = (1, 6, 7, 8, 9)
+    cutoff: float = 5.0
+    degree: int = 6
+    layers: int = 6
+    channels: int = 64
+    hidden: int = 128
+    invariant_channels: int = 128
+    edge_channels: int = 64
+    n_gaussians: int = 250
+    m_max: int = 1
+    tensor_product: TensorProduct = "metp"
+    product_degree: int = 2
+    attention: Attention = "sigmoid"
+    neighbors: float = 13.0
+    envelope: bool = True
+    residual: bool = True
+    squeeze_excite: bool = True
+    sphere_rule: sphere.Rule = "lebedev"
+    sphere_order: int | None = None
+    head: Head = "invariant"
+    readout: Readout = "sum"
+    invariant_weight: float = 1.0
+    frame: Frame = "random"
+    evaluation_frame: Frame = "canonical"
+    precision: Precision = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("tensor_product", self.tensor_product, ("metp", "fully_connected"))
+        _one_of("head", self.head, ("invariant", "dipole", "extent"))
+        _one_of("readout", self.readout, ("sum", "mean"))
+        _one_of("precision", self.precision, ("float32", "bfloat16"))
+        if isinstance(self.attention, str):
+            _one_of("attention", self.attention, ("sigmoid", "softmax"))
+        elif len(self.attention) != 4:
+            raise ValueError(f"attention needs four weights, not {self.attention!r}")
+        for name, frame in (("frame", self.frame), ("evaluation_frame", self.evaluation_frame)):
+            if not (isinstance(frame, int) and frame > 0):
+                _one_of(name, frame, ("random", "canonical"))
+        if self.evaluation_frame == "random":
+            raise ValueError("evaluation_frame must not be 'random': evaluation is deterministic")
+        for name in ("m_max", "product_degree"):
+            if not 0 <= getattr(self, name) <= self.degree:
+                raise ValueError(f"{name} must lie between 0 and degree = {self.degree}")
+        if self.head == "dipole" and self.degree < 1:
+            raise ValueError("the dipole head needs degree >= 1")
+        if self.cutoff <= 0 or self.neighbors <= 0 or self.layers < 1:
+            raise ValueError("cutoff and neighbors must be positive, layers at least 1")
+        super().__post_init__()
+
+    def setup(self) -> None:
+        points = sphere.sphere(self.degree, self.sphere_rule, self.sphere_order)
+        self.embedding = ElementEmbedding(len(self.elements), self.channels)
+        self.invariant_embedding = ElementEmbedding(len(self.elements), self.invariant_channels)
+        # One layer is traced and compiled, whatever K.
+        self.stack = nn.scan(
+            nn.remat(Layer, prevent_cse=False) if self.remat else Layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, *[nn.broadcast] * 4),
+            length=self.layers,
+        )(_hyper_parameters(self), points)
+        self.molecule_head = MoleculeHead(
+            self.head, self.readout, points, self.invariant_weight, self.precision
+        )
+
+    def __call__(self, graph: batching.MolecularGraph, *, train: bool = False) -> jax.Array:
+        """Predicts the standardised target.
+
+        Args:
+          graph: padded; elements already checked against `elements`.
+          train: whether the edge frames are those of training (`frame`); then the RNG stream
+            `frame` is needed if that is random.
+
+        Returns:
+          [G], arbitrary numbers for padding graphs.
+        """
+        graph = jax.tree.map(jnp.asarray, graph)
+        frame = self.frame if train else self.evaluation_frame
+        if frame == "random":
+            return self.predict(graph, edge_rolls(self.make_rng("frame"), graph))
+        n = 1 if frame == "canonical" else frame
+        rolls = 2 * jnp.pi * jnp.arange(n) / n
+
+        def one(model: HDGNN, total: jax.Array, roll: jax.Array):
+            full = jnp.full(graph.senders.shape, roll)
+            return total + model.predict(graph, full), None
+
+        scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
+        return scan(self, jnp.zeros(graph.n_node.shape), rolls)[0] / n
+
+    @nn.nowrap
+    def geometry(self, graph: batching.MolecularGraph, roll: jax.Array) -> EdgeGeometry:
+        """The geometry of the edges for the given rolls [E]."""
+        return edge_geometry(
+            graph,
+            roll,
+            degree=self.degree,
+            m_max=self.m_max,
+            product_degree=self.product_degree,
+            cutoff=self.cutoff,
+            n_gaussians=self.n_gaussians,
+            envelope=self.envelope,
+        )
+
+    def predict(self, graph: batching.MolecularGraph, roll: jax.Array) -> jax.Array:
+        """The prediction [G] in the edge frames given by the rolls [E]."""
+        geometry = self.geometry(graph, roll)
+        species = element_index(graph.nodes.atomic_numbers, self.elements)
+        # Degree 0 from the element, the others 0.
+        higher = degrees.size(self.degree) - 1
+        x = jnp.pad(self.embedding(species)[:, None], ((0, 0), (0, higher), (0, 0)))
+        f = self.invariant_embedding(species)
+        last = jnp.arange(self.layers) == self.layers - 1
+        (x, f), _ = self.stack(
+            (x, f), last, geometry, species, graph.senders, graph.receivers
+        )
+        return self.molecule_head(x, f, graph)
+
+
+class Layer(nn.Module):
+    """norm -> message block -> sum over neighbours -> update block, beside the invariant branch."""
+
+    config: HDGNN  # detached: read for its attributes only
+    points: sphere.Sphere
+
+    @nn.compact
+    def __call__(
+        self,
+        state: tuple[jax.Array, jax.Array],
+        last: jax.Array,
+        geometry: EdgeGeometry,
+        species: jax.Array,
+        senders: jax.Array,
+        receivers: jax.Array,
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        config, precision = self.config, self.config.precision
+        x, f = state
+        e = DistanceBlock(
+            len(config.elements), config.edge_channels, precision, name="distance"
+        )(geometry.smeared, species, senders, receivers)
+        messages = MessageBlock(
+            degree=config.degree,
+            m_max=config.m_max,
+            product_degree=config.product_degree,
+            hidden=config.hidden,
+            attention=config.attention,
+            tensor_product=config.tensor_product,
+            neighbors=config.neighbors,
+            precision=precision,
+            name="message",
+        )(EquivariantLayerNorm(name="norm")(x), f, e, geometry, senders, receivers)
+        update = UpdateBlock(self.points, config.squeeze_excite, precision, name="update")(
+            messages, x
+        )
+        f = InvariantBranch(config.neighbors, precision, name="invariant")(
+            f, e, geometry.envelope, receivers
+        )
+        # No SiLU after the last layer.
+        f = jnp.where(last, f, nn.silu(f))
+        return (x + update if config.residual else update, f), None
+
+
+def edge_rolls(key: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
+    """[E] uniform angles that depend on the molecule's id and the edge's place in the molecule.
+
+    Not on its place in the batch: padding, batching and the number of devices change nothing.
+    """
+    n_edges = graph.senders.shape[0]
+    graphs = jnp.arange(graph.n_edge.shape[0])
+    owner = jnp.repeat(graphs, graph.n_edge, total_repeat_length=n_edges)
+    start = jnp.cumsum(graph.n_edge) - graph.n_edge
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(graph.globals.id)
+    place = jnp.arange(n_edges) - start[owner]
+    edge_keys = jax.vmap(jax.random.fold_in)(keys[owner], place)
+    return jax.vmap(lambda k: jax.random.uniform(k, maxval=2 * jnp.pi))(edge_keys)
+
+
+def _hyper_parameters(model: HDGNN) -> HDGNN:
+    """The same attributes in a module of its own, which no layer can take for a parent."""
+    return model.clone(parent=None)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")

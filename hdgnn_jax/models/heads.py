@@ -1,0 +1,101 @@
+"""Heads: from node states to one number per molecule (paper, section 3.4; model.md, section 6)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.structure import MASSES
+from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision
+from hdgnn_jax.so3 import degrees, safe, sphere
+
+Head = Literal["invariant", "dipole", "extent"]
+Readout = Literal["sum", "mean"]
+
+
+class AtomScalars(nn.Module):
+    """mean over the sphere of MLP(p(r)), plus lambda MLP(f): `[N, features]`.
+
+    Attributes:
+      points: the quadrature.
+      features: numbers per atom.
+      invariant_weight: lambda; 0 leaves the invariant branch out.
+      precision: of the matrix products.
+    """
+
+    points: sphere.Sphere
+    features: int
+    invariant_weight: float
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array, f: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        # The first layer commutes with the transform: taken on coefficients, its bias on points.
+        gain = degrees.size(self.points.degree) ** -0.5
+        first = Dense(channels, self.precision, bias=False, gain=gain, name="sphere_in")
+        values = sphere.to_sphere(
+            self.points, *sphere.split_parity(jnp.swapaxes(first(x), 0, 1))
+        )
+        values = nn.silu(values + self.param("bias", nn.initializers.zeros_init(), (channels,)))
+        values = Dense(channels, self.precision, gain=AFTER_SILU, name="sphere_hidden")(values)
+        mean = sphere.sphere_mean(self.points, nn.silu(values))
+        out = Dense(self.features, self.precision, gain=AFTER_SILU, name="sphere_out")(mean)
+        if self.invariant_weight:
+            hidden = nn.silu(Dense(f.shape[-1], self.precision, name="invariant_hidden")(f))
+            last = Dense(self.features, self.precision, False, AFTER_SILU, name="invariant_out")
+            out = out + self.invariant_weight * last(hidden)
+        return out
+
+
+class MoleculeHead(nn.Module):
+    """One number per molecule.
+
+    Attributes:
+      kind: `invariant`: sum or mean of atom scalars. `dipole`: |sum_i v_i + q_i (r_i - r_0)| with
+        v_i from degree 1. `extent`: sum_i s_i |r_i - r_0|^2 + t_i. r_0 is the centre of mass.
+      readout: of the invariant head.
+      points: the quadrature.
+      invariant_weight: lambda.
+      precision: of the matrix products.
+    """
+
+    kind: Head
+    readout: Readout
+    points: sphere.Sphere
+    invariant_weight: float
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array, f: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
+        """`[N, S, C]` and `[N, C0]` to `[G]`, in standardised units."""
+        owner = batching.graph_of_node(graph)
+        n_graph = graph.n_node.shape[0]
+
+        def total(values: jax.Array) -> jax.Array:
+            return jax.ops.segment_sum(values, owner, n_graph, indices_are_sorted=True)
+
+        features = 2 if self.kind == "extent" else 1
+        scalars = AtomScalars(
+            self.points, features, self.invariant_weight, self.precision, name="scalars"
+        )(x, f)
+        if self.kind == "invariant":
+            n_atoms = jnp.maximum(graph.n_node, 1).astype(x.dtype)
+            return total(scalars[:, 0]) / (n_atoms if self.readout == "mean" else 1)
+
+        mass = jnp.asarray(np.array(MASSES, float), x.dtype)[graph.nodes.atomic_numbers]
+        positions = graph.nodes.positions
+        all_mass = total(mass)[:, None]
+        # Padding has no mass; any number but 0 will do there.
+        centre = total(mass[:, None] * positions) / jnp.where(all_mass > 0, all_mass, 1)
+        offset = positions - centre[owner]
+        if self.kind == "extent":
+            return total(scalars[:, 0] * jnp.sum(offset**2, -1) + scalars[:, 1])
+        # Degree 1 in this basis is (x, y, z).
+        vector = Dense(1, self.precision, bias=False, name="vector")(x[:, degrees.block(1)])
+        return safe.norm(total(vector[..., 0] + scalars * offset))

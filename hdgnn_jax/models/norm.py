@@ -1,0 +1,34 @@
+"""Equivariant layer norm (model.md, section 3)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hdgnn_jax.so3 import degrees
+
+EPSILON = 1e-6
+
+
+class EquivariantLayerNorm(nn.Module):
+    """Divides each degree by its root mean square over orders and channels: `[N, S, C]`.
+
+    Degree 0 first loses its channel mean and gets a learned bias; each (degree, channel) has a
+    learned weight.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        degree = round(x.shape[1] ** 0.5) - 1
+        channels = x.shape[2]
+        weight = self.param("weight", nn.initializers.ones_init(), (degree + 1, channels))
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        scalars = x[:, :1] - x[:, :1].mean(-1, keepdims=True)
+        parts = [scalars] + [x[:, degrees.block(l)] for l in range(1, degree + 1)]
+        normed = [
+            part * jax.lax.rsqrt(jnp.mean(part**2, (1, 2), keepdims=True) + EPSILON) * weight[l]
+            for l, part in enumerate(parts)
+        ]
+        normed[0] = normed[0] + bias
+        return jnp.concatenate(normed, 1)

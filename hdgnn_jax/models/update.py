@@ -1,0 +1,55 @@
+"""Update block: channels mixed on points of the sphere (eq. 12-13)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision
+from hdgnn_jax.so3 import degrees, sphere
+
+
+class UpdateBlock(nn.Module):
+    """`4C -> 2C -> 2C`, squeeze-and-excitation, `-> C` on the sphere.
+
+    P(r) = [m(r), m(-r), x(r), x(-r)] with p(r) = e + o and p(-r) = e - o: the first layer is one
+    matrix for even and one for odd degrees, and as it commutes with the transform it is applied to
+    coefficients. So are, for the same reason, the gate and the last layer.
+
+    Attributes:
+      points: the quadrature.
+      squeeze_excite: whether channels are gated by their mean over the sphere.
+      precision: of the matrix products; transforms are float32 always.
+    """
+
+    points: sphere.Sphere
+    squeeze_excite: bool
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, messages: jax.Array, x: jax.Array) -> jax.Array:
+        """`[N, S, C]` messages and shortcut x^k to the update `[N, S, C]`."""
+        channels = x.shape[-1]
+        wide = 2 * channels
+        # Coefficients first: both transforms are then plain matrix products.
+        both = jnp.swapaxes(jnp.concatenate([messages, x], -1), 0, 1)
+        even, odd = sphere.split_parity(both)
+        # A signal's variance is the sum over its (L + 1)^2 coefficients.
+        gain = degrees.size(self.points.degree) ** -0.5
+        even = Dense(wide, self.precision, bias=False, gain=gain, name="even")(even)
+        if odd.size:
+            odd = Dense(wide, self.precision, bias=False, gain=gain, name="odd")(odd)
+        else:
+            odd = jnp.zeros((0, *even.shape[1:]), even.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (wide,))
+        values = nn.silu(sphere.to_sphere(self.points, even, odd) + bias)
+        values = nn.silu(Dense(wide, self.precision, gain=AFTER_SILU, name="hidden")(values))
+        update = sphere.merge_parity(*sphere.from_sphere(self.points, values))
+        if self.squeeze_excite:
+            # The mean over the sphere is the coefficient of degree 0.
+            squeezed = nn.silu(Dense(max(wide // 4, 4), self.precision, name="squeeze")(update[0]))
+            gate = Dense(wide, self.precision, name="excite")(squeezed)
+            update = update * nn.sigmoid(gate)
+        update = Dense(channels, self.precision, bias=False, gain=AFTER_SILU, name="out")(update)
+        return jnp.swapaxes(update, 0, 1)

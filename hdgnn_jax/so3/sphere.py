@@ -1,0 +1,152 @@
+"""Signals on the sphere: quadrature, eq. 12 and eq. 13, on half of the points by parity.
+
+Coefficients stand along the *first* axis here, `[(L + 1)**2, ...]`, so that a transform is one
+plain matrix product. Even and odd degrees are kept apart: with e and o their two signals,
+p(r) = e + o and p(-r) = e - o.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.integrate
+
+from hdgnn_jax.so3 import degrees, harmonics
+
+Rule = Literal["lebedev", "product"]
+
+
+class Sphere(NamedTuple):
+    """Points, weights and harmonics of one quadrature rule.
+
+    Where the rule is closed under r -> -r (`antipodal`) only one point of each pair is stored.
+
+    Attributes:
+      even: [g, S_even] Y_lm(r_g) of even l.
+      odd: [g, S_odd] of odd l.
+      weights: [g]; they sum to 1 over all points of the rule.
+      antipodal: whether -r_g are points of the rule too.
+      degree: L.
+    """
+
+    even: np.ndarray
+    odd: np.ndarray
+    weights: np.ndarray
+    antipodal: bool
+    degree: int
+
+    @property
+    def n_points(self) -> int:
+        """Points of the whole rule."""
+        return len(self.weights) * (2 if self.antipodal else 1)
+
+
+@functools.cache
+def sphere(degree: int, rule: Rule = "lebedev", order: int | None = None) -> Sphere:
+    """A rule whose round trip is exact for signals up to degree L.
+
+    Args:
+      degree: L.
+      rule: `lebedev`: of the given polynomial order; `product`: 2 (L + 1) latitudes times
+        2 (L + 1) + 1 longitudes, Fejer's weights.
+      order: for `lebedev`, by default the lowest from 2 L + 3 on with positive weights: some
+        room for the frequencies that the nonlinearity makes.
+
+    Raises:
+      ValueError: for a rule that cannot carry degree L, or that does not exist.
+    """
+    if rule == "lebedev":
+        if order is None:
+            order = 2 * degree + 3
+            while scipy.integrate.lebedev_rule(order)[1].min() < 0:
+                order += 2
+        if order < 2 * degree:
+            raise ValueError(f"degree {degree} needs a Lebedev rule of order {2 * degree} or more")
+        try:
+            points, weights = scipy.integrate.lebedev_rule(order)
+        except NotImplementedError as error:
+            raise ValueError(f"there is no Lebedev rule of order {order}") from error
+        return _from_points(degree, points[[1, 2, 0]].T, weights / (4 * np.pi))
+    if rule == "product":
+        if order is not None:
+            raise ValueError("the product rule has no order: its size follows from the degree")
+        return _from_points(degree, *_product(degree))
+    raise ValueError(f"sphere rule must be 'lebedev' or 'product', not {rule!r}")
+
+
+def split_parity(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The even and the odd degrees of coefficients `[(L + 1)**2, ...]`, one after another."""
+    degree = int(np.sqrt(len(x))) - 1
+    parts = [x[degrees.block(l)] for l in range(degree + 1)]
+    odd = parts[1::2] or [x[:0]]
+    return jnp.concatenate(parts[::2]), jnp.concatenate(odd)
+
+
+def merge_parity(even: jax.Array, odd: jax.Array) -> jax.Array:
+    """The inverse of `split_parity`."""
+    degree = int(np.sqrt(len(even) + len(odd))) - 1
+    start, parts = [0, 0], []
+    for l in range(degree + 1):
+        first = start[l % 2]
+        start[l % 2] += 2 * l + 1
+        parts.append((even, odd)[l % 2][first : start[l % 2]])
+    return jnp.concatenate(parts)
+
+
+def to_sphere(sphere: Sphere, even: jax.Array, odd: jax.Array) -> jax.Array:
+    """Eq. 12: coefficients `[S_even, ...]`, `[S_odd, ...]` to values `[points, ...]`.
+
+    For an antipodal rule the second half of the points are the antipodes of the first.
+    """
+    e, o = _dot(sphere.even, even), _dot(sphere.odd, odd)
+    return jnp.concatenate([e + o, e - o]) if sphere.antipodal else e + o
+
+
+def from_sphere(sphere: Sphere, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eq. 13 by quadrature: values `[points, ...]` to even and odd coefficients."""
+    if sphere.antipodal:
+        here, there = jnp.split(values, 2)
+        e, o = here + there, here - there
+    else:
+        e = o = values
+    weights = sphere.weights[:, None]
+    return _dot((sphere.even * weights).T, e), _dot((sphere.odd * weights).T, o)
+
+
+def sphere_mean(sphere: Sphere, values: jax.Array) -> jax.Array:
+    """Mean over the sphere of values `[points, ...]`, by quadrature."""
+    weights = np.tile(sphere.weights, 2) if sphere.antipodal else sphere.weights
+    return jnp.tensordot(jnp.asarray(weights, values.dtype), values, 1, precision="highest")
+
+
+def _dot(constant: np.ndarray, x: jax.Array) -> jax.Array:
+    return jnp.tensordot(jnp.asarray(constant, x.dtype), x, 1, precision="highest")
+
+
+def _from_points(degree: int, points: np.ndarray, weights: np.ndarray) -> Sphere:
+    pairs = np.linalg.norm(points[:, None] + points[None], axis=-1) < 1e-9
+    antipodal = bool(pairs.any(-1).all())
+    if antipodal:
+        keep = np.arange(len(points)) < pairs.argmax(-1)
+        points, weights = points[keep], weights[keep]
+    y = harmonics.harmonics(degree, points)
+    odd = degrees.degree_of(degree) % 2 == 1
+    return Sphere(y[:, ~odd], y[:, odd], weights, antipodal, degree)
+
+
+def _product(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes in the middle of equal intervals (Fejer's first rule) times equal longitudes."""
+    n, n_around = 2 * (degree + 1), 2 * (degree + 1) + 1
+    theta = (np.arange(n) + 0.5) * np.pi / n
+    j = np.arange(1, n // 2 + 1)
+    weights = (1 - 2 * (np.cos(2 * j * theta[:, None]) / (4 * j**2 - 1)).sum(-1)) / n
+    phi = 2 * np.pi * np.arange(n_around) / n_around
+    theta, phi = (grid.ravel() for grid in np.meshgrid(theta, phi, indexing="ij"))
+    points = np.stack(
+        [np.sin(theta) * np.sin(phi), np.cos(theta), np.sin(theta) * np.cos(phi)], -1
+    )
+    return points, np.repeat(weights, n_around) / n_around
