@@ -1,0 +1,1 @@
+"""Data sets, their published splits, and targets with units."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import heapq
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -12,7 +11,7 @@ import jraph
 import numpy as np
 
 from hdgnn_jax.graphs.neighbors import Neighbors
-from hdgnn_jax.graphs.structure import StructureError, Structures
+from hdgnn_jax.graphs.structure import StructureError, Structures, concatenated_ranges
 
 
 class Atoms(NamedTuple):
@@ -48,31 +47,28 @@ class Budget:
         return n_node < self.n_node and n_edge <= self.n_edge and n_graph < self.n_graph
 
 
-def deal(n_edges: np.ndarray, shards: int) -> list[np.ndarray]:
-    """Deals one batch's molecules to shards of nearly equal edge counts.
+def deal(n_edges: np.ndarray, shards: int) -> np.ndarray:
+    """Deals the molecules of each batch to shards of nearly equal edge counts.
 
-    The largest remaining molecule goes to the shard with the fewest edges that has a place left,
-    so that devices finish together.
+    As cards are dealt: largest first, back and forth over the shards, so that devices finish
+    together.
 
     Args:
-      n_edges: [B] edges of each molecule of the batch.
+      n_edges: [batches, B] edges of each molecule.
       shards: a divisor of B.
 
     Returns:
-      `shards` arrays of B / shards places in the batch, ascending.
+      [batches, shards, B / shards] places in the batch.
+
+    Raises:
+      ValueError: where B is not a multiple of `shards`.
     """
-    if len(n_edges) % shards:
-        raise ValueError(f"{len(n_edges)} molecules cannot be dealt to {shards} devices evenly")
-    if shards == 1:
-        return [np.arange(len(n_edges))]
-    heap: list[tuple[int, int]] = [(0, s) for s in range(shards)]
-    places: list[list[int]] = [[] for _ in range(shards)]
-    for k in np.argsort(-n_edges, kind="stable"):
-        load, s = heapq.heappop(heap)
-        places[s].append(int(k))
-        if len(places[s]) < len(n_edges) // shards:
-            heapq.heappush(heap, (load + int(n_edges[k]), s))
-    return [np.sort(p) for p in places]
+    batches, size = n_edges.shape
+    if size % shards:
+        raise ValueError(f"a batch of {size} molecules cannot be dealt to {shards} devices evenly")
+    hands = np.argsort(-n_edges, axis=1, kind="stable").reshape(batches, size // shards, shards)
+    hands[:, 1::2] = hands[:, 1::2, ::-1]
+    return np.sort(hands.swapaxes(1, 2), axis=2)
 
 
 def choose_budgets(
@@ -186,8 +182,8 @@ def collate(
     if not budget.fits(nodes, edges, graphs):
         raise ValueError(f"{graphs} graphs, {nodes} atoms and {edges} edges exceed {budget}")
 
-    atom = _rows(structures.offsets[indices], n_atoms)
-    edge = _rows(neighbors.offsets[indices], n_edges)
+    atom = concatenated_ranges(structures.offsets[indices], n_atoms)
+    edge = concatenated_ranges(neighbors.offsets[indices], n_edges)
     shift = np.repeat(np.cumsum(n_atoms) - n_atoms, n_edges).astype(np.int32)
 
     def filled(values: np.ndarray, size: int, fill: float = 0) -> np.ndarray:
@@ -237,12 +233,6 @@ def graph_of_node(graph: MolecularGraph) -> jax.Array:
     return jax.numpy.repeat(
         jax.numpy.arange(graph.n_node.shape[0]), graph.n_node, total_repeat_length=n_node
     )
-
-
-def _rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """starts[0] .. starts[0] + counts[0] - 1, starts[1] .., as one array."""
-    before = np.cumsum(counts) - counts
-    return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
 def _round_up(value: np.ndarray | int, multiple: int) -> np.ndarray:

@@ -6,7 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from hdgnn_jax.graphs.structure import CLOSEST_ATOMS, StructureError, Structures
+from hdgnn_jax.graphs.structure import (
+    CLOSEST_ATOMS,
+    StructureError,
+    Structures,
+    concatenated_ranges,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,14 @@ class Neighbors:
     def n_edges(self) -> np.ndarray:
         """[n] edges of each molecule."""
         return np.diff(self.offsets)
+
+
+    def take(self, indices: np.ndarray) -> Neighbors:
+        """Those of the molecules at `indices`, in that order."""
+        counts = self.n_edges[indices]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        edges = concatenated_ranges(self.offsets[indices], counts)
+        return Neighbors(offsets, self.senders[edges], self.receivers[edges], self.cutoff)
 
 
 def find_neighbors(structures: Structures, cutoff: float, chunk: int = 4096) -> Neighbors:

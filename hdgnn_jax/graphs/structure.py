@@ -115,7 +115,7 @@ class Structures:
         """The molecules at `indices` (places, not ids), in that order."""
         counts = self.n_atoms[indices]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        rows = np.repeat(self.offsets[indices] - offsets[:-1], counts) + np.arange(offsets[-1])
+        rows = concatenated_ranges(self.offsets[indices], counts)
         return Structures(
             offsets, self.atomic_numbers[rows], self.positions[rows], self.ids[indices], self.source
         )
@@ -149,3 +149,9 @@ class Structures:
     def _owner(self, bad_atoms: np.ndarray) -> int:
         first = int(np.argmax(bad_atoms))
         return int(np.searchsorted(self.offsets, first, side="right") - 1)
+
+
+def concatenated_ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """starts[0] .. starts[0] + counts[0] - 1, then starts[1] .., as one array of integers."""
+    before = np.cumsum(counts) - counts
+    return np.repeat(starts - before, counts) + np.arange(counts.sum())

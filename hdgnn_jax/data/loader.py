@@ -1,0 +1,138 @@
+"""Training batches: batch k is a function of (seed, k), whatever came before it."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import Neighbors
+from hdgnn_jax.graphs.structure import Structures
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Shuffled batches of a fixed number of molecules, padded to one of a few budgets.
+
+    The molecules form one endless sequence, epoch after epoch, each in its own order drawn from
+    (seed, epoch); batch k is the k-th piece of it. Budgets are computed from the very batches the
+    run will draw, so none can overflow.
+
+    Attributes:
+      structures, neighbors: the training set.
+      targets: [n] standardised.
+      batch_size: molecules in a batch, over all shards.
+      seed: of the order.
+      steps: batches in the run.
+      shards: devices that share a batch.
+      n_budgets: how many padded shapes, that is compilations, to allow.
+    """
+
+    structures: Structures
+    neighbors: Neighbors
+    targets: np.ndarray
+    batch_size: int
+    seed: int
+    steps: int
+    shards: int = 1
+    n_budgets: int = 3
+
+    def __post_init__(self) -> None:
+        if len(self.structures) == 0:
+            raise ValueError("the training set is empty")
+
+    def molecules(self, k: int) -> np.ndarray:
+        """[shards, B / shards] places of batch k's molecules in the training set."""
+        places = self._stream(k * self.batch_size, (k + 1) * self.batch_size)
+        return places[batching.deal(self.neighbors.n_edges[places][None], self.shards)[0]]
+
+    def batch(self, k: int) -> batching.MolecularGraph:
+        """Batch k, every array with a leading axis of `shards`."""
+        shards = self.molecules(k)
+        nodes, edges = self._sizes(shards[None])
+        budget = batching.smallest_fit(self.budgets, nodes[0], edges[0], shards.shape[1])
+        return batching.stack(
+            [
+                batching.collate(self.structures, self.neighbors, self.targets, places, budget)
+                for places in shards
+            ]
+        )
+
+    @functools.cached_property
+    def budgets(self) -> list[batching.Budget]:
+        """The padded shapes of the run, ascending."""
+        per_shard = self.batch_size // self.shards
+        return batching.choose_budgets(*self._all_sizes, per_shard, self.n_budgets)
+
+    @functools.cached_property
+    def padding_efficiency(self) -> float:
+        """Real edges over padded edges, over all batches of the run."""
+        nodes, edges = self._all_sizes
+        tops = np.array([b.n_edge for b in self.budgets])
+        padded = tops[np.searchsorted(tops, edges)]
+        n = len(self.structures)
+        epochs = self.steps * self.batch_size / n
+        return float(self.neighbors.n_edges.sum() * epochs / (padded.sum() * self.shards))
+
+    @functools.cached_property
+    def _all_sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """[steps] nodes and edges of the fullest shard of every batch."""
+        nodes, edges = [], []
+        # A thousand batches at a time, so that a long run needs no more memory than a short one.
+        for start in range(0, self.steps, 1024):
+            stop = min(start + 1024, self.steps)
+            places = self._stream(start * self.batch_size, stop * self.batch_size)
+            places = places.reshape(stop - start, self.batch_size)
+            hands = batching.deal(self.neighbors.n_edges[places], self.shards)
+            dealt = np.take_along_axis(places[:, None], hands.reshape(len(places), 1, -1), 2)
+            node, edge = self._sizes(dealt.reshape(hands.shape))
+            nodes.append(node)
+            edges.append(edge)
+        return np.concatenate(nodes), np.concatenate(edges)
+
+    def _sizes(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of `[batches, shards, k]` molecules, the nodes and edges of the fullest shard."""
+        counts = self.structures.n_atoms, self.neighbors.n_edges
+        nodes, edges = (count[places].sum(-1).max(-1) for count in counts)
+        return nodes, edges
+
+    def _stream(self, start: int, stop: int) -> np.ndarray:
+        n = len(self.structures)
+        first, last = start // n, (stop - 1) // n
+        epochs = np.concatenate([self._order(epoch) for epoch in range(first, last + 1)])
+        return epochs[start - first * n : stop - first * n]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return _permutation(self.seed, epoch, len(self.structures))
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def prefetch(
+    make: Callable[[int], batching.MolecularGraph],
+    start: int,
+    stop: int,
+    sharding: jax.sharding.Sharding,
+    ahead: int = 2,
+) -> Iterator[batching.MolecularGraph]:
+    """make(start), ..., make(stop - 1) on the devices, built in a thread while the step runs."""
+
+    def load(k: int) -> batching.MolecularGraph:
+        return jax.device_put(make(k), sharding)
+
+    with concurrent.futures.ThreadPoolExecutor(1, "loader") as pool:
+        coming = collections.deque(pool.submit(load, k) for k in range(start, min(start + ahead, stop)))
+        for k in range(start, stop):
+            graph = coming.popleft().result()
+            if k + ahead < stop:
+                coming.append(pool.submit(load, k + ahead))
+            yield graph

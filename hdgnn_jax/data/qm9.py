@@ -1,0 +1,336 @@
+"""QM9 (Ramakrishnan et al. 2014) from the package `qm9pack`, offline.
+
+Built once into a cache: a `tensorflow_datasets` data set (array_record files, no TensorFlow), and
+beside it packed arrays that load in a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import logging
+import os
+import pathlib
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from hdgnn_jax.data.splits import N_MOLECULES
+from hdgnn_jax.data.targets import TARGETS
+from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS, Structures
+from hdgnn_jax.progress import progress_bar
+
+COLUMNS = {
+    "mu": "Dipole_debye",
+    "alpha": "Polarizability_bohr3",
+    "homo": "HOMO_au",
+    "lumo": "LUMO_au",
+    "gap": "HOMO_LUMO_gap_au",
+    "r2": "R2_bohr2",
+    "zpve": "ZPVE_au",
+    "U0": "InternalEnergy_0K_au",
+    "U": "InternalEnergy_298K_au",
+    "H": "Enthalphy_298K_au",
+    "G": "GibbsFreeEnergy_298K_au",
+    "Cv": "Heatcapacity_Cv_cal_mol_K",
+    "A": "RotA_GHz",
+    "B": "RotB_GHz",
+    "C": "RotC_GHz",
+}
+"""Our names, which are those of the TFDS catalogue's `qm9`, and the package's."""
+
+PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
+TENSORS = "qm9_polarizability.csv"
+MAX_ATOMS = 29
+
+
+class QM9Error(RuntimeError):
+    """QM9 cannot be had; the message says which file and how to mend it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QM9:
+    """The molecules in order of their QM9 index.
+
+    Attributes:
+      structures: ids are QM9 indices.
+      targets: name to [n] float64 in the unit QM9 stores (Hartree, Debye, bohr, cal/(mol K)).
+    """
+
+    structures: Structures
+    targets: Mapping[str, np.ndarray]
+
+
+def load(cache: str | os.PathLike[str] | None = None) -> QM9:
+    """All 130,831 molecules; the first call builds the cache, in about a minute.
+
+    Args:
+      cache: folder; by default the environment's HDGNN_CACHE, or ~/.cache/hdgnn_jax.
+
+    Raises:
+      QM9Error: where `qm9pack` is missing or incomplete, or the cache is damaged.
+    """
+    root = pathlib.Path(cache or os.environ.get("HDGNN_CACHE") or "~/.cache/hdgnn_jax")
+    folder = root.expanduser() / "qm9"
+    if not folder.exists():
+        build(_package_folder(), folder, expected=N_MOLECULES)
+    return read(folder)
+
+
+def read(folder: pathlib.Path) -> QM9:
+    """The packed arrays of a built cache.
+
+    Raises:
+      QM9Error: where they are not what was written.
+    """
+    packed, digest = folder / "packed.npz", folder / "packed.sha256"
+    fix = f"delete the folder {folder} and run again: it is rebuilt in about a minute"
+    try:
+        with packed.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest.read_text().strip():
+            raise QM9Error(f"{packed} is damaged (its SHA-256 has changed): {fix}")
+        with np.load(packed) as arrays:
+            content = {name: arrays[name] for name in arrays.files}
+    except OSError as error:
+        raise QM9Error(f"{packed} cannot be read ({error.strerror or error}): {fix}") from error
+    fields = ("offsets", "atomic_numbers", "positions", "ids")
+    structures = Structures(*(content[field] for field in fields), source="QM9 molecule")
+    return QM9(structures, {name: content[name] for name in TARGETS})
+
+
+def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:
+    """Builds the cache in a folder beside `folder`, then gives it its name: all or nothing.
+
+    Args:
+      source: folder with the package's CSV files.
+      folder: of the cache; must not exist.
+      expected: number of molecules.
+
+    Raises:
+      QM9Error: where a source file is missing or has other rows than it should.
+    """
+    unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        with progress_bar("molecules") as progress:
+            task = progress.add_task("QM9: parsing", total=None)
+            table = parse(source)
+            if len(table["index"]) != expected:
+                raise QM9Error(
+                    f"{source} holds {len(table['index'])} molecules instead of {expected}: "
+                    "reinstall qm9pack"
+                )
+            progress.update(task, description="QM9: writing", total=expected)
+            with _quiet():
+                builder = Qm9(table=table, advance=lambda: progress.advance(task),
+                              data_dir=str(unfinished), file_format="array_record")  # fmt: skip
+                builder.download_and_prepare()
+        arrays = {"offsets": table["offsets"], "atomic_numbers": table["atomic_numbers"],
+                  "positions": table["positions"], "ids": table["index"],
+                  **{name: table[name] for name in TARGETS}}  # fmt: skip
+        packed = unfinished / "packed.npz"
+        np.savez(packed, **arrays)
+        with packed.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        (unfinished / "packed.sha256").write_text(digest + "\n")
+        # Where another process was first, its folder is as good as ours.
+        with contextlib.suppress(OSError):
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+class Qm9(tfds.core.GeneratorBasedBuilder):
+    """QM9 under the feature names and in the units of the TFDS catalogue's own `qm9`.
+
+    All numbers are float64 (stored as bytes: TFDS would round them to float32). The package holds
+    one SMILES and one InChI, so `SMILES_relaxed` and `InChI_relaxed` are left out; added is
+    `polarizability` [3, 3], bohr^3, in Gaussian's standard orientation, *not* the frame of
+    `positions`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, table: dict[str, Any], advance: Callable[[], object], **kwargs: Any):
+        self._table = table
+        self._advance = advance
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        def exact(*shape: int | None) -> tfds.features.Tensor:
+            encoding = tfds.features.Encoding.BYTES
+            return tfds.features.Tensor(shape=shape, dtype=np.float64, encoding=encoding)
+
+        integer = tfds.features.Scalar(np.int64)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            disable_shuffling=True,
+            features=tfds.features.FeaturesDict(
+                {
+                    "index": integer,
+                    "num_atoms": integer,
+                    "tag": tfds.features.Text(),
+                    "SMILES": tfds.features.Text(),
+                    "InChI": tfds.features.Text(),
+                    "charges": tfds.features.Tensor(shape=(MAX_ATOMS,), dtype=np.int64),
+                    "positions": exact(MAX_ATOMS, 3),
+                    "Mulliken_charges": exact(MAX_ATOMS),
+                    "frequencies": exact(None),
+                    "polarizability": exact(3, 3),
+                    **{name: exact() for name in COLUMNS},
+                    **{f"{name}_atomization": exact() for name in ("U0", "U", "H", "G")},
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        table = self._table
+        for k, index in enumerate(table["index"].tolist()):
+            atoms = slice(table["offsets"][k], table["offsets"][k + 1])
+            modes = slice(table["mode_offsets"][k], table["mode_offsets"][k + 1])
+            charges = table["atomic_numbers"][atoms]
+            example = {
+                "index": index,
+                "num_atoms": len(charges),
+                "tag": "gdb",
+                "SMILES": table["SMILES"][k],
+                "InChI": table["InChI"][k],
+                "charges": _padded(charges.astype(np.int64), MAX_ATOMS),
+                "positions": _padded(table["positions"][atoms], MAX_ATOMS),
+                "Mulliken_charges": _padded(table["Mulliken_charges"][atoms], MAX_ATOMS),
+                "frequencies": table["frequencies"][modes],
+                "polarizability": table["polarizability"][k],
+                **{name: table[name][k] for name in COLUMNS},
+            }
+            for name in ("U0", "U", "H", "G"):
+                energies = TARGETS[name].atom_energies or {}
+                example[f"{name}_atomization"] = table[name][k] - sum(
+                    energies[z] for z in charges.tolist()
+                )
+            self._advance()
+            yield index, example
+
+
+def parse(source: pathlib.Path) -> dict[str, Any]:
+    """The package's CSV files as columns, in order of QM9 index.
+
+    Per molecule: `index`, SMILES, InChI, the `COLUMNS`, `polarizability` [n, 3, 3]. Per atom, from
+    `offsets`: `atomic_numbers`, `positions`, `Mulliken_charges`. Per vibration, from
+    `mode_offsets`: `frequencies`, 1/cm.
+
+    Raises:
+      QM9Error: naming the file or molecule that is not as it should be.
+    """
+    parts = [_read_csv(source / part) for part in PARTS if (source / part).exists()]
+    if not parts:
+        raise QM9Error(f"{source} holds none of {', '.join(PARTS)}: reinstall qm9pack")
+    tensors = _read_csv(source / TENSORS)
+
+    def joined(column: str) -> np.ndarray:
+        return np.concatenate([part[column].to_numpy(zero_copy_only=False) for part in parts])
+
+    try:
+        index = joined("Index").astype(np.int64)
+        columns = {name: joined(column).astype(np.float64) for name, column in COLUMNS.items()}
+        names = [_tokens(part["Elements"]) for part in parts]
+        symbols = np.concatenate([t.to_numpy(zero_copy_only=False) for t, _ in names])
+        counts = np.concatenate([count for _, count in names])
+        positions, position_counts = _numbers(parts, "XYZ_Ang")
+        charges, charge_counts = _numbers(parts, "Mulliken_pop")
+        modes, mode_counts = _numbers(parts, "Harmonic_Freq_cmi")
+        tensor = {n: tensors[n].to_numpy(zero_copy_only=False).astype(np.float64)
+                  for n in ("A_xx", "A_xy", "A_yy", "A_xz", "A_yz", "A_zz")}  # fmt: skip
+    except (KeyError, ValueError) as error:
+        raise QM9Error(f"{source} is not as qm9pack ships it ({error}): reinstall it") from error
+    if (np.diff(index) <= 0).any() or list(joined("XYZ_file")) != tensors["XYZ_file"].to_pylist():
+        raise QM9Error(f"the molecules in {source} are not in order: reinstall qm9pack")
+    wrong = (position_counts != 3 * counts) | (charge_counts != counts)
+    if wrong.any():
+        raise QM9Error(f"{source}: QM9 molecule {index[wrong][0]} lacks a number: reinstall qm9pack")
+    lookup, place = np.unique(symbols.astype("U2"), return_inverse=True)
+    rows = ["xx", "xy", "xz", "xy", "yy", "yz", "xz", "yz", "zz"]
+    return {
+        "index": index,
+        "SMILES": joined("SMILES"),
+        "InChI": joined("InChi"),
+        "offsets": np.concatenate([[0], np.cumsum(counts)]),
+        "atomic_numbers": np.array([ATOMIC_NUMBERS[s] for s in lookup], np.int32)[place],
+        "positions": positions.reshape(-1, 3),
+        "Mulliken_charges": charges,
+        "mode_offsets": np.concatenate([[0], np.cumsum(mode_counts)]),
+        "frequencies": modes,
+        "polarizability": np.stack([tensor[f"A_{r}"] for r in rows], -1).reshape(-1, 3, 3),
+        **columns,
+    }
+
+
+def _read_csv(path: pathlib.Path) -> Any:
+    import pyarrow
+    import pyarrow.csv
+
+    text = {name: pyarrow.string() for name in
+            ("XYZ_Ang", "Mulliken_pop", "Harmonic_Freq_cmi", "Elements", "XYZ_file")}  # fmt: skip
+    try:
+        options = pyarrow.csv.ConvertOptions(column_types=text)
+        return pyarrow.csv.read_csv(path, convert_options=options)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise QM9Error(f"{path} cannot be read ({error}): reinstall qm9pack") from error
+
+
+def _numbers(parts: list[Any], column: str) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers of a column of lists, and how many each row has.
+
+    Not by JSON, which refuses the `0.` that five of the molecules have.
+    """
+    tokens, counts = zip(*(_tokens(part[column]) for part in parts), strict=True)
+    values = [t.cast("float64").to_numpy(zero_copy_only=False) for t in tokens]
+    return np.concatenate(values), np.concatenate(counts)
+
+
+def _tokens(column: Any) -> tuple[Any, np.ndarray]:
+    """The comma-separated tokens of all rows, without brackets and quotes, and their counts."""
+    import pyarrow.compute as pc
+
+    bare = pc.replace_substring_regex(column, r"[\[\]' ]", "")
+    lists = pc.split_pattern(bare, ",").combine_chunks()
+    counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+    flat = lists.flatten()
+    return flat, counts
+
+
+def _padded(values: np.ndarray, size: int) -> np.ndarray:
+    out = np.zeros((size, *values.shape[1:]), values.dtype)
+    out[: len(values)] = values
+    return out
+
+
+def _package_folder() -> pathlib.Path:
+    found = importlib.util.find_spec("qm9pack")
+    if found is None or not found.submodule_search_locations:
+        raise QM9Error('the package qm9pack is not installed: pip install -e ".[qm9]"')
+    return pathlib.Path(found.submodule_search_locations[0]) / "data"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS without its own bars, logs and warnings."""
+    tfds.disable_progress_bar()
+    level = logging.getLogger("absl").level
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        # It prints where it writes; the folder has another name in the end.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("absl").setLevel(level)

@@ -1,0 +1,182 @@
+"""QM9's twelve targets: units, references and standardisation, all in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from hdgnn_jax.graphs.structure import Structures
+
+HARTREE_IN_MEV = 27_211.386245988
+"""CODATA 2018."""
+
+ReferenceKind = Literal["none", "fitted", "tabulated"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One property.
+
+    Attributes:
+      name: QM9's column.
+      unit: in which it is reported.
+      factor: reported unit per stored unit.
+      reference: per-element reference taken off before training.
+      intensive: whether it does not grow with the molecule (orbital energies).
+      paper_mae: of the paper's Table 2, in `unit`.
+      atom_energies: of `tabulated` references, by atomic number, in the stored unit.
+    """
+
+    name: str
+    unit: str
+    factor: float
+    reference: ReferenceKind
+    paper_mae: float
+    intensive: bool = False
+    atom_energies: Mapping[int, float] | None = None
+
+
+def _atoms(h: float, c: float, n: float, o: float, f: float) -> dict[int, float]:
+    return {1: h, 6: c, 7: n, 8: o, 9: f}
+
+
+_MEV = HARTREE_IN_MEV
+_U0 = _atoms(-0.500273, -37.846772, -54.583861, -75.064579, -99.718730)
+_U = _atoms(-0.498857, -37.845355, -54.582445, -75.063163, -99.717314)
+_H = _atoms(-0.497912, -37.844411, -54.581501, -75.062219, -99.716370)
+_G = _atoms(-0.510927, -37.861317, -54.598897, -75.079532, -99.733544)
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("mu", "D", 1.0, "none", 0.017),
+        Target("alpha", "bohr^3", 1.0, "fitted", 0.046),
+        Target("homo", "meV", _MEV, "none", 18, intensive=True),
+        Target("lumo", "meV", _MEV, "none", 16, intensive=True),
+        Target("gap", "meV", _MEV, "none", 32, intensive=True),
+        Target("r2", "bohr^2", 1.0, "none", 0.342),
+        Target("zpve", "meV", _MEV, "fitted", 1.21),
+        Target("U0", "meV", _MEV, "tabulated", 8.34, atom_energies=_U0),
+        Target("U", "meV", _MEV, "tabulated", 8.12, atom_energies=_U),
+        Target("H", "meV", _MEV, "tabulated", 10, atom_energies=_H),
+        Target("G", "meV", _MEV, "tabulated", 11, atom_energies=_G),
+        Target("Cv", "cal/(mol K)", 1.0, "fitted", 0.023),
+    )
+}
+
+
+def find_target(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+      ValueError: listing the names there are.
+    """
+    if name not in TARGETS:
+        raise ValueError(f"unknown target {name!r}; QM9 has {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def element_counts(structures: Structures, elements: Sequence[int]) -> np.ndarray:
+    """[n, elements] how many atoms of each element a molecule has."""
+    sums = np.zeros((len(structures.atomic_numbers) + 1, len(elements)))
+    np.cumsum(structures.atomic_numbers[:, None] == np.array(elements), axis=0, out=sums[1:])
+    return sums[structures.offsets[1:]] - sums[structures.offsets[:-1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What stands between a raw value and the number the network learns, and the baselines.
+
+    Everything is fitted on training data alone, and in the reported unit.
+
+    Attributes:
+      factor: reported unit per stored unit.
+      elements: atomic numbers, the columns of the counts.
+      per_element: taken off per atom of each element.
+      mean, scale: of what is left.
+      training_mean: the mean predictor's answer.
+      composition: the linear-composition predictor's answer per atom of each element.
+    """
+
+    factor: float
+    elements: tuple[int, ...]
+    per_element: tuple[float, ...]
+    mean: float
+    scale: float
+    training_mean: float
+    composition: tuple[float, ...]
+
+    @classmethod
+    def fit(
+        cls,
+        target: Target,
+        elements: Sequence[int],
+        counts: np.ndarray,
+        raw: np.ndarray,
+        *,
+        kind: ReferenceKind | None = None,
+        centre: bool = True,
+    ) -> Reference:
+        """Fits references, mean and standard deviation.
+
+        Args:
+          target: the property.
+          elements: columns of `counts`.
+          counts: [n, elements] of the training molecules.
+          raw: [n] float64 of the training molecules, in the stored unit.
+          kind: of the reference; by default the target's own.
+          centre: False leaves reference and mean at 0, for heads that give the value itself.
+
+        Raises:
+          ValueError: for `tabulated` where the target has no table.
+        """
+        kind = target.reference if kind is None else kind
+        values = raw * target.factor
+        composition = np.linalg.lstsq(counts, values, rcond=None)[0]
+        per_element = np.zeros(len(elements))
+        if centre and kind == "fitted":
+            per_element = composition
+        elif centre and kind == "tabulated":
+            if target.atom_energies is None:
+                raise ValueError(f"{target.name} has no tabulated atomic references")
+            per_element = np.array([target.atom_energies[z] for z in elements]) * target.factor
+        left = values - counts @ per_element
+        return cls(
+            target.factor,
+            tuple(elements),
+            tuple(per_element.tolist()),
+            float(left.mean()) if centre else 0.0,
+            float(left.std()),
+            float(values.mean()),
+            tuple(composition.tolist()),
+        )
+
+    def standardise(self, counts: np.ndarray, raw: np.ndarray) -> np.ndarray:
+        """[n] raw values, stored unit, to what the network learns, float64."""
+        left = raw * self.factor - counts @ np.array(self.per_element)
+        return (left - self.mean) / self.scale
+
+    def restore(self, counts: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """[n] outputs of the network to values in the reported unit, float64."""
+        shift = self.mean + counts @ np.array(self.per_element)
+        return np.asarray(outputs, np.float64) * self.scale + shift
+
+    def mean_predictor(self, counts: np.ndarray) -> np.ndarray:
+        """[n] the training mean."""
+        return np.full(len(counts), self.training_mean)
+
+    def composition_predictor(self, counts: np.ndarray) -> np.ndarray:
+        """[n] the least-squares fit on element counts."""
+        return counts @ np.array(self.composition)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Reference:
+        """The inverse of `to_dict`, after JSON too."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})

@@ -1,0 +1,317 @@
+"""Checkpoints: the state of a run on disk, verified to the bit when it is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+PyTree = Any
+Which = Literal["latest", "best"]
+T = TypeVar("T")
+
+NEWEST_KEPT = 2
+"""Steps kept besides the best one. Two, so that a damaged newest step has one to fall back on even
+while every validation is the best so far."""
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message says where, which step, and what to do."""
+
+
+class _Damaged(Exception):
+    """A step whose files are not what was saved; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint holds.
+
+    Attributes:
+      step: training steps done when it was saved.
+      state: the saved pytree, placed like the leaves it was restored onto.
+      record: the JSON-able record saved beside it.
+    """
+
+    step: int
+    state: PyTree
+    record: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run: its newest steps, and the step best on validation.
+
+    Orbax writes them in the background, each under its final name only once it is complete. It
+    keeps no checksum of the arrays, and a flipped bit would restore without a word: so the SHA-256
+    of every array is saved in the step's record and verified when the step is restored.
+
+    A context manager; leaving it (or `close`) waits for the last save.
+    """
+
+    def __init__(self, directory: str | pathlib.Path):
+        """Opens a folder of checkpoints; the first save creates it.
+
+        Args:
+          directory: the folder, empty, missing, or holding the steps of a run to go on from.
+        """
+        logging.getLogger("absl").addFilter(_is_not_orbax_chatter)
+        self.directory = pathlib.Path(directory).absolute()
+        self._retention = _NewestAndBest()
+        self._position: int | None = None  # the step this run last saved or restored
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            item_names=("state", "record"),
+            options=ocp.CheckpointManagerOptions(create=False, preservation_policy=self._retention),
+        )
+
+    def steps(self) -> list[int]:
+        """The kept steps, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self, step: int, state: PyTree, record: Mapping[str, Any], metric: float | None
+    ) -> None:
+        """Saves a step. The state is copied before this returns, so its buffers may be donated.
+
+        Steps beyond the one this run last saved or restored are removed first: it computes them
+        again, or it restored an older step because they were damaged.
+
+        Args:
+          step: training steps done.
+          state: pytree of arrays, each whole or replicated on every process.
+          record: JSON-able: what the run is rebuilt from (configuration, seed, references, ...).
+          metric: validation error, lower is better; None if this step was not validated.
+
+        Raises:
+          CheckpointError: if the folder holds steps of a run that was not restored from it.
+          TypeError: if the record cannot be written as JSON.
+        """
+        if self._position is None and self.steps():
+            raise CheckpointError(
+                f"{self.directory} already holds step {self.steps()[-1]} of another run: "
+                "resume that run, or choose an empty folder"
+            )
+        # A copy, not a view: the training step donates these buffers while Orbax still writes.
+        arrays = jax.tree.map(np.array, state)
+        contents = {
+            "record": json.loads(json.dumps(record)),
+            "metric": None if metric is None or math.isnan(metric) else float(metric),
+            "arrays": {name: _describe(array) for name, array in _named_leaves(arrays).items()},
+        }
+        self._manager.wait_until_finished()
+        for kept in self.steps():
+            if kept >= step or (self._position is not None and kept > self._position):
+                self._manager.delete(kept)
+        self._position = step
+        self._retention.metrics = self._kept_metrics() | {step: contents["metric"]}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays),
+                record=ocp.args.JsonSave({"contents": contents, "sha256": _json_digest(contents)}),
+            ),
+        )
+
+    def restore(self, like: PyTree, which: Which = "latest") -> Restored:
+        """Reads a step back, bit for bit.
+
+        Args:
+          like: pytree with the structure, shapes, dtypes and shardings of the state; its leaves are
+            arrays or `jax.ShapeDtypeStruct`s. The devices need not be those of the save.
+          which: "latest" falls back on the next older step where one is damaged, with a logged
+            warning that names it; "best" means the step of the lowest metric and no other.
+
+        Raises:
+          CheckpointError: if there is no such step, if it (for "latest": every step) is damaged, or
+            if `like` is not the state of the model that was saved.
+        """
+
+        def read(step: int) -> Restored:
+            contents = self._read_contents(step)
+            arrays = self._read_arrays(step, contents["arrays"], like)
+            return Restored(step, jax.tree.map(_place, arrays, like), contents["record"])
+
+        restored = self._read_first_sound(which, read)
+        self._position = restored.step
+        return restored
+
+    def record(self, which: Which = "latest") -> dict[str, Any]:
+        """Reads the record alone: what it takes to build the model to restore into.
+
+        Args:
+          which: as in `restore`.
+
+        Raises:
+          CheckpointError: if there is no such step, or its record is damaged.
+        """
+        return self._read_first_sound(which, self._read_contents)["record"]
+
+    def close(self) -> None:
+        """Waits until the last save is on disk."""
+        self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _read_first_sound(self, which: Which, read: Callable[[int], T]) -> T:
+        """`read(step)` of the first step that `which` allows and that is not damaged."""
+        self._manager.wait_until_finished()
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"{self.directory} holds no checkpoint: check the path")
+        if which == "best":
+            try:
+                return read(self._best_step())
+            except _Damaged as damage:
+                raise CheckpointError(
+                    f"{damage}: bring it back from a copy, or restore 'latest'"
+                ) from damage
+        for step in reversed(steps):
+            try:
+                return read(step)
+            except _Damaged as damage:
+                logger.warning("%s; trying the next older step", damage)
+        raise CheckpointError(
+            f"every step in {self.directory} is damaged ({', '.join(map(str, steps))}): "
+            "bring one back from a copy, or train again in an empty folder"
+        )
+
+    def _best_step(self) -> int:
+        best = _lowest({step: self._read_contents(step)["metric"] for step in self.steps()})
+        if best is None:
+            raise CheckpointError(
+                f"no step in {self.directory} was validated "
+                f"({', '.join(map(str, self.steps()))}): restore 'latest'"
+            )
+        return best
+
+    def _kept_metrics(self) -> dict[int, float | None]:
+        """The metric of each kept step; None where it has none or its record is damaged."""
+        metrics = {}
+        for step in self.steps():
+            try:
+                metrics[step] = self._read_contents(step)["metric"]
+            except _Damaged as damage:
+                logger.warning("%s; it no longer counts as the best one", damage)
+                metrics[step] = None
+        return metrics
+
+    def _read_contents(self, step: int) -> dict[str, Any]:
+        """What `save` wrote into a step's record, verified."""
+        stored = self._read(step, "record", ocp.args.JsonRestore())
+        if not isinstance(stored, dict) or stored.keys() != {"contents", "sha256"}:
+            raise self._damaged(step, "its record is incomplete")
+        if _json_digest(stored["contents"]) != stored["sha256"]:
+            raise self._damaged(step, "its record differs from its digest")
+        return stored["contents"]
+
+    def _read_arrays(self, step: int, saved: Mapping[str, Any], like: PyTree) -> PyTree:
+        """The arrays of a step on the host, in the structure of `like`, verified."""
+        differences = _differences(_named_leaves(like), saved)
+        if differences:
+            raise CheckpointError(
+                f"step {step} in {self.directory} holds another model, with {differences[0]}; "
+                "build the model from the checkpoint's record"
+            )
+        host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        arrays = self._read(step, "state", ocp.args.StandardRestore(host))
+        for name, array in _named_leaves(arrays).items():
+            if _describe(array) != saved[name]:
+                raise self._damaged(step, f"{name} differs from its digest")
+        return arrays
+
+    def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
+        # Orbax documents no error for damaged files, and raises anything from KeyError to a bare
+        # Exception, with messages of many lines.
+        except Exception as error:
+            summary = (str(error).splitlines() or [""])[0]
+            raise self._damaged(step, f"{type(error).__name__} {summary[:120]}") from error
+
+    def _damaged(self, step: int, reason: str) -> _Damaged:
+        return _Damaged(f"checkpoint step {step} in {self.directory} is damaged ({reason})")
+
+
+class _NewestAndBest:
+    """The steps that outlive a save; Orbax asks after each one.
+
+    Attributes:
+      metrics: by kept step; None for a step that cannot be the best.
+    """
+
+    def __init__(self) -> None:
+        self.metrics: dict[int, float | None] = {}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
+        """Whether to keep each of Orbax's checkpoints, which come oldest first."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        keep = {*steps[-NEWEST_KEPT:], _lowest(self.metrics)}
+        return [step in keep for step in steps]
+
+
+def _lowest(metrics: Mapping[int, float | None]) -> int | None:
+    """The step with the lowest metric, the earliest of equals; None if no step has one."""
+    validated = {step: metric for step, metric in metrics.items() if metric is not None}
+    return min(validated, key=lambda step: (validated[step], step), default=None)
+
+
+def _named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Leaves by the name that code would write, e.g. ".params['embedding']['kernel']"."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _describe(array: np.ndarray) -> dict[str, Any]:
+    """Type and digest of an array, JSON-able."""
+    return {"type": _type(array), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+
+
+def _type(leaf: Any) -> str:
+    """For example float32[64,128]."""
+    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def _differences(like: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Every leaf whose type is not the same in the saved state and in the state asked for."""
+    here = {name: _type(leaf) for name, leaf in like.items()}
+    there = {name: entry["type"] for name, entry in saved.items()}
+    return [
+        f"{name} {there.get(name, 'absent')} where {here.get(name, 'nothing')} is asked for"
+        for name in here | there
+        if here.get(name) != there.get(name)
+    ]
+
+
+def _json_digest(contents: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+
+def _place(array: np.ndarray, like: Any) -> Any:
+    """Puts a host array where `like` is: on the host, on its devices, or on the default one."""
+    if isinstance(like, np.ndarray):
+        return array
+    if like.sharding is None:
+        return jax.device_put(array)
+    # Unlike device_put, this also serves a mesh that spans processes.
+    return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
+
+
+def _is_not_orbax_chatter(entry: logging.LogRecord) -> bool:
+    """Drops what Orbax tells absl's log about each save; its warnings pass."""
+    return entry.levelno >= logging.WARNING or "orbax" not in pathlib.Path(entry.pathname).parts

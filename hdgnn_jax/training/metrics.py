@@ -1,0 +1,105 @@
+"""The curve of a run: scalars against the step, as JSON lines and as TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Self
+
+import tensorboardX
+
+FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Appends scalars to `metrics.jsonl`, one object a line, and to TensorBoard event files.
+
+    A context manager; leaving it closes the files.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, resume_step: int | None = None):
+        """Opens the files, creating the folder if it is missing.
+
+        Args:
+          folder: where they lie.
+          resume_step: the step a resumed run goes on from. What was written for later steps is
+            dropped, for they come again. None starts a new curve and drops what was there.
+        """
+        path = pathlib.Path(folder) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        last = -1 if resume_step is None else resume_step
+        rows = read_metrics(folder) if path.exists() and resume_step is not None else []
+        write_atomically(path, "".join(_line(row) for row in rows if row["step"] <= last).encode())
+        self._file = path.open("a", encoding="utf-8")
+        # TensorBoard hides, in the older event files, the steps from purge_step on.
+        self._events = tensorboardX.SummaryWriter(str(folder), purge_step=last + 1)
+
+    def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes the scalars of one step; they are on disk when this returns.
+
+        Args:
+          step: training steps done.
+          scalars: names to numbers or 0-dimensional arrays.
+        """
+        values = {name: float(value) for name, value in scalars.items()}
+        self._file.write(_line({"step": step, **values}))
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_metrics(folder: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`: `step` and the scalars, NaN where not finite.
+
+    A last line that a killed run left unfinished is passed over.
+
+    Raises:
+      FileNotFoundError: if the folder has no such file.
+      ValueError: naming a line that is not a row.
+    """
+    path = pathlib.Path(folder) / FILE
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            row = json.loads(line)
+            rows.append({"step": row["step"]} | {k: _number(v) for k, v in row.items()})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}, line {number} is not a row of metrics: {line!r}") from error
+    return rows
+
+
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+    """Puts a file in place whole: a crash leaves the old one or the new one, never a part."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """One line of JSON, which has no NaN or infinity: they become null."""
+    finite = {k: v if math.isfinite(v) else None for k, v in row.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

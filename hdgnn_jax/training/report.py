@@ -1,0 +1,400 @@
+"""The report a run leaves: its errors beside the baselines and the paper, plots, predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from hdgnn_jax.training.metrics import write_atomically
+
+PACKAGES = (
+    "hdgnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "e3nn-jax", "jraph", "orbax-checkpoint"
+)  # fmt: skip
+COLUMNS = ("split", "n", "HDGNN", "mean predictor", "linear composition", "paper (test)")
+BLUE, ORANGE, GREY, RED = "#2166ac", "#e08214", "#777777", "#b2182b"
+CROWDED = 3000
+"""Points from which a scatter plot hides its own density."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitResult:
+    """Truth and predictions on one split, all in the unit the target is reported in.
+
+    Attributes:
+      split: "train", "validation", "test", ...
+      ids: [n] int64, the number of each molecule in its data set.
+      truth: [n] float64.
+      prediction: [n] float64, the model's.
+      mean_predictor: [n] float64, the mean over the training split.
+      composition: [n] float64, linear in the element counts, fitted to the training split.
+    """
+
+    split: str
+    ids: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+    mean_predictor: np.ndarray
+    composition: np.ndarray
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error of the model."""
+        return self._mean_error(self.prediction)
+
+    @property
+    def mae_mean_predictor(self) -> float:
+        """Mean absolute error of always answering the training mean."""
+        return self._mean_error(self.mean_predictor)
+
+    @property
+    def mae_composition(self) -> float:
+        """Mean absolute error of the linear model of the composition."""
+        return self._mean_error(self.composition)
+
+    def _mean_error(self, answer: np.ndarray) -> float:
+        return float(np.mean(np.abs(answer - self.truth)))
+
+
+def format_mae(mae: float) -> str:
+    """A mean absolute error with 4 significant digits, as every command prints it.
+
+    >>> format_mae(12.3), format_mae(0.0123456), format_mae(1234.56)
+    ('12.30', '0.01235', '1235')
+    """
+    rounded = float(f"{mae:.4g}")
+    return f"{rounded:.0f}" if rounded >= 1000 else f"{rounded:#.4g}"
+
+
+def print_table(
+    results: Sequence[SplitResult], *, target: str, unit: str, paper: float | None
+) -> None:
+    """Prints the mean absolute error on each split beside the baselines and the paper."""
+    table = Table(title=f"Mean absolute error of {target} [{unit}]".replace("[", r"\["))
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for row in _rows(results, paper):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def write_report(
+    folder: str | pathlib.Path,
+    *,
+    target: str,
+    unit: str,
+    results: Sequence[SplitResult],
+    history: Sequence[Mapping[str, Any]],
+    paper: float | None,
+    run: Mapping[str, Any],
+    card: Mapping[str, Any],
+) -> None:
+    """Writes the report; each file is replaced whole, so a crash leaves none half written.
+
+    The split of the headline is the one named "test", or the last where there is none.
+
+    Args:
+      folder: where `summary.json`, `report.md`, `learning_curve.png`, `parity.png`, `card.json` and
+        a `predictions_<split>.csv` per split go; created if it is missing.
+      target: name of the predicted quantity.
+      unit: in which every value of `results`, `validation_mae` and `paper` is.
+      results: at least one split.
+      history: rows with `step` and, each where it was measured, `train_loss` and `validation_mae`.
+      paper: mean absolute error the paper reports on the test split, if it does.
+      run: `seconds`, `compilations`, `padding_efficiency` (real share of the padded arrays, 0 to 1)
+        and `parameters`.
+      card: what `reproduction_card` returns.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    headline = _headline(results)
+    splits = {result.split: _numbers(result, paper) for result in results}
+    summary = {
+        "target": target,
+        "unit": unit,
+        "split": headline.split,
+        **splits[headline.split],
+        **{key: run[key] for key in ("seconds", "compilations", "padding_efficiency")},
+        "parameters": run["parameters"],
+        "splits": splits,
+    }
+    validation = next((r for r in results if r.split == "validation"), headline)
+    files = {
+        "summary.json": _json(summary),
+        "card.json": _json(card),
+        "learning_curve.png": _png(_learning_curve(history, validation, paper, target, unit)),
+        "parity.png": _png(_parity(headline, target, unit)),
+        "report.md": _markdown(summary, results, paper, card).encode(),
+        **{f"predictions_{r.split}.csv": _csv(r) for r in results},
+    }
+    for name, data in files.items():
+        write_atomically(folder / name, data)
+
+
+def reproduction_card(
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    split_digest: str,
+    parameters: int,
+    seconds: float,
+    resumed: Sequence[int] = (),
+) -> dict[str, Any]:
+    """What somebody needs to know to get the same numbers, JSON-able.
+
+    Args:
+      config: the run's configuration, JSON-able.
+      seed: of the parameters, the data order and the frames.
+      split_digest: of the lists of molecules in each split.
+      parameters: how many numbers the model learns.
+      seconds: wall time.
+      resumed: steps at which the run was stopped and went on.
+    """
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "resumed_at_steps": list(resumed),
+        "seed": seed,
+        "split_digest": split_digest,
+        "parameters": parameters,
+        "git": _git_state(),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "hardware": _hardware(),
+        "config": dict(config),
+    }
+
+
+def _headline(results: Sequence[SplitResult]) -> SplitResult:
+    return next((result for result in results if result.split == "test"), results[-1])
+
+
+def _numbers(result: SplitResult, paper: float | None) -> dict[str, Any]:
+    return {
+        "n": len(result.ids),
+        "mae": result.mae,
+        "mae_mean_predictor": result.mae_mean_predictor,
+        "mae_composition": result.mae_composition,
+        "mae_paper": paper,
+    }
+
+
+def _rows(results: Sequence[SplitResult], paper: float | None) -> list[tuple[str, ...]]:
+    """The table's cells, in the order of `COLUMNS`."""
+    return [
+        (
+            r.split,
+            f"{len(r.ids):,}",
+            *map(format_mae, (r.mae, r.mae_mean_predictor, r.mae_composition)),
+            "-" if paper is None else f"{paper:g}",  # with the digits it was published with
+        )
+        for r in results
+    ]
+
+
+def _learning_curve(
+    history: Sequence[Mapping[str, Any]],
+    validation: SplitResult,
+    paper: float | None,
+    target: str,
+    unit: str,
+) -> Figure:
+    """Training loss above, validation error below with the errors to beat."""
+    figure = _figure(7, 6.5)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
+    for axes, key, colour in ((top, "train_loss", GREY), (bottom, "validation_mae", BLUE)):
+        points = [(row["step"], row[key]) for row in history if key in row]
+        steps, values = np.array(points, float).reshape(-1, 2).T
+        marker = "o" if len(points) <= 50 else None
+        axes.plot(steps, values, color=colour, lw=1.4, marker=marker, ms=3, label="HDGNN")
+        axes.set_yscale("log")
+        _tidy(axes)
+    baselines = (
+        ("mean predictor", validation.mae_mean_predictor, RED, ":"),
+        ("linear composition", validation.mae_composition, ORANGE, "--"),
+    )
+    for name, mae, colour, style in baselines:
+        label = f"{name}: {format_mae(mae)}"
+        bottom.axhline(mae, color=colour, ls=style, lw=1.3, label=label)
+    if paper is not None:
+        bottom.axhline(paper, color="black", ls="-.", lw=1.3, label=f"paper (test): {paper:g}")
+    top.set_title(f"Learning curve of {target}")
+    top.set_ylabel("training loss")
+    bottom.set_ylabel(f"validation MAE [{_superscripts(unit)}]")
+    bottom.set_xlabel("training step")
+    bottom.set_xlim(left=0)
+    bottom.xaxis.set_major_formatter("{x:,.0f}")
+    bottom.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _parity(result: SplitResult, target: str, unit: str) -> Figure:
+    """Prediction against truth, with the distribution of the errors in the empty corner."""
+    figure = _figure(6.4, 5.6)
+    axes = figure.subplots()
+    both = np.concatenate([result.truth, result.prediction])
+    margin = 0.04 * np.ptp(both) or 1.0
+    limits = (both.min() - margin, both.max() + margin)
+    if len(result.ids) > CROWDED:
+        density = axes.hexbin(
+            result.truth, result.prediction, gridsize=90, extent=limits * 2, bins="log",
+            mincnt=1, cmap="viridis", linewidths=0.1,
+        )  # fmt: skip
+        figure.colorbar(density, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label="molecules")
+    else:
+        axes.scatter(result.truth, result.prediction, s=14, color=BLUE, alpha=0.6, linewidths=0)
+    axes.plot(limits, limits, color=RED, lw=0.8, ls="--")
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.set_xlabel(f"true {target} [{_superscripts(unit)}]")
+    axes.set_ylabel(f"predicted {target} [{_superscripts(unit)}]")
+    axes.set_title(
+        f"{target}, {result.split} split: MAE {format_mae(result.mae)} {_superscripts(unit)} "
+        f"(n = {len(result.ids):,})"
+    )
+    _tidy(axes)
+
+    inset = axes.inset_axes((0.6, 0.12, 0.36, 0.24))
+    reach = 5 * result.mae or 1.0
+    inset.hist(result.prediction - result.truth, bins=41, range=(-reach, reach), color=BLUE)
+    inset.set_title(f"prediction - truth [{_superscripts(unit)}]", fontsize=8)
+    inset.tick_params(labelsize=8)
+    inset.set_yticks([])
+    inset.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure; made without pyplot, whose state every caller would share."""
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(True, color="#dddddd", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _superscripts(unit: str) -> str:
+    """bohr^3 as matplotlib raises it."""
+    return re.sub(r"\^(\d+)", r"$^{\1}$", unit)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _csv(result: SplitResult) -> bytes:
+    """Python prints a float64 with the digits that read back to the same bits."""
+    columns = (result.ids.tolist(), result.truth.tolist(), result.prediction.tolist())
+    lines = [f"{i},{t!r},{p!r}" for i, t, p in zip(*columns, strict=True)]
+    return "\n".join(["id,truth,prediction", *lines, ""]).encode()
+
+
+def _markdown(
+    summary: Mapping[str, Any],
+    results: Sequence[SplitResult],
+    paper: float | None,
+    card: Mapping[str, Any],
+) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    table = [line(COLUMNS), line(["---", *["---:"] * (len(COLUMNS) - 1)])]
+    table += [line(row) for row in _rows(results, paper)]
+    return f"""# HDGNN on {summary["target"]}
+
+Mean absolute error on the {summary["split"]} split: **{format_mae(summary["mae"])} \
+{summary["unit"]}**. All errors below are in {summary["unit"]}.
+
+{chr(10).join(table)}
+
+Trained in {summary["seconds"]:,.0f} s: {summary["parameters"]:,} parameters, \
+{summary["compilations"]} compilations, {summary["padding_efficiency"]:.1%} of the padded arrays \
+filled.
+
+![Learning curve](learning_curve.png)
+
+![Truth and prediction](parity.png)
+
+## Reproduction card
+
+```json
+{_json(card).decode().strip()}
+```
+"""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Revision of the source this file belongs to; None where git does not know this file."""
+    here = pathlib.Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository, whose revision says nothing.
+        git("ls-files", "--error-unmatch", here.name)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    devices = [device.device_kind for device in jax.devices()]
+    return {
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gb": _memory_gb(),
+        "jax_backend": jax.default_backend(),
+        "devices": {kind: devices.count(kind) for kind in devices},
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return None

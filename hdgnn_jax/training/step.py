@@ -1,0 +1,146 @@
+"""The training step: one compiled program over a mesh of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.training import losses
+
+Params = Any
+Apply = Callable[..., jax.Array]
+AXIS = "data"
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that changes from step to step; batch and random numbers are functions of `step`.
+
+    Attributes:
+      step: steps taken.
+      params: weights being trained.
+      ema: their exponential moving average, used for evaluation.
+      opt_state: of the optimiser.
+    """
+
+    step: jax.Array
+    params: Params
+    ema: Params
+    opt_state: optax.OptState
+
+
+class StepMetrics(NamedTuple):
+    """Means over the real graphs of the whole batch."""
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """All devices along one axis, for data parallelism."""
+    return jax.make_mesh(
+        (len(devices or jax.devices()),), (AXIS,), devices=devices,
+        axis_types=(jax.sharding.AxisType.Auto,),
+    )  # fmt: skip
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of the state: a copy on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: its first axis over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state before the first step, on every device."""
+    # Copies: the step gives its input's buffers away, and no two leaves may share one.
+    copy = jax.tree.map(jnp.copy, params)
+    state = TrainState(jnp.zeros((), jnp.int32), params, copy, optimizer.init(params))
+    return jax.device_put(state, replicated(mesh))
+
+
+def make_train_step(
+    apply: Apply,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    key: jax.Array,
+    ema_decay: float,
+) -> Callable[[TrainState, batching.MolecularGraph], tuple[TrainState, StepMetrics]]:
+    """The jitted step.
+
+    Each device takes its part of the batch; losses and gradients are summed over devices and
+    divided by the number of real graphs in the whole batch, so that the number of devices does not
+    change them.
+
+    Args:
+      apply: (variables, graph, train, rngs) -> outputs [G].
+      optimizer: of the run.
+      mesh: of devices.
+      key: the root of the run's random numbers; step k uses fold_in(key, k).
+      ema_decay: of the average, reached gradually as (1 + k) / (10 + k).
+
+    Returns:
+      (state, stacked batch) -> (state, metrics). The state passed in is given up.
+    """
+
+    def shard_gradient(params: Params, step: jax.Array, batch: batching.MolecularGraph):
+        graph = jax.tree.map(lambda leaf: leaf[0], batch)
+        total = jax.lax.psum(losses.count(graph), AXIS)
+
+        def loss(params: Params) -> jax.Array:
+            rngs = {"frame": jax.random.fold_in(key, step)}
+            outputs = apply({"params": params}, graph, train=True, rngs=rngs)
+            return losses.l1_sum(outputs, graph) / total
+
+        return jax.lax.psum(jax.value_and_grad(loss)(params), AXIS)
+
+    gradient = jax.shard_map(
+        shard_gradient,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+
+    def train_step(state: TrainState, batch: batching.MolecularGraph):
+        loss, grads = gradient(state.params, state.step, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        ema = optax.incremental_update(params, state.ema, 1 - decay)
+        metrics = StepMetrics(loss, optax.global_norm(grads))
+        return TrainState(state.step + 1, params, ema, opt_state), metrics
+
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(replicated(mesh), sharded(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def make_predict_step(
+    apply: Apply, mesh: Mesh
+) -> Callable[[Params, batching.MolecularGraph], jax.Array]:
+    """(params, stacked batch) -> outputs [devices, G], in the model's evaluation mode."""
+
+    def shard_predict(params: Params, batch: batching.MolecularGraph) -> jax.Array:
+        return apply({"params": params}, jax.tree.map(lambda leaf: leaf[0], batch))[None]
+
+    predict = jax.shard_map(
+        shard_predict,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+        out_specs=PartitionSpec(AXIS),
+        check_vma=False,
+    )
+    return jax.jit(predict, in_shardings=(replicated(mesh), sharded(mesh)))

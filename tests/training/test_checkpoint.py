@@ -1,0 +1,245 @@
+"""A checkpoint restores bit for bit, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import shutil
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+
+
+@flax.struct.dataclass
+class State:
+    step: jax.Array
+    params: dict
+    ema: dict
+    opt_state: optax.OptState
+    key: jax.Array
+
+
+def make_state(step: int, width: int = 16) -> State:
+    """A state whose every array depends on the step, in the dtypes a run uses."""
+    weights = jax.random.normal(jax.random.key(step), (8, width))
+    params = {"layer/0": {"kernel": weights, "bias": weights[0].astype(jnp.bfloat16)}}
+    return State(
+        step=jnp.int32(step),
+        params=params,
+        ema=jax.tree.map(lambda x: x / 3, params),
+        opt_state=optax.chain(optax.clip(1.0), optax.adamw(1e-3)).init(params),
+        key=jax.random.key_data(jax.random.key(step)),
+    )
+
+
+def assert_same_bits(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def save_steps(folder: pathlib.Path, metrics: dict[int, float | None]) -> None:
+    with Checkpoints(folder) as checkpoints:
+        for step, metric in metrics.items():
+            checkpoints.save(step, make_state(step), {"seed": step}, metric)
+
+
+def flip_bit(file: pathlib.Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def array_file(step_folder: pathlib.Path) -> pathlib.Path:
+    """The largest file of a step, where the arrays are."""
+    files = [file for file in step_folder.rglob("*") if file.is_file()]
+    return max(files, key=lambda file: file.stat().st_size)
+
+
+def flip_bit_in_arrays(step_folder: pathlib.Path) -> None:
+    flip_bit(array_file(step_folder))
+
+
+def truncate_arrays(step_folder: pathlib.Path) -> None:
+    file = array_file(step_folder)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def delete_half(step_folder: pathlib.Path) -> None:
+    for file in sorted(f for f in step_folder.rglob("*") if f.is_file())[::2]:
+        file.unlink()
+
+
+def delete_arrays(step_folder: pathlib.Path) -> None:
+    shutil.rmtree(step_folder / "state")
+
+
+def change_record(step_folder: pathlib.Path) -> None:
+    file = step_folder / "record" / "metadata"
+    file.write_text(file.read_text().replace('"seed": 20', '"seed": 21'))
+
+
+DAMAGES = [flip_bit_in_arrays, truncate_arrays, delete_half, delete_arrays, change_record]
+
+
+def test_restores_every_bit(tmp_path):
+    state = make_state(7)
+    specials = np.array([np.nan, -np.nan, -0.0, np.inf, 1e-45], np.float32)
+    state.params["specials"] = jnp.asarray(specials)
+    state.params["halves"] = jnp.asarray(specials.astype(ml_dtypes.bfloat16))
+    record = {"config": {"channels": 64, "lr": 1e-3}, "references": [0.1, None], "name": "Å"}
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(7, state, record, 0.5)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.record() == record
+        for like in (make_like(state), state, jax.tree.map(np.asarray, state)):
+            restored = checkpoints.restore(like)
+            assert (restored.step, restored.record) == (7, record)
+            assert_same_bits(restored.state, state)
+
+
+def make_like(state: State) -> State:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+
+
+def test_restores_onto_the_shardings_of_like(tmp_path):
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    state = jax.device_put(make_state(1), replicated)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {}, None)
+        restored = checkpoints.restore(state).state
+        on_one = checkpoints.restore(make_state(2)).state
+    assert_same_bits(restored, state)
+    assert all(leaf.sharding == replicated for leaf in jax.tree.leaves(restored))
+    assert_same_bits(on_one, state)
+    assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(on_one))
+
+
+def test_buffers_may_be_donated_after_save(tmp_path):
+    advance = jax.jit(lambda s: jax.tree.map(lambda x: x + jnp.ones_like(x), s), donate_argnums=0)
+    state, expected = make_state(1, 2048), make_state(1, 2048)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {}, None)
+        state = advance(state)
+        assert_same_bits(checkpoints.restore(expected).state, expected)
+
+
+def test_keeps_the_newest_and_the_best(tmp_path):
+    metrics = {1: 9.0, 2: 1.0, 3: 2.0, 4: None, 5: float("nan"), 6: 1.0}
+    save_steps(tmp_path, metrics)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2, 5, 6]
+        assert checkpoints.record("best") == {"seed": 2}
+        assert checkpoints.restore(make_state(0), "best").step == 2
+        assert checkpoints.restore(make_state(0)).step == 6
+        checkpoints.save(7, make_state(7), {}, 0.5)
+        assert checkpoints.restore(make_state(0), "best").step == 7
+        assert checkpoints.steps() == [6, 7]
+
+
+def test_steps_without_metric_are_not_kept_as_best(tmp_path):
+    save_steps(tmp_path, {1: None, 2: None, 3: None})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2, 3]
+        with pytest.raises(CheckpointError, match=r"no step in .* was validated \(2, 3\)"):
+            checkpoints.restore(make_state(0), "best")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_latest_step_is_named_and_the_older_used(tmp_path, caplog, damage):
+    save_steps(tmp_path, {10: 1.0, 20: 2.0})
+    damage(tmp_path / "20")
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(make_state(0))
+        assert restored.step == 10
+        assert_same_bits(restored.state, make_state(10))
+        (warning,) = (r.getMessage() for r in caplog.records if r.name.startswith("hdgnn_jax"))
+        assert warning.startswith(f"checkpoint step 20 in {tmp_path} is damaged (")
+        # The run goes on from 10, and its own step 15 replaces the damaged 20.
+        checkpoints.save(15, make_state(15), {}, 3.0)
+        assert checkpoints.steps() == [10, 15]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_best_step_is_an_error(tmp_path, damage):
+    save_steps(tmp_path, {20: 1.0, 30: 2.0})
+    damage(tmp_path / "20")
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"step 20 in .* is damaged.*restore 'latest'"):
+            checkpoints.restore(make_state(0), "best")
+        assert checkpoints.restore(make_state(0)).step == 30
+
+
+def test_every_step_damaged_is_an_error(tmp_path):
+    save_steps(tmp_path, {10: 1.0, 20: 2.0})
+    for step in ("10", "20"):
+        flip_bit_in_arrays(tmp_path / step)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(CheckpointError, match=r"every step in .* is damaged \(10, 20\)") as error,
+    ):
+        checkpoints.restore(make_state(0))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_an_error_and_stays_missing(tmp_path):
+    with (
+        Checkpoints(tmp_path / "typo") as checkpoints,
+        pytest.raises(CheckpointError, match="typo holds no checkpoint"),
+    ):
+        checkpoints.record()
+    assert not (tmp_path / "typo").exists()
+
+
+def test_another_model_is_an_error_not_a_damage(tmp_path):
+    save_steps(tmp_path, {1: None, 2: None})
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"bfloat16\[16\] where bfloat16\[4\] is"):
+            checkpoints.restore(make_state(0, width=4))
+        with pytest.raises(CheckpointError, match=r"kernel.* where nothing is asked for"):
+            checkpoints.restore(make_state(0).replace(ema=None))
+
+
+def test_a_new_run_does_not_touch_the_steps_of_another(tmp_path):
+    save_steps(tmp_path, {100: 1.0})
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(CheckpointError, match="already holds step 100 of another run"):
+            checkpoints.save(1, make_state(1), {}, None)
+        assert checkpoints.restore(make_state(0)).step == 100
+
+
+def test_a_step_saved_twice_is_replaced(tmp_path):
+    save_steps(tmp_path, {1: 3.0, 2: 2.0})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore(make_state(0))
+        checkpoints.save(2, make_state(5), {"again": True}, 2.0)
+        assert checkpoints.record() == {"again": True}
+        assert_same_bits(checkpoints.restore(make_state(0)).state, make_state(5))
+
+
+def test_a_save_cut_short_is_not_a_step(tmp_path):
+    save_steps(tmp_path, {1: 3.0, 2: 2.0})
+    (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(make_state(0)).step == 1
+        checkpoints.save(2, make_state(2), {}, 2.0)
+        assert checkpoints.restore(make_state(0)).step == 2
+
+
+def test_saving_is_silent(tmp_path, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("absl").setLevel(logging.DEBUG)
+    save_steps(tmp_path, {1: None, 2: 1.0})
+    assert capfd.readouterr() == ("", "")
+    assert [entry for entry in caplog.records if entry.name == "absl"] == []

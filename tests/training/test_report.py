@@ -1,0 +1,169 @@
+"""The report states the same errors in every file, and enough to reproduce them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from hdgnn_jax.training import report
+from hdgnn_jax.training.report import (
+    SplitResult,
+    format_mae,
+    print_table,
+    reproduction_card,
+    write_report,
+)
+
+RUN = {"seconds": 1234.5, "compilations": 3, "padding_efficiency": 0.91, "parameters": 1_234_567}
+HISTORY = [{"step": s, "train_loss": 1 / s} for s in range(1, 30)] + [
+    {"step": s, "validation_mae": 20 / s} for s in range(10, 30, 10)
+]
+
+
+def make_result(split: str, n: int = 50) -> SplitResult:
+    rng = np.random.default_rng(n)
+    truth = rng.normal(-400.0, 50.0, n)
+    return SplitResult(
+        split=split,
+        ids=np.arange(1, n + 1),
+        truth=truth,
+        prediction=truth + rng.normal(0, 8.0, n),
+        mean_predictor=np.full(n, -400.0),
+        composition=truth + rng.normal(0, 20.0, n),
+    )
+
+
+RESULTS = [make_result("train", 60), make_result("validation", 40), make_result("test", 50)]
+
+
+def write(folder, **changes):
+    arguments = {
+        "target": "alpha", "unit": "bohr^3", "results": RESULTS, "history": HISTORY, "paper": 0.046,
+        "run": RUN, "card": {"seed": 1, "git": None},
+    }  # fmt: skip
+    write_report(folder, **(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("mae", "text"),
+    [
+        (12.3, "12.30"),
+        (0.04567891, "0.04568"),
+        (8.34, "8.340"),
+        (1234.56, "1235"),
+        (98765.4, "98770"),
+        (9.99999, "10.00"),
+        (0.0, "0.000"),
+        (float("nan"), "nan"),
+        (0.055398, "0.05540"),
+        (999.96, "1000"),
+    ],
+)
+def test_format_mae_prints_four_digits(mae, text):
+    assert format_mae(mae) == text
+
+
+def test_summary_is_of_the_test_split_and_holds_every_split(tmp_path):
+    write(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    test = RESULTS[-1]
+    assert summary.pop("splits").keys() == {"train", "validation", "test"}
+    assert summary == {
+        "target": "alpha",
+        "unit": "bohr^3",
+        "split": "test",
+        "n": 50,
+        "mae": np.abs(test.prediction - test.truth).mean(),
+        "mae_mean_predictor": np.abs(test.mean_predictor - test.truth).mean(),
+        "mae_composition": np.abs(test.composition - test.truth).mean(),
+        "mae_paper": 0.046,
+        **RUN,
+    }
+
+
+def test_without_a_test_split_the_last_one_is_the_headline(tmp_path):
+    write(tmp_path, results=RESULTS[:2], paper=None)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["split"], summary["n"], summary["mae_paper"]) == ("validation", 40, None)
+    assert summary["splits"]["validation"]["mae"] == summary["mae"]
+
+
+def test_the_markdown_states_the_table_the_plots_and_the_card(tmp_path):
+    write(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    for result in RESULTS:
+        errors = map(format_mae, (result.mae, result.mae_mean_predictor, result.mae_composition))
+        cells = [result.split, str(len(result.ids)), *errors, "0.046"]
+        assert f"| {' | '.join(cells)} |" in text
+    assert f"**{format_mae(RESULTS[-1].mae)} bohr^3**" in text
+    for name in ("learning_curve.png", "parity.png"):
+        assert f"]({name})" in text
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert '"seed": 1' in text
+    assert json.loads((tmp_path / "card.json").read_text()) == {"seed": 1, "git": None}
+
+
+def test_predictions_reproduce_the_error_to_the_bit(tmp_path):
+    write(tmp_path)
+    for result in RESULTS:
+        with (tmp_path / f"predictions_{result.split}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["id"]) for row in rows] == result.ids.tolist()
+        for column in ("truth", "prediction"):
+            read = np.array([float(row[column]) for row in rows])
+            np.testing.assert_array_equal(read, getattr(result, column))
+
+
+def test_a_second_report_replaces_the_first_whole(tmp_path):
+    write(tmp_path)
+    write(tmp_path, results=[make_result("test", report.CROWDED + 1)], history=[])
+    assert json.loads((tmp_path / "summary.json").read_text())["n"] == report.CROWDED + 1
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_report_that_fails_writes_nothing(tmp_path):
+    write(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TypeError):
+        write(tmp_path, target="gap", card={"not": {"json"}})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_printed_table_has_the_unit_and_every_error(capsys):
+    print_table(RESULTS, target="alpha", unit="bohr^3", paper=None)
+    out = capsys.readouterr().out
+    assert "Mean absolute error of alpha [bohr^3]" in out
+    for result in RESULTS:
+        assert format_mae(result.mae) in out
+        assert format_mae(result.mae_composition) in out
+
+
+def test_the_card_names_versions_hardware_and_source():
+    card = reproduction_card(
+        {"model": {"channels": 8}}, seed=3, split_digest="ab", parameters=7, seconds=1.5,
+        resumed=[100],
+    )  # fmt: skip
+    assert json.loads(json.dumps(card)) == card
+    assert card["versions"].keys() == {"python", *report.PACKAGES}
+    assert card["versions"]["jax"]
+    assert sum(card["hardware"]["devices"].values()) >= 1
+    assert card["hardware"]["cpu"]
+    assert card["config"] == {"model": {"channels": 8}}
+    assert card["resumed_at_steps"] == [100]
+
+
+def test_git_state_is_none_without_git(monkeypatch):
+    def no_git(*args, **kwargs):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", no_git)
+    assert report._git_state() is None
+
+
+def test_git_state_of_a_copy_git_does_not_know(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "__file__", str(tmp_path / "report.py"))
+    assert report._git_state() is None
