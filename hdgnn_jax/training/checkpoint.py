@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 
 import jax
@@ -56,6 +56,10 @@ class Checkpoints:
     keeps no checksum of the arrays, and a flipped bit would restore without a word: so the SHA-256
     of every array is saved in the step's record and verified when the step is restored.
 
+    A step has two items: `record`, JSON with the name, type and digest of every array, and `state`,
+    their bytes end to end. One array and not hundreds, because a damaged step would leave hundreds
+    of reads unfinished, each of which prints a traceback.
+
     A context manager; leaving it (or `close`) waits for the last save.
     """
 
@@ -102,12 +106,11 @@ class Checkpoints:
                 f"{self.directory} already holds step {self.steps()[-1]} of another run: "
                 "resume that run, or choose an empty folder"
             )
-        # A copy, not a view: the training step donates these buffers while Orbax still writes.
-        arrays = jax.tree.map(np.array, state)
+        arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
         contents = {
             "record": json.loads(json.dumps(record)),
             "metric": None if metric is None or math.isnan(metric) else float(metric),
-            "arrays": {name: _describe(array) for name, array in _named_leaves(arrays).items()},
+            "arrays": {name: _describe(array) for name, array in arrays.items()},
         }
         self._manager.wait_until_finished()
         for kept in self.steps():
@@ -119,7 +122,7 @@ class Checkpoints:
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays),
+                state=ocp.args.ArraySave(_pack(arrays.values())),
                 record=ocp.args.JsonSave({"contents": contents, "sha256": _json_digest(contents)}),
             ),
         )
@@ -228,8 +231,7 @@ class Checkpoints:
                 f"step {step} in {self.directory} holds another model, with {differences[0]}; "
                 "build the model from the checkpoint's record"
             )
-        host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-        arrays = self._read(step, "state", ocp.args.StandardRestore(host))
+        arrays = _unpack(self._read(step, "state", ocp.args.ArrayRestore()), like)
         for name, array in _named_leaves(arrays).items():
             if _describe(array) != saved[name]:
                 raise self._damaged(step, f"{name} differs from its digest")
@@ -277,6 +279,24 @@ def _named_leaves(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
+def _pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """The bytes of all arrays end to end, [bytes] uint8, in memory of their own."""
+    return np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
+
+
+def _unpack(packed: np.ndarray, like: PyTree) -> PyTree:
+    """The arrays that `_pack` put end to end, with the structure, shapes and dtypes of `like`."""
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves])
+    parts = np.split(packed, ends[:-1])
+    # A part may start at any byte; a copy is aligned for its dtype.
+    arrays = [
+        part.copy().view(leaf.dtype).reshape(leaf.shape)
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, arrays)
+
+
 def _describe(array: np.ndarray) -> dict[str, Any]:
     """Type and digest of an array, JSON-able."""
     return {"type": _type(array), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
@@ -313,5 +333,5 @@ def _place(array: np.ndarray, like: Any) -> Any:
 
 
 def _is_not_orbax_chatter(entry: logging.LogRecord) -> bool:
-    """Drops what Orbax tells absl's log about each save; its warnings pass."""
-    return entry.levelno >= logging.WARNING or "orbax" not in pathlib.Path(entry.pathname).parts
+    """Drops what Orbax tells absl's log about each save; what a run must know is raised here."""
+    return entry.levelno >= logging.ERROR or "orbax" not in pathlib.Path(entry.pathname).parts
