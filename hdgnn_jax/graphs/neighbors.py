@@ -35,7 +35,6 @@ class Neighbors:
         """[n] edges of each molecule."""
         return np.diff(self.offsets)
 
-
     def take(self, indices: np.ndarray) -> Neighbors:
         """Those of the molecules at `indices`, in that order."""
         counts = self.n_edges[indices]
@@ -50,7 +49,7 @@ def find_neighbors(structures: Structures, cutoff: float, chunk: int = 4096) -> 
     Molecules of one size are compared at once, `chunk` at a time.
 
     Raises:
-      StructureError: naming the first molecule with two atoms at one place.
+      StructureError: naming a molecule with two atoms at one place.
     """
     n_atoms = structures.n_atoms
     counts = np.zeros(len(structures), np.int64)

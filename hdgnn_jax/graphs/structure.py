@@ -84,9 +84,21 @@ class Structures:
 
     @classmethod
     def pack(cls, structures: Iterable[Structure], source: str = "structure") -> Structures:
-        """Stores structures end to end; ids are their places in the sequence."""
+        """Stores structures end to end; ids are their places in the sequence.
+
+        Raises:
+          StructureError: where there are none, or one has not three coordinates for each atom.
+        """
         items = list(structures)
+        if not items:
+            raise StructureError("there is no structure")
         counts = [len(item.atomic_numbers) for item in items]
+        for item, count in zip(items, counts, strict=True):
+            if np.shape(item.positions) != (count, 3):
+                raise StructureError(
+                    f"{item.name} has {count} atoms and positions of shape "
+                    f"{np.shape(item.positions)}; they must be ({count}, 3)"
+                )
         return cls(
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             atomic_numbers=np.concatenate([i.atomic_numbers for i in items]).astype(np.int32),

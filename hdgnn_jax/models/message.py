@@ -190,7 +190,7 @@ class TensorProductGate(nn.Module):
         """`[E, rows |m| <= L', C_in]` to `[E, (L' + 1)**2, features]`, in the edge's frame."""
         constants = products.paths(self.degree, self.degree_out)
         n_edges, _, channels_in = x.shape
-        l_of_path = constants.index[:, 2]
+        l_of_path = constants.triples[:, 2]
         weights = []
         for l in range(self.degree_out + 1):
             n_paths = int((l_of_path == l).sum())

@@ -20,13 +20,13 @@ class Paths(NamedTuple):
     """Constants of the product x' (x) S(+y), outputs of degree up to L'.
 
     Attributes:
-      index: [paths, 3] the (l1, l2, l) of each path, ordered by l.
+      triples: [paths, 3] the (l1, l2, l) of each path, ordered by l.
       inputs: per |m| = 0..L', which rows of the input (among |m| <= L') enter.
       outputs: per |m|, which of the (L' + 1)**2 coefficients come out.
       couplings: per |m|, [paths, inputs, outputs].
     """
 
-    index: np.ndarray
+    triples: np.ndarray
     inputs: tuple[np.ndarray, ...]
     outputs: tuple[np.ndarray, ...]
     couplings: tuple[np.ndarray, ...]
@@ -39,7 +39,7 @@ def paths(degree: int, degree_out: int) -> Paths:
     Normalised so that inputs of unit variance give outputs of unit variance on each path: e3nn's
     `component` normalisation.
     """
-    index = [
+    triples = [
         (l1, l2, l)
         for l in range(degree_out + 1)
         for l1 in range(degree + 1)
@@ -48,16 +48,16 @@ def paths(degree: int, degree_out: int) -> Paths:
     rows_in = degrees.rows(degree, degree_out)
     l_in, m_in = degrees.degree_of(degree)[rows_in], degrees.order_of(degree)[rows_in]
     l_out, m_out = degrees.degree_of(degree_out), degrees.order_of(degree_out)
-    table = np.zeros((len(index), len(rows_in), len(l_out)))
-    for p, (l1, l2, l) in enumerate(index):
+    table = np.zeros((len(triples), len(rows_in), len(l_out)))
+    for p, (l1, l2, l) in enumerate(triples):
         # Y^l2(+y) is sqrt(2 l2 + 1) at m = 0 and 0 elsewhere.
         pole = _clebsch_gordan(l1, l2, l)[:, l2, :] * math.sqrt((2 * l2 + 1) * (2 * l + 1))
         rows, columns = np.flatnonzero(l_in == l1), np.flatnonzero(l_out == l)
-        table[np.ix_([p], rows, columns)] = pole[l1 + m_in[rows]]
+        table[np.ix_(np.array([p]), rows, columns)] = pole[l1 + m_in[rows]]
     inputs = tuple(np.flatnonzero(abs(m_in) == m) for m in range(degree_out + 1))
     outputs = tuple(np.flatnonzero(abs(m_out) == m) for m in range(degree_out + 1))
     couplings = tuple(table[:, i][:, :, o] for i, o in zip(inputs, outputs, strict=True))
-    return Paths(np.array(index), inputs, outputs, couplings)
+    return Paths(np.array(triples), inputs, outputs, couplings)
 
 
 def _clebsch_gordan(l1: int, l2: int, l: int) -> np.ndarray:

@@ -60,16 +60,18 @@ def sphere(degree: int, rule: Rule = "lebedev", order: int | None = None) -> Sph
       ValueError: for a rule that cannot carry degree L, or that does not exist.
     """
     if rule == "lebedev":
-        if order is None:
-            order = 2 * degree + 3
-            while scipy.integrate.lebedev_rule(order)[1].min() < 0:
-                order += 2
-        if order < 2 * degree:
+        if order is not None and order < 2 * degree:
             raise ValueError(f"degree {degree} needs a Lebedev rule of order {2 * degree} or more")
-        try:
-            points, weights = scipy.integrate.lebedev_rule(order)
-        except NotImplementedError as error:
-            raise ValueError(f"there is no Lebedev rule of order {order}") from error
+        orders = range(2 * degree + 3, 132) if order is None else [order]
+        for candidate in orders:
+            try:
+                points, weights = scipy.integrate.lebedev_rule(candidate)
+            except NotImplementedError:
+                continue
+            if order is not None or weights.min() > 0:
+                break
+        else:
+            raise ValueError(f"there is no Lebedev rule of order {orders[0]} for degree {degree}")
         return _from_points(degree, points[[1, 2, 0]].T, weights / (4 * np.pi))
     if rule == "product":
         if order is not None:
@@ -133,7 +135,7 @@ def _from_points(degree: int, points: np.ndarray, weights: np.ndarray) -> Sphere
     if antipodal:
         keep = np.arange(len(points)) < pairs.argmax(-1)
         points, weights = points[keep], weights[keep]
-    y = harmonics.harmonics(degree, points)
+    y = np.asarray(harmonics.harmonics(degree, points))
     odd = degrees.degree_of(degree) % 2 == 1
     return Sphere(y[:, ~odd], y[:, odd], weights, antipodal, degree)
 

@@ -1,0 +1,18 @@
+"""HDGNN, the Hybrid Directional Graph Neural Network (ICLR 2024), in JAX and Flax."""
+
+from hdgnn_jax.graphs.batching import Budget, MolecularGraph, collate
+from hdgnn_jax.graphs.neighbors import Neighbors, find_neighbors
+from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
+from hdgnn_jax.models.hdgnn import HDGNN
+
+__all__ = [
+    "HDGNN",
+    "Budget",
+    "MolecularGraph",
+    "Neighbors",
+    "Structure",
+    "StructureError",
+    "Structures",
+    "collate",
+    "find_neighbors",
+]

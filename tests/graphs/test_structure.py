@@ -1,0 +1,82 @@
+"""A structure that no model can use is refused, by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from molecules import random_molecules
+
+from hdgnn_jax.graphs.structure import (
+    ATOMIC_NUMBERS,
+    MASSES,
+    SYMBOLS,
+    Structure,
+    StructureError,
+    Structures,
+    concatenated_ranges,
+)
+
+ELEMENTS = (1, 6, 7, 8, 9)
+
+
+def test_table_of_elements():
+    """Known numbers and weights; weights ascend but where nature's do not, and skip none."""
+    assert len(SYMBOLS) == len(MASSES) == 119
+    assert len(ATOMIC_NUMBERS) == 118
+    known = {"H": (1, 1.008), "C": (6, 12.011), "F": (9, 18.998), "Fe": (26, 55.845),
+             "I": (53, 126.90), "Au": (79, 196.97), "U": (92, 238.03)}  # fmt: skip
+    for symbol, (z, mass) in known.items():
+        assert ATOMIC_NUMBERS[symbol] == z
+        assert SYMBOLS[z] == symbol
+        assert float(MASSES[z]) == pytest.approx(mass, abs=0.006)
+    ratio = np.float64(MASSES[1:]) / np.arange(1, 119)
+    assert ((ratio[1:] > 1.9) & (ratio[1:] < 2.7)).all()
+    falls = [SYMBOLS[z] for z in range(1, 93) if float(MASSES[z]) < float(MASSES[z - 1])]
+    assert falls == ["K", "Ni", "I", "Pa"]
+
+
+def test_packing_and_taking_keep_every_molecule():
+    packed = random_molecules(6, seed=0, atoms=(1, 7))
+    order = np.array([4, 0, 5, 4])
+    taken = packed.take(order)
+    assert len(taken) == 4
+    assert taken.n_atoms.tolist() == packed.n_atoms[order].tolist()
+    for place, k in enumerate(order):
+        assert taken.name(place) == taken[place].name == f"structure {k}"
+        np.testing.assert_array_equal(taken[place].atomic_numbers, packed[k].atomic_numbers)
+        np.testing.assert_array_equal(taken[place].positions, packed[k].positions)
+    assert (packed.positions.dtype, packed.atomic_numbers.dtype) == (np.float64, np.int32)
+
+
+def test_ranges_end_to_end():
+    starts, counts = np.array([5, 0, 9]), np.array([2, 0, 3])
+    assert concatenated_ranges(starts, counts).tolist() == [5, 6, 9, 10, 11]
+
+
+@pytest.mark.parametrize("symbol", ["Q", "X", "c", "", "HE"])
+def test_unknown_symbol_is_refused(symbol):
+    with pytest.raises(StructureError, match=f"file 3: '{symbol}' is not a chemical element"):
+        Structure.from_symbols(["H", symbol], np.eye(2, 3), "file 3")
+
+
+def test_good_structures_pass():
+    random_molecules(5, seed=1).check(ELEMENTS)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "positions", "message"),
+    [
+        ([], np.zeros((0, 3)), "has no atoms"),
+        ([6, 1], [[0, 0, 0], [0, np.nan, 1]], "has a coordinate that is not a finite number"),
+        ([6], [[-np.inf, 0, 0]], "has a coordinate that is not a finite number"),
+        ([6, 17], np.eye(2, 3), "contains Cl; this model knows H, C, N, O, F"),
+        ([0], np.zeros((1, 3)), "contains atomic number 0"),
+        ([-1], np.zeros((1, 3)), "contains atomic number -1"),
+        ([119], np.zeros((1, 3)), "contains atomic number 119"),
+    ],
+)
+def test_first_unusable_molecule_is_named(numbers, positions, message):
+    bad = Structure(np.array(numbers, np.int32), np.array(positions, float))
+    good = list(random_molecules(2, seed=2))
+    with pytest.raises(StructureError, match=f"record 2 {message}"):
+        Structures.pack([*good, bad, *good, bad], "record").check(ELEMENTS)

@@ -1,0 +1,102 @@
+"""A rule integrates products of harmonics exactly, so signals come back from the sphere."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hdgnn_jax.so3 import degrees, sphere
+from hdgnn_jax.so3.harmonics import harmonics
+
+DEGREES = pytest.mark.parametrize("degree", range(1, 7))
+RULES = pytest.mark.parametrize("rule", ["lebedev", "product"])
+
+
+def points(rule):
+    """[points, 3] of the stored half, from Y_1 = sqrt(3) (x, y, z)."""
+    return rule.odd[:, :3] / np.sqrt(3)
+
+
+def signal(degree):
+    return jnp.array(np.random.default_rng(degree).normal(size=(degrees.size(degree), 2)))
+
+
+@pytest.mark.usefixtures("x64")
+@RULES
+@DEGREES
+def test_harmonics_are_orthonormal_under_the_rule(degree, rule):
+    rule = sphere.sphere(degree, rule)
+    all_points = np.concatenate([points(rule), -points(rule)][: 1 + rule.antipodal])
+    weights = np.tile(rule.weights, 1 + rule.antipodal)
+    assert len(all_points) == rule.n_points
+    assert len(np.unique(all_points.round(9), axis=0)) == rule.n_points
+    assert (weights > 0).all()
+    y = harmonics(degree, all_points)
+    np.testing.assert_allclose((y.T * weights) @ y, np.eye(degrees.size(degree)), atol=1e-12)
+    ones = np.ones(len(weights))
+    np.testing.assert_allclose(sphere.sphere_mean(rule, jnp.array(ones)), 1, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@RULES
+@DEGREES
+def test_signals_are_evaluated_at_the_points_and_come_back(degree, rule):
+    """Even and odd L; p(-r) is the signal at the antipode; the mean is the l = 0 coefficient."""
+    rule, x = sphere.sphere(degree, rule), signal(degree)
+    values = sphere.to_sphere(rule, *sphere.split_parity(x))
+    here, *there = np.split(values, 1 + rule.antipodal)
+    np.testing.assert_allclose(here, harmonics(degree, points(rule)) @ x, atol=1e-12)
+    for antipodes in there:
+        np.testing.assert_allclose(antipodes, harmonics(degree, -points(rule)) @ x, atol=1e-12)
+    back = sphere.merge_parity(*sphere.from_sphere(rule, values))
+    np.testing.assert_allclose(back, x, atol=1e-12)
+    np.testing.assert_allclose(sphere.sphere_mean(rule, values), x[0], atol=1e-12)
+
+
+@DEGREES
+def test_default_lebedev_rule_is_antipodal_with_room_above_the_degree(degree):
+    """It still integrates polynomials of degree 2 L + 3."""
+    rule = sphere.sphere(degree)
+    assert rule.antipodal
+    axis = np.array([0.36, -0.48, 0.8])
+    powers = (points(rule) @ axis)[:, None] ** np.arange(0, 2 * degree + 4, 2)
+    expected = 1 / (np.arange(0, 2 * degree + 4, 2) + 1)
+    np.testing.assert_allclose(2 * rule.weights @ powers, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("degree", range(5))
+def test_parity_splits_and_merges(degree):
+    x = jnp.arange(2.0 * degrees.size(degree)).reshape(-1, 2)
+    even, odd = sphere.split_parity(x)
+    of = degrees.degree_of(degree)
+    np.testing.assert_array_equal(even, x[of % 2 == 0])
+    np.testing.assert_array_equal(odd, x[of % 2 == 1])
+    np.testing.assert_array_equal(sphere.merge_parity(even, odd), x)
+
+
+@pytest.mark.usefixtures("x64")
+@RULES
+def test_dtype_of_the_signal_stays(rule):
+    rule = sphere.sphere(2, rule)
+    for dtype in (jnp.float32, jnp.float64):
+        x = jax.ShapeDtypeStruct((9, 4), dtype)
+        values = jax.eval_shape(lambda x: sphere.to_sphere(rule, *sphere.split_parity(x)), x)
+        back = jax.eval_shape(lambda v: sphere.from_sphere(rule, v), values)
+        mean = jax.eval_shape(lambda v: sphere.sphere_mean(rule, v), values)
+        assert {array.dtype for array in (values, *back, mean)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((3, "lebedev", 5), "degree 3 needs a Lebedev rule of order 6"),
+        ((3, "lebedev", 8), "no Lebedev rule of order 8"),
+        ((3, "product", 9), "product rule has no order"),
+        ((3, "fibonacci", None), "not 'fibonacci'"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sphere.sphere(*arguments)
