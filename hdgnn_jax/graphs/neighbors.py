@@ -77,7 +77,8 @@ def find_neighbors(structures: Structures, cutoff: float, chunk: int = 4096) -> 
     for owner, i, j in found:
         # Edges of one molecule are consecutive in `owner`, so their rank is a running count.
         first = np.concatenate([[True], owner[1:] != owner[:-1]]) if len(owner) else owner == 0
-        rank = np.arange(len(owner)) - np.maximum.accumulate(np.where(first, np.arange(len(owner)), 0))
+        place = np.arange(len(owner))
+        rank = place - np.maximum.accumulate(np.where(first, place, 0))
         at = offsets[owner] + rank
         senders[at], receivers[at] = j, i
     return Neighbors(offsets, senders, receivers, cutoff)

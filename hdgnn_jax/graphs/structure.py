@@ -28,7 +28,7 @@ MASSES = (
 ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS) if z > 0}
 
 CLOSEST_ATOMS = 0.01
-"""Å. Two atoms nearer than this are one atom written twice: no bond in nature is shorter than 0.7."""
+"""Å. Two atoms nearer than this are one atom written twice: no bond is shorter than 0.7."""
 
 
 class StructureError(ValueError):

@@ -14,12 +14,19 @@ from hdgnn_jax.models.embedding import DistanceBlock, ElementEmbedding, element_
 from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
 from hdgnn_jax.models.heads import Head, MoleculeHead, Readout
 from hdgnn_jax.models.invariant import InvariantBranch
-from hdgnn_jax.models.message import Attention, MessageBlock, TensorProduct
+from hdgnn_jax.models.message import ROTATED, Attention, MessageBlock, TensorProduct
 from hdgnn_jax.models.norm import EquivariantLayerNorm
 from hdgnn_jax.models.update import UpdateBlock
 from hdgnn_jax.so3 import degrees, sphere
 
 Frame = Literal["random", "canonical"] | int
+
+KEEP = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    jax.checkpoint_policies.save_only_these_names(ROTATED),
+)
+"""What the backward pass finds stored, without `remat`: matrix products and rotated states. To
+compute activation functions again is cheaper than to write and read their values."""
 
 
 class HDGNN(nn.Module):
@@ -51,7 +58,7 @@ class HDGNN(nn.Module):
       readout: `sum` or `mean` over atoms, of the invariant head.
       invariant_weight: lambda of section 3.4.
       frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
-        `frame`, the same in all layers), `canonical` (0), or n: mean of the prediction over n rolls.
+        `frame`, the same in all layers), `canonical` (0), or n: mean prediction over n rolls.
       evaluation_frame: the same in evaluation, which must be deterministic: not `random`.
       precision: of matrix products; `bfloat16` products still add up in float32, and rotations and
         sphere transforms are float32 always.
@@ -114,7 +121,7 @@ class HDGNN(nn.Module):
         self.invariant_embedding = ElementEmbedding(len(self.elements), self.invariant_channels)
         # One layer is traced and compiled, whatever K.
         self.stack = nn.scan(
-            nn.remat(Layer, prevent_cse=False) if self.remat else Layer,
+            nn.remat(Layer, prevent_cse=False, policy=None if self.remat else KEEP),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),

@@ -7,12 +7,16 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision, dot
 from hdgnn_jax.models.geometry import EdgeGeometry
 from hdgnn_jax.so3 import degrees, products, wigner
 
 TensorProduct = Literal["metp", "fully_connected"]
+ROTATED = "rotated"
+"""Name of the rotated node states in a rematerialisation policy."""
+
 Attention = Literal["sigmoid", "softmax"] | tuple[float, float, float, float]
 
 
@@ -121,27 +125,31 @@ class MessageBlock(nn.Module):
         kept = degrees.rows(self.degree, self.m_max)
         size = len(kept) * channels
         c = nn.silu(Dense(self.hidden, self.precision, gain=AFTER_SILU, name="c")(e))
-        flat = x[:, kept].reshape(-1, size)
-        turned_i = wigner.rotate(frame, x_i).reshape(-1, size)
-        turned_j = wigner.rotate(frame, x_j).reshape(-1, size)
+        # W_a of both networks side by side.
+        first = Dense(2 * self.hidden, self.precision, bias=False, name="in")
+        plain = first(x[:, kept].reshape(-1, size))
+
+        def inputs(x_k: jax.Array, nodes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+            """W_a x'' and W_a x, each of NN1 and NN2."""
+            turned = checkpoint_name(wigner.rotate(frame, x_k), ROTATED)
+            straight = plain[nodes]
+            turned = first(turned.reshape(-1, size)) - straight
+            return jnp.split(turned, 2, -1), jnp.split(straight, 2, -1)
+
+        turned_i, straight_i = inputs(x_i, receivers)
+        turned_j, straight_j = inputs(x_j, senders)
 
         def network(name: str):
-            first = Dense(self.hidden, self.precision, bias=False, name=f"{name}_in")
             # Its input is a product of two SiLUs.
-            second = Dense(size, self.precision, False, AFTER_SILU**2, name=f"{name}_out")
-            return first, lambda u: nn.silu(second(nn.silu(u) * c))
+            second = Dense(size, self.precision, False, AFTER_SILU**2, name=name)
+            return lambda u: nn.silu(second(nn.silu(u) * c))
 
-        first, nn1 = network("nn1")
-        plain = first(flat)
-        plain_i, plain_j = plain[receivers], plain[senders]
-        terms = [
-            nn1(first(turned) - straight) + nn1(straight)
-            for turned, straight in ((turned_i, plain_i), (turned_j, plain_j))
-        ]
-        first, nn2 = network("nn2")
-        plain = first(flat)
-        straight = plain[receivers] + plain[senders]
-        terms.append(nn2(first(turned_i + turned_j) - straight) + nn2(straight))
+        nn1, nn2 = network("nn1"), network("nn2")
+        terms = (
+            nn1(turned_i[0]) + nn1(straight_i[0]),
+            nn1(turned_j[0]) + nn1(straight_j[0]),
+            nn2(turned_i[1] + turned_j[1]) + nn2(straight_i[1] + straight_j[1]),
+        )
         return sum(
             gate[:, None] * term.reshape(-1, len(kept), channels)
             for gate, term in zip(a, terms, strict=False)

@@ -70,8 +70,8 @@ def message(params, x_i, x_j, f_i, f_j, e, d, direction, options):
     c = silu(dense("c", e))
 
     def network(name, v):
-        hidden = silu(dense(f"{name}_in", v.reshape(-1))) * c
-        return silu(dense(f"{name}_out", hidden)).reshape(-1, channels)
+        both = dict(zip(("nn1", "nn2"), np.split(dense("in", v.reshape(-1)), 2), strict=True))
+        return silu(dense(name, silu(both[name]) * c)).reshape(-1, channels)
 
     if isinstance(attention, str):
         mixed = dense("attention_edge", e) + dense("attention_receiver", f_i)
