@@ -111,8 +111,14 @@ class HDGNN(nn.Module):
                 raise ValueError(f"{name} must lie between 0 and degree = {self.degree}")
         if self.head == "dipole" and self.degree < 1:
             raise ValueError("the dipole head needs degree >= 1")
-        if self.cutoff <= 0 or self.neighbors <= 0 or self.layers < 1:
-            raise ValueError("cutoff and neighbors must be positive, layers at least 1")
+        for name in ("cutoff", "neighbors", "layers", "channels", "hidden", "invariant_channels",
+                     "edge_channels"):  # fmt: skip
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not self.elements:
+            raise ValueError("elements must not be empty")
+        if self.n_gaussians < 2:
+            raise ValueError(f"n_gaussians must be at least 2, not {self.n_gaussians}")
         super().__post_init__()
 
     def setup(self) -> None:

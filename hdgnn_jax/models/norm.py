@@ -23,7 +23,8 @@ class EquivariantLayerNorm(nn.Module):
         degree = round(x.shape[1] ** 0.5) - 1
         channels = x.shape[2]
         weight = self.param("weight", nn.initializers.ones_init(), (degree + 1, channels))
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        # METP sees the channel mean, which is the bias's as long as the weights are equal.
+        bias = self.param("bias", nn.initializers.constant(channels**-0.5), (channels,))
         scalars = x[:, :1] - x[:, :1].mean(-1, keepdims=True)
         parts = [scalars] + [x[:, degrees.block(l)] for l in range(1, degree + 1)]
         normed = [

@@ -35,7 +35,8 @@ class UpdateBlock(nn.Module):
         # Coefficients first: both transforms are then plain matrix products.
         both = jnp.swapaxes(jnp.concatenate([messages, x], -1), 0, 1)
         even, odd = sphere.split_parity(both)
-        # A signal's variance is the sum over its (L + 1)^2 coefficients.
+        # A signal's variance is the sum over its (L + 1)^2 coefficients: this gain makes it one,
+        # its inverse then gives degrees l >= 1 of order one.
         gain = degrees.size(self.points.degree) ** -0.5
         even = Dense(wide, self.precision, bias=False, gain=gain, name="even")(even)
         if odd.size:
@@ -52,4 +53,5 @@ class UpdateBlock(nn.Module):
             gate = Dense(wide, self.precision, name="excite")(squeezed)
             update = update * nn.sigmoid(gate)
         update = Dense(channels, self.precision, bias=False, gain=AFTER_SILU, name="out")(update)
+        update = jnp.concatenate([update[:1], update[1:] / gain])
         return jnp.swapaxes(update, 0, 1)

@@ -31,8 +31,11 @@ def order_of(degree: int) -> np.ndarray:
 
 @functools.cache
 def rows(degree: int, m_max: int, l_max: int | None = None) -> np.ndarray:
-    """[M] the coefficients with |m| <= m_max and l <= l_max (default L), in their usual order."""
+    """[M] the coefficients with |m| <= m_max and l <= l_max (default L), in their usual order.
+
+    In int32: an int64 index that JAX has once cut to 32 bits fails when x64 is switched on later.
+    """
     keep = np.abs(order_of(degree)) <= m_max
     if l_max is not None:
         keep &= degree_of(degree) <= l_max
-    return np.flatnonzero(keep)
+    return np.flatnonzero(keep).astype(np.int32)

@@ -1,0 +1,74 @@
+"""A model small enough to compile many times, with parameters that are in no way special."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+from molecules import CUTOFF, KNOWN, graph_of
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.models.hdgnn import HDGNN
+
+SMALL = {
+    "cutoff": CUTOFF,
+    "degree": 2,
+    "layers": 2,
+    "channels": 4,
+    "hidden": 8,
+    "invariant_channels": 8,
+    "edge_channels": 8,
+    "n_gaussians": 16,
+    "neighbors": 4.0,
+}
+EXACT = {"attention": (0.0, 0.0, 0.0, 1.0), "sphere_order": 65}
+"""Options that leave only what is equivariant, on a sphere without aliasing (to rounding)."""
+BUDGET = batching.Budget(n_edge=144, n_node=40, n_graph=len(KNOWN) + 1)
+"""Holds the known molecules: one shape, so one compilation for all of them in any order."""
+
+# Most tests compile a model to run it once.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """In NumPy, for the oracles."""
+    return x * scipy.special.expit(x)
+
+
+def stirred(init: Callable[..., Any], *arguments: Any, seed: int = 0) -> Any:
+    """Random parameters of the right shapes, biases too; nothing is computed to get them."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        # Products keep the variance: [.., in, out], and [.., paths, in, out] of tensor products.
+        inputs = {"kernel": leaf.shape[-2:-1], "weight_": leaf.shape[-3:-1]}
+        name = path[-1].key.rstrip("0123456789")
+        fan_in = np.prod(inputs.get(name, ()))
+        return jnp.asarray(rng.normal(size=leaf.shape, scale=fan_in**-0.5), leaf.dtype)
+
+    shapes = jax.eval_shape(init, jax.random.key(0), *arguments)
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@functools.cache
+def parameters(**options: Any) -> Any:
+    """Stirred ones of the small model with these options."""
+    return stirred(HDGNN(**{**SMALL, **options}).init, graph_of(KNOWN, budget=BUDGET))
+
+
+@functools.cache
+def compiled(**options: Any) -> Callable[..., jax.Array]:
+    """The evaluation of the small model with these options: `(params, graph) -> [G]`."""
+    return jit(HDGNN(**{**SMALL, **options}).apply)
+
+
+def predict(structures: Structures, **options: Any) -> np.ndarray:
+    """[n] of the small model, in the shape `BUDGET`."""
+    graph = graph_of(structures, budget=BUDGET)
+    return np.asarray(compiled(**options)(parameters(**options), graph))[: len(structures)]

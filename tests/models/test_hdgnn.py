@@ -1,0 +1,364 @@
+"""The options of the whole model do what its docstring says, and bad ones say what they broke."""
+
+from __future__ import annotations
+
+import flax.errors
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from molecules import CUTOFF, KNOWN, graph_of, random_molecules
+from small import BUDGET, EXACT, SMALL, compiled, jit, parameters, predict, stirred
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.models.hdgnn import HDGNN, edge_rolls
+from hdgnn_jax.models.heads import MoleculeHead
+
+GRAPH = jax.tree.map(jnp.asarray, graph_of(KNOWN, budget=BUDGET))
+ATOMS = len(KNOWN.positions)
+REAL = np.arange(len(KNOWN))
+
+
+def rms(x: np.ndarray, l: int) -> float:
+    return float(np.sqrt(np.mean(np.square(x[:, l * l : (l + 1) ** 2]))))
+
+
+def state_and_prediction(
+    model: HDGNN, params: dict, graph: batching.MolecularGraph
+) -> tuple[np.ndarray, np.ndarray]:
+    """[atoms, S, C] as it reaches the head, and what the head makes of it."""
+
+    @jit
+    def run(params, graph):
+        seen = []
+
+        def look(call, args, kwargs, context):
+            if isinstance(context.module, MoleculeHead):
+                seen.append(args[0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(look):
+            roll = jnp.zeros(graph.senders.shape)
+            prediction = model.apply(params, graph, roll, method="predict")
+        return seen[0][: int(n_atoms)], prediction[: len(graph.n_node) - 1]
+
+    n_atoms = np.sum(graph.n_node[:-1])
+    return run(params, jax.tree.map(jnp.asarray, graph))
+
+
+BAD = [
+    ({"tensor_product": "outer"}, "tensor_product must be one of metp, fully_connected"),
+    ({"head": "forces"}, "head must be one of invariant, dipole, extent"),
+    ({"readout": "max"}, "readout must be one of sum, mean"),
+    ({"precision": "float16"}, "precision must be one of float32, bfloat16"),
+    ({"attention": "tanh"}, "attention must be one of sigmoid, softmax"),
+    ({"attention": (1.0, 2.0)}, "attention needs four weights"),
+    ({"frame": "fixed"}, "frame must be one of random, canonical"),
+    ({"frame": 0}, "frame must be one of random, canonical"),
+    ({"evaluation_frame": -2}, "evaluation_frame must be one of"),
+    ({"evaluation_frame": "random"}, "evaluation is deterministic"),
+    ({"m_max": 3}, "m_max must lie between 0 and degree = 2"),
+    ({"product_degree": -1}, "product_degree must lie between 0 and degree = 2"),
+    ({"degree": 0, "m_max": 0, "product_degree": 0, "head": "dipole"}, "needs degree >= 1"),
+    ({"cutoff": 0.0}, "cutoff must be positive"),
+    ({"neighbors": -1.0}, "neighbors must be positive"),
+    ({"layers": 0}, "layers must be positive"),
+    ({"n_gaussians": 1}, "n_gaussians"),
+    ({"channels": 0}, "channels"),
+    ({"elements": ()}, "elements"),
+]
+
+
+@pytest.mark.parametrize(("options", "rule"), BAD)
+def test_a_bad_hyper_parameter_names_the_rule(options, rule):
+    """In the constructor, before anything is computed."""
+    with pytest.raises(ValueError, match=rule):
+        HDGNN(**{**SMALL, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"sphere_rule": "spiral"}, "must be 'lebedev' or 'product'"),
+        ({"sphere_order": 3}, "order 4 or more"),
+        ({"sphere_rule": "product", "sphere_order": 9}, "has no order"),
+    ],
+)
+def test_a_bad_sphere_names_the_rule(options, rule):
+    """At the latest when the model is first used."""
+    with pytest.raises(ValueError, match=rule):
+        HDGNN(**{**SMALL, **options}).init(jax.random.key(0), GRAPH)
+
+
+def test_evaluation_is_deterministic():
+    """The same bits twice, and no random numbers asked for."""
+    np.testing.assert_array_equal(predict(KNOWN), predict(KNOWN))
+
+
+def test_random_rolls_belong_to_the_edge_not_to_its_place():
+    """They differ between keys and edges; order, batch and padding change no bit."""
+    order = np.random.default_rng(0).permutation(len(KNOWN))
+    wide = batching.Budget(200, 60, 12)
+
+    def rolls(key: int, graph: batching.MolecularGraph) -> list[np.ndarray]:
+        ends = np.cumsum(graph.n_edge)[: len(KNOWN)]
+        return np.split(np.asarray(edge_rolls(jax.random.key(key), graph)), ends)[:-1]
+
+    here = rolls(0, GRAPH)
+    there = rolls(0, graph_of(KNOWN, budget=wide, order=order))
+    for place, k in enumerate(order):
+        np.testing.assert_array_equal(there[place], here[k])
+    every = np.concatenate([*here, *rolls(1, GRAPH)])
+    assert len(np.unique(every)) == len(every)
+    assert 0 <= every.min() < 0.5 < 5.7 < every.max() < 2 * np.pi
+
+
+def test_random_frames_follow_the_key_and_the_molecule():
+    """Training draws from the stream `frame`: needed, and the same wherever the molecule is."""
+    model, params = HDGNN(**SMALL), parameters()
+    with pytest.raises(flax.errors.InvalidRngError, match="frame"):
+        jax.eval_shape(lambda: model.apply(params, GRAPH, train=True))
+
+    @jit
+    def train(graph, key):
+        return model.apply(params, graph, train=True, rngs={"frame": key})[REAL]
+
+    order = REAL[::-1]
+    one = train(GRAPH, jax.random.key(0))
+    again = train(graph_of(KNOWN, budget=BUDGET, order=order), jax.random.key(0))
+    np.testing.assert_allclose(again, one[order], rtol=1e-5, atol=1e-5)
+    assert np.abs(train(GRAPH, jax.random.key(1)) - one).max() > 1e-4
+
+
+def test_frames_can_be_fixed_or_averaged():
+    """n is the mean over the rolls 2 pi k / n; canonical is n = 1, in training too."""
+    model, params = HDGNN(**SMALL), parameters()
+    full = jit(lambda roll: model.apply(params, GRAPH, roll, method="predict")[REAL])
+    angles = 2 * np.pi * np.arange(3) / 3
+    each = [full(np.full(GRAPH.senders.shape, a, np.float32)) for a in angles]
+    assert np.std(each, 0).max() > 1e-4
+    np.testing.assert_allclose(
+        compiled(evaluation_frame=3)(params, GRAPH)[REAL], np.mean(each, 0), rtol=1e-5, atol=1e-5
+    )
+    canonical = predict(KNOWN)
+    np.testing.assert_allclose(each[0], canonical, rtol=1e-5, atol=1e-5)
+    for options in ({"frame": 1}, {"frame": "canonical"}):
+        fixed = jit(lambda o=options: HDGNN(**SMALL, **o).apply(params, GRAPH, train=True))
+        np.testing.assert_allclose(fixed()[REAL], canonical, rtol=1e-5, atol=1e-5)
+
+
+def test_residual_adds_the_shortcut():
+    """After one layer the two states differ by x^0 = (embedding, 0, ..)."""
+    params = parameters(layers=1)
+    with_, without = (
+        state_and_prediction(HDGNN(**{**SMALL, "layers": 1, "residual": r}), params, GRAPH)[0]
+        for r in (True, False)
+    )
+    species = np.searchsorted(HDGNN.elements, GRAPH.nodes.atomic_numbers[:ATOMS])
+    start = np.zeros_like(with_)
+    start[:, 0] = params["params"]["embedding"]["table"][species]
+    np.testing.assert_allclose(with_ - without, start, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["product", "lebedev"])
+def test_every_rule_approximates_the_same_sphere(rule):
+    """The default of either is near the exact one."""
+    exact = predict(KNOWN, **EXACT)
+    options = {**EXACT, "sphere_rule": rule, "sphere_order": None}
+    near = np.asarray(compiled(**options)(parameters(**EXACT), GRAPH)[REAL])
+    assert 0 < np.abs(near - exact).max() < 1e-2 * np.abs(exact).max()
+
+
+def test_product_degree_limits_what_the_product_makes():
+    """With L' = 0 and only the product, no higher degree ever appears; with 1 it does."""
+    for degree, appears in ((0, False), (1, True)):
+        options = {**EXACT, "layers": 1, "product_degree": degree}
+        state, _ = state_and_prediction(HDGNN(**{**SMALL, **options}), parameters(**options), GRAPH)
+        assert (rms(state, 1) > 1e-2 * rms(state, 0)) == appears
+        assert appears or rms(state, 1) + rms(state, 2) < 1e-5 * rms(state, 0)
+
+
+@pytest.mark.parametrize(("attention", "weight"), [("softmax", 0.25), ("sigmoid", 0.5)])
+def test_attention_is_a_softmax_over_the_terms_or_a_sigmoid_of_each(attention, weight):
+    """Logits of one value are four weights of 1/4; logits of 0 are sigmoids of 1/2."""
+    params = parameters(attention=attention)
+
+    def flat(path: tuple, leaf: np.ndarray) -> np.ndarray:
+        last = [str(key.key) for key in path][-2:]
+        value = {"softmax": 0.7, "sigmoid": 0.0}[attention] * (last[1] == "bias")
+        return np.full_like(leaf, value) if last[0] == "attention" else leaf
+
+    params = jax.tree_util.tree_map_with_path(flat, params)
+    fixed = compiled(attention=(weight,) * 4)(params, GRAPH)
+    learned = compiled(attention=attention)(params, GRAPH)
+    np.testing.assert_allclose(learned[REAL], fixed[REAL], rtol=1e-5, atol=1e-5)
+
+
+def test_sum_is_extensive():
+    """Two copies out of each other's reach have twice the sum."""
+    far = np.array([[40.0, 0, 0]])
+    twice = Structures.pack(
+        Structure(np.tile(m.atomic_numbers, 2), np.concatenate([m.positions, m.positions + far]))
+        for m in KNOWN
+    )
+    double = compiled()(parameters(), graph_of(twice))[REAL]
+    np.testing.assert_allclose(double, 2 * predict(KNOWN), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_products_stay_close():
+    """The result is float32 and differs by a few of the factors' roundings."""
+    rough, exact = (compiled(precision=p)(parameters(), GRAPH) for p in ("bfloat16", "float32"))
+    assert rough.dtype == jnp.float32
+    error = np.abs(rough - exact)[REAL].max() / np.abs(exact)[REAL].max()
+    assert 1e-5 < error < 0.05
+
+
+def loss_of(**options):
+    """`(params, graph) -> (loss, gradient)`, over the real graphs."""
+    model = HDGNN(**{**SMALL, "frame": "canonical", **options})
+
+    def loss(params, graph):
+        predictions = model.apply(params, graph, train=True)
+        return jnp.sum(jnp.where(batching.graph_mask(graph), predictions, 0) ** 2)
+
+    return jit(jax.value_and_grad(loss))
+
+
+def test_rematerialised_layers_are_the_same_function():
+    """Value and gradient."""
+    kept, again = (loss_of(remat=remat)(parameters(), GRAPH) for remat in (False, True))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max()),
+        kept,
+        again,
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("envelope", [True, False])
+def test_envelope_lets_atoms_cross_the_cutoff(envelope):
+    """Energy and forces are continuous there with it, and the energy jumps without."""
+    model = HDGNN(**{**SMALL, "layers": 1, "envelope": envelope})
+    z = np.array([8, 1, 6])
+    run = jit(jax.value_and_grad(lambda x, graph: model.apply(
+        params, graph._replace(nodes=graph.nodes._replace(positions=x))
+    )[0]))  # fmt: skip
+    results, budget = [], batching.Budget(8, 5, 2)
+    for gap in (-1e-5, 1e-5):
+        x = np.array([[0, 0, 0], [0.6, 0.7, 0.2], [0, 0, CUTOFF + gap]])
+        graph = graph_of(Structures.pack([Structure(z, x)]), budget=budget)
+        params = stirred(model.init, graph)
+        padded = np.concatenate([x, np.zeros((2, 3))])
+        results.append((int(graph.n_edge[0]), *run(padded, graph)))
+    (n_in, e_in, g_in), (n_out, e_out, g_out) = results
+    assert n_in == n_out + 2
+    if envelope:
+        assert abs(e_in - e_out) < 1e-4 * abs(e_in)
+        np.testing.assert_allclose(g_in, g_out, atol=1e-3 * np.abs(g_in).max())
+    else:
+        assert abs(e_in - e_out) > 1e-3 * abs(e_in)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("poles", [True, False])
+def test_forces_are_the_finite_differences_of_the_energy(poles):
+    """In float64: at bonds along +y and -y for an equivariant model, elsewhere for any."""
+    options = {**SMALL, **(EXACT if poles else {})}
+    structures = KNOWN if poles else random_molecules(4, seed=1)
+    graph = graph_of(structures)
+    model = HDGNN(**options)
+    params = stirred(model.init, graph)
+
+    @jit
+    @jax.value_and_grad
+    def energy(x):
+        there = graph._replace(nodes=graph.nodes._replace(positions=x))
+        return jnp.sum(model.apply(params, there)[: len(structures)])
+
+    x = np.asarray(graph.nodes.positions, np.float64)
+    gradient = np.asarray(energy(x)[1])
+    assert np.isfinite(gradient).all()
+    rng, step = np.random.default_rng(0), 1e-6
+    for _ in range(4):
+        way = rng.normal(size=x.shape) * (np.arange(len(x)) < len(structures.positions))[:, None]
+        slope = (energy(x + step * way)[0] - energy(x - step * way)[0]) / (2 * step)
+        np.testing.assert_allclose(np.sum(gradient * way), slope, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tensor_product", "attention", "head"),
+    [
+        ("metp", "sigmoid", "invariant"),
+        ("metp", "softmax", "dipole"),
+        ("fully_connected", "sigmoid", "extent"),
+    ],
+)
+def test_every_parameter_receives_a_gradient(tensor_product, attention, head):
+    """From the start, in every layer, whatever the molecules."""
+    options = {"tensor_product": tensor_product, "attention": attention, "head": head}
+    gradient = loss_of(**options)
+    init = jit(HDGNN(**{**SMALL, **options}).init)
+    for seed in range(3):
+        graph = graph_of(random_molecules(8, seed), budget=batching.Budget(480, 72, 9))
+        params = init(jax.random.key(seed), graph)
+        slopes = gradient(params, graph)[1]
+        # More than rounding.
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(slopes))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(slopes):
+            name = jax.tree_util.keystr(path)
+            for layer, part in enumerate(leaf if "stack" in name else leaf[None]):
+                assert np.abs(part).max() > 1e-6 * largest, (name, layer)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"degree": 2, "layers": 1, "residual": False},
+        {"degree": 2, "layers": 3},
+        {"degree": 4, "layers": 3, "channels": 16, "hidden": 32},
+    ],
+)
+def test_every_degree_starts_at_order_one(options):
+    """Degrees l >= 1 within a factor 10 of degree 0 after the layers, the output of 1."""
+    model = HDGNN(**{**SMALL, **options, "readout": "mean"})
+    graph = graph_of(random_molecules(12, seed=0))
+    params = jit(model.init)(jax.random.key(0), graph)
+    state, prediction = state_and_prediction(model, params, graph)
+    for l in range(1, model.degree + 1):
+        assert 0.1 < rms(state, l) / rms(state, 0) < 10, l
+    assert 0.05 < np.sqrt(np.mean(np.square(prediction))) < 5
+
+
+def test_fits_32_molecules():
+    """A smooth function of the pairs, to under 2 % of its spread."""
+    molecules = random_molecules(32, seed=5, atoms=(3, 5))
+    targets = np.array([pair_sum(molecule) for molecule in molecules])
+    targets = (targets - targets.mean()) / targets.std()
+    graph = graph_of(molecules, targets=targets)
+    model = HDGNN(**{**SMALL, "channels": 8, "hidden": 32, "frame": "canonical"})
+    steps = 500
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
+
+    def loss(params):
+        return jnp.mean((model.apply(params, graph, train=True)[:32] - targets) ** 2)
+
+    @jax.jit
+    def fit(params):
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(params), state)
+            return (optax.apply_updates(params, updates), state), None
+
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
+        return jnp.abs(model.apply(params, graph)[:32] - targets).mean()
+
+    assert fit(jit(model.init)(jax.random.key(0), graph)) < 0.02
+
+
+def pair_sum(molecule: Structure) -> float:
+    z, x = np.sqrt(molecule.atomic_numbers), molecule.positions
+    distance = np.linalg.norm(x[:, None] - x, axis=-1)
+    return float(np.sum(z[:, None] * z * np.exp(-distance) * (distance > 0)))

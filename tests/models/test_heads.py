@@ -1,0 +1,102 @@
+"""Heads: their formulas, and what translation, rotation and size do to them."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import scipy.integrate
+from equivariance import equivariance_error, harmonics
+from molecules import KNOWN, graph_of, moved
+from small import silu, stirred
+
+from hdgnn_jax.graphs.structure import MASSES, Structures
+from hdgnn_jax.models.heads import AtomScalars, MoleculeHead
+from hdgnn_jax.so3 import sphere
+
+ATOMS = len(KNOWN.positions) + 2
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(ATOMS, 9, 4)).astype(np.float32)
+F = RNG.normal(size=(ATOMS, 5)).astype(np.float32)
+ORDER = 65
+POINTS = sphere.sphere(2, "lebedev", ORDER)
+
+
+def head(kind: str, readout: str = "sum") -> MoleculeHead:
+    return MoleculeHead(kind, readout, POINTS, 1.0, "float32")
+
+
+@functools.cache
+def params(kind: str) -> dict:
+    return stirred(head(kind).init, X, F, graph_of(KNOWN))
+
+
+def values(structures: Structures, x: np.ndarray, kind: str, readout: str = "sum") -> np.ndarray:
+    out = head(kind, readout).apply(params(kind), x, F, graph_of(structures))
+    return np.asarray(out)[: len(structures)]
+
+
+def atom_scalars(p: dict, x: np.ndarray, f: np.ndarray) -> np.ndarray:
+    """mean over the sphere of MLP(p(r)), plus MLP(f), in float64."""
+    points, weights = scipy.integrate.lebedev_rule(ORDER)
+    signal = np.einsum("gs,nsc->ngc", harmonics(2, points.T), x)
+    signal = silu(signal @ p["sphere_in"]["kernel"] + p["bias"])
+    signal = silu(signal @ p["sphere_hidden"]["kernel"] + p["sphere_hidden"]["bias"])
+    mean = np.einsum("g,ngc->nc", weights / weights.sum(), signal)
+    out = mean @ p["sphere_out"]["kernel"] + p["sphere_out"]["bias"]
+    hidden = silu(f @ p["invariant_hidden"]["kernel"] + p["invariant_hidden"]["bias"])
+    return out + hidden @ p["invariant_out"]["kernel"]
+
+
+@pytest.mark.parametrize("kind", ["invariant", "dipole", "extent"])
+def test_equals_numpy(kind):
+    """The formula of the head's docstring, molecule by molecule."""
+    p = params(kind)["params"]
+    scalars = atom_scalars(p["scalars"], X, F)
+    want = []
+    for k, molecule in enumerate(KNOWN):
+        rows = slice(KNOWN.offsets[k], KNOWN.offsets[k + 1])
+        mass = np.array(MASSES, float)[molecule.atomic_numbers]
+        offset = molecule.positions - mass @ molecule.positions / mass.sum()
+        s = scalars[rows]
+        if kind == "invariant":
+            want.append(s.sum())
+        elif kind == "extent":
+            want.append((s[:, 0] * (offset**2).sum(-1) + s[:, 1]).sum())
+        else:
+            vectors = X[rows, 1:4] @ p["vector"]["kernel"][:, 0]
+            want.append(np.linalg.norm((vectors + s * offset).sum(0)))
+    np.testing.assert_allclose(values(KNOWN, X, kind), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["invariant", "dipole", "extent"])
+def test_is_invariant_on_an_exact_sphere(kind):
+    """Positions and coefficients turned together change no molecule's number."""
+    assert equivariance_error(functools.partial(values, kind=kind), KNOWN, X) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["dipole", "extent"])
+def test_origin_is_the_centre_of_mass(kind):
+    """Moving the molecules changes nothing."""
+    far = values(moved(KNOWN, np.array([[3.0, -2.0, 1.0]])), X, kind)
+    np.testing.assert_allclose(far, values(KNOWN, X, kind), rtol=1e-4, atol=1e-4)
+
+
+def test_mean_is_the_sum_over_the_number_of_atoms():
+    """The readout of the invariant head."""
+    mean, total = (values(KNOWN, X, "invariant", readout) for readout in ("mean", "sum"))
+    np.testing.assert_allclose(mean * KNOWN.n_atoms, total, rtol=1e-5, atol=1e-6)
+
+
+def test_invariant_branch_enters_with_weight_lambda():
+    """Linear in lambda; at 0 its parameters do not exist."""
+    p = params("invariant")["params"]["scalars"]
+    zero, one, three = (
+        np.asarray(AtomScalars(POINTS, 1, weight, "float32").apply({"params": p}, X, F))
+        for weight in (0.0, 1.0, 3.0)
+    )
+    np.testing.assert_allclose(three - zero, 3 * (one - zero), rtol=1e-4, atol=1e-5)
+    shapes = jax.eval_shape(AtomScalars(POINTS, 1, 0.0, "float32").init, jax.random.key(0), X, F)
+    assert not [name for name in shapes["params"] if name.startswith("invariant")]
