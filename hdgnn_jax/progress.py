@@ -10,32 +10,36 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str, column: Column):
+        super().__init__(column)
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed * task.fields.get('per', 1):.0f}/s")
+        rate = "" if speed is None else f"{speed * task.fields.get('per', 1):.0f}"
+        return Text(f"{rate} {self._unit}/s")
 
 
-def progress_bar(unit: str = "", disable: bool = False) -> Progress:
-    """A bar with count, rate and time left, on the standard error stream.
+def progress_bar(unit: str, disable: bool = False) -> Progress:
+    """A bar with count, rate and time left, on the standard error stream; it fits 80 columns.
 
     A task's field `per` multiplies the rate (molecules per step, say), whose unit is `unit`.
     """
+    whole = Column(no_wrap=True)  # only the bar shrinks
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(table_column=whole),
+        _Rate(unit, whole),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(table_column=whole),
         console=Console(stderr=True),
         disable=disable,
     )

@@ -67,34 +67,34 @@ class Loader:
     @functools.cached_property
     def budgets(self) -> list[batching.Budget]:
         """The padded shapes of the run, ascending."""
-        per_shard = self.batch_size // self.shards
-        return batching.choose_budgets(*self._all_sizes, per_shard, self.n_budgets)
+        nodes, edges, _ = self._all_sizes
+        return batching.choose_budgets(
+            nodes, edges, self.batch_size // self.shards, self.n_budgets
+        )
 
     @functools.cached_property
     def padding_efficiency(self) -> float:
         """Real edges over padded edges, over all batches of the run."""
-        nodes, edges = self._all_sizes
-        tops = np.array([b.n_edge for b in self.budgets])
-        padded = tops[np.searchsorted(tops, edges)]
-        n = len(self.structures)
-        epochs = self.steps * self.batch_size / n
-        return float(self.neighbors.n_edges.sum() * epochs / (padded.sum() * self.shards))
+        nodes, edges, real = self._all_sizes
+        fits = [(nodes < b.n_node) & (edges <= b.n_edge) for b in self.budgets]
+        padded = np.array([b.n_edge for b in self.budgets])[np.argmax(fits, axis=0)]
+        return float(real.sum() / (padded.sum() * self.shards))
 
     @functools.cached_property
-    def _all_sizes(self) -> tuple[np.ndarray, np.ndarray]:
-        """[steps] nodes and edges of the fullest shard of every batch."""
-        nodes, edges = [], []
+    def _all_sizes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[steps] nodes and edges of the fullest shard of every batch, and edges of all shards."""
+        sizes = []
         # A thousand batches at a time, so that a long run needs no more memory than a short one.
         for start in range(0, self.steps, 1024):
             stop = min(start + 1024, self.steps)
             places = self._stream(start * self.batch_size, stop * self.batch_size)
             places = places.reshape(stop - start, self.batch_size)
-            hands = batching.deal(self.neighbors.n_edges[places], self.shards)
+            n_edges = self.neighbors.n_edges[places]
+            hands = batching.deal(n_edges, self.shards)
             dealt = np.take_along_axis(places[:, None], hands.reshape(len(places), 1, -1), 2)
-            node, edge = self._sizes(dealt.reshape(hands.shape))
-            nodes.append(node)
-            edges.append(edge)
-        return np.concatenate(nodes), np.concatenate(edges)
+            sizes.append((*self._sizes(dealt.reshape(hands.shape)), n_edges.sum(1)))
+        nodes, edges, real = (np.concatenate(column) for column in zip(*sizes, strict=True))
+        return nodes, edges, real
 
     def _sizes(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of `[batches, shards, k]` molecules, the nodes and edges of the fullest shard."""
@@ -130,7 +130,9 @@ def prefetch(
         return jax.device_put(make(k), sharding)
 
     with concurrent.futures.ThreadPoolExecutor(1, "loader") as pool:
-        coming = collections.deque(pool.submit(load, k) for k in range(start, min(start + ahead, stop)))
+        coming = collections.deque(
+            pool.submit(load, k) for k in range(start, min(start + ahead, stop))
+        )
         for k in range(start, stop):
             graph = coming.popleft().result()
             if k + ahead < stop:

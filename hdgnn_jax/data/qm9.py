@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import os
 import pathlib
-import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -100,8 +100,13 @@ def read(folder: pathlib.Path) -> QM9:
             content = {name: arrays[name] for name in arrays.files}
     except OSError as error:
         raise QM9Error(f"{packed} cannot be read ({error.strerror or error}): {fix}") from error
-    fields = ("offsets", "atomic_numbers", "positions", "ids")
-    structures = Structures(*(content[field] for field in fields), source="QM9 molecule")
+    structures = Structures(
+        content["offsets"],
+        content["atomic_numbers"],
+        content["positions"],
+        content["ids"],
+        source="QM9 molecule",
+    )
     return QM9(structures, {name: content[name] for name in TARGETS})
 
 
@@ -116,22 +121,25 @@ def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:
     Raises:
       QM9Error: where a source file is missing or has other rows than it should.
     """
-    unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    try:
-        with progress_bar("molecules") as progress:
-            task = progress.add_task("QM9: parsing", total=None)
-            table = parse(source)
-            if len(table["index"]) != expected:
-                raise QM9Error(
-                    f"{source} holds {len(table['index'])} molecules instead of {expected}: "
-                    "reinstall qm9pack"
-                )
-            progress.update(task, description="QM9: writing", total=expected)
-            with _quiet():
-                builder = Qm9(table=table, advance=lambda: progress.advance(task),
-                              data_dir=str(unfinished), file_format="array_record")  # fmt: skip
-                builder.download_and_prepare()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{folder.name}.unfinished-", dir=folder.parent) as part,
+        progress_bar("molecules") as progress,
+    ):
+        unfinished = pathlib.Path(part) / folder.name
+        unfinished.mkdir()
+        task = progress.add_task("QM9: parsing", total=None)
+        table = parse(source)
+        if len(table["index"]) != expected:
+            raise QM9Error(
+                f"{source} holds {len(table['index'])} molecules instead of {expected}: "
+                "reinstall qm9pack"
+            )
+        progress.update(task, description="QM9: writing", total=expected)
+        with _quiet():
+            builder = Qm9(table=table, advance=lambda: progress.advance(task),
+                          data_dir=str(unfinished), file_format="array_record")  # fmt: skip
+            builder.download_and_prepare()
         arrays = {"offsets": table["offsets"], "atomic_numbers": table["atomic_numbers"],
                   "positions": table["positions"], "ids": table["index"],
                   **{name: table[name] for name in TARGETS}}  # fmt: skip
@@ -140,11 +148,12 @@ def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:
         with packed.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         (unfinished / "packed.sha256").write_text(digest + "\n")
-        # Where another process was first, its folder is as good as ours.
-        with contextlib.suppress(OSError):
+        try:
             unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        except OSError:
+            # Where another process was first, its folder is as good as ours.
+            if not folder.exists():
+                raise
 
 
 class Qm9(tfds.core.GeneratorBasedBuilder):
@@ -256,8 +265,13 @@ def parse(source: pathlib.Path) -> dict[str, Any]:
         raise QM9Error(f"the molecules in {source} are not in order: reinstall qm9pack")
     wrong = (position_counts != 3 * counts) | (charge_counts != counts)
     if wrong.any():
-        raise QM9Error(f"{source}: QM9 molecule {index[wrong][0]} lacks a number: reinstall qm9pack")
-    lookup, place = np.unique(symbols.astype("U2"), return_inverse=True)
+        raise QM9Error(
+            f"{source}: QM9 molecule {index[wrong][0]} lacks a number: reinstall qm9pack"
+        )
+    lookup, place = np.unique(symbols.astype(str), return_inverse=True)
+    unknown = set(lookup.tolist()) - ATOMIC_NUMBERS.keys()
+    if unknown:
+        raise QM9Error(f"{source}: {min(unknown)!r} is not a chemical element: reinstall qm9pack")
     rows = ["xx", "xy", "xz", "xy", "yy", "yz", "xz", "yz", "zz"]
     return {
         "index": index,
@@ -315,10 +329,11 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def _package_folder() -> pathlib.Path:
-    found = importlib.util.find_spec("qm9pack")
-    if found is None or not found.submodule_search_locations:
-        raise QM9Error('the package qm9pack is not installed: pip install -e ".[qm9]"')
-    return pathlib.Path(found.submodule_search_locations[0]) / "data"
+    for package in ("pyarrow", "qm9pack"):
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            raise QM9Error(f'the package {package} is not installed: pip install "hdgnn_jax[qm9]"')
+    return pathlib.Path(str(spec and spec.origin)).parent / "data"
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -131,9 +131,13 @@ class Reference:
           centre: False leaves reference and mean at 0, for heads that give the value itself.
 
         Raises:
-          ValueError: for `tabulated` where the target has no table.
+          ValueError: for another kind, or `tabulated` where the target has no table.
         """
         kind = target.reference if kind is None else kind
+        if kind not in get_args(ReferenceKind):
+            raise ValueError(
+                f"reference must be one of {', '.join(get_args(ReferenceKind))}, not {kind!r}"
+            )
         values = raw * target.factor
         composition = np.linalg.lstsq(counts, values, rcond=None)[0]
         per_element = np.zeros(len(elements))
@@ -179,4 +183,7 @@ class Reference:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Reference:
         """The inverse of `to_dict`, after JSON too."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
+        }
+        return cls(**fields)

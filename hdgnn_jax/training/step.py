@@ -15,7 +15,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.training import losses
 
 Params = Any
-Apply = Callable[..., jax.Array]
+Apply = Callable[..., Any]
 AXIS = "data"
 
 
@@ -62,9 +62,9 @@ def sharded(mesh: Mesh) -> NamedSharding:
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step, on every device."""
-    # Copies: the step gives its input's buffers away, and no two leaves may share one.
-    copy = jax.tree.map(jnp.copy, params)
-    state = TrainState(jnp.zeros((), jnp.int32), params, copy, optimizer.init(params))
+    # Copies: the step gives its input's buffers away, which nothing else may share.
+    own, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
+    state = TrainState(jnp.zeros((), jnp.int32), own, ema, optimizer.init(params))
     return jax.device_put(state, replicated(mesh))
 
 
@@ -117,7 +117,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema = optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = StepMetrics(loss, optax.global_norm(grads))
+        metrics = StepMetrics(loss, optax.tree.norm(grads))
         return TrainState(state.step + 1, params, ema, opt_state), metrics
 
     return jax.jit(
@@ -126,6 +126,11 @@ def make_train_step(
         in_shardings=(replicated(mesh), sharded(mesh)),
         out_shardings=replicated(mesh),
     )
+
+
+def compilations(jitted: Callable[..., Any]) -> int:
+    """How many shapes of arguments a jitted function was compiled for."""
+    return jitted._cache_size()  # type: ignore[attr-defined]
 
 
 def make_predict_step(

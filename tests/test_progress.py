@@ -1,0 +1,30 @@
+"""The bar fits a terminal of 80 columns and cuts nothing off."""
+
+from __future__ import annotations
+
+import pytest
+
+from hdgnn_jax.progress import progress_bar
+
+LONGEST = "loss 12.3456, MAE 1.234e+04"
+
+
+@pytest.mark.parametrize("done", [0, 1, 400_000, 515_625])
+@pytest.mark.parametrize("description", ["compiling", LONGEST])
+def test_count_rate_and_time_left_stay_whole(monkeypatch, capsys, done, description):
+    monkeypatch.setenv("COLUMNS", "80")
+    with progress_bar("molecules") as progress:
+        task = progress.add_task(description, total=515_625, per=64)
+        progress.advance(task, done)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert len(line) <= 80
+    assert line.startswith(f"{description} ")
+    assert f" {done}/515625 " in line
+    assert " molecules/s left " in line
+    assert line.rstrip()[-1] in "0123456789-"
+
+
+def test_a_disabled_bar_prints_nothing(capsys):
+    with progress_bar("molecules", disable=True) as progress:
+        progress.advance(progress.add_task("x", total=1))
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,196 @@
+"""One step is one compiled program, the same on any number of devices and after any restart."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from molecules import CUTOFF, random_molecules
+
+from hdgnn_jax.data.loader import Loader, prefetch
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.training import loop, losses, step
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.metrics import MetricWriter
+from hdgnn_jax.training.optimizer import make_optimizer
+
+MOLECULES = random_molecules(44, 1)
+NEIGHBORS = find_neighbors(MOLECULES, CUTOFF)
+TARGETS = np.random.default_rng(0).normal(size=44)
+STEPS, EMA = 20, 0.9
+KEY = jax.random.key(5)
+SMALL = {
+    "cutoff": CUTOFF, "degree": 2, "layers": 1, "channels": 4, "hidden": 8,
+    "invariant_channels": 8, "edge_channels": 8, "n_gaussians": 16,
+}  # fmt: skip
+
+
+def linear(variables, graph, *, train=False, rngs=None):
+    """A weight per element, summed over atoms, and the noise of the step: compiles in no time."""
+    atoms = variables["params"]["w"][graph.nodes.atomic_numbers]
+    sums = jax.ops.segment_sum(atoms, batching.graph_of_node(graph), graph.n_node.shape[0])
+    return sums + jax.random.normal(rngs["frame"])
+
+
+APPLY = {"linear": linear, "hdgnn": HDGNN(**SMALL).apply}
+
+
+@functools.cache
+def loader(devices: int, n_budgets: int = 1) -> Loader:
+    return Loader(MOLECULES, NEIGHBORS, TARGETS, 16, 0, STEPS, devices, n_budgets)
+
+
+@functools.cache
+def mesh(devices: int) -> jax.sharding.Mesh:
+    return step.make_mesh(jax.devices()[:devices])
+
+
+@functools.cache
+def optimizer() -> optax.GradientTransformation:
+    return make_optimizer(steps=STEPS, learning_rate=3e-3, warmup=0.2, weight_decay=1e-3)
+
+
+@functools.cache
+def train_step(model: str, devices: int):
+    return step.make_train_step(APPLY[model], optimizer(), mesh(devices), KEY, EMA)
+
+
+@functools.cache
+def params(model: str):
+    if model == "linear":
+        return {"w": jnp.linspace(-1, 1, 10)}
+    return jax.jit(HDGNN(**SMALL).init)(jax.random.key(0), whole_batch(0))["params"]
+
+
+def whole_batch(k: int) -> batching.MolecularGraph:
+    """Batch k as one graph."""
+    return jax.tree.map(lambda leaf: leaf[0], loader(1).batch(k))
+
+
+def fresh(model: str, devices: int) -> step.TrainState:
+    return step.init_state(params(model), optimizer(), mesh(devices))
+
+
+def batches(devices: int, start: int = 0, stop: int = STEPS, n_budgets: int = 1):
+    make = loader(devices, n_budgets).batch
+    return prefetch(make, start, stop, step.sharded(mesh(devices)))
+
+
+@functools.cache
+def course(model: str, devices: int) -> tuple[list, list]:
+    """Parameters and averages before and after every step, on the host, and the metrics."""
+    state = fresh(model, devices)
+    states, metrics = [jax.device_get((state.params, state.ema))], []
+    for batch in batches(devices):
+        state, metric = train_step(model, devices)(state, batch)
+        states.append(jax.device_get((state.params, state.ema)))
+        metrics.append(jax.device_get(metric))
+    return states, metrics
+
+
+@pytest.mark.parametrize("model", APPLY)
+def test_four_devices_train_as_one_does(model):
+    one, four = (np.array([m.loss for m in course(model, n)[1]]) for n in (1, 4))
+    np.testing.assert_allclose(four, one, rtol=1e-5)
+    norms = ([m.gradient_norm for m in course(model, n)[1]] for n in (1, 4))
+    np.testing.assert_allclose(*norms, rtol=1e-4)
+    assert len(set(one)) == STEPS
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("n_budgets", [1, 3])
+def test_there_is_one_compilation_for_each_budget(devices, n_budgets):
+    jitted = step.make_train_step(linear, optimizer(), mesh(devices), KEY, EMA)
+    state = fresh("linear", devices)
+    for batch in batches(devices, n_budgets=n_budgets):
+        state, _ = jitted(state, batch)
+    assert step.compilations(jitted) == len(loader(devices, n_budgets).budgets) == n_budgets
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_loss_is_the_mean_error_over_the_molecules_of_the_batch(devices):
+    states, metrics = course("linear", devices)
+    for k in range(STEPS):
+        graph = whole_batch(k)
+        rngs = {"frame": jax.random.fold_in(KEY, k)}
+        outputs = linear({"params": states[k][0]}, graph, rngs=rngs)
+        error = np.abs(np.asarray(outputs) - graph.globals.target)[:16].mean()
+        np.testing.assert_allclose(metrics[k].loss, error, rtol=1e-5)
+
+
+def test_the_average_follows_its_formula():
+    states, _ = course("linear", 4)
+    average = states[0][0]["w"]
+    for k, (now, kept) in enumerate(states[1:]):
+        decay = min(EMA, (1 + k) / (10 + k))
+        average = decay * average + (1 - decay) * now["w"]
+        np.testing.assert_allclose(kept["w"], average, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_state_is_given_up_and_the_weights_it_came_from_are_not(devices):
+    state, (batch,) = fresh("linear", devices), batches(devices, 0, 1)
+    after, _ = train_step("linear", devices)(state, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, params("linear"))))
+
+
+def test_a_run_resumed_in_the_middle_of_an_epoch_is_the_same_run_to_the_bit(tmp_path):
+    whole = course("hdgnn", 4)
+
+    def go_on(state, start, stop, checkpoints):
+        with MetricWriter(tmp_path, start) as writer:
+            return loop.train(
+                state, batches(4, start, stop), train_step("hdgnn", 4), steps=stop, log_every=3,
+                validate_at={stop}, validate=lambda ema: 0.0, writer=writer,
+                save=lambda state, at, mae: checkpoints.save(at, state, {}, mae),
+                show=lambda *shown: None,
+            )  # fmt: skip
+
+    assert 0 < (7 * 16) % len(MOLECULES) < len(MOLECULES)
+    for start, stop in ((0, 7), (7, STEPS)):
+        with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+            state = fresh("hdgnn", 4)
+            state = checkpoints.restore(state).state if start else state
+            assert int(state.step) == start
+            state = go_on(state, start, stop, checkpoints)
+    jax.tree.map(np.testing.assert_array_equal, (state.params, state.ema), whole[0][-1])
+
+
+@functools.cache
+def gradients(**options):
+    """Loss and gradients of one batch in one frame."""
+
+    def loss(params):
+        model = HDGNN(**SMALL, **options, frame="canonical")
+        outputs = model.apply({"params": params}, graph, train=True)
+        return losses.l1_sum(outputs, graph) / losses.count(graph)
+
+    graph = whole_batch(0)
+    return jax.jit(jax.value_and_grad(loss))(params("hdgnn"))
+
+
+def distance(a, b) -> float:
+    """Length of the difference over the length of b."""
+    difference = optax.tree.norm(jax.tree.map(jnp.subtract, a, b))
+    return float(difference / optax.tree.norm(b))
+
+
+def test_rematerialisation_changes_no_gradient():
+    (loss, gradient), (expected, whole) = gradients(remat=True), gradients()
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert distance(gradient, whole) < 1e-5
+
+
+def test_bfloat16_products_leave_float32_gradients_near_the_exact_ones():
+    (loss, gradient), (expected, whole) = gradients(precision="bfloat16"), gradients()
+    assert loss != expected
+    np.testing.assert_allclose(loss, expected, rtol=2e-2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {np.dtype(np.float32)}
+    assert distance(gradient, whole) < 0.1
