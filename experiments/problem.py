@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import optax
 
 from hdgnn_jax.data import qm9, splits, targets
 from hdgnn_jax.evaluation import accuracy
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, find_neighbors
-from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import step
-from hdgnn_jax.training.report import SplitResult
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.optimizer import make_optimizer
+from hdgnn_jax.training.report import SplitResult, print_table
 
 HEADS = {"mu": "dipole", "r2": "extent"}
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which molecules of QM9, and what is taken off their targets.
+
+    Attributes:
+      split: `standard` or `cormorant`.
+      train_size: first so many training molecules of the split; None: all.
+      reference: `none`, `fitted` or `tabulated`; None: the usual one of the target.
+      cache: folder; None: see `qm9.load`.
+    """
+
+    split: str
+    train_size: int | None = None
+    reference: targets.ReferenceKind | None = None
+    cache: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +88,7 @@ class Problem:
             config["model"]["elements"],
             train.counts,
             train.raw,
-            kind=config["data"]["reference"],
+            kind=from_section(config, "data", Data).reference,
             centre=head == "invariant",
         )
         mean = train.neighbors.n_edges.sum() / max(len(train.structures.atomic_numbers), 1)
@@ -97,61 +119,141 @@ class Problem:
         readout = self.config["readout"]
         if readout == "auto":
             readout = "mean" if self.target.intensive else "sum"
-        model = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config["model"].items()}
-        return HDGNN(
-            **model,
+        return from_section(
+            self.config,
+            "model",
+            HDGNN,
             head=head_of(self.config),
             readout=readout,
             neighbors=self.neighbors,
         )
 
-    def init_params(self, seed: int, molecules: Molecules) -> Any:
-        """Fresh weights, a function of the seed alone; the molecules only give shapes."""
-        one = np.zeros(1, int)
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser."""
+        steps = self.config["training"]["steps"]
+        return from_section(self.config, "optimizer", make_optimizer, steps=steps)
+
+    def init_state(self, mesh: jax.sharding.Mesh) -> step.TrainState:
+        """The state before the first step, a function of the seed alone."""
+        atom = Structures.pack([Structure(np.array(self.model.elements[:1]), np.zeros((1, 3)))])
+        neighbors = find_neighbors(atom, self.model.cutoff)
+        molecules = Molecules(atom, neighbors, np.zeros((1, len(self.model.elements))), np.zeros(1))
+        optimizer = self.optimizer
+        params = self.init_params(self.config["seed"], molecules)
+        return step.init_state(params, optimizer, mesh)
+
+    def init_params(self, seed: int, molecules: Molecules) -> step.Params:
+        """Fresh weights; the first of the molecules only gives shapes."""
         budget = batching.Budget(
             n_edge=max(int(molecules.neighbors.n_edges[0]), 1),
             n_node=int(molecules.structures.n_atoms[0]) + 1,
             n_graph=2,
         )
         graph = batching.collate(
-            molecules.structures, molecules.neighbors, molecules.raw, one, budget
+            molecules.structures, molecules.neighbors, molecules.raw, np.zeros(1, int), budget
         )
         key = jax.random.fold_in(jax.random.key(seed), 0)
         return jax.jit(self.model.init)(key, graph)["params"]
 
-    def predict(
-        self,
-        predict_step: Any,
-        params: Any,
-        molecules: Molecules,
-        budget: batching.Budget,
-        mesh: jax.sharding.Mesh,
-        label: str | None = None,
-    ) -> np.ndarray:
-        """[n] predictions in the reported unit, with a progress bar if there is a label."""
-        with progress_bar("molecules", disable=label is None) as progress:
-            task = progress.add_task(label or "", total=len(molecules.structures))
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """The model of a problem, compiled once for one shape of batch.
+
+    Attributes:
+      problem: what to predict.
+      mesh: of devices.
+      budget: of each device's batch.
+    """
+
+    problem: Problem
+    mesh: jax.sharding.Mesh
+    budget: batching.Budget
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], mesh: jax.sharding.Mesh) -> Predictor:
+        """The predictor of a checkpoint."""
+        return cls(Problem.from_record(record), mesh, batching.Budget(*record["budget"]))
+
+    def record(self) -> dict[str, Any]:
+        """What `from_record` needs, JSON-able."""
+        return {**self.problem.record(), "budget": dataclasses.astuple(self.budget)}
+
+    def result(
+        self, name: str, molecules: Molecules, params: step.Params, show: bool = True
+    ) -> SplitResult:
+        """Predictions, truth and baselines in the reported unit.
+
+        Args:
+          name: of the molecules.
+          molecules: a part of the split.
+          params: weights.
+          show: whether to show a progress bar.
+        """
+        problem = self.problem
+        with progress_bar("molecules", disable=not show) as progress:
+            task = progress.add_task(name, total=len(molecules.structures))
             outputs = accuracy.predict(
-                predict_step,
+                self._step,
                 params,
                 molecules.structures,
                 molecules.neighbors,
-                budget,
-                step.sharded(mesh),
+                self.budget,
+                step.sharded(self.mesh),
                 lambda n: progress.advance(task, n),
             )
-        return self.reference.restore(molecules.counts, outputs)
-
-    def result(self, name: str, molecules: Molecules, prediction: np.ndarray) -> SplitResult:
-        """The prediction beside the truth and the baselines."""
         return SplitResult(
             split=name,
             ids=molecules.structures.ids,
-            truth=molecules.raw * self.target.factor,
-            prediction=prediction,
-            mean_predictor=self.reference.mean_predictor(molecules.counts),
-            composition=self.reference.composition_predictor(molecules.counts),
+            truth=molecules.raw * problem.target.factor,
+            prediction=problem.reference.restore(molecules.counts, outputs),
+            mean_predictor=problem.reference.mean_predictor(molecules.counts),
+            composition=problem.reference.composition_predictor(molecules.counts),
         )
+
+    @functools.cached_property
+    def _step(self) -> Callable[..., jax.Array]:
+        return step.make_predict_step(self.problem.model.apply, self.mesh)
+
+
+def best_results(
+    checkpoints: Checkpoints, predictor: Predictor, names: Sequence[str]
+) -> list[SplitResult]:
+    """The results, on these parts of the split, of the weights that were best on validation.
+
+    The numbers of a report, whenever they are asked for.
+
+    Raises:
+      CheckpointError: where they cannot be restored.
+    """
+    problem, placed = predictor.problem, step.replicated(predictor.mesh)
+    state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+        jax.eval_shape(lambda: problem.init_state(predictor.mesh)),
+    )
+    params = checkpoints.restore(state, "best").state.ema
+    return [predictor.result(name, part(problem.config, name), params) for name in names]
+
+
+def print_results(problem: Problem, results: Sequence[SplitResult]) -> None:
+    """The table at the end of training and of evaluation."""
+    target = problem.target
+    print_table(results, target=target.name, unit=target.unit, paper=target.paper_mae)
+
+
+def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], **given: Any) -> T:
+    """`make(**config[name], **given)`: a section holds the arguments of one thing.
+
+    Raises:
+      ValueError: naming the section, for a field that does not exist or one that is missing.
+    """
+    section = {k: tuple(v) if isinstance(v, list) else v for k, v in config[name].items()}
+    try:
+        inspect.signature(make).bind(**section, **given)
+    except TypeError as error:
+        raise ValueError(f"config.{name}: {error}") from error
+    return make(**section, **given)
 
 
 def part(config: Mapping[str, Any], name: str) -> Molecules:
@@ -161,14 +263,13 @@ def part(config: Mapping[str, Any], name: str) -> Molecules:
       ValueError: for an unknown target or split, or a training set larger than the split's.
       QM9Error, StructureError: for bad data.
     """
-    target = targets.find_target(config["target"])
-    rows = getattr(splits.split(config["data"]["split"]), name)
-    size = config["data"]["train_size"]
+    target, settings = targets.find_target(config["target"]), from_section(config, "data", Data)
+    rows, size = getattr(splits.split(settings.split), name), settings.train_size
     if name == "train" and size is not None:
         if not 0 < size <= len(rows):
             raise ValueError(f"data.train_size must lie between 1 and {len(rows)}, not {size}")
         rows = rows[:size]
-    data = _qm9(config["data"]["cache"])
+    data = _qm9(settings.cache)
     structures = data.structures.take(rows)
     elements = config["model"]["elements"]
     structures.check(elements)

@@ -2,49 +2,78 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import pathlib
 import platform
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from hdgnn_jax.data.qm9 import QM9Error
 from hdgnn_jax.training.checkpoint import CheckpointError
 from hdgnn_jax.training.loop import DivergedError
 
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
-"""XLA allocates its buffers anew at each step. With these settings they stay in the process and on
-large pages; a step on a CPU then takes about half as long (experiments/benchmarks would show it)."""
+WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
 
+MALLOC = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
+    ":glibc.malloc.arena_max=1"
+)
+"""XLA allocates its buffers anew at each step. With these settings they stay in the process, on
+large pages, in the one arena that is never given back; a CPU's step takes about half as long."""
 
 ERRORS = (ValueError, QM9Error, CheckpointError, DivergedError, OSError)
 """What a user can cause; StructureError is a ValueError. Anything else is our bug: a traceback."""
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs an absl program; a user's mistake ends it with one line and exit code 1."""
-    _keep_memory()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def run(main: Callable[[], None], document: str, needed: Sequence[flags.FlagHolder]) -> None:
+    """Runs a program; a user's mistake ends it with one line and exit code 1.
+
+    Args:
+      main: the program, once the flags are parsed.
+      document: what --help prints above the flags.
+      needed: the flags that must be given.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        lines = [f"  --{name}: {flags.FLAGS[name].help}" for name in _own_flags()]
+        print(document.strip(), "", "Flags:", *lines, sep="\n")
+        return
+    _restart()
     warnings.filterwarnings("ignore")
-    logging.getLogger().setLevel(logging.ERROR)
-    logging.getLogger("hdgnn_jax").setLevel(logging.WARNING)
-
-    def guarded(argv: Sequence[str]) -> None:
-        try:
-            main(argv)
-        except ERRORS as error:
-            fail(error)
-        except KeyboardInterrupt:
-            fail("stopped; the same command goes on from the last checkpoint")
-
     try:
-        app.run(guarded)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # Only flag and config parsing happens out here.
+        _parse(needed)
+    # config_flags raises anything where a field or a file is wrong.
+    except Exception as error:
+        fail(_reason(error))
+    quiet()
+    try:
+        main()
+    except ERRORS as error:
         fail(error)
+    except KeyboardInterrupt:
+        fail("stopped; the same command goes on from the last checkpoint")
+
+
+def read_config(holder: flags.FlagHolder) -> dict[str, Any]:
+    """The config as nested dicts of JSON values.
+
+    Raises:
+      ValueError: where its file cannot be read.
+    """
+    try:
+        return json.loads(holder.value.to_json())
+    except OSError as error:
+        raise ValueError(_reason(error)) from error
+
+
+def workdir() -> pathlib.Path:
+    """Folder of the run."""
+    return pathlib.Path(str(WORKDIR.value))
 
 
 def fail(message: object) -> None:
@@ -54,9 +83,52 @@ def fail(message: object) -> None:
     sys.exit(1)
 
 
-def _keep_memory() -> None:
-    """Starts the program again with `MALLOC`, which is read when a process starts."""
-    if platform.libc_ver()[0] != "glibc" or "GLIBC_TUNABLES" in os.environ:
-        return
-    os.environ["GLIBC_TUNABLES"] = MALLOC
-    os.execv(sys.executable, sys.orig_argv)
+def quiet() -> None:
+    """Only our own log reaches the terminal, warnings as one line each."""
+    # Once the flags are parsed: absl's own flags set these levels.
+    for name in (None, "absl", "jax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    ours = logging.getLogger("hdgnn_jax")
+    ours.handlers, ours.propagate = [handler], False
+    ours.setLevel(logging.WARNING)
+
+
+def _parse(needed: Sequence[flags.FlagHolder]) -> None:
+    rest = flags.FLAGS(sys.argv)[1:]
+    if rest:
+        raise ValueError(f"unexpected argument {rest[0]!r}")
+    for holder in needed:
+        if not flags.FLAGS[holder.name].value:
+            raise ValueError(f"--{holder.name} is missing: {flags.FLAGS[holder.name].help}")
+
+
+def _own_flags() -> list[str]:
+    mine = flags.FLAGS.flags_by_module_dict()
+    return [
+        flag.name
+        for module in (sys.argv[0], "experiments.program")
+        for flag in mine.get(module, [])
+    ]
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says what is wrong: the last, of a message with a traceback."""
+    if isinstance(error, (AttributeError, KeyError)):
+        field = str(error.args[0]).strip("'\"")
+        return f"the config has no field {field}"
+    line = [line for line in str(error).splitlines() if line.strip()][-1]
+    return line.removeprefix("ValueError: ").strip()
+
+
+def _restart() -> None:
+    """Starts the program again with settings that are read when a process starts."""
+    wanted = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    if platform.libc_ver()[0] == "glibc":
+        wanted["GLIBC_TUNABLES"] = MALLOC
+    # jax sets the log level to 1 where it is not set.
+    missing = {name: v for name, v in wanted.items() if os.environ.get(name, "1") == "1"}
+    if missing:
+        os.environ.update(missing)
+        os.execv(sys.executable, sys.orig_argv)

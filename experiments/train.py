@@ -9,37 +9,78 @@ metrics.jsonl and TensorBoard curves, report/.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import config_flags
 
 from experiments import program
-from experiments.problem import Molecules, Problem, part
+from experiments.problem import (
+    Molecules,
+    Predictor,
+    Problem,
+    best_results,
+    from_section,
+    part,
+    print_results,
+)
 from hdgnn_jax.data import splits
 from hdgnn_jax.data.loader import Loader, prefetch
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import loop, step
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
-from hdgnn_jax.training.optimizer import make_optimizer
-from hdgnn_jax.training.report import print_table, reproduction_card, write_report
+from hdgnn_jax.training.report import reproduction_card, write_report
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: FILE.py or FILE.py:VARIANT")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, new or to be continued")
+CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT, a config")
 
 
-def main(argv: Sequence[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The course of a run.
+
+    Attributes:
+      batch_size: molecules, over all devices.
+      steps: of the run.
+      validate_every: steps.
+      first_validation: step of an early one.
+      validation_size: first so many validation molecules, while training.
+      log_every: steps.
+      n_budgets: padded shapes, that is compilations.
+      ema: decay of the averaged weights.
+    """
+
+    batch_size: int
+    steps: int
+    validate_every: int
+    first_validation: int
+    validation_size: int
+    log_every: int
+    n_budgets: int
+    ema: float
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if name != "ema" and value < 1:
+                raise ValueError(f"training.{name} must be at least 1, not {value}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"training.ema must be at least 0 and less than 1, not {self.ema}")
+
+    @property
+    def validations(self) -> set[int]:
+        """Steps after which to validate: an early one, then at equal distances, and the last."""
+        return {self.first_validation, *range(self.validate_every, self.steps, self.validate_every),
+                self.steps}  # fmt: skip
+
+
+def main() -> None:
     """The program."""
-    if len(argv) > 1:
-        raise ValueError(f"unexpected argument {argv[1]!r}")
-    run(json.loads(CONFIG.value.to_json()), pathlib.Path(WORKDIR.value))
+    run(program.read_config(CONFIG), program.workdir())
 
 
 def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -54,69 +95,79 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         says what to do.
     """
     began = time.monotonic()
-    settings = config["training"]
+    settings = from_section(config, "training", Training)
     mesh = step.make_mesh()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         past = checkpoints.record() if checkpoints.steps() else None
         if past is not None:
             refuse_other_config(past["config"], config, workdir)
+        if past is not None and (workdir / "report" / "summary.json").exists():
+            print(f"finished already; report in {workdir / 'report'}")
+            predictor = Predictor.from_record(past, mesh)
+            results = best_results(checkpoints, predictor, ["validation", "test"])
+            print_results(predictor.problem, results)
+            return
 
         # Data
         train, validation = part(config, "train"), part(config, "validation")
+        some = first(validation, settings.validation_size)
         problem = Problem.from_training_set(config, train)
         loader = Loader(
             train.structures,
             train.neighbors,
             problem.reference.standardise(train.counts, train.raw),
-            settings["batch_size"],
+            settings.batch_size,
             config["seed"],
-            settings["steps"],
+            settings.steps,
             mesh.size,
-            settings["n_budgets"],
+            settings.n_budgets,
         )
-        some = first(validation, settings["validation_size"])
 
         # Model
-        params = problem.init_params(config["seed"], train)
-        n_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-        optimizer = make_optimizer(steps=settings["steps"], **config["optimizer"])
-        state = step.init_state(params, optimizer, mesh)
-        del params
+        predictor = Predictor(problem, mesh, loader.budgets[-1])
+        state = problem.init_state(mesh)
+        n_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         key = jax.random.fold_in(jax.random.key(config["seed"]), 1)
         train_step = step.make_train_step(
-            problem.model.apply, optimizer, mesh, key, settings["ema"]
+            problem.model.apply, problem.optimizer, mesh, key, settings.ema
         )
-        predict_step = step.make_predict_step(problem.model.apply, mesh)
 
         # Where an interrupted run stopped
-        before, resumed = 0.0, []
+        seconds_before, compilations_before, resumed = 0.0, 0, []
         if past is not None:
             restored = checkpoints.restore(state)
-            state, before = restored.state, restored.record["seconds"]
-            resumed = [*restored.record["resumed"], restored.step]
+            state, past = restored.state, restored.record
+            seconds_before, compilations_before = past["seconds"], past["compilations"]
+            resumed = [*past["resumed"], restored.step]
         start = int(state.step)
 
         def validate(params: step.Params) -> float:
-            prediction = problem.predict(predict_step, params, some, loader.budgets[-1], mesh)
-            return problem.result("validation", some, prediction).mae
+            return predictor.result("validation", some, params, show=False).mae
 
-        def record() -> dict[str, Any]:
+        def course() -> dict[str, Any]:
             return {
-                **problem.record(),
-                "split_digest": splits.split(config["data"]["split"]).digest,
-                "key": np.asarray(jax.random.key_data(key)).tolist(),
-                "budget": [loader.budgets[-1].n_edge, loader.budgets[-1].n_node,
-                           loader.budgets[-1].n_graph],
+                "seconds": seconds_before + time.monotonic() - began,
+                # A process that goes on with a run compiles the same shapes again.
+                "compilations": max(compilations_before, step.compilations(train_step)),
                 "resumed": resumed,
-                "seconds": before + time.monotonic() - began,
-            }  # fmt: skip
+            }
+
+        def save(state: step.TrainState, at: int, mae: float) -> None:
+            record = {
+                **predictor.record(),
+                **course(),
+                "split_digest": split_digest,
+                "key": np.asarray(jax.random.key_data(key)).tolist(),
+            }
+            checkpoints.save(at, state, record, mae)
 
         # Training
-        steps = settings["steps"]
+        split_digest = splits.split(config["data"]["split"]).digest
+        steps, unit = settings.steps, problem.target.unit
         print(
-            f"HDGNN, {n_parameters:,} parameters, for {problem.target.name} on "
+            f"HDGNN, {n_parameters:,} parameters, for {problem.target.name} [{unit}] on "
             f"{len(train.structures):,} molecules of QM9: {steps:,} steps of "
-            f"{settings['batch_size']} on {mesh.size} device(s), {len(loader.budgets)} shapes, "
+            f"{settings.batch_size} on {mesh.size} device(s), {len(loader.budgets)} shapes, "
             f"padding efficiency {loader.padding_efficiency:.1%}"
             + (f"; goes on from step {start:,}" if start else "")
         )
@@ -125,70 +176,56 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
             progress_bar("molecules") as progress,
         ):
             task = progress.add_task(
-                "compiling", total=steps, completed=start, per=settings["batch_size"]
+                "compiling", total=steps, completed=start, per=settings.batch_size
             )
 
             def show(done: int, loss: float, mae: float | None) -> None:
-                text = f"loss {loss:.4f}"
-                if mae is not None:
-                    text += f", validation {mae:.4g} {problem.target.unit}"
+                text = f"loss {loss:.4f}" + ("" if mae is None else f", MAE {mae:.4g}")
                 progress.update(task, completed=done, description=text)
 
-            state = loop.train(
+            loop.train(
                 state,
                 prefetch(loader.batch, start, steps, step.sharded(mesh)),
                 train_step,
                 steps=steps,
-                log_every=settings["log_every"],
-                validate_at=validations(settings),
+                log_every=settings.log_every,
+                validate_at=settings.validations,
                 validate=validate,
-                save=lambda state, at, mae: checkpoints.save(at, state, record(), mae),
+                save=save,
                 writer=writer,
                 show=show,
             )
-        compilations = train_step._cache_size()
 
         # Report, from the weights that were best on validation
-        best = checkpoints.restore(state, "best")
-        results = []
-        for name, molecules in (("validation", validation), ("test", part(config, "test"))):
-            prediction = problem.predict(
-                predict_step, best.state.ema, molecules, loader.budgets[-1], mesh, name
-            )
-            results.append(problem.result(name, molecules, prediction))
-    seconds = before + time.monotonic() - began
+        results = best_results(checkpoints, predictor, ["validation", "test"])
+    done = course()
     write_report(
         workdir / "report",
         target=problem.target.name,
-        unit=problem.target.unit,
+        unit=unit,
         results=results,
         history=read_metrics(workdir),
         paper=problem.target.paper_mae,
         run={
-            "seconds": seconds,
-            "compilations": compilations,
+            "seconds": done["seconds"],
+            "compilations": done["compilations"],
             "padding_efficiency": loader.padding_efficiency,
             "parameters": n_parameters,
         },
         card=reproduction_card(
             config,
             seed=config["seed"],
-            split_digest=splits.split(config["data"]["split"]).digest,
+            split_digest=split_digest,
             parameters=n_parameters,
-            seconds=seconds,
+            seconds=done["seconds"],
             resumed=resumed,
         ),
     )
-    print_table(
-        results, target=problem.target.name, unit=problem.target.unit, paper=problem.target.paper_mae
+    print_results(problem, results)
+    print(
+        f"{done['seconds']:.0f} s, {done['compilations']} compilations; "
+        f"report in {workdir / 'report'}"
     )
-    print(f"{seconds:.0f} s, {compilations} compilations; report in {workdir / 'report'}")
-
-
-def validations(settings: Mapping[str, Any]) -> set[int]:
-    """Steps after which to validate: an early one, then at equal distances, and the last."""
-    every, steps = settings["validate_every"], settings["steps"]
-    return {settings["first_validation"], *range(every, steps, every), steps}
 
 
 def first(molecules: Molecules, n: int) -> Molecules:
@@ -231,5 +268,4 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    program.run(main)
+    program.run(main, str(__doc__), [CONFIG, program.WORKDIR])

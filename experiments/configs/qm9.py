@@ -2,8 +2,8 @@
 
     python -m experiments.train --config=experiments/configs/qm9.py --workdir=runs/U0
 
-trains at the paper's scale; `--config=experiments/configs/qm9.py:quick` in ten minutes on two cores.
-Any target: `--config.target=gap`. See the README for times and errors.
+trains at the paper's scale; `--config=experiments/configs/qm9.py:quick` in ten minutes on two
+cores. Any target: `--config.target=gap`. What the fields of `model` mean: `HDGNN`'s docstring.
 
 The paper's (An et al. 2024, sections 3 and 5): 110,000 training molecules, L = 6, the fully
 connected product on QM9, L' = 2 of its 1-4, one architecture for all targets, random edge frames,
@@ -44,6 +44,20 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model.n_gaussians = 250
     config.model.tensor_product = "fully_connected"
     config.model.product_degree = 2
+    config.model.m_max = 1
+    config.model.envelope = True
+    config.model.residual = True
+    config.model.squeeze_excite = True
+    config.model.sphere_rule = "lebedev"
+    config.model.sphere_order = config_dict.placeholder(int)  # None: by the degree
+    config.model.invariant_weight = 1.0
+    words = {"attention": "sigmoid", "frame": "random", "evaluation_frame": "canonical"}
+    for name, word in words.items():
+        # A number or numbers are allowed too.
+        config.model[name] = config_dict.placeholder(object)
+        config.model[name] = word
+    config.model.precision = "float32"
+    config.model.remat = False
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-4

@@ -1,0 +1,96 @@
+"""A command prints what it was asked for: no chatter, and a mistake is one line and exit code 1."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+
+import pytest
+from absl import flags
+
+from experiments import evaluate, program, train
+
+QUICK = "--config=experiments/configs/qm9.py:quick"
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """`call(module, *arguments)` as from a shell: exit code and what was printed."""
+
+    def start(module, *arguments):
+        needed = [module.CONFIG] if module is train else []
+        monkeypatch.setattr(sys, "argv", [str(module.__file__), *arguments])
+        try:
+            program.run(module.main, str(module.__doc__), [*needed, program.WORKDIR])
+        except SystemExit as end:
+            return end.code, *capfd.readouterr()
+        return 0, *capfd.readouterr()
+
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    names = (None, "absl", "jax", "hdgnn_jax")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        yield start
+    flags.FLAGS.unparse_flags()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    ours = logging.getLogger("hdgnn_jax")
+    ours.handlers, ours.propagate = [], True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([QUICK, "--config.foo=1"], "the config has no field foo"),
+        ([QUICK, "--config.model.foo=1"], "the config has no field foo"),
+        ([QUICK, "--config.model.channels=many"], "config.model.channels=many: invalid literal"),
+        ([QUICK, "--config.target=energy"], "unknown target 'energy'; QM9 has mu"),
+        (["--config=experiments/configs/qm9.py:fast"], "variants full and quick, not 'fast'"),
+        (["--config=nowhere.py"], "No such file or directory: 'nowhere.py'"),
+        (["--config=nowhere.py", "--config.foo=1"], "No such file or directory: 'nowhere.py'"),
+        ([], "--config is missing"),
+        ([QUICK, "--bogus=1"], "Unknown command line flag 'bogus'"),
+        ([QUICK, "runs/quick"], "unexpected argument 'runs/quick'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_folder(call, tmp_path, arguments, message):
+    code, out, err = call(train, f"--workdir={tmp_path / 'run'}", *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("module", "arguments"), [(train, [QUICK]), (evaluate, [])])
+def test_a_missing_folder_is_one_line(call, module, arguments):
+    code, out, err = call(module, *arguments)
+    assert (code, out) == (1, "")
+    assert err == "error: --workdir is missing: DIR, folder of the run\n"
+
+
+@pytest.mark.parametrize("module", [train, evaluate])
+def test_help_says_how_to_call_the_command(call, module):
+    code, out, err = call(module, "--help")
+    assert (code, err) == (0, "")
+    assert f"python -m {module.__name__} --" in out
+    assert "--workdir: DIR" in out
+
+
+def test_a_run_prints_its_progress_in_80_columns_and_nothing_else(command, finished):
+    lines = command.stderr.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    patterns = [
+        r"loss \d\.\d{4}, MAE \S+ .* 12/12",
+        r"validation .* 10000/10000",
+        r"test .* 10831/10831",
+    ]
+    for line, pattern in zip(filter(str.strip, lines), patterns, strict=True):
+        assert re.fullmatch(rf"{pattern} +\d+ molecules/s left 0:00:00", line.strip())
+    first, *table, last = command.stdout.splitlines()
+    assert first.startswith("HDGNN, ")
+    assert "Mean absolute error of U0 [meV]" in "".join(table)
+    assert last.endswith(f"compilations; report in {finished / 'report'}")

@@ -1,0 +1,188 @@
+"""A run leaves what it promises, goes on where it stopped, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from fake_qm9 import write_cache
+
+from experiments import problem, train
+from hdgnn_jax.data import splits
+from hdgnn_jax.data.loader import Loader
+from hdgnn_jax.data.qm9 import QM9Error
+from hdgnn_jax.graphs.structure import StructureError
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.metrics import read_metrics
+from hdgnn_jax.training.report import format_mae
+
+FIRST, STEPS = 5, 12
+SUMMARY = {
+    "target", "unit", "split", "n", "mae", "mae_mean_predictor", "mae_composition", "mae_paper",
+    "seconds", "compilations", "padding_efficiency", "parameters", "splits",
+}  # fmt: skip
+
+
+def read(workdir: pathlib.Path, name: str) -> dict:
+    return json.loads((workdir / "report" / name).read_text())
+
+
+def contents(workdir: pathlib.Path) -> dict[pathlib.Path, bytes]:
+    return {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_checkpoints_curves_and_a_report(finished, config):
+    with Checkpoints(finished / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [FIRST, STEPS]
+        record = checkpoints.record()
+    assert record["config"] == config
+    assert record["split_digest"] == splits.DIGESTS["standard"]
+    assert [row["step"] for row in read_metrics(finished)] == [4, 5, 8, 12]
+    assert list(finished.glob("events.out.tfevents.*"))
+    for name in ("learning_curve.png", "parity.png", "report.md"):
+        assert (finished / "report" / name).stat().st_size
+    summary = read(finished, "summary.json")
+    assert summary.keys() == SUMMARY
+    assert (summary["split"], summary["n"], summary["unit"]) == ("test", 10_831, "meV")
+    assert summary["compilations"] == config["training"]["n_budgets"]
+    assert summary["splits"]["validation"]["n"] == 10_000
+    card = read(finished, "card.json")
+    assert (card["config"], card["seed"]) == (config, 0)
+    assert card["parameters"] == summary["parameters"]
+    assert card["split_digest"] == record["split_digest"]
+
+
+def test_a_finished_run_is_stated_again_and_left_alone(finished, config, capsys):
+    before = contents(finished)
+    train.run(config, finished)
+    assert contents(finished) == before
+    printed = capsys.readouterr().out
+    assert "finished already" in printed
+    assert format_mae(read(finished, "summary.json")["mae"]) in printed
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(finished, config, tmp_path, monkeypatch):
+    batch, workdir, drawn = Loader.batch, tmp_path / "run", []
+
+    def interrupted(self, k):
+        if k == FIRST + 3:
+            raise KeyboardInterrupt
+        return batch(self, k)
+
+    def watched(self, k):
+        drawn.append(k)
+        return batch(self, k)
+
+    monkeypatch.setattr(Loader, "batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(config, workdir)
+    assert not (workdir / "report").exists()
+    monkeypatch.setattr(Loader, "batch", watched)
+    train.run(config, workdir)
+    assert drawn == list(range(FIRST, STEPS))
+
+    assert read(workdir, "card.json")["resumed_at_steps"] == [FIRST]
+    now, then = (read(folder, "summary.json") for folder in (workdir, finished))
+    assert now.pop("seconds") != then.pop("seconds")
+    assert now == then
+    rows = [{row["step"]: row.get("validation_mae") for row in read_metrics(folder)}
+            for folder in (workdir, finished)]  # fmt: skip
+    assert rows[0] == rows[1]
+
+
+def test_a_lost_report_is_written_again_from_the_checkpoints(finished, config, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "report")
+    train.run(config, tmp_path / "run")
+    now, then = (read(folder, "summary.json") for folder in (tmp_path / "run", finished))
+    assert now.pop("seconds") > then.pop("seconds")
+    assert now == then
+
+
+def nan_coordinate(arrays):
+    arrays["positions"][:] = np.nan
+
+
+def one_place(arrays):
+    arrays["positions"][:] = 0
+
+
+def chlorine(arrays):
+    arrays["atomic_numbers"][:] = 17
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (nan_coordinate, r"QM9 molecule \d+ has a coordinate that is not a finite number"),
+        (one_place, r"QM9 molecule \d+ has atoms 0 and 1 at one place"),
+        (chlorine, r"QM9 molecule \d+ contains Cl; this model knows H, C, N, O, F"),
+    ],
+)
+def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message):
+    config = changed(**{"data.cache": str(write_cache(tmp_path / "cache", spoil))})
+    with pytest.raises(StructureError, match=message):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "energy"}, "unknown target 'energy'; QM9 has mu"),
+        ({"data.split": "random"}, "split must be one of standard, cormorant"),
+        ({"data.train_size": 0}, "data.train_size must lie between 1 and 110000, not 0"),
+        ({"data.train_size": 110_001}, "data.train_size must lie between 1 and 110000"),
+        ({"data.reference": "fited"}, "reference must be one of none, fitted, tabulated"),
+        ({"data.cash": "x"}, "config.data: .* unexpected keyword argument 'cash'"),
+        ({"model.chanels": 4}, "config.model: .* unexpected keyword argument 'chanels'"),
+        ({"model.attention": "none"}, "attention must be one of sigmoid, softmax"),
+        ({"optimizer.rate": 1}, "config.optimizer: .* unexpected keyword argument 'rate'"),
+        ({"training.epochs": 1}, "config.training: .* unexpected keyword argument 'epochs'"),
+        ({"training.steps": 0}, "training.steps must be at least 1, not 0"),
+        ({"training.ema": 1.0}, "training.ema must be at least 0 and less than 1"),
+        ({"training.batch_size": 6}, "6 molecules cannot be dealt to 4 devices evenly"),
+        ({"head": "energy"}, "head must be one of invariant, dipole, extent"),
+    ],
+)
+def test_a_bad_value_is_named_before_anything_is_written(changed, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train.run(changed(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_another_config_is_refused_and_left_alone(finished, changed):
+    before = contents(finished)
+    other = changed(**{"target": "gap", "model.channels": 8})
+    message = "another config .model.channels = 4 there, 8 here, target = U0 there, gap here"
+    with pytest.raises(CheckpointError, match=message):
+        train.run(other, finished)
+    assert contents(finished) == before
+
+
+def test_a_damaged_cache_is_named(changed, tmp_path):
+    packed = write_cache(tmp_path / "cache") / "qm9" / "packed.npz"
+    packed.write_bytes(packed.read_bytes()[:-1])
+    with pytest.raises(QM9Error, match=r"packed.npz is damaged .*: delete the folder"):
+        train.run(changed(**{"data.cache": str(tmp_path / "cache")}), tmp_path / "run")
+
+
+def test_a_missing_qm9pack_is_named(changed, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    problem._qm9.cache_clear()
+    with pytest.raises(QM9Error, match="is not installed: pip install"):
+        train.run(changed(**{"data.cache": str(tmp_path / "cache")}), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("every", "first", "steps", "expected"),
+    [(4, 1, 10, {1, 4, 8, 10}), (5, 5, 10, {5, 10}), (20, 3, 10, {3, 10})],
+)
+def test_validation_comes_early_regularly_and_last(config, every, first, steps, expected):
+    settings = {**config["training"], "validate_every": every, "first_validation": first}
+    assert train.Training(**settings | {"steps": steps}).validations == expected
