@@ -10,7 +10,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -76,7 +76,7 @@ def workdir() -> pathlib.Path:
     return pathlib.Path(str(WORKDIR.value))
 
 
-def fail(message: object) -> None:
+def fail(message: object) -> NoReturn:
     """Ends the program with one line on the standard error stream."""
     text = " ".join(str(message).split())
     print(f"error: {text}", file=sys.stderr, flush=True)

@@ -74,7 +74,7 @@ def make_train_step(
     mesh: Mesh,
     key: jax.Array,
     ema_decay: float,
-) -> Callable[[TrainState, batching.MolecularGraph], tuple[TrainState, StepMetrics]]:
+) -> jax.stages.Wrapped:
     """The jitted step.
 
     Each device takes its part of the batch; losses and gradients are summed over devices and

@@ -1,0 +1,1 @@
+"""Speed and memory against e3nn-jax, against the machine, and against older revisions."""

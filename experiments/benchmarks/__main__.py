@@ -1,0 +1,96 @@
+"""Speed and memory: tables, and a flat JSON file.
+
+    python -m experiments.benchmarks wigner train --json=results.json
+
+README.md beside this file says what each key means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import platform
+import sys
+from typing import Any, NoReturn
+
+import jax
+
+from experiments import program
+from experiments.benchmarks.compare import compare
+from experiments.benchmarks.report import Report
+from hdgnn_jax.training.metrics import write_atomically
+
+GROUPS = (
+    "wigner", "sphere", "products", "train", "compile", "memory", "pipeline", "scaling"
+)  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for a mistake, as the other programs have it."""
+
+    def error(self, message: str) -> NoReturn:
+        program.fail(message)
+
+
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(
+        "python -m experiments.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("groups", nargs="*", type=group, metavar="GROUP",
+                        help=f"of {', '.join(GROUPS)}; all by default")  # fmt: skip
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="where results go")
+    parser.add_argument("--plot", type=pathlib.Path, metavar="FOLDER", help="where figures go")
+    parser.add_argument("--compare", metavar="REV", help="run also on this git revision, in turn")
+    parser.add_argument("--quick", action="store_true",
+                        help="toy sizes: whether all runs, not how fast")  # fmt: skip
+    return parser.parse_args()
+
+
+def group(name: str) -> str:
+    """A group's name, checked."""
+    if name not in GROUPS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(GROUPS)}")
+    return name
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the groups; the file is written anew after each."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise ValueError(f"--json={options.json}: there is no folder {options.json.parent}")
+    if options.plot:
+        options.plot.mkdir(parents=True, exist_ok=True)
+    report = Report(options.quick, options.plot)
+    names = options.groups or GROUPS
+    results: dict[str, Any] = {
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "quick": options.quick,
+    }
+
+    def add(more: dict[str, float]) -> None:
+        results.update({key: float(value) for key, value in more.items()})
+        if options.json:
+            write_atomically(options.json, (json.dumps(results, indent=1) + "\n").encode())
+
+    if options.compare:
+        add(compare(options.compare, names, report))
+        return
+    for name in names:
+        add(importlib.import_module(f"experiments.benchmarks.{name}").run(report))
+
+
+if __name__ == "__main__":
+    arguments = read_arguments()
+    del sys.argv[1:]
+    program.run(lambda: run(arguments), str(__doc__), [])

@@ -1,0 +1,65 @@
+"""Clebsch-Gordan products with S(r): METP and fully connected, against e3nn-jax.
+
+Ours turns the input to the edge's frame, multiplies there and turns back. e3nn's is its tensor
+product, linear layer and gate, in the global frame.
+"""
+
+from __future__ import annotations
+
+import e3nn_jax
+import e3nn_jax.flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.report import Report
+from experiments.benchmarks.versus import Kernel, Pair, versus
+from hdgnn_jax.models.message import TensorProductGate
+from hdgnn_jax.so3 import degrees, frames, harmonics, wigner
+
+
+def run(report: Report) -> dict[str, float]:
+    """Geometry and harmonics are given, as they are to each layer; gradients are those of x."""
+    degree, low, channels, n_edges = (2, 1, 4, 16) if report.quick else (6, 2, 32, 2000)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(n_edges, 3))
+    unit = jnp.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), jnp.float32)
+    frame = frames.edge_frame(unit, jnp.zeros(n_edges))
+    blocks = wigner.wigner_blocks(degree, frame, low)
+    into, back = wigner.wigner(blocks, m_max=low), wigner.wigner(blocks, l_max=low)
+    # All of even parity: every path that rotations allow counts, as in ours.
+    all_degrees = e3nn_jax.Irreps([(1, (l, 1)) for l in range(degree + 1)])
+    sphere = e3nn_jax.IrrepsArray(all_degrees, jnp.asarray(harmonics.harmonics(degree, unit)))
+    out = [e3nn_jax.Irrep(l, 1) for l in range(low + 1)]
+    gated = e3nn_jax.Irreps([(channels * (1 + (l == 0) * low), ir) for l, ir in enumerate(out)])
+
+    pairs = {}
+    for name, width in (("metp", 1), ("fully_connected", channels)):
+        x = jnp.asarray(rng.normal(size=(n_edges, degrees.size(degree), width)), jnp.float32)
+        module = TensorProductGate(degree, low, channels, "float32")
+        weights = module.init(jax.random.key(0), wigner.rotate(into, x))
+        linear = e3nn_jax.flax.Linear(gated)
+
+        def ours(x, weights, into, back, module=module):
+            return wigner.rotate_back(back, module.apply(weights, wigner.rotate(into, x)))
+
+        def product(x: jax.Array, sphere: e3nn_jax.IrrepsArray, width=width):
+            irreps = e3nn_jax.Irreps([(width, ir) for _, ir in all_degrees])
+            parts = [
+                jnp.swapaxes(x[:, degrees.block(l)], 1, 2).reshape(len(x), -1)
+                for l in range(degree + 1)
+            ]
+            array = e3nn_jax.IrrepsArray(irreps, jnp.concatenate(parts, -1))
+            return e3nn_jax.tensor_product(array, sphere, filter_ir_out=out)
+
+        def e3nn(x, weights, sphere, product=product, linear=linear):
+            mixed = linear.apply(weights, product(x, sphere))
+            return e3nn_jax.gate(mixed, jax.nn.silu, jax.nn.silu, jax.nn.sigmoid).array
+
+        drawn = jax.jit(linear.init)(jax.random.key(0), jax.jit(product)(x, sphere))
+        pairs[f"{name}_L{degree}"] = Pair(
+            Kernel(ours, (x, weights, into, back)),
+            (Kernel(e3nn, (x, drawn, sphere)),),
+        )
+    title = f"Products to L' = {low}: L = {degree}, {n_edges:,} edges, {channels} channels"
+    return versus(report, title, pairs)

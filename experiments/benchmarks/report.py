@@ -1,0 +1,47 @@
+"""What a group prints, and where it leaves its plots."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Handed to every group.
+
+    Attributes:
+      quick: whether to run at toy size.
+      plots: folder for figures; None: none are drawn.
+    """
+
+    quick: bool = False
+    plots: pathlib.Path | None = None
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = ""
+    ) -> None:
+        """Prints a table; numbers with three or four digits.
+
+        Args:
+          title: above it.
+          columns: their names.
+          rows: one cell per column.
+          note: below it.
+        """
+        table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
+        for k, column in enumerate(columns):
+            table.add_column(column, justify="right" if k else "left")
+        for row in rows:
+            table.add_row(*map(_cell, row))
+        Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,168 @@
+"""Cost against each size of the problem, and what an epoch would take elsewhere."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.benchmarks import timing, workloads
+from experiments.benchmarks.report import Report
+from experiments.problem import Problem
+
+MEASURES = ("seconds", "flops", "bytes")
+
+
+class Axis(NamedTuple):
+    """One size that varies.
+
+    Attributes:
+      label: with the variable that exponents refer to.
+      values: of it.
+      theory: exponents, of the arithmetic unless said.
+    """
+
+    label: str
+    values: tuple[int, ...]
+    theory: str
+
+
+AXES = {
+    "degree": Axis("L + 1", (3, 4, 5, 6, 7, 8, 9), "edge networks 1, rotations 3, sphere 4"),
+    "channels": Axis("C, with H = 2 C", (8, 16, 32, 64), "2; bytes 1"),
+    "layers": Axis("K", (1, 2, 4, 8), "1"),
+    "atoms": Axis("atoms per molecule", (6, 12, 24, 48), "2 within the cutoff, 1 beyond"),
+    "batch": Axis("molecules per batch", (4, 8, 16, 32, 64), "1"),
+}
+BASE = {"degree": 5, "channels": 16, "layers": 1, "atoms": 16, "batch": 16}
+
+
+class Machine(NamedTuple):
+    """A vendor's figures for one chip, and how many there are.
+
+    Attributes:
+      flops: float32 FLOP/s; a TPU makes a float32 product of six in bfloat16.
+      bandwidth: bytes/s of its memory.
+      chips: sharing each batch.
+    """
+
+    flops: float
+    bandwidth: float
+    chips: int
+
+
+MACHINES = {
+    "h100": Machine(67e12, 3.35e12, 1),
+    "v5e_256": Machine(197e12 / 6, 0.819e12, 256),
+}
+OF_PEAK, OF_BANDWIDTH = 0.5, 0.6
+"""Shares of a vendor's figures that a program is assumed to reach."""
+
+IS2RE_EDGES = 80 * 40
+"""Edges of a system, assumed: 80 atoms with the 40 neighbours that are the most."""
+
+EPOCHS = {"qm9": (110_000, 6, None), "is2re": (460_328, 8, IS2RE_EDGES)}
+"""Molecules, layers (the paper's K = 8 on IS2RE), edges per molecule (None: as measured)."""
+
+
+def run(report: Report) -> dict[str, float]:
+    """Training steps of a small model on random molecules, one size varied at a time."""
+    results: dict[str, float] = {}
+    curves: dict[str, dict[str, np.ndarray]] = {}
+    rows = []
+    for name, axis in AXES.items():
+        values = axis.values[:2] if report.quick else axis.values
+        curves[name] = costs = _costs(name, values, report.quick)
+        exponents = {
+            measure: float(np.polyfit(np.log(values), np.log(costs[measure]), 1)[0])
+            for measure in MEASURES
+        }
+        results |= {f"scaling_{name}_{m}_exponent": value for m, value in exponents.items()}
+        span = f"{values[0]} .. {values[-1]}"
+        rows.append([axis.label, span, *exponents.values(), axis.theory])
+    report.table(
+        "Exponents of a training step's cost, fitted over the whole range",
+        ["size", "range", *MEASURES, "theory"],
+        rows,
+        f"The others stay at {', '.join(f'{AXES[k].label} = {v}' for k, v in BASE.items())}.",
+    )
+    if report.plots:
+        _plot(report.plots / "scaling.png", curves)
+    return results | _epochs(report)
+
+
+def _costs(name: str, values: tuple[int, ...], quick: bool) -> dict[str, np.ndarray]:
+    steppers: dict[str, workloads.Stepper] = {}
+    counts: list[tuple[float, ...]] = []
+    for value in values:
+        problem, batch = _problem(**{**BASE, name: value}, quick=quick)
+        compiled = workloads.compile_step(problem, batch)
+        steppers[str(value)] = workloads.Stepper(problem, compiled.call, batch)
+        # One layer is no loop, and counted right.
+        cost: Any = compiled.call.cost_analysis()
+        counts.append((cost["flops"], cost["bytes accessed"]))
+    if name == "layers":
+        outside, layer = workloads.count_step(problem, batch)
+        counts = [tuple(o + k * l for o, l in zip(outside, layer, strict=True)) for k in values]
+    times = timing.interleave(steppers, 2 if quick else 7)
+    flops, moved = np.array(counts).T
+    seconds = np.array([np.median(times[str(value)]) for value in values])
+    return {"values": np.array(values), "seconds": seconds, "flops": flops, "bytes": moved}
+
+
+def _problem(
+    *, degree: int, channels: int, layers: int, atoms: int, batch: int, quick: bool
+) -> tuple[Problem, Any]:
+    """`degree` is L + 1, as in `AXES`."""
+    shape = {"degree": degree - 1, "channels": channels, "hidden": 2 * channels, "layers": layers}
+    invariant = {"edge_channels": channels, "invariant_channels": 2 * channels}
+    config = workloads.config_of("full", **{**workloads.MODELS["quick"], **shape, **invariant})
+    molecules = workloads.random_molecules(config, [atoms] * (2 if quick else batch))
+    graph = workloads.one_batch(molecules, np.arange(len(molecules.structures)))
+    return Problem.from_training_set(config, molecules), graph
+
+
+def _epochs(report: Report) -> dict[str, float]:
+    """Arithmetic or memory traffic of config b, whichever takes longer."""
+    _, problem, batch = workloads.standard("b", report.quick)
+    outside, layer = workloads.count_step(problem, batch)
+    n_molecules = batch.n_node.shape[1] - 1
+    n_edges = float(batch.n_edge[0, :-1].sum())
+    rows, results = [], {}
+    for data, (molecules, layers, edges) in EPOCHS.items():
+        share = molecules / n_molecules
+        if edges is not None:
+            share *= edges * n_molecules / n_edges
+        flops, moved = (share * (o + layers * l) for o, l in zip(outside, layer, strict=True))
+        for name, machine in MACHINES.items():
+            arithmetic = flops / (machine.flops * machine.chips * OF_PEAK)
+            traffic = moved / (machine.bandwidth * machine.chips * OF_BANDWIDTH)
+            results[f"epoch_{data}_{name}_seconds"] = max(arithmetic, traffic)
+            rows.append([data, name, flops, moved, arithmetic, traffic, max(arithmetic, traffic)])
+    report.table(
+        "A training epoch of config b (K = 8 on IS2RE), estimated",
+        ["data", "machine", "FLOP", "bytes", "arithmetic, s", "traffic, s", "estimate, s"],
+        [[f"{x:.2e}" if k in (2, 3) else x for k, x in enumerate(row)] for row in rows],
+        f"Assumed: {OF_PEAK:.0%} of the float32 peak and {OF_BANDWIDTH:.0%} of the bandwidth; "
+        f"bytes as XLA counts them on this machine, an upper bound where more is fused; cost in "
+        f"proportion to edges, {IS2RE_EDGES:,} for a system of IS2RE; no communication.",
+    )
+    return results
+
+
+def _plot(path: pathlib.Path, curves: dict[str, dict[str, np.ndarray]]) -> None:
+    figure = Figure(figsize=(15, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, costs) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+        for measure in MEASURES:
+            axes.plot(costs["values"], costs[measure] / costs[measure][0], "o-", label=measure)
+        axes.set(xscale="log", yscale="log", xlabel=AXES[name].label)
+        axes.set_xticks(costs["values"], map(str, costs["values"]))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("training step, relative")
+    figure.axes[0].legend()
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,94 @@
+"""Training step and inference of the two reference configs."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import numpy as np
+
+from experiments import program
+from experiments.benchmarks import timing, workloads
+from experiments.benchmarks.report import Report
+from experiments.benchmarks.versus import milliseconds
+from hdgnn_jax.training import step
+
+
+def run(report: Report) -> dict[str, float]:
+    """Each config in a process of its own, for the peak of its memory."""
+    results: dict[str, float] = {}
+    for name in ("a", "b"):
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "results.json"
+            arguments = [name, str(file), *["quick"] * report.quick]
+            done = subprocess.run(
+                [sys.executable, "-m", "experiments.benchmarks.train", *arguments],
+                cwd=pathlib.Path(__file__).parents[2],
+                check=False,
+            )
+            if done.returncode:
+                raise ValueError(f"config {name} ended with exit code {done.returncode}")
+            results |= json.loads(file.read_text())
+    return results
+
+
+def measure(name: str, report: Report) -> dict[str, float]:
+    """One config, in this process."""
+    config, problem, batch = workloads.standard(name, report.quick)
+    compiled = workloads.compile_step(problem, batch)
+    stepper = workloads.Stepper(problem, compiled.call, batch)
+    for _ in range(2):
+        jax.block_until_ready(stepper())
+    peak_memory = timing.peak_memory()
+
+    predict = step.make_predict_step(problem.model.apply, workloads.mesh())
+    params, placed = stepper.params, jax.device_put(batch, step.sharded(workloads.mesh()))
+    params = jax.tree.map(jax.numpy.copy, params)
+    times, peak = timing.with_peak(
+        {"step": stepper, "inference": lambda: predict(params, placed)},
+        2 if report.quick else 10,
+        report.quick,
+    )
+    outside, layer = workloads.count_step(problem, batch)
+    layers = config["model"]["layers"]
+    flops, moved = (o + layers * l for o, l in zip(outside, layer, strict=True))
+
+    graph = jax.tree.map(lambda leaf: leaf[0], batch)
+    atoms, edges = int(graph.n_node[:-1].sum()), int(graph.n_edge[:-1].sum())
+    molecules = len(graph.n_node) - 1
+    seconds = times["step"]
+    results = {
+        "step_seconds": float(np.median(seconds)),
+        "step_seconds_best": float(seconds.min()),
+        "inference_ms_per_molecule": float(1e3 * np.median(times["inference"]) / molecules),
+        "gflop_equivalents": float(np.median(seconds * peak) / 1e9),
+        "utilisation": float(np.median(flops / seconds / peak)),
+        "gflop": flops / 1e9,
+        "gbytes": moved / 1e9,
+        "peak_gib": peak_memory / timing.GIB,
+        "buffers_gib": compiled.buffers / timing.GIB,
+        "compile_seconds": compiled.seconds,
+        "matrix_gflops": float(np.median(peak) / 1e9),
+    }
+    report.table(
+        f"Config {name}: {molecules} molecules, {atoms:,} atoms, {edges:,} edges, padded to "
+        f"{graph.senders.size:,}",
+        ["", ""],
+        [
+            ["training step, ms", milliseconds(seconds)],
+            ["inference of the batch, ms", milliseconds(times["inference"])],
+            *([key, value] for key, value in results.items()),
+        ],
+        f"Times: best / median of {len(seconds)}.",
+    )
+    return {f"train_{name}_{key}": value for key, value in results.items()}
+
+
+if __name__ == "__main__":
+    program.quiet()
+    found = measure(sys.argv[1], Report(quick="quick" in sys.argv[3:]))
+    pathlib.Path(sys.argv[2]).write_text(json.dumps(found))

@@ -1,0 +1,78 @@
+"""A kernel of ours and its counterpart in e3nn-jax, timed in turn in one process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.benchmarks.report import Report
+from experiments.benchmarks.timing import Call, interleave, ratio
+
+WAYS = ("forward", "gradient")
+
+
+class Kernel(NamedTuple):
+    """A function; its gradient is taken with respect to the first argument."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class Pair(NamedTuple):
+    """Two ways to the same numbers.
+
+    Attributes:
+      ours: the library's.
+      e3nn: one or more forms of e3nn-jax's; the fastest counts, forward and gradient apart.
+      difference: largest, between their values; NaN where weights are drawn apart.
+    """
+
+    ours: Kernel
+    e3nn: tuple[Kernel, ...]
+    difference: float = math.nan
+
+
+def versus(report: Report, title: str, pairs: Mapping[str, Pair]) -> dict[str, float]:
+    """Times all pairs, prints them, and gives `{name}_{way}_ratio`: e3nn's time over ours."""
+    calls: dict[str, Call] = {}
+    for name, pair in pairs.items():
+        for k, kernel in enumerate([pair.ours, *pair.e3nn]):
+            for way, call in zip(WAYS, _forward_and_gradient(kernel), strict=True):
+                calls[f"{name} {way} {k}"] = call
+    times = interleave(calls, 3 if report.quick else 15)
+    rows, ratios = [], {}
+    for name, pair in pairs.items():
+        for way in WAYS:
+            ours, *others = (times[f"{name} {way} {k}"] for k in range(1 + len(pair.e3nn)))
+            e3nn = min(others, key=np.median)
+            ratios[f"{name}_{way}_ratio"] = ratio(e3nn, ours)
+            difference = "" if math.isnan(pair.difference) else pair.difference
+            rows.append([name, way, *map(milliseconds, (ours, e3nn)),
+                         ratios[f"{name}_{way}_ratio"], difference])  # fmt: skip
+    columns = ["", "", "ours, ms", "e3nn, ms", "ratio", "difference"]
+    report.table(title, columns, rows, "Times: best / median.")
+    return ratios
+
+
+def milliseconds(samples: np.ndarray) -> str:
+    """Best and median."""
+    return f"{1e3 * samples.min():.3g} / {1e3 * np.median(samples):.3g}"
+
+
+def _forward_and_gradient(kernel: Kernel) -> tuple[Call, Call]:
+    function, (first, *others) = jax.jit(kernel.function), kernel.arguments
+    leaves, tree = jax.tree.flatten(function(first, *others))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    cotangent = jax.tree.unflatten(
+        tree, [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    )
+
+    @jax.jit
+    def gradient(first, others, cotangent):
+        return jax.vjp(lambda first: kernel.function(first, *others), first)[1](cotangent)[0]
+
+    return lambda: function(first, *others), lambda: gradient(first, others, cotangent)

@@ -1,0 +1,198 @@
+"""The models, molecules and compiled steps that are measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import problem
+from experiments.configs import qm9 as configs
+from experiments.problem import Molecules, Problem
+from hdgnn_jax.data import targets
+from hdgnn_jax.data.qm9 import QM9Error
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.training import step
+
+_SHARED = {"cutoff": 5.0, "m_max": 1, "tensor_product": "metp", "product_degree": 2,
+           "n_gaussians": 250}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "a": {**_SHARED, "layers": 4, "degree": 4, "channels": 32, "hidden": 64,
+          "edge_channels": 32, "invariant_channels": 64},
+    "b": {**_SHARED, "layers": 6, "degree": 6, "channels": 64, "hidden": 128,
+          "edge_channels": 64, "invariant_channels": 128},
+    "quick": {**_SHARED, "layers": 2, "degree": 2, "channels": 4, "hidden": 8,
+              "edge_channels": 4, "invariant_channels": 8},
+}  # fmt: skip
+
+BATCH, ATOMS, EDGES = 32, 497, 6776
+"""The batch of configs a and b: molecules, and what they should have together."""
+
+
+class Counts(NamedTuple):
+    """What XLA counts in one run of a program."""
+
+    flops: float
+    bytes: float
+
+
+class Compiled(NamedTuple):
+    """A compiled program, how long that took, and the bytes it allocates at its peak."""
+
+    call: Any
+    seconds: float
+    temporary: int
+    buffers: int
+
+
+def config_of(variant: str = "full", **model: Any) -> dict[str, Any]:
+    """A config of experiments/configs/qm9.py with other fields of its model."""
+    config = json.loads(configs.get_config(variant).to_json())
+    config["model"] |= model
+    return config
+
+
+def training_molecules(config: Mapping[str, Any], count: int) -> Molecules:
+    """The first molecules of the training split; random ones where QM9 cannot be had."""
+    try:
+        data = {**config["data"], "train_size": count}
+        return problem.part({**config, "data": data}, "train")
+    except QM9Error as error:
+        print(f"random molecules instead of QM9: {error}")
+        sizes = np.random.default_rng(0).integers(9, 27, count)
+        return random_molecules(config, sizes.tolist())
+
+
+def random_molecules(config: Mapping[str, Any], sizes: list[int]) -> Molecules:
+    """Molecules of given sizes as dense as organic ones, grown atom by atom."""
+    rng = np.random.default_rng(1)
+    structures = []
+    for size in sizes:
+        positions = np.zeros((1, 3))
+        while len(positions) < size:
+            move = rng.normal(size=3)
+            new = positions[rng.integers(len(positions))] + 1.3 * move / np.linalg.norm(move)
+            if np.linalg.norm(positions - new, axis=-1).min() > 1:
+                positions = np.vstack([positions, new])
+        structures.append(Structure(rng.choice([1, 6, 7, 8], size), positions))
+    packed, elements = Structures.pack(structures), config["model"]["elements"]
+    counts = targets.element_counts(packed, elements)
+    neighbors = find_neighbors(packed, config["model"]["cutoff"])
+    return Molecules(packed, neighbors, counts, counts.sum(-1) + rng.normal(size=len(sizes)))
+
+
+def nearest_batch(molecules: Molecules, size: int, atoms: float, edges: float) -> np.ndarray:
+    """[size] places of molecules whose totals come as near as single exchanges can bring them."""
+    counts = np.stack([molecules.structures.n_atoms, molecules.neighbors.n_edges], -1)
+    wanted = np.array([atoms, edges])
+    chosen, rest = np.arange(size), np.arange(size, len(counts))
+    distance = np.inf
+    while True:
+        totals = counts[chosen].sum(0) + counts[rest][:, None] - counts[chosen][None]
+        misses = np.abs(totals / wanted - 1).sum(-1)
+        r, c = np.unravel_index(misses.argmin(), misses.shape)
+        if misses[r, c] >= distance:
+            return np.sort(chosen)
+        distance = misses[r, c]
+        chosen[c], rest[r] = rest[r], chosen[c]
+
+
+def one_batch(molecules: Molecules, places: np.ndarray) -> batching.MolecularGraph:
+    """These molecules as the batch of one device, padded to multiples of 16."""
+    nodes = molecules.structures.n_atoms[places].sum(keepdims=True)
+    edges = molecules.neighbors.n_edges[places].sum(keepdims=True)
+    (budget,) = batching.choose_budgets(nodes, edges, len(places), 1)
+    raw = np.zeros(len(molecules.raw))
+    graph = batching.collate(molecules.structures, molecules.neighbors, raw, places, budget)
+    return batching.stack([graph])
+
+
+def standard(name: str, quick: bool) -> tuple[dict[str, Any], Problem, batching.MolecularGraph]:
+    """Config, problem and batch of `a` or `b`."""
+    config = config_of(**MODELS["quick" if quick else name])
+    molecules = training_molecules(config, 64 if quick else 2048)
+    size = 2 if quick else BATCH
+    places = nearest_batch(molecules, size, ATOMS * size / BATCH, EDGES * size / BATCH)
+    return config, Problem.from_training_set(config, molecules), one_batch(molecules, places)
+
+
+def with_model(given: Problem, **model: Any) -> Problem:
+    """The same problem for a model with other fields."""
+    config = {**given.config, "model": {**given.config["model"], **model}}
+    return Problem(config, given.reference, given.neighbors)
+
+
+def mesh() -> jax.sharding.Mesh:
+    """One device."""
+    return step.make_mesh(jax.devices()[:1])
+
+
+def compile_step(given: Problem, batch: batching.MolecularGraph) -> Compiled:
+    """The training step; seconds include tracing."""
+    state = jax.eval_shape(lambda: given.init_state(mesh()))
+    start = time.perf_counter()
+    train_step = step.make_train_step(
+        given.model.apply,
+        given.optimizer,
+        mesh(),
+        jax.random.key(0),
+        given.config["training"]["ema"],
+    )
+    call = train_step.lower(state, batch).compile()
+    seconds = time.perf_counter() - start
+    memory: Any = call.memory_analysis()
+    # Donated buffers are both argument and output.
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    temporary = memory.temp_size_in_bytes
+    return Compiled(call, seconds, temporary, temporary + kept)
+
+
+class Stepper:
+    """Training steps on one batch, one after another."""
+
+    def __init__(self, given: Problem, call: Any, batch: batching.MolecularGraph):
+        self._call, self._state = call, given.init_state(mesh())
+        self._batch = jax.device_put(batch, step.sharded(mesh()))
+
+    def __call__(self) -> step.StepMetrics:
+        self._state, metrics = self._call(self._state, self._batch)
+        return metrics
+
+    @property
+    def params(self) -> step.Params:
+        """The present weights."""
+        return self._state.params
+
+
+def count_step(given: Problem, batch: batching.MolecularGraph) -> tuple[Counts, Counts]:
+    """What XLA counts in a training step: without its layers, and in one layer.
+
+    XLA counts the body of a loop once, however often it turns, so the layers are written out here:
+    the difference between two layers and one is a layer.
+    """
+    found = []
+    for layers in (1, 2):
+        with unrolled_loops():
+            call = compile_step(with_model(given, layers=layers), batch).call
+        cost: Any = call.cost_analysis()
+        found.append(np.array([cost["flops"], cost["bytes accessed"]]))
+    layer = found[1] - found[0]
+    return Counts(*map(float, found[0] - layer)), Counts(*map(float, layer))
+
+
+@contextlib.contextmanager
+def unrolled_loops() -> Iterator[None]:
+    """Every `jax.lax.scan` that is traced here is written out."""
+    scan = jax.lax.scan
+    jax.lax.scan = lambda *args, **kwargs: scan(*args, **{**kwargs, "unroll": True})
+    try:
+        yield
+    finally:
+        jax.lax.scan = scan
