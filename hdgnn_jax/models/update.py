@@ -15,7 +15,8 @@ class UpdateBlock(nn.Module):
 
     P(r) = [m(r), m(-r), x(r), x(-r)] with p(r) = e + o and p(-r) = e - o: the first layer is one
     matrix for even and one for odd degrees, and as it commutes with the transform it is applied to
-    coefficients. So are, for the same reason, the gate and the last layer.
+    coefficients. So are, for the same reason, the gate and the last layer. Degrees l >= 1 of the
+    update are then multiplied by L + 1 (ours, not the paper's), so that they start at order one.
 
     Attributes:
       points: the quadrature.

@@ -52,9 +52,10 @@ def test_is_equivariant(degree):
 
 
 def test_zero_has_finite_gradients():
-    """Degrees that are still 0 stay 0 and pass no NaN back."""
+    """Degrees that are still 0 stay 0, the scalars get their bias, and no NaN passes back."""
     x = np.zeros((2, 9, 6), np.float32)
     params = NORM.init(jax.random.key(0), x)
-    value, gradient = jax.value_and_grad(lambda x: NORM.apply(params, x).sum())(x)
-    assert value == 0
+    assert np.all(NORM.apply(params, x)[:, 1:] == 0)
+    np.testing.assert_allclose(NORM.apply(params, x)[:, 0], 6**-0.5, rtol=1e-6)
+    gradient = jax.grad(lambda x: NORM.apply(params, x).sum())(x)
     assert np.isfinite(gradient).all()

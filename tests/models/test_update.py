@@ -31,7 +31,7 @@ def block(degree: int, order: int, squeeze_excite: bool = True) -> UpdateBlock:
 def direct(
     params: dict, degree: int, order: int, messages: np.ndarray, x: np.ndarray, gated: bool
 ) -> np.ndarray:
-    """`[m(r), m(-r), x(r), x(-r)] -> 2C -> 2C`, gate, `-> C`, all on points (eq. 12, 13)."""
+    """`[m(r), m(-r), x(r), x(-r)] -> 2C -> 2C`, gate, `-> C`, all on points (eq. 12, 13); then the scale."""
     points, weights = scipy.integrate.lebedev_rule(order)
     weights = weights / weights.sum()
     here, there = harmonics(degree, points.T), harmonics(degree, -points.T)
@@ -47,7 +47,9 @@ def direct(
         squeezed = silu(mean @ params["squeeze"]["kernel"] + params["squeeze"]["bias"])
         gate = squeezed @ params["excite"]["kernel"] + params["excite"]["bias"]
         values = values * scipy.special.expit(gate)[:, None]
-    return np.einsum("g,gs,ngc->nsc", weights, here, values @ params["out"]["kernel"])
+    update = np.einsum("g,gs,ngc->nsc", weights, here, values @ params["out"]["kernel"])
+    update[:, 1:] *= degree + 1
+    return update
 
 
 @pytest.mark.usefixtures("x64")
