@@ -31,7 +31,7 @@ def block(degree: int, order: int, squeeze_excite: bool = True) -> UpdateBlock:
 def direct(
     params: dict, degree: int, order: int, messages: np.ndarray, x: np.ndarray, gated: bool
 ) -> np.ndarray:
-    """`[m(r), m(-r), x(r), x(-r)] -> 2C -> 2C`, gate, `-> C`, all on points (eq. 12, 13); then the scale."""
+    """`[m(r), m(-r), x(r), x(-r)] -> 2C -> 2C`, gate, `-> C` on points (eq. 12, 13), the scale."""
     points, weights = scipy.integrate.lebedev_rule(order)
     weights = weights / weights.sum()
     here, there = harmonics(degree, points.T), harmonics(degree, -points.T)
