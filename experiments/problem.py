@@ -136,25 +136,18 @@ class Problem:
 
     def init_state(self, mesh: jax.sharding.Mesh) -> step.TrainState:
         """The state before the first step, a function of the seed alone."""
+        # One atom gives the shapes.
         atom = Structures.pack([Structure(np.array(self.model.elements[:1]), np.zeros((1, 3)))])
-        neighbors = find_neighbors(atom, self.model.cutoff)
-        molecules = Molecules(atom, neighbors, np.zeros((1, len(self.model.elements))), np.zeros(1))
-        optimizer = self.optimizer
-        params = self.init_params(self.config["seed"], molecules)
-        return step.init_state(params, optimizer, mesh)
-
-    def init_params(self, seed: int, molecules: Molecules) -> step.Params:
-        """Fresh weights; the first of the molecules only gives shapes."""
-        budget = batching.Budget(
-            n_edge=max(int(molecules.neighbors.n_edges[0]), 1),
-            n_node=int(molecules.structures.n_atoms[0]) + 1,
-            n_graph=2,
-        )
         graph = batching.collate(
-            molecules.structures, molecules.neighbors, molecules.raw, np.zeros(1, int), budget
+            atom,
+            find_neighbors(atom, self.model.cutoff),
+            np.zeros(1),
+            np.zeros(1, int),
+            batching.Budget(n_edge=1, n_node=2, n_graph=2),
         )
-        key = jax.random.fold_in(jax.random.key(seed), 0)
-        return jax.jit(self.model.init)(key, graph)["params"]
+        key = jax.random.fold_in(jax.random.key(self.config["seed"]), 0)
+        params = jax.jit(self.model.init)(key, graph)["params"]
+        return step.init_state(params, self.optimizer, mesh)
 
 
 @dataclasses.dataclass(frozen=True)

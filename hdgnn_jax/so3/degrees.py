@@ -31,11 +31,16 @@ def order_of(degree: int) -> np.ndarray:
 
 @functools.cache
 def rows(degree: int, m_max: int, l_max: int | None = None) -> np.ndarray:
-    """[M] the coefficients with |m| <= m_max and l <= l_max (default L), in their usual order.
-
-    In int32: an int64 index that JAX has once cut to 32 bits fails when x64 is switched on later.
-    """
+    """[M] the coefficients with |m| <= m_max and l <= l_max (default L), in their usual order."""
     keep = np.abs(order_of(degree)) <= m_max
     if l_max is not None:
         keep &= degree_of(degree) <= l_max
-    return np.flatnonzero(keep).astype(np.int32)
+    return where(keep)
+
+
+def where(chosen: np.ndarray) -> np.ndarray:
+    """The places that are True, in int32.
+
+    An int64 index that JAX has once cut to 32 bits fails when x64 is switched on later.
+    """
+    return np.flatnonzero(chosen).astype(np.int32)

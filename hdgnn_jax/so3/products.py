@@ -54,14 +54,10 @@ def paths(degree: int, degree_out: int) -> Paths:
         pole = _clebsch_gordan(l1, l2, l)[:, l2, :] * math.sqrt((2 * l2 + 1) * (2 * l + 1))
         rows, columns = np.flatnonzero(l_in == l1), np.flatnonzero(l_out == l)
         table[np.ix_(np.array([p]), rows, columns)] = pole[l1 + m_in[rows]]
-    inputs = tuple(_where(abs(m_in) == m) for m in range(degree_out + 1))
-    outputs = tuple(_where(abs(m_out) == m) for m in range(degree_out + 1))
+    inputs = tuple(degrees.where(abs(m_in) == m) for m in range(degree_out + 1))
+    outputs = tuple(degrees.where(abs(m_out) == m) for m in range(degree_out + 1))
     couplings = tuple(table[:, i][:, :, o] for i, o in zip(inputs, outputs, strict=True))
     return Paths(np.array(triples), inputs, outputs, couplings)
-
-
-def _where(chosen: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(chosen).astype(np.int32)
 
 
 def _clebsch_gordan(l1: int, l2: int, l: int) -> np.ndarray:
