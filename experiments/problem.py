@@ -116,16 +116,8 @@ class Problem:
     @functools.cached_property
     def model(self) -> HDGNN:
         """The network."""
-        readout = self.config["readout"]
-        if readout == "auto":
-            readout = "mean" if self.target.intensive else "sum"
         return from_section(
-            self.config,
-            "model",
-            HDGNN,
-            head=head_of(self.config),
-            readout=readout,
-            neighbors=self.neighbors,
+            self.config, "model", HDGNN, head=head_of(self.config), neighbors=self.neighbors
         )
 
     @functools.cached_property

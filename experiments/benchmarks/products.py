@@ -25,8 +25,8 @@ def run(report: Report) -> dict[str, float]:
     vectors = rng.normal(size=(n_edges, 3))
     unit = jnp.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), jnp.float32)
     frame = frames.edge_frame(unit, jnp.zeros(n_edges))
-    blocks = wigner.wigner_blocks(degree, frame, low)
-    into, back = wigner.wigner(blocks, m_max=low), wigner.wigner(blocks, l_max=low)
+    rows = wigner.wigner_rows(degree, frame, low)
+    into, back = wigner.wigner(rows, m_max=low), wigner.wigner(rows, l_max=low)
     # All of even parity: every path that rotations allow counts, as in ours.
     all_degrees = e3nn_jax.Irreps([(1, (l, 1)) for l in range(degree + 1)])
     sphere = e3nn_jax.IrrepsArray(all_degrees, jnp.asarray(harmonics.harmonics(degree, unit)))

@@ -22,9 +22,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config = ConfigDict()
     config.target = "U0"
     config.seed = 0
-    # auto: the dipole head for mu, the extent head for r2; mean over atoms for orbital energies.
+    # auto: the dipole head for mu, the extent head for r2.
     config.head = "auto"
-    config.readout = "auto"
 
     config.data = ConfigDict()
     config.data.split = "standard"
@@ -50,6 +49,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model.squeeze_excite = True
     config.model.sphere_rule = "lebedev"
     config.model.sphere_order = config_dict.placeholder(int)  # None: by the degree
+    config.model.readout = "sum"
     config.model.invariant_weight = 1.0
     words = {"attention": "sigmoid", "frame": "random", "evaluation_frame": "canonical"}
     for name, word in words.items():

@@ -25,7 +25,6 @@ class Target:
       unit: in which it is reported.
       factor: reported unit per stored unit.
       reference: per-element reference taken off before training.
-      intensive: whether it does not grow with the molecule (orbital energies).
       paper_mae: of the paper's Table 2, in `unit`.
       atom_energies: of `tabulated` references, by atomic number, in the stored unit.
     """
@@ -35,7 +34,6 @@ class Target:
     factor: float
     reference: ReferenceKind
     paper_mae: float
-    intensive: bool = False
     atom_energies: Mapping[int, float] | None = None
 
 
@@ -54,9 +52,9 @@ TARGETS = {
     for target in (
         Target("mu", "D", 1.0, "none", 0.017),
         Target("alpha", "bohr^3", 1.0, "fitted", 0.046),
-        Target("homo", "meV", _MEV, "none", 18, intensive=True),
-        Target("lumo", "meV", _MEV, "none", 16, intensive=True),
-        Target("gap", "meV", _MEV, "none", 32, intensive=True),
+        Target("homo", "meV", _MEV, "none", 18),
+        Target("lumo", "meV", _MEV, "none", 16),
+        Target("gap", "meV", _MEV, "none", 32),
         Target("r2", "bohr^2", 1.0, "none", 0.342),
         Target("zpve", "meV", _MEV, "fitted", 1.21),
         Target("U0", "meV", _MEV, "tabulated", 8.34, atom_energies=_U0),
@@ -99,6 +97,7 @@ class Reference:
       mean, scale: of what is left.
       training_mean: the mean predictor's answer.
       composition: the linear-composition predictor's answer per atom of each element.
+      constant: its answer without any atom.
     """
 
     factor: float
@@ -108,6 +107,7 @@ class Reference:
     scale: float
     training_mean: float
     composition: tuple[float, ...]
+    constant: float
 
     @classmethod
     def fit(
@@ -139,7 +139,9 @@ class Reference:
                 f"reference must be one of {', '.join(get_args(ReferenceKind))}, not {kind!r}"
             )
         values = raw * target.factor
-        composition = np.linalg.lstsq(counts, values, rcond=None)[0]
+        # With a constant, which an intensive property is mostly made of and no sum over atoms has.
+        centre_counts, training_mean = counts.mean(0), values.mean()
+        composition = np.linalg.lstsq(counts - centre_counts, values - training_mean, rcond=None)[0]
         per_element = np.zeros(len(elements))
         if centre and kind == "fitted":
             per_element = composition
@@ -154,8 +156,9 @@ class Reference:
             tuple(per_element.tolist()),
             float(left.mean()) if centre else 0.0,
             float(left.std()),
-            float(values.mean()),
+            float(training_mean),
             tuple(composition.tolist()),
+            float(training_mean - centre_counts @ composition),
         )
 
     def standardise(self, counts: np.ndarray, raw: np.ndarray) -> np.ndarray:
@@ -173,8 +176,8 @@ class Reference:
         return np.full(len(counts), self.training_mean)
 
     def composition_predictor(self, counts: np.ndarray) -> np.ndarray:
-        """[n] the least-squares fit on element counts."""
-        return counts @ np.array(self.composition)
+        """[n] the least-squares fit on element counts and a constant."""
+        return self.constant + counts @ np.array(self.composition)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""

@@ -61,14 +61,14 @@ def edge_geometry(
     vectors = edge_vectors(graph)
     distance = safe.norm(vectors)
     rotation = frames.edge_frame(safe.normalise(vectors), roll)
-    blocks = wigner.wigner_blocks(degree, rotation, max(m_max, product_degree))
+    rows = wigner.wigner_rows(degree, rotation, max(m_max, product_degree))
     fade = polynomial_cutoff(distance / cutoff) if envelope else jnp.ones_like(distance)
     return EdgeGeometry(
         smeared=gaussian_smearing(distance, cutoff, n_gaussians),
         envelope=jnp.where(batching.edge_mask(graph), fade, 0),
-        learned=wigner.wigner(blocks, m_max=m_max),
-        product=wigner.wigner(blocks, m_max=product_degree),
-        low=wigner.wigner(blocks, l_max=product_degree),
+        learned=wigner.wigner(rows, m_max=m_max),
+        product=wigner.wigner(rows, m_max=product_degree),
+        low=wigner.wigner(rows, l_max=product_degree),
     )
 
 

@@ -18,6 +18,11 @@ Head = Literal["invariant", "dipole", "extent"]
 Readout = Literal["sum", "mean"]
 
 
+NEAR_ZERO = 0.03
+"""Gain of the last layers: order-one scalars of twenty atoms would start far off a target whose
+standard deviation is one."""
+
+
 class AtomScalars(nn.Module):
     """mean over the sphere of MLP(p(r)), plus lambda MLP(f): `[N, features]`.
 
@@ -45,10 +50,11 @@ class AtomScalars(nn.Module):
         values = nn.silu(values + self.param("bias", nn.initializers.zeros_init(), (channels,)))
         values = Dense(channels, self.precision, gain=AFTER_SILU, name="sphere_hidden")(values)
         mean = sphere.sphere_mean(self.points, nn.silu(values))
-        out = Dense(self.features, self.precision, gain=AFTER_SILU, name="sphere_out")(mean)
+        gain = NEAR_ZERO * AFTER_SILU
+        out = Dense(self.features, self.precision, gain=gain, name="sphere_out")(mean)
         if self.invariant_weight:
             hidden = nn.silu(Dense(f.shape[-1], self.precision, name="invariant_hidden")(f))
-            last = Dense(self.features, self.precision, False, AFTER_SILU, name="invariant_out")
+            last = Dense(self.features, self.precision, False, gain, name="invariant_out")
             out = out + self.invariant_weight * last(hidden)
         return out
 

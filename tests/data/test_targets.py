@@ -83,16 +83,19 @@ def test_the_baselines_are_the_mean_and_the_least_squares_fit(seed, name):
     values = raw * TARGETS[name].factor
     reference = Reference.fit(TARGETS[name], ELEMENTS, counts, raw)
     residual = values - reference.composition_predictor(counts)
-    # The normal equations: what is left has no component along the counts.
-    np.testing.assert_allclose(counts.T @ residual / np.abs(values).sum(), 0, atol=1e-10)
+    # The normal equations: what is left has no component along the counts or the constant.
+    design = np.concatenate([counts, np.ones((len(counts), 1))], 1)
+    np.testing.assert_allclose(design.T @ residual / np.abs(values).sum(), 0, atol=1e-10)
     np.testing.assert_array_equal(reference.mean_predictor(counts), np.full(60, values.mean()))
 
 
 def test_the_composition_fit_is_that_of_numpy():
     counts, raw = training_set(1)
     reference = Reference.fit(TARGETS["Cv"], ELEMENTS, counts, raw)
-    expected = np.linalg.lstsq(counts, raw, rcond=None)[0]
-    np.testing.assert_array_equal(reference.composition, expected)
+    design = np.concatenate([counts, np.ones((len(counts), 1))], 1)
+    *expected, constant = np.linalg.lstsq(design, raw, rcond=None)[0]
+    np.testing.assert_allclose(reference.composition, expected, rtol=1e-10)
+    np.testing.assert_allclose([reference.constant, reference.mean], constant, rtol=1e-8)
     assert reference.per_element == reference.composition
 
 

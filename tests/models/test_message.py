@@ -124,13 +124,13 @@ def test_messages_are_those_of_equation_11(
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     envelope = rng.uniform(size=EDGES)
     quaternion = frames.edge_frame(jnp.array(direction), jnp.array(rng.uniform(0, 6, EDGES)))
-    blocks = wigner.wigner_blocks(degree, quaternion)
+    rows = wigner.wigner_rows(degree, quaternion)
     geometry = EdgeGeometry(
         smeared=None,
         envelope=jnp.array(envelope),
-        learned=wigner.wigner(blocks, m_max=m_max),
-        product=wigner.wigner(blocks, m_max=product_degree),
-        low=wigner.wigner(blocks, l_max=product_degree),
+        learned=wigner.wigner(rows, m_max=m_max),
+        product=wigner.wigner(rows, m_max=product_degree),
+        low=wigner.wigner(rows, l_max=product_degree),
     )
     inputs = (jnp.array(x), jnp.array(f), jnp.array(e), geometry, senders, receivers)
     variables = block.init(jax.random.key(0), *inputs)

@@ -28,8 +28,8 @@ def global_path(x, directions, l1, l2, l):
 def in_frame(degree, degree_out, directions, rolls, x):
     """x in the frames of the edges, and the way back, as a layer takes them."""
     rotation = frames.edge_frame(jnp.array(directions), jnp.array(rolls))
-    blocks = wigner.wigner_blocks(degree, rotation)
-    into, back = wigner.wigner(blocks, m_max=degree_out), wigner.wigner(blocks, l_max=degree_out)
+    rows = wigner.wigner_rows(degree, rotation)
+    into, back = wigner.wigner(rows, m_max=degree_out), wigner.wigner(rows, l_max=degree_out)
     return wigner.rotate(into, x), lambda y: wigner.rotate_back(back, y)
 
 

@@ -18,10 +18,12 @@ from hdgnn_jax.so3.harmonics import harmonics
 
 # Each run on a few edges once: what takes time is to compile.
 QUICK = {"xla_backend_optimization_level": 0}
-blocks_to_degree_8 = jax.jit(
-    functools.partial(wigner.wigner_blocks, 8),
-    compiler_options={**QUICK, "xla_disable_hlo_passes": "fusion"},
-)
+
+
+@functools.partial(jax.jit, compiler_options=QUICK)
+def full(rotation):
+    """[E, 81, 81] D(R) up to degree 8."""
+    return wigner.block_diagonal(wigner.wigner_rows(8, rotation))
 
 
 @pytest.fixture
@@ -30,24 +32,31 @@ def quaternions(x64, directions, rolls):
     return frames.edge_frame(jnp.array(directions), jnp.array(rolls))
 
 
-def dense(blocks):
-    return np.stack([scipy.linalg.block_diag(*edge) for edge in zip(*blocks, strict=True)])
-
-
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("float64", 1e-12)])
-def test_blocks_are_those_of_e3nn(quaternions, dtype, atol):
+def test_matrix_is_that_of_e3nn(quaternions, dtype, atol):
     """exp(v . G) with the rotation vector v and e3nn's generators G; no angle, hence no pole."""
     given = quaternions.astype(dtype)
     vectors = Rotation.from_quat(np.float64(given), scalar_first=True).as_rotvec()
-    for l, block in enumerate(blocks_to_degree_8(given)):
-        assert block.dtype == dtype
-        generators = np.einsum("ek,kij->eij", vectors, e3nn_jax.Irrep(l, 1).generators())
-        np.testing.assert_allclose(block, scipy.linalg.expm(generators), atol=atol)
+    found = full(given)
+    assert found.dtype == dtype
+    expected = [
+        scipy.linalg.expm(np.einsum("ek,kij->eij", vectors, e3nn_jax.Irrep(l, 1).generators()))
+        for l in range(9)
+    ]
+    for d, blocks in zip(found, zip(*expected, strict=True), strict=True):
+        np.testing.assert_allclose(d, scipy.linalg.block_diag(*blocks), atol=atol)
+
+
+@pytest.mark.usefixtures("x64")
+def test_generators_are_those_of_e3nn():
+    expected = [e3nn_jax.Irrep(l, 1).generators() for l in range(5)]
+    for found, blocks in zip(wigner.generators(4), zip(*expected, strict=True), strict=True):
+        np.testing.assert_allclose(found, scipy.linalg.block_diag(*blocks), atol=1e-14)
 
 
 def test_matrices_turn_harmonics_and_are_a_representation(quaternions, directions):
     """D(R) Y(r) = Y(R r) (eq. 3), D(R) D(R)^T = 1 and D(R1 R2) = D(R1) D(R2)."""
-    d = dense(blocks_to_degree_8(quaternions))
+    d = np.asarray(full(quaternions))
     points = directions[::-1]
     turned = np.einsum("eij,ej->ei", frames.rotation_matrix(quaternions), points)
     found = np.einsum("eij,ej->ei", d, harmonics(8, points))
@@ -55,19 +64,19 @@ def test_matrices_turn_harmonics_and_are_a_representation(quaternions, direction
     eye = np.broadcast_to(np.eye(81), d.shape)
     np.testing.assert_allclose(d @ d.swapaxes(1, 2), eye, atol=1e-12)
     product = frames.multiply(quaternions, quaternions[::-1])
-    np.testing.assert_allclose(dense(blocks_to_degree_8(product)), d @ d[::-1], atol=1e-12)
+    np.testing.assert_allclose(full(product), d @ d[::-1], atol=1e-12)
 
 
 def test_truncation_keeps_rows_of_the_full_matrix(quaternions):
-    """Whether rows are left out early, in the blocks, or late, in the matrix."""
-    full = dense(wigner.wigner_blocks(2, quaternions))
+    """Whether rows are left out early, when they are made, or late, in the matrix."""
+    d = np.asarray(wigner.block_diagonal(wigner.wigner_rows(2, quaternions)))
     for m_max, l_max in itertools.product((0, 1, 2, 4), (None, 0, 1)):
         kept = degrees.rows(2, m_max, l_max)
-        expected = full[:, kept, : degrees.size(2 if l_max is None else l_max)]
+        expected = d[:, kept, : degrees.size(2 if l_max is None else l_max)]
         for early in (m_max, None):
-            blocks = wigner.wigner_blocks(2, quaternions.reshape(2, 7, 4), early)
-            matrix = wigner.block_diagonal(blocks, m_max, l_max)
-            np.testing.assert_array_equal(matrix.reshape(expected.shape), expected)
+            rows = wigner.wigner_rows(2, quaternions.reshape(2, 7, 4), early)
+            matrix = wigner.block_diagonal(rows, m_max, l_max)
+            np.testing.assert_allclose(matrix.reshape(expected.shape), expected, atol=1e-15)
 
 
 @functools.partial(jax.jit, compiler_options=QUICK)
@@ -76,11 +85,9 @@ def value_and_gradient(edges):
 
     def projected(edges):
         rotation = frames.edge_frame(safe.normalise(edges[:, :3]), edges[:, 3])
-        rng, total = np.random.default_rng(2), jnp.zeros(len(edges), edges.dtype)
-        for block in wigner.wigner_blocks(3, rotation):
-            weights = jnp.array(rng.normal(size=(1, *block.shape[1:])), block.dtype)
-            total += jnp.sum(weights * block, (1, 2))
-        return total
+        rows = wigner.wigner_rows(3, rotation)
+        weights = np.random.default_rng(2).normal(size=(1, *rows.shape[1:]))
+        return jnp.sum(jnp.array(weights, rows.dtype) * rows, (1, 2))
 
     values, pull = jax.vjp(projected, edges)
     return values, pull(jnp.ones_like(values))[0]
@@ -113,21 +120,21 @@ def test_gradient_agrees_with_finite_differences_away_from_the_lower_pole(direct
 @pytest.mark.parametrize("m_max", [1, 2])
 @pytest.mark.parametrize("back", [False, True])
 def test_rotations_and_their_gradients_are_those_of_the_plain_product(quaternions, m_max, back):
-    """rotate is D x and rotate_back D^T x; gradients to D's blocks and to x."""
-    blocks = wigner.wigner_blocks(2, quaternions)
-    rows = len(degrees.rows(2, m_max)) if back else 9
-    x = jnp.array(np.random.default_rng(3).normal(size=(len(quaternions), rows, 2)))
+    """rotate is D x and rotate_back D^T x; gradients to D's rows and to x."""
+    rows = wigner.wigner_rows(2, quaternions)
+    size = len(degrees.rows(2, m_max)) if back else 9
+    x = jnp.array(np.random.default_rng(3).normal(size=(len(quaternions), size, 2)))
 
-    def ours(blocks, x):
+    def ours(rows, x):
         apply = wigner.rotate_back if back else wigner.rotate
-        return apply(wigner.wigner(blocks, m_max), x)
+        return apply(wigner.wigner(rows, m_max), x)
 
-    def plain(blocks, x):
-        d = wigner.block_diagonal(blocks, m_max)
+    def plain(rows, x):
+        d = wigner.block_diagonal(rows, m_max)
         return jnp.einsum("emi,emc->eic" if back else "eim,emc->eic", d, x)
 
     def value_and_pullback(function):
-        value, pull = jax.vjp(function, blocks, x)
+        value, pull = jax.vjp(function, rows, x)
         return value, pull(jnp.cos(value))
 
     jax.tree.map(
