@@ -7,6 +7,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -14,12 +15,18 @@ AFTER_SILU = 1.679
 """1 / sqrt(E[SiLU(u)^2]) for u ~ N(0, 1): the gain of a layer whose input is a SiLU's output."""
 
 
-def dot(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
+KEPT = "kept"
+"""Name, in rematerialisation policies, of what the backward pass should find stored."""
+
+
+def dot(x: jax.Array, kernel: jax.Array, precision: Precision, keep: bool = True) -> jax.Array:
     """x kernel over the last and the first axis; bfloat16 factors still add up in float32."""
     if precision == "bfloat16":
         x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-        return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
-    return jnp.dot(x, kernel, precision="highest")
+        product = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+    else:
+        product = jnp.dot(x, kernel, precision="highest")
+    return checkpoint_name(product, KEPT) if keep else product
 
 
 class Dense(nn.Module):
@@ -30,18 +37,20 @@ class Dense(nn.Module):
       precision: of the product.
       bias: whether a bias, zero at the start, is added.
       gain: factor on the initial standard deviation.
+      keep: whether the backward pass should find the product stored.
     """
 
     features: int
     precision: Precision = "float32"
     bias: bool = True
     gain: float = 1.0
+    keep: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.gain**2, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        y = dot(x, kernel, self.precision)
+        y = dot(x, kernel, self.precision, self.keep)
         if self.bias:
             y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,))
         return y

@@ -9,24 +9,21 @@ import jax
 import jax.numpy as jnp
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.models.dense import Precision
+from hdgnn_jax.models.dense import KEPT, Precision
 from hdgnn_jax.models.embedding import DistanceBlock, ElementEmbedding, element_index
 from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
 from hdgnn_jax.models.heads import Head, MoleculeHead, Readout
 from hdgnn_jax.models.invariant import InvariantBranch
-from hdgnn_jax.models.message import ROTATED, Attention, MessageBlock, TensorProduct
+from hdgnn_jax.models.message import Attention, MessageBlock, TensorProduct
 from hdgnn_jax.models.norm import EquivariantLayerNorm
 from hdgnn_jax.models.update import UpdateBlock
 from hdgnn_jax.so3 import degrees, sphere
 
 Frame = Literal["random", "canonical"] | int
 
-KEEP = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
-    jax.checkpoint_policies.save_only_these_names(ROTATED),
-)
-"""What the backward pass finds stored, without `remat`: matrix products and rotated states. To
-compute activation functions again is cheaper than to write and read their values."""
+KEEP = jax.checkpoint_policies.save_only_these_names(KEPT)
+"""What the backward pass finds stored, without `remat`: most matrix products and the rotated
+states. To compute activation functions again is cheaper than to write and read their values."""
 
 
 class HDGNN(nn.Module):

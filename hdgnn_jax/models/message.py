@@ -9,14 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision, dot
+from hdgnn_jax.models.dense import AFTER_SILU, KEPT, Dense, Precision, dot
 from hdgnn_jax.models.geometry import EdgeGeometry
 from hdgnn_jax.so3 import degrees, products, wigner
 
 TensorProduct = Literal["metp", "fully_connected"]
-ROTATED = "rotated"
-"""Name of the rotated node states in a rematerialisation policy."""
-
 Attention = Literal["sigmoid", "softmax"] | tuple[float, float, float, float]
 
 
@@ -131,7 +128,7 @@ class MessageBlock(nn.Module):
 
         def inputs(x_k: jax.Array, nodes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
             """W_a x'' and W_a x, each of NN1 and NN2."""
-            turned = checkpoint_name(wigner.rotate(frame, x_k), ROTATED)
+            turned = checkpoint_name(wigner.rotate(frame, x_k), KEPT)
             straight = plain[nodes]
             turned = first(turned.reshape(-1, size)) - straight
             return jnp.split(turned, 2, -1), jnp.split(straight, 2, -1)
@@ -140,8 +137,9 @@ class MessageBlock(nn.Module):
         turned_j, straight_j = inputs(x_j, senders)
 
         def network(name: str):
-            # Its input is a product of two SiLUs.
-            second = Dense(size, self.precision, False, AFTER_SILU**2, name=name)
+            # Its input is a product of two SiLUs. Its six outputs are the largest arrays there are:
+            # to multiply again costs less than to keep them.
+            second = Dense(size, self.precision, False, AFTER_SILU**2, keep=False, name=name)
             return lambda u: nn.silu(second(nn.silu(u) * c))
 
         nn1, nn2 = network("nn1"), network("nn2")
