@@ -93,12 +93,14 @@ def _quick(config: ConfigDict) -> None:
     config.model.edge_channels = 32
     config.model.n_gaussians = 64
     config.model.tensor_product = "metp"
-    config.optimizer.learning_rate = 1e-2
+    config.optimizer.learning_rate = 5e-3
     config.optimizer.warmup = 0.05
+    config.optimizer.clip = 1.0
     config.training.batch_size = 32
-    config.training.steps = 1500
+    config.training.steps = 1700
     config.training.validate_every = 500
     config.training.first_validation = 100
     config.training.validation_size = 1000
     config.training.log_every = 20
+    config.training.n_budgets = 2
     config.training.ema = 0.99

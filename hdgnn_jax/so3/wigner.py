@@ -60,7 +60,8 @@ def wigner_rows(degree: int, rotation: jax.Array, m_max: int | None = None) -> j
         product = jnp.dot(row, side_by_side, precision="highest")
         return product.reshape(*row.shape[:-1], 3, -1)
 
-    plus = harmonics.harmonics(degree, n[..., 0]) * (2 * l + 1).astype(dtype) ** -0.5
+    pole = harmonics.harmonics(degree, n[..., 0])
+    plus = jnp.asarray(pole * (2 * l + 1).astype(dtype) ** -0.5)
     minus = jnp.zeros_like(plus)
     rows = [plus]
     for m in range(m_max):
