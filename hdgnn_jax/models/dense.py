@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from hdgnn_jax.so3 import degrees
+
 Precision = Literal["float32", "bfloat16"]
 
 AFTER_SILU = 1.679
@@ -27,6 +29,24 @@ def dot(x: jax.Array, kernel: jax.Array, precision: Precision, keep: bool = True
     else:
         product = jnp.dot(x, kernel, precision="highest")
     return checkpoint_name(product, KEPT) if keep else product
+
+
+class DegreeDense(nn.Module):
+    """An equivariant linear layer: a matrix per degree, `[N, S, in] -> [N, S, features]`."""
+
+    features: int
+    precision: Precision = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        degree = round(x.shape[1] ** 0.5) - 1
+        parts = [
+            Dense(self.features, self.precision, bias=False, name=f"degree_{l}")(
+                x[:, degrees.block(l)]
+            )
+            for l in range(degree + 1)
+        ]
+        return jnp.concatenate(parts, 1)
 
 
 class Dense(nn.Module):

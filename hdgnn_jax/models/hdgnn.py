@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.models.dense import KEPT, Precision
+from hdgnn_jax.models.dense import KEPT, DegreeDense, Precision
 from hdgnn_jax.models.embedding import DistanceBlock, ElementEmbedding, element_index
 from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
 from hdgnn_jax.models.heads import Head, MoleculeHead, Readout
 from hdgnn_jax.models.invariant import InvariantBranch
 from hdgnn_jax.models.message import Attention, MessageBlock, TensorProduct
 from hdgnn_jax.models.norm import EquivariantLayerNorm
+from hdgnn_jax.models.pathways import Pathway
 from hdgnn_jax.models.update import UpdateBlock
 from hdgnn_jax.so3 import degrees, sphere
 
@@ -42,11 +43,16 @@ class HDGNN(nn.Module):
       edge_channels: B of the distance block.
       n_gaussians: of the distance smearing.
       m_max: orders |m| that the learned pathway sees; `degree` for the untruncated form.
-      tensor_product: `metp` (eq. 7) or `fully_connected`.
+      pathway: what the learned terms of eq. 11 are made of: `edge_networks` (the paper's),
+        `unshared`, `nn_of_rotated`, `linear`, `unrestricted`, `so2` or `none`; see `pathways`.
+      tensor_product: of the fourth term: `metp` (eq. 7), `fully_connected` or `none`.
       product_degree: L', the highest degree that comes out of it.
       attention: `sigmoid`, `softmax` or four fixed weights (Table 4).
       neighbors: the usual number of neighbours of an atom; sums over them are divided by its root.
       envelope: whether messages fade out towards the cutoff.
+      layer_norm: whether the state is normalised before the message block.
+      extra_linear: whether an equivariant linear layer follows the norm (Table 5).
+      invariant_branch: whether there is one; without it attention sees e_ij alone.
       residual: whether x^{k+1} = x^k + update.
       squeeze_excite: whether the update block gates channels by their mean over the sphere.
       sphere_rule: `lebedev` or `product`.
@@ -72,11 +78,15 @@ class HDGNN(nn.Module):
     edge_channels: int = 64
     n_gaussians: int = 250
     m_max: int = 1
+    pathway: Pathway = "edge_networks"
     tensor_product: TensorProduct = "metp"
     product_degree: int = 2
     attention: Attention = "sigmoid"
     neighbors: float = 13.0
     envelope: bool = True
+    layer_norm: bool = True
+    extra_linear: bool = False
+    invariant_branch: bool = True
     residual: bool = True
     squeeze_excite: bool = True
     sphere_rule: sphere.Rule = "lebedev"
@@ -90,7 +100,10 @@ class HDGNN(nn.Module):
     remat: bool = False
 
     def __post_init__(self) -> None:
-        _one_of("tensor_product", self.tensor_product, ("metp", "fully_connected"))
+        _one_of("pathway", self.pathway, get_args(Pathway))
+        _one_of("tensor_product", self.tensor_product, get_args(TensorProduct))
+        if self.pathway == self.tensor_product == "none":
+            raise ValueError("pathway and tensor_product must not both be 'none': no message")
         _one_of("head", self.head, ("invariant", "dipole", "extent"))
         _one_of("readout", self.readout, ("sum", "mean"))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
@@ -121,7 +134,10 @@ class HDGNN(nn.Module):
     def setup(self) -> None:
         points = sphere.sphere(self.degree, self.sphere_rule, self.sphere_order)
         self.embedding = ElementEmbedding(len(self.elements), self.channels)
-        self.invariant_embedding = ElementEmbedding(len(self.elements), self.invariant_channels)
+        if self.invariant_branch:
+            self.invariant_embedding = ElementEmbedding(
+                len(self.elements), self.invariant_channels
+            )
         # One layer is traced and compiled, whatever K.
         self.stack = nn.scan(
             nn.remat(Layer, prevent_cse=False, policy=None if self.remat else KEEP),
@@ -130,8 +146,9 @@ class HDGNN(nn.Module):
             in_axes=(0, *[nn.broadcast] * 4),
             length=self.layers,
         )(_hyper_parameters(self), points)
+        weight = self.invariant_weight if self.invariant_branch else 0.0
         self.molecule_head = MoleculeHead(
-            self.head, self.readout, points, self.invariant_weight, self.precision
+            self.head, self.readout, points, weight, self.precision
         )
 
     def __call__(self, graph: batching.MolecularGraph, *, train: bool = False) -> jax.Array:
@@ -180,7 +197,7 @@ class HDGNN(nn.Module):
         # Degree 0 from the element, the others 0.
         higher = degrees.size(self.degree) - 1
         x = jnp.pad(self.embedding(species)[:, None], ((0, 0), (0, higher), (0, 0)))
-        f = self.invariant_embedding(species)
+        f = self.invariant_embedding(species) if self.invariant_branch else x[:, 0, :0]
         last = jnp.arange(self.layers) == self.layers - 1
         (x, f), _ = self.stack(
             (x, f), last, geometry, species, graph.senders, graph.receivers
@@ -209,25 +226,30 @@ class Layer(nn.Module):
         e = DistanceBlock(
             len(config.elements), config.edge_channels, precision, name="distance"
         )(geometry.smeared, species, senders, receivers)
+        normed = EquivariantLayerNorm(name="norm")(x) if config.layer_norm else x
+        if config.extra_linear:
+            normed = DegreeDense(config.channels, precision, name="extra_linear")(normed)
         messages = MessageBlock(
             degree=config.degree,
             m_max=config.m_max,
             product_degree=config.product_degree,
             hidden=config.hidden,
             attention=config.attention,
+            pathway=config.pathway,
             tensor_product=config.tensor_product,
             neighbors=config.neighbors,
             precision=precision,
             name="message",
-        )(EquivariantLayerNorm(name="norm")(x), f, e, geometry, senders, receivers)
+        )(normed, f, e, geometry, senders, receivers)
         update = UpdateBlock(self.points, config.squeeze_excite, precision, name="update")(
             messages, x
         )
-        f = InvariantBranch(config.neighbors, precision, name="invariant")(
-            f, e, geometry.envelope, receivers
-        )
-        # No SiLU after the last layer.
-        f = jnp.where(last, f, nn.silu(f))
+        if config.invariant_branch:
+            f = InvariantBranch(config.neighbors, precision, name="invariant")(
+                f, e, geometry.envelope, receivers
+            )
+            # No SiLU after the last layer.
+            f = jnp.where(last, f, nn.silu(f))
         return (x + update if config.residual else update, f), None
 
 

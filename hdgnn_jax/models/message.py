@@ -7,13 +7,13 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from hdgnn_jax.models.dense import AFTER_SILU, KEPT, Dense, Precision, dot
+from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision, dot
 from hdgnn_jax.models.geometry import EdgeGeometry
+from hdgnn_jax.models.pathways import Pathway, learned_pathway, n_terms
 from hdgnn_jax.so3 import degrees, products, wigner
 
-TensorProduct = Literal["metp", "fully_connected"]
+TensorProduct = Literal["metp", "fully_connected", "none"]
 Attention = Literal["sigmoid", "softmax"] | tuple[float, float, float, float]
 
 
@@ -26,7 +26,8 @@ class MessageBlock(nn.Module):
       product_degree: L' of the Clebsch-Gordan product.
       hidden: H of the edge networks.
       attention: how the four terms are weighted; four numbers are fixed weights.
-      tensor_product: `metp` (eq. 7) or `fully_connected`.
+      tensor_product: `metp` (eq. 7), `fully_connected` or `none`.
+      pathway: what the other three terms are made of, see `pathways`.
       neighbors: the sum over neighbours is divided by the square root of this, their usual number.
       precision: of the matrix products; rotations are float32 always.
     """
@@ -37,6 +38,7 @@ class MessageBlock(nn.Module):
     hidden: int
     attention: Attention
     tensor_product: TensorProduct
+    pathway: Pathway
     neighbors: float
     precision: Precision
 
@@ -54,7 +56,7 @@ class MessageBlock(nn.Module):
 
         Args:
           x: [N, S, C] normalised node state.
-          f: [N, C0] invariant branch.
+          f: [N, C0] invariant branch; C0 = 0 where there is none.
           e: [E, B] distance block.
           geometry: of the edges.
           senders, receivers: [E]; receivers ascend.
@@ -67,17 +69,21 @@ class MessageBlock(nn.Module):
         fade = geometry.envelope[:, None] / self.neighbors**0.5
         a = [fade * gate for gate in self.weigh(f, e, channels, senders, receivers)]
 
-        learned = self.learned(x, x_i, x_j, e, a, geometry.learned, senders, receivers)
-        learned = wigner.rotate_back(geometry.learned, learned)
-        exact = self.product(x, x_i, x_j, geometry.product, senders, receivers)
-        exact = wigner.rotate_back(geometry.low, a[3][:, None] * exact)
-
         def gather(messages: jax.Array) -> jax.Array:
             return jax.ops.segment_sum(messages, receivers, n_nodes, indices_are_sorted=True)
 
-        total = gather(learned)
-        low = degrees.size(self.product_degree)
-        return total.at[:, :low].add(gather(exact))
+        total = jnp.zeros_like(x)
+        learned = learned_pathway(
+            self.pathway, self.degree, self.m_max, self.hidden, self.precision
+        )
+        if learned is not None:
+            nn.share_scope(self, learned)
+            total += gather(learned(x, (x_i, x_j), e, a, geometry.learned, (receivers, senders)))
+        if self.tensor_product != "none":
+            exact = self.product(x, x_i, x_j, geometry.product, senders, receivers)
+            exact = gather(wigner.rotate_back(geometry.low, a[-1][:, None] * exact))
+            total = total.at[:, : degrees.size(self.product_degree)].add(exact)
+        return total
 
     def weigh(
         self,
@@ -87,71 +93,25 @@ class MessageBlock(nn.Module):
         senders: jax.Array,
         receivers: jax.Array,
     ) -> list[jax.Array]:
-        """The a_ij of eq. 11 from the invariant branch: four arrays [E, C]."""
+        """The a_ij of eq. 11 from the invariant branch: an array [E, C] for each term."""
+        learned, exact = n_terms(self.pathway), int(self.tensor_product != "none")
         if not isinstance(self.attention, str):
-            return [jnp.full((len(e), channels), value, e.dtype) for value in self.attention]
+            values = (*self.attention[:learned], *self.attention[3 : 3 + exact])
+            return [jnp.full((len(e), channels), value, e.dtype) for value in values]
         # The first layer of MLP([e_ij, f_i, f_j]), its node parts taken once per node.
-        hidden = f.shape[-1]
-        edge = Dense(hidden, self.precision, name="attention_edge")(e)
-        of_i = Dense(hidden, self.precision, bias=False, name="attention_receiver")(f)
-        of_j = Dense(hidden, self.precision, bias=False, name="attention_sender")(f)
-        mixed = nn.silu((edge + of_i[receivers] + of_j[senders]) / 3**0.5)
-        logits = Dense(4 * channels, self.precision, gain=AFTER_SILU, name="attention")(mixed)
-        gates = jnp.split(logits, 4, -1)
+        hidden = f.shape[-1] or e.shape[-1]
+        mixed = Dense(hidden, self.precision, name="attention_edge")(e)
+        if f.shape[-1]:
+            of_i = Dense(hidden, self.precision, bias=False, name="attention_receiver")(f)
+            of_j = Dense(hidden, self.precision, bias=False, name="attention_sender")(f)
+            mixed = (mixed + of_i[receivers] + of_j[senders]) / 3**0.5
+        mixed = nn.silu(mixed)
+        n = learned + exact
+        logits = Dense(n * channels, self.precision, gain=AFTER_SILU, name="attention")(mixed)
+        gates = jnp.split(logits, n, -1)
         if self.attention == "softmax":
             return list(nn.softmax(jnp.stack(gates), 0))
         return [nn.sigmoid(gate) for gate in gates]
-
-    def learned(
-        self,
-        x: jax.Array,
-        x_i: jax.Array,
-        x_j: jax.Array,
-        e: jax.Array,
-        a: list[jax.Array],
-        frame: wigner.Wigner,
-        senders: jax.Array,
-        receivers: jax.Array,
-    ) -> jax.Array:
-        """The first three terms of eq. 11 before D^T: [E, M, C].
-
-        NN(v) = SiLU(W_b (SiLU(W_a v) * c_ij)) is fed x'' = (D - 1) x and x. W_a x is a product per
-        node, and W_a x'' = W_a D x - W_a x, so only W_a D x is a product per edge.
-        """
-        channels = x.shape[-1]
-        kept = degrees.rows(self.degree, self.m_max)
-        size = len(kept) * channels
-        c = nn.silu(Dense(self.hidden, self.precision, gain=AFTER_SILU, name="c")(e))
-        # W_a of both networks side by side.
-        first = Dense(2 * self.hidden, self.precision, bias=False, name="in")
-        plain = first(x[:, kept].reshape(-1, size))
-
-        def inputs(x_k: jax.Array, nodes: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
-            """W_a x'' and W_a x, each of NN1 and NN2."""
-            turned = checkpoint_name(wigner.rotate(frame, x_k), KEPT)
-            straight = plain[nodes]
-            turned = first(turned.reshape(-1, size)) - straight
-            return jnp.split(turned, 2, -1), jnp.split(straight, 2, -1)
-
-        turned_i, straight_i = inputs(x_i, receivers)
-        turned_j, straight_j = inputs(x_j, senders)
-
-        def network(name: str):
-            # Its input is a product of two SiLUs. Its six outputs are the largest arrays there are:
-            # to multiply again costs less than to keep them.
-            second = Dense(size, self.precision, False, AFTER_SILU**2, keep=False, name=name)
-            return lambda u: nn.silu(second(nn.silu(u) * c))
-
-        nn1, nn2 = network("nn1"), network("nn2")
-        terms = (
-            nn1(turned_i[0]) + nn1(straight_i[0]),
-            nn1(turned_j[0]) + nn1(straight_j[0]),
-            nn2(turned_i[1] + turned_j[1]) + nn2(straight_i[1] + straight_j[1]),
-        )
-        return sum(
-            gate[:, None] * term.reshape(-1, len(kept), channels)
-            for gate, term in zip(a, terms, strict=False)
-        )
 
     def product(
         self,

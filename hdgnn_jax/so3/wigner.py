@@ -66,7 +66,7 @@ def wigner_rows(degree: int, rotation: jax.Array, m_max: int | None = None) -> j
     rows = [plus]
     for m in range(m_max):
         square = (l - m) * (l + m + 1) / (1 if m else 2)
-        scale = np.where(square > 0, np.maximum(square, 1) ** -0.5, 0).astype(dtype)
+        scale = jnp.asarray(np.where(square > 0, np.maximum(square, 1) ** -0.5, 0), dtype)
         p, q = turn(plus), turn(minus) if m else jnp.zeros((), dtype)
         plus, minus = -scale * jnp.sum(p * u + q * v, -2), scale * jnp.sum(p * v - q * u, -2)
         rows = [minus, *rows, plus]

@@ -322,14 +322,14 @@ def test_every_parameter_receives_a_gradient(tensor_product, attention, head):
     ],
 )
 def test_every_degree_starts_at_order_one(options):
-    """Degrees l >= 1 within a factor 10 of degree 0 after the layers, the output of 1."""
-    model = HDGNN(**{**SMALL, **options, "readout": "mean"})
+    """Degrees l >= 1 within a factor 10 of degree 0 after the layers; the output below one."""
+    model = HDGNN(**{**SMALL, **options})
     graph = graph_of(random_molecules(12, seed=0))
     params = jit(model.init)(jax.random.key(0), graph)
     state, prediction = state_and_prediction(model, params, graph)
     for l in range(1, model.degree + 1):
         assert 0.1 < rms(state, l) / rms(state, 0) < 10, l
-    assert 0.05 < np.sqrt(np.mean(np.square(prediction))) < 5
+    assert 0.01 < np.sqrt(np.mean(np.square(prediction))) < 1
 
 
 def test_fits_32_molecules():

@@ -114,7 +114,9 @@ def test_messages_are_those_of_equation_11(
         "attention": attention,
         "tensor_product": tensor_product,
     }
-    block = MessageBlock(hidden=HIDDEN, neighbors=2.5, precision="float32", **options)
+    block = MessageBlock(
+        hidden=HIDDEN, neighbors=2.5, precision="float32", pathway="edge_networks", **options
+    )
     senders = rng.integers(0, NODES, EDGES)
     receivers = np.sort(rng.integers(0, NODES, EDGES))
     x = rng.normal(size=(NODES, degrees.size(degree), CHANNELS))

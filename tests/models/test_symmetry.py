@@ -91,6 +91,10 @@ def test_rotation_is_exact_without_learned_pathways_on_an_exact_sphere():
     [
         {"tensor_product": "fully_connected"},
         {"product_degree": 1, "head": "dipole"},
+        {"attention": "sigmoid", "pathway": "none", "tensor_product": "fully_connected"},
+        {"attention": "sigmoid", "pathway": "linear"},
+        {"attention": "softmax", "pathway": "so2"},
+        {"attention": "sigmoid", "pathway": "so2", "m_max": 2, "extra_linear": True},
     ],
 )
 def test_rotation_is_exact_for_every_equivariant_variant(options):

@@ -1,0 +1,244 @@
+"""Learned pathways: what the first three terms of eq. 11 can be made of (model.md, section 7).
+
+Each is called with the state of the nodes and of both ends of the edges, and gives the three terms,
+weighted by a1, a2 and a3, in the global frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from hdgnn_jax.models.dense import AFTER_SILU, KEPT, DegreeDense, Dense, Precision
+from hdgnn_jax.so3 import degrees, wigner
+
+Pathway = Literal[
+    "edge_networks", "unshared", "nn_of_rotated", "linear", "unrestricted", "so2", "none"
+]
+
+
+class EdgeNetworks(nn.Module):
+    """NN(x'') + NN(x) in the edge's frame, with NN(v) = SiLU(W_b (SiLU(W_a v) * c_ij)) (eq. 9-10).
+
+    W_a x is a product per node, and W_a x'' = W_a D x - W_a x, so only W_a D x is a product per
+    edge.
+
+    Attributes:
+      degree: L.
+      m_max: orders the networks see.
+      hidden: H.
+      precision: of the matrix products; rotations are float32 always.
+      shared: whether receiver and sender have one network, NN1 (Table 5 row 4 has two).
+      rotated: NN(D x) instead of NN(x'') + NN(x) (Table 5 row 5).
+    """
+
+    degree: int
+    m_max: int
+    hidden: int
+    precision: Precision
+    shared: bool = True
+    rotated: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        ends: tuple[jax.Array, jax.Array],
+        e: jax.Array,
+        a: Sequence[jax.Array],
+        frame: wigner.Wigner,
+        nodes: tuple[jax.Array, jax.Array],
+    ) -> jax.Array:
+        """`[E, S, C]`.
+
+        Args:
+          x: [N, S, C].
+          ends: x of receivers and of senders, [E, S, C].
+          e: [E, B] distance block.
+          a: three weights [E, C].
+          frame: of the edges.
+          nodes: receivers and senders, [E].
+        """
+        channels = x.shape[-1]
+        kept = degrees.rows(self.degree, self.m_max)
+        size = len(kept) * channels
+        c = nn.silu(Dense(self.hidden, self.precision, gain=AFTER_SILU, name="c")(e))
+        names = ("nn1", "nn2") if self.shared else ("nn1", "nn1_sender", "nn2")
+        # W_a of all networks side by side.
+        first = Dense(len(names) * self.hidden, self.precision, bias=False, name="in")
+        plain = None if self.rotated else first(x[:, kept].reshape(-1, size))
+
+        def inputs(x_k: jax.Array, at: jax.Array) -> list[list[jax.Array]]:
+            """W_a x'' and W_a x, or W_a D x alone; each of every network."""
+            turned = first(
+                checkpoint_name(wigner.rotate(frame, x_k), KEPT).reshape(-1, size)
+            )
+            parts = [turned] if plain is None else [turned - plain[at], plain[at]]
+            return [jnp.split(part, len(names), -1) for part in parts]
+
+        of_i, of_j = (inputs(x_k, at) for x_k, at in zip(ends, nodes, strict=True))
+
+        def network(name: str):
+            # Its input is a product of two SiLUs. Its outputs are the largest arrays there are:
+            # to multiply again costs less than to keep them.
+            second = Dense(size, self.precision, False, AFTER_SILU**2, keep=False, name=name)
+            return lambda u: nn.silu(second(nn.silu(u) * c))
+
+        networks = [network(name) for name in names]
+        terms = (
+            sum(networks[0](u[0]) for u in of_i),
+            sum(networks[-2](u[-2]) for u in of_j),
+            sum(networks[-1](u[-1] + v[-1]) for u, v in zip(of_i, of_j, strict=True)),
+        )
+        shaped = [term.reshape(-1, len(kept), channels) for term in terms]
+        return wigner.rotate_back(frame, weighted(a, shaped))
+
+
+class SO2Networks(nn.Module):
+    """Ours: networks on D x that turn with the frame's roll, so that the roll cancels exactly.
+
+    Orders +m and -m are the real and imaginary part of a number that a roll multiplies by a phase:
+    they meet complex matrices and gates made of m = 0 only, the SiLU acts on m = 0 alone.
+    """
+
+    degree: int
+    m_max: int
+    hidden: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
+        """See `EdgeNetworks`."""
+        c = nn.silu(Dense(self.hidden, self.precision, gain=AFTER_SILU, name="c")(e))
+        x_i, x_j = (wigner.rotate(frame, x_k) for x_k in ends)
+        nn1, nn2 = (
+            SO2Network(self.degree, self.m_max, self.hidden, self.precision, name=name)
+            for name in ("nn1", "nn2")
+        )
+        return wigner.rotate_back(frame, weighted(a, (nn1(x_i, c), nn1(x_j, c), nn2(x_i + x_j, c))))
+
+
+class SO2Network(nn.Module):
+    """`[E, M, C]` to the same, equivariant to rolls; c [E, H] as in eq. 10."""
+
+    degree: int
+    m_max: int
+    hidden: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, v: jax.Array, c: jax.Array) -> jax.Array:
+        n_edges, _, channels = v.shape
+        kept = degrees.rows(self.degree, self.m_max)
+        order = degrees.order_of(self.degree)[kept]
+
+        def dense(name: str, features: int, u: jax.Array, gain: float = 1.0) -> jax.Array:
+            return Dense(features, self.precision, False, gain, name=name)(u)
+
+        flat = {m: v[:, degrees.where(order == m)].reshape(n_edges, -1) for m in set(order)}
+        zero = nn.silu(dense("in_0", self.hidden, flat[0])) * c
+        out = {0: nn.silu(dense("out_0", flat[0].shape[-1], zero, AFTER_SILU**2))}
+        for m in range(1, self.m_max + 1):
+            gate = nn.sigmoid(dense(f"gate_{m}", self.hidden, zero, AFTER_SILU**2))
+            hidden = Complex(self.hidden, self.precision, name=f"in_{m}")(flat[m], flat[-m])
+            last = Complex(flat[m].shape[-1], self.precision, name=f"out_{m}")
+            out[m], out[-m] = last(*(gate * part for part in hidden))
+        rows: list[jax.Array] = [v] * len(kept)
+        for m, values in out.items():
+            at = np.flatnonzero(order == m)
+            for row, part in zip(at, jnp.split(values, len(at), -1), strict=True):
+                rows[row] = part
+        return jnp.stack(rows, 1).reshape(n_edges, len(kept), channels)
+
+
+class Complex(nn.Module):
+    """A complex matrix, without bias, on a real and an imaginary part."""
+
+    features: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, re: jax.Array, im: jax.Array) -> tuple[jax.Array, jax.Array]:
+        both = Dense(2 * self.features, self.precision, False, 0.5**0.5, name="both")
+        (re_re, re_im), (im_re, im_im) = (jnp.split(both(u), 2, -1) for u in (re, im))
+        return re_re - im_im, re_im + im_re
+
+
+class EquivariantLinear(nn.Module):
+    """Table 3's `linear`: a matrix per degree in place of each network, times c_ij; no frame."""
+
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
+        """See `EdgeNetworks`."""
+        channels, (receivers, senders) = x.shape[-1], nodes
+        c = nn.silu(Dense(channels, self.precision, gain=AFTER_SILU, name="c")(e))
+        one, two = (DegreeDense(channels, self.precision, name=name)(x) for name in ("nn1", "nn2"))
+        terms = (one[receivers], one[senders], two[receivers] + two[senders])
+        return c[:, None] * weighted(a, terms)
+
+
+class Unrestricted(nn.Module):
+    """Table 3's `unrestricted`: one network of [x_i, x_j, S(r_ij)], no frame, weighted by a1."""
+
+    degree: int
+    m_max: int
+    hidden: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
+        """See `EdgeNetworks`."""
+        size = x.shape[1] * x.shape[2]
+        # The rows m = 0 of D, one for each degree, are Y(r) / sqrt(2l + 1).
+        order = degrees.order_of(self.degree)[degrees.rows(self.degree, self.m_max)]
+        poles = frame.forward[:, degrees.where(order == 0)].sum(1)
+        s = poles * np.sqrt(2 * degrees.degree_of(self.degree) + 1).astype(x.dtype)
+        c = nn.silu(Dense(self.hidden, self.precision, gain=AFTER_SILU, name="c")(e))
+        flat = x.reshape(-1, size)
+        inputs = Dense(self.hidden, self.precision, bias=False, name="in_direction")(s)
+        for name, at in zip(("in_receiver", "in_sender"), nodes, strict=True):
+            inputs = inputs + Dense(self.hidden, self.precision, bias=False, name=name)(flat)[at]
+        second = Dense(size, self.precision, False, AFTER_SILU**2, keep=False, name="nn1")
+        out = nn.silu(second(nn.silu(inputs / 3**0.5) * c))
+        return weighted(a, [out.reshape(-1, *x.shape[1:])])
+
+
+def learned_pathway(
+    kind: Pathway, degree: int, m_max: int, hidden: int, precision: Precision
+) -> nn.Module | None:
+    """The module of that name; `none` leaves the Clebsch-Gordan product alone."""
+    sizes = (degree, m_max, hidden, precision)
+    match kind:
+        case "edge_networks":
+            return EdgeNetworks(*sizes)
+        case "unshared":
+            return EdgeNetworks(*sizes, shared=False)
+        case "nn_of_rotated":
+            return EdgeNetworks(*sizes, rotated=True)
+        case "so2":
+            return SO2Networks(*sizes)
+        case "unrestricted":
+            return Unrestricted(*sizes)
+        case "linear":
+            return EquivariantLinear(precision)
+        case "none":
+            return None
+
+
+def n_terms(kind: Pathway) -> int:
+    """How many weighted terms the pathway has."""
+    return {"none": 0, "unrestricted": 1}.get(kind, 3)
+
+
+def weighted(a: Sequence[jax.Array], terms: Sequence[jax.Array]) -> jax.Array:
+    """The sum of terms [E, R, C], each times its weight [E, C]."""
+    first, *others = (gate[:, None] * term for gate, term in zip(a, terms, strict=False))
+    return sum(others, first)
