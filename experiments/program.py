@@ -116,8 +116,12 @@ def _own_flags() -> list[str]:
 def _reason(error: Exception) -> str:
     """The line of an error that says what is wrong: the last, of a message with a traceback."""
     if isinstance(error, (AttributeError, KeyError)):
-        field = str(error.args[0]).strip("'\"")
-        return f"the config has no field {field}"
+        # The first line quotes the field; a second proposes one that is spelt much the same.
+        text = error.args[0]
+        while isinstance(text, Exception):
+            text = text.args[0]
+        field, *hint = str(text).splitlines()
+        return ". ".join(["the config has no field " + field.strip("'\""), *hint])
     line = [line for line in str(error).splitlines() if line.strip()][-1]
     return line.removeprefix("ValueError: ").strip()
 

@@ -46,6 +46,7 @@ def call(monkeypatch, capfd):
     [
         ([QUICK, "--config.foo=1"], "the config has no field foo"),
         ([QUICK, "--config.model.foo=1"], "the config has no field foo"),
+        ([QUICK, "--config.model.chanels=3"], 'no field chanels. Did you mean "channels"'),
         ([QUICK, "--config.model.channels=many"], "config.model.channels=many: invalid literal"),
         ([QUICK, "--config.target=energy"], "unknown target 'energy'; QM9 has mu"),
         (["--config=experiments/configs/qm9.py:fast"], "variants full and quick, not 'fast'"),
