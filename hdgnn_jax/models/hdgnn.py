@@ -192,6 +192,12 @@ class HDGNN(nn.Module):
 
     def predict(self, graph: batching.MolecularGraph, roll: jax.Array) -> jax.Array:
         """The prediction [G] in the edge frames given by the rolls [E]."""
+        return self.molecule_head(*self.states(graph, roll), graph)
+
+    def states(
+        self, graph: batching.MolecularGraph, roll: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """What the head sees: node states [N, S, C] and the invariant branch [N, C0]."""
         geometry = self.geometry(graph, roll)
         species = element_index(graph.nodes.atomic_numbers, self.elements)
         # Degree 0 from the element, the others 0.
@@ -202,7 +208,7 @@ class HDGNN(nn.Module):
         (x, f), _ = self.stack(
             (x, f), last, geometry, species, graph.senders, graph.receivers
         )
-        return self.molecule_head(x, f, graph)
+        return x, f
 
 
 class Layer(nn.Module):

@@ -14,10 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
+import scipy.special
+from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.so3 import degrees, harmonics
 
 Rule = Literal["lebedev", "product"]
+
+HIGHEST_ORDER = 131
+"""Of the Lebedev rules that there are."""
 
 
 class Sphere(NamedTuple):
@@ -33,8 +38,8 @@ class Sphere(NamedTuple):
       degree: L.
     """
 
-    even: np.ndarray
-    odd: np.ndarray
+    even: np.ndarray | jax.Array
+    odd: np.ndarray | jax.Array
     weights: np.ndarray
     antipodal: bool
     degree: int
@@ -46,7 +51,9 @@ class Sphere(NamedTuple):
 
 
 @functools.cache
-def sphere(degree: int, rule: Rule = "lebedev", order: int | None = None) -> Sphere:
+def sphere(
+    degree: int, rule: Rule = "lebedev", order: int | None = None, error: float | None = None
+) -> Sphere:
     """A rule whose round trip is exact for signals up to degree L.
 
     Args:
@@ -55,29 +62,67 @@ def sphere(degree: int, rule: Rule = "lebedev", order: int | None = None) -> Sph
         2 (L + 1) + 1 longitudes, Fejer's weights.
       order: for `lebedev`, by default the lowest from 2 L + 3 on with positive weights: some
         room for the frequencies that the nonlinearity makes.
+      error: for `lebedev`, instead of an order: the lowest whose `aliasing_error` is not larger.
 
     Raises:
       ValueError: for a rule that cannot carry degree L, or that does not exist.
     """
-    if rule == "lebedev":
-        if order is not None and order < 2 * degree:
-            raise ValueError(f"degree {degree} needs a Lebedev rule of order {2 * degree} or more")
-        orders = range(2 * degree + 3, 132) if order is None else [order]
-        for candidate in orders:
-            try:
-                points, weights = scipy.integrate.lebedev_rule(candidate)
-            except NotImplementedError:
-                continue
-            if order is not None or weights.min() > 0:
-                break
-        else:
-            raise ValueError(f"there is no Lebedev rule of order {orders[0]} for degree {degree}")
-        return _from_points(degree, points[[1, 2, 0]].T, weights / (4 * np.pi))
     if rule == "product":
-        if order is not None:
+        if not order is error is None:
             raise ValueError("the product rule has no order: its size follows from the degree")
         return _from_points(degree, *_product(degree))
-    raise ValueError(f"sphere rule must be 'lebedev' or 'product', not {rule!r}")
+    if rule != "lebedev":
+        raise ValueError(f"sphere rule must be 'lebedev' or 'product', not {rule!r}")
+    if order is not None:
+        if error is not None:
+            raise ValueError("give the sphere's order or its error, not both")
+        if order < 2 * degree:
+            raise ValueError(f"degree {degree} needs a Lebedev rule of order {2 * degree} or more")
+        if (points := _lebedev(order)) is None:
+            raise ValueError(f"there is no Lebedev rule of order {order} for degree {degree}")
+        return _from_points(degree, *points)
+    for candidate in range(2 * degree + 3, HIGHEST_ORDER + 1):
+        points = _lebedev(candidate)
+        if points is None or points[1].min() <= 0:
+            continue
+        if error is None or aliasing_error(degree, *points) <= error:
+            return _from_points(degree, *points)
+    at_most = "" if error is None else f" with an error of {error:g} or less"
+    raise ValueError(f"there is no Lebedev rule for degree {degree}{at_most}")
+
+
+def aliasing_error(degree: int, points: np.ndarray, weights: np.ndarray) -> float:
+    """Relative equivariance error of coefficients -> points -> SiLU -> coefficients.
+
+    Of random signals of unit variance, which stand still while the points are turned at random;
+    root mean square over signals and turns (model.md, section 11).
+
+    Args:
+      degree: L.
+      points: [n, 3].
+      weights: [n], with the sum 1.
+    """
+    rng = np.random.default_rng(0)
+    signals = rng.normal(size=(degrees.size(degree), 64)) / (degree + 1)
+
+    def round_trip(turn: np.ndarray) -> np.ndarray:
+        y = np.asarray(harmonics.harmonics(degree, points @ turn.T))
+        values = y @ signals
+        return (y * weights[:, None]).T @ (values * scipy.special.expit(values))
+
+    here, *turned = map(round_trip, [np.eye(3), *Rotation.random(8, rng=rng).as_matrix()])
+    error = np.mean([np.square(there - here).sum() for there in turned])
+    return float(np.sqrt(error / np.square(here).sum()))
+
+
+def turn(sphere: Sphere, wigner: jax.Array) -> Sphere:
+    """The same rule with its points turned by the rotation whose D is given, [S, S]."""
+    odd = degrees.degree_of(sphere.degree) % 2 == 1
+    even, odd = degrees.where(~odd), degrees.where(odd)
+    return sphere._replace(
+        even=_dot(sphere.even, wigner[even][:, even].T),
+        odd=_dot(sphere.odd, wigner[odd][:, odd].T),
+    )
 
 
 def split_parity(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -125,7 +170,7 @@ def sphere_mean(sphere: Sphere, values: jax.Array) -> jax.Array:
     return jnp.tensordot(jnp.asarray(weights, values.dtype), values, 1, precision="highest")
 
 
-def _dot(constant: np.ndarray, x: jax.Array) -> jax.Array:
+def _dot(constant: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
     return jnp.tensordot(jnp.asarray(constant, x.dtype), x, 1, precision="highest")
 
 
@@ -138,6 +183,16 @@ def _from_points(degree: int, points: np.ndarray, weights: np.ndarray) -> Sphere
     y = np.asarray(harmonics.harmonics(degree, points))
     odd = degrees.degree_of(degree) % 2 == 1
     return Sphere(y[:, ~odd], y[:, odd], weights, antipodal, degree)
+
+
+@functools.cache
+def _lebedev(order: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """[n, 3] points with the pole y and [n] weights with the sum 1; None where there is none."""
+    try:
+        points, weights = scipy.integrate.lebedev_rule(order)
+    except NotImplementedError:
+        return None
+    return points[[1, 2, 0]].T, weights / (4 * np.pi)
 
 
 def _product(degree: int) -> tuple[np.ndarray, np.ndarray]:

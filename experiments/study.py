@@ -1,0 +1,122 @@
+"""Trains variants x seeds x targets on one small budget and compares them on one page.
+
+    python -m experiments.study --workdir=runs/study --page=experiments/results/study.md
+
+Each run is a folder of --workdir, as `experiments.train` leaves it. The same command goes on where
+it was stopped. Several at once share the work, each on its cores: --share=0/2 and --share=1/2. The
+page is written, with its plot and its JSON beside it, by the call that finds all runs finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from absl import flags
+
+from experiments import program, study_page, train
+from experiments.configs import ablations
+
+VARIANTS = (
+    "baseline", "linear", "fully_tp", "unrestricted", "softmax", "equal_weights",
+    "learned_weights", "no_layer_norm", "extra_linear", "unshared_mlp", "nn_of_rotated",
+)  # fmt: skip
+SIZE = {
+    "data.train_size": 8000,
+    "model.layers": 2,
+    "training.steps": 400,
+    "training.validate_every": 400,
+    "training.first_validation": 400,
+    "training.n_budgets": 1,
+}
+"""What differs from `ablations.py`: the budget is the same for all variants."""
+
+LIST = flags.DEFINE_list("variants", list(VARIANTS), "names in ablations.py; the first is compared")
+TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "of QM9")
+SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each variant and target")
+STEPS = flags.DEFINE_integer("steps", SIZE["training.steps"], "of each run")
+SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
+PAGE = flags.DEFINE_string("page", None, "FILE.md, the page; FILE.png and FILE.json beside it")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which runs there are.
+
+    Attributes:
+      workdir: folder of all runs.
+      variants: names in `ablations.VARIANTS`; the others are compared with the first.
+      targets: of QM9.
+      seeds: runs of each variant and target.
+      steps: of each run.
+    """
+
+    workdir: pathlib.Path
+    variants: tuple[str, ...]
+    targets: tuple[str, ...]
+    seeds: int
+    steps: int
+
+    def runs(self) -> Iterator[tuple[str, str, int, pathlib.Path]]:
+        """Target, variant, seed and folder; seeds last, so that a part is worth reading."""
+        for seed in range(self.seeds):
+            for target in self.targets:
+                for variant in self.variants:
+                    yield target, variant, seed, self.workdir / target / variant / str(seed)
+
+    def config(self, target: str, variant: str, seed: int) -> dict[str, Any]:
+        """The config of one run."""
+        config = ablations.get_config(variant)
+        config.update_from_flattened_dict(
+            {**SIZE, "training.steps": self.steps, "target": target, "seed": seed}
+        )
+        return json.loads(config.to_json())
+
+
+def main() -> None:
+    """The program."""
+    plan = Plan(
+        program.workdir(), tuple(LIST.value), tuple(TARGETS.value), SEEDS.value, STEPS.value
+    )
+    run(plan, SHARE.value, pathlib.Path(PAGE.value) if PAGE.value else None)
+
+
+def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
+    """Trains what is missing of this call's share, then writes the page if nothing is.
+
+    Raises:
+      ValueError: for a share or a variant that is none.
+      As `train.run` does.
+    """
+    try:
+        first, step = map(int, share.split("/"))
+    except ValueError:
+        first, step = 0, 0
+    if not 0 <= first < step:
+        raise ValueError(f"--share must be K/N with K < N, as 0/2, not {share!r}")
+    runs = list(plan.runs())
+    # A bad name ends it before anything is trained.
+    configs = [plan.config(target, variant, seed) for target, variant, seed, _ in runs]
+    mine = range(first, len(runs), step)
+    for count, at in enumerate(mine, start=1):
+        target, variant, seed, folder = runs[at]
+        if study_page.finished(folder):
+            continue
+        print(f"\n{count} of {len(mine)}: {target}, {variant}, seed {seed}")
+        train.run(configs[at], folder)
+        # A hundred compiled programs are some GiB.
+        jax.clear_caches()
+    missing = [folder for *_, folder in runs if not study_page.finished(folder)]
+    if missing:
+        print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished; first missing: "
+              f"{missing[0]}")  # fmt: skip
+    elif page is not None:
+        study_page.write(page, plan.workdir, plan.targets, plan.variants, plan.seeds)
+
+
+if __name__ == "__main__":
+    program.run(main, str(__doc__), [program.WORKDIR])

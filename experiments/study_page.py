@@ -1,0 +1,241 @@
+"""The page of a study: errors with intervals over seeds, and how they compare with the paper's."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.report import format_mae
+
+PAPER = {
+    "baseline": 554, "linear": 632, "fully_tp": 591, "unrestricted": 883, "softmax": 562,
+    "equal_weights": 564, "learned_weights": 567, "no_layer_norm": 577, "extra_linear": 568,
+    "unshared_mlp": 555, "nn_of_rotated": 572,
+}  # fmt: skip
+"""Test MAE on IS2RE (ID), meV: Tables 3 to 5 of An et al. 2024, one run each."""
+
+LEVEL = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One variant on one target.
+
+    Attributes:
+      variant: its name.
+      maes: test errors, one for each seed.
+      difference: of the mean from the first variant's.
+      margin: half width of the 95 % interval of `difference` (Welch).
+      p: that there is no difference, Holm's correction over the variants included.
+    """
+
+    variant: str
+    maes: tuple[float, ...]
+    difference: float = 0.0
+    margin: float = 0.0
+    p: float = 1.0
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.maes))
+
+    @property
+    def spread(self) -> float:
+        """Half width of the 95 % interval of the mean (Student)."""
+        n = len(self.maes)
+        return float(scipy.stats.t.ppf(0.975, n - 1) * np.std(self.maes, ddof=1) / n**0.5)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the sign of the difference is that of the paper's."""
+        if self.variant not in PAPER or not self.difference:
+            return ""
+        if self.p >= LEVEL:
+            return "undecided"
+        worse = PAPER[self.variant] > PAPER["baseline"]
+        return "agrees" if worse == (self.difference > 0) else "contradicts"
+
+
+def finished(folder: pathlib.Path) -> bool:
+    """Whether a run left its report."""
+    return (folder / "report" / "summary.json").exists()
+
+
+def compare(maes: Mapping[str, Sequence[float]]) -> list[Comparison]:
+    """Every variant with the first: Welch's t-test, with Holm's correction.
+
+    Args:
+      maes: of each variant, two or more.
+    """
+    (first, base), *others = maes.items()
+    if not others:
+        return [Comparison(first, tuple(base))]
+    tests = [scipy.stats.ttest_ind(values, base, equal_var=False) for _, values in others]
+    raw = np.array([test.pvalue for test in tests])
+    order = np.argsort(raw)
+    holm = np.empty(len(raw))
+    holm[order] = np.minimum(1, np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1)))
+    return [Comparison(first, tuple(base))] + [
+        Comparison(
+            name,
+            tuple(values),
+            float(np.mean(values) - np.mean(base)),
+            float(np.ptp(test.confidence_interval()) / 2),
+            float(p),
+        )
+        for (name, values), test, p in zip(others, tests, holm, strict=True)
+    ]
+
+
+def write(
+    page: pathlib.Path,
+    workdir: pathlib.Path,
+    targets: Sequence[str],
+    variants: Sequence[str],
+    seeds: int,
+) -> None:
+    """Writes the page, and its plot and numbers beside it.
+
+    Args:
+      page: FILE.md.
+      workdir: of the study, all runs finished.
+      targets, variants, seeds: of the study.
+
+    Raises:
+      ValueError: for a single seed, which has no interval.
+    """
+    if seeds < 2:
+        raise ValueError("a page needs --seeds=2 or more: one run has no interval")
+
+    def read(target: str, variant: str, seed: int, file: str) -> dict[str, Any]:
+        return json.loads((workdir / target / variant / str(seed) / "report" / file).read_text())
+
+    summaries = {
+        (t, v): [read(t, v, s, "summary.json") for s in range(seeds)]
+        for t, v in itertools.product(targets, variants)
+    }
+    results = {
+        t: compare({v: [summary["mae"] for summary in summaries[t, v]] for v in variants})
+        for t in targets
+    }
+    references = {t: summaries[t, variants[0]][0] for t in targets}
+    card = read(targets[0], variants[0], 0, "card.json")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {t: [dataclasses.asdict(c) for c in rows] for t, rows in results.items()}
+    plot = page.with_suffix(".png")
+    write_atomically(page.with_suffix(".json"), (json.dumps(numbers, indent=1) + "\n").encode())
+    draw(plot, results)
+    parts = [
+        _head(card, seeds, plot.name),
+        *(_target(references[t], rows) for t, rows in results.items()),
+        _conclusions(results),
+    ]
+    write_atomically(page, "\n".join(parts).encode())
+    print(f"page: {page}")
+
+
+def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> None:
+    """Differences from the first variant in percent of its error, a panel for each target."""
+    figure = Figure(figsize=(5 * len(results), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
+    for axes, (target, (base, *others)) in zip(panels, results.items(), strict=True):
+        at, scale = np.arange(len(others)), 100 / base.mean
+        axes.errorbar(
+            [c.difference * scale for c in others],
+            at,
+            xerr=[c.margin * scale for c in others],
+            fmt="o",
+            capsize=3,
+        )
+        axes.plot([(m - base.mean) * scale for m in base.maes], [-1] * len(base.maes), "|k")
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set_yticks([-1, *at], [base.variant, *(c.variant for c in others)])
+        axes.invert_yaxis()
+        axes.set(title=target, xlabel=f"test MAE, % above {base.variant}")
+        axes.set_xscale("symlog", linthresh=10)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _head(card: Mapping[str, Any], seeds: int, plot: str) -> str:
+    config, git = card["config"], card["git"] or {"revision": "unknown"}
+    model, training = config["model"], config["training"]
+    return f"""# Variants of HDGNN on QM9
+
+Written by the command below; nothing here is typed by hand. Intervals are 95 %, over {seeds} seeds.
+
+```
+python -m experiments.study {" ".join(arg for arg in sys.argv[1:] if "--share" not in arg)}
+```
+
+Each run: {config["data"]["train_size"]:,} training molecules, {training["steps"]:,} steps of
+{training["batch_size"]}, K = {model["layers"]}, L = {model["degree"]}, C = {model["channels"]},
+H = {model["hidden"]}, cutoff {model["cutoff"]:g} Å, the rest as in `ablations.py`. Error on all
+test molecules. Trained at revision `{git["revision"][:10]}`, jax {card["versions"]["jax"]}, on
+{card["hardware"]["cpu"]}, {card["hardware"]["cores"]} cores.
+
+![Differences from the baseline]({plot})
+
+"""
+
+
+def _target(reference: Mapping[str, Any], rows: Sequence[Comparison]) -> str:
+    unit = reference["unit"]
+    lines = [
+        f"## {reference['target']}\n",
+        f"Test MAE in {unit}. Mean predictor {format_mae(reference['mae_mean_predictor'])}, linear "
+        f"composition {format_mae(reference['mae_composition'])}.\n",
+        "| variant | MAE | difference | p (Welch, Holm) | paper, difference, % | with the paper |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for c in rows:
+        cells = [c.variant, f"{format_mae(c.mean)} ± {c.spread:.2g}"]
+        if c.difference:
+            cells += [f"{c.difference:+.3g} ± {c.margin:.2g}", f"{c.p:.2g}"]
+            paper = PAPER.get(c.variant)
+            cells += [f"{100 * (paper / PAPER['baseline'] - 1):+.1f}" if paper else "", c.verdict]
+        else:
+            cells += [""] * 4
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _conclusions(results: Mapping[str, Sequence[Comparison]]) -> str:
+    lines = [
+        "## With the paper, and how sure",
+        "",
+        "The paper's differences are single runs on IS2RE (Tables 3 to 5) at K = 8, L = 6, C = 64; "
+        "`agrees` and\n`contradicts` compare the sign of the difference, where its p is below "
+        f"{LEVEL:g}.",
+        "",
+    ]
+    for target, (base, *others) in results.items():
+        known = [c for c in others if c.variant in PAPER]
+        if len(known) < 3:
+            continue
+        for word in ("agrees", "contradicts", "undecided"):
+            names = [c.variant for c in known if c.verdict == word]
+            lines.append(f"- {target}, {word}: {', '.join(names) or 'none'}.")
+        rank = scipy.stats.spearmanr([c.mean for c in known], [PAPER[c.variant] for c in known])
+        margins = sorted(100 * c.margin / base.mean for c in known)
+        lines.append(
+            f"- {target}: the order of the variants has rank correlation {rank.statistic:.2f} with "
+            f"the paper's (p = {rank.pvalue:.2g}). An interval of a difference is, in the median, "
+            f"± {np.median(margins):.1f} % of the baseline's error: smaller effects cannot be seen "
+            "at this size."
+        )
+    return "\n".join([*lines, ""])
