@@ -28,6 +28,8 @@ VARIANTS = (
 SIZE = {
     "data.train_size": 8000,
     "model.layers": 2,
+    "model.channels": 8,
+    "model.hidden": 16,
     "training.steps": 400,
     "training.validate_every": 400,
     "training.first_validation": 400,
