@@ -202,6 +202,20 @@ class Predictor:
         return step.make_predict_step(self.problem.model.apply, self.mesh)
 
 
+def best_params(checkpoints: Checkpoints, problem: Problem, mesh: jax.sharding.Mesh) -> step.Params:
+    """The averaged weights that were best on validation.
+
+    Raises:
+      CheckpointError: where they cannot be restored.
+    """
+    placed = step.replicated(mesh)
+    state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+        jax.eval_shape(lambda: problem.init_state(mesh)),
+    )
+    return checkpoints.restore(state, "best").state.ema
+
+
 def best_results(
     checkpoints: Checkpoints, predictor: Predictor, names: Sequence[str]
 ) -> list[SplitResult]:
@@ -212,12 +226,8 @@ def best_results(
     Raises:
       CheckpointError: where they cannot be restored.
     """
-    problem, placed = predictor.problem, step.replicated(predictor.mesh)
-    state = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
-        jax.eval_shape(lambda: problem.init_state(predictor.mesh)),
-    )
-    params = checkpoints.restore(state, "best").state.ema
+    problem = predictor.problem
+    params = best_params(checkpoints, problem, predictor.mesh)
     return [predictor.result(name, part(problem.config, name), params) for name in names]
 
 

@@ -13,12 +13,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import flags
+from ml_collections import config_flags
 
 from hdgnn_jax.data.qm9 import QM9Error
 from hdgnn_jax.training.checkpoint import CheckpointError
 from hdgnn_jax.training.loop import DivergedError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
+CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT, a config")
+JSON = flags.DEFINE_string("json", None, "FILE, where all numbers go")
+PLOT = flags.DEFINE_string("plot", None, "FILE.png, where the plot goes")
 
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
@@ -31,16 +35,24 @@ ERRORS = (ValueError, QM9Error, CheckpointError, DivergedError, OSError)
 """What a user can cause; StructureError is a ValueError. Anything else is our bug: a traceback."""
 
 
-def run(main: Callable[[], None], document: str, needed: Sequence[flags.FlagHolder]) -> None:
+def run(
+    main: Callable[[], None],
+    document: str,
+    needed: Sequence[flags.FlagHolder],
+    optional: Sequence[flags.FlagHolder] = (),
+) -> None:
     """Runs a program; a user's mistake ends it with one line and exit code 1.
 
     Args:
       main: the program, once the flags are parsed.
       document: what --help prints above the flags.
       needed: the flags that must be given.
+      optional: those of this module that the program reads too; all else belong to others.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        lines = [f"  --{name}: {flags.FLAGS[name].help}" for name in _own_flags()]
+        own = flags.FLAGS.flags_by_module_dict().get(sys.argv[0], [])
+        names = [flag.name for flag in (*needed, *optional, *own)]
+        lines = [f"  --{name}: {flags.FLAGS[name].help}" for name in names]
         print(document.strip(), "", "Flags:", *lines, sep="\n")
         return
     _restart()
@@ -59,14 +71,14 @@ def run(main: Callable[[], None], document: str, needed: Sequence[flags.FlagHold
         fail("stopped; the same command goes on from the last checkpoint")
 
 
-def read_config(holder: flags.FlagHolder) -> dict[str, Any]:
+def read_config() -> dict[str, Any]:
     """The config as nested dicts of JSON values.
 
     Raises:
       ValueError: where its file cannot be read.
     """
     try:
-        return json.loads(holder.value.to_json())
+        return json.loads(CONFIG.value.to_json())
     except OSError as error:
         raise ValueError(_reason(error)) from error
 
@@ -102,15 +114,6 @@ def _parse(needed: Sequence[flags.FlagHolder]) -> None:
     for holder in needed:
         if not flags.FLAGS[holder.name].value:
             raise ValueError(f"--{holder.name} is missing: {flags.FLAGS[holder.name].help}")
-
-
-def _own_flags() -> list[str]:
-    mine = flags.FLAGS.flags_by_module_dict()
-    return [
-        flag.name
-        for module in (sys.argv[0], "experiments.program")
-        for flag in mine.get(module, [])
-    ]
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import config_flags
 
 from experiments import program
 from experiments.problem import (
@@ -31,13 +30,15 @@ from experiments.problem import (
 )
 from hdgnn_jax.data import splits
 from hdgnn_jax.data.loader import Loader, prefetch
+from hdgnn_jax.evaluation import symmetry
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import loop, step
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
 from hdgnn_jax.training.report import reproduction_card, write_report
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT, a config")
+TURNED = 256
+"""First so many validation molecules are also predicted turned, each by a random rotation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Training:
 
 def main() -> None:
     """The program."""
-    run(program.read_config(CONFIG), program.workdir())
+    run(program.read_config(), program.workdir())
 
 
 def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -141,8 +142,17 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
             resumed = [*past["resumed"], restored.step]
         start = int(state.step)
 
-        def validate(params: step.Params) -> float:
-            return predictor.result("validation", some, params, show=False).mae
+        few = first(some, TURNED)
+        rotations = symmetry.random_rotations(len(few.structures), config["seed"])
+        turned = dataclasses.replace(few, structures=few.structures.turned(rotations))
+
+        def validate(params: step.Params) -> dict[str, float]:
+            here, there = (
+                predictor.result("validation", molecules, params, show=False)
+                for molecules in (some, turned)
+            )
+            change = np.abs(there.prediction - here.prediction[: len(few.structures)])
+            return {"validation_mae": here.mae, "rotation_error": float(change.mean())}
 
         def course() -> dict[str, Any]:
             return {
@@ -268,4 +278,4 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [CONFIG, program.WORKDIR])
+    program.run(main, str(__doc__), [program.CONFIG, program.WORKDIR])

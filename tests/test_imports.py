@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "data": {"graphs", "progress"},
     "models": {"graphs", "so3"},
     "training": {"graphs"},
-    "evaluation": {"graphs"},
+    "evaluation": {"graphs", "models", "so3"},
 }
 FLAGS = {"absl", "argparse", "ml_collections"}
 NETWORK = {"aiohttp", "ftplib", "http", "httpx", "requests", "socket", "urllib", "urllib3"}

@@ -53,6 +53,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model.squeeze_excite = True
     config.model.sphere_rule = "lebedev"
     config.model.sphere_order = config_dict.placeholder(int)  # None: by the degree
+    config.model.sphere_error = config_dict.placeholder(float)  # instead of an order
     config.model.readout = "sum"
     config.model.invariant_weight = 1.0
     words = {"attention": "sigmoid", "frame": "random", "evaluation_frame": "canonical"}

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 SYMBOLS = (
     "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
@@ -131,6 +132,11 @@ class Structures:
         return Structures(
             offsets, self.atomic_numbers[rows], self.positions[rows], self.ids[indices], self.source
         )
+
+    def turned(self, rotations: np.ndarray) -> Structures:
+        """Each molecule turned about the origin by its own unit quaternion (w, x, y, z), [n, 4]."""
+        turns = Rotation.from_quat(np.repeat(rotations, self.n_atoms, 0), scalar_first=True)
+        return dataclasses.replace(self, positions=turns.apply(self.positions))
 
     def check(self, elements: Sequence[int]) -> None:
         """Refuses what a model cannot use. (Atoms at one place are found with the neighbours.)

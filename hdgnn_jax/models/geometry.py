@@ -35,6 +35,30 @@ def edge_vectors(graph: batching.MolecularGraph) -> jax.Array:
     return x[graph.senders] - x[graph.receivers]
 
 
+def turned(graph: batching.MolecularGraph, rotation: jax.Array) -> batching.MolecularGraph:
+    """The graph turned by a unit quaternion (w, x, y, z)."""
+    matrix = frames.rotation_matrix(rotation)
+    positions = jnp.dot(graph.nodes.positions, matrix.T, precision="highest")
+    return graph._replace(nodes=graph.nodes._replace(positions=positions))
+
+
+def turned_rolls(
+    graph: batching.MolecularGraph, roll: jax.Array, rotation: jax.Array
+) -> jax.Array:
+    """The rolls [E] with which the frames turn along: R(Q r, turned roll) Q = R(r, roll).
+
+    Args:
+      graph: before it is turned.
+      roll: [E] radians.
+      rotation: Q, a unit quaternion.
+    """
+    along = frames.multiply(_edge_frames(graph, roll), frames.inverse(rotation))
+    shortest = _edge_frames(turned(graph, rotation), jnp.zeros_like(roll))
+    # What is left between the two is a turn about +y.
+    spin = frames.multiply(along, frames.inverse(shortest))
+    return 2 * jnp.arctan2(spin[:, 2], spin[:, 0])
+
+
 def edge_geometry(
     graph: batching.MolecularGraph,
     roll: jax.Array,
@@ -58,10 +82,8 @@ def edge_geometry(
       n_gaussians: of the smearing.
       envelope: whether messages fade out towards the cutoff.
     """
-    vectors = edge_vectors(graph)
-    distance = safe.norm(vectors)
-    rotation = frames.edge_frame(safe.normalise(vectors), roll)
-    rows = wigner.wigner_rows(degree, rotation, max(m_max, product_degree))
+    distance = safe.norm(edge_vectors(graph))
+    rows = wigner.wigner_rows(degree, _edge_frames(graph, roll), max(m_max, product_degree))
     fade = polynomial_cutoff(distance / cutoff) if envelope else jnp.ones_like(distance)
     return EdgeGeometry(
         smeared=gaussian_smearing(distance, cutoff, n_gaussians),
@@ -70,6 +92,10 @@ def edge_geometry(
         product=wigner.wigner(rows, m_max=product_degree),
         low=wigner.wigner(rows, l_max=product_degree),
     )
+
+
+def _edge_frames(graph: batching.MolecularGraph, roll: jax.Array) -> jax.Array:
+    return frames.edge_frame(safe.normalise(edge_vectors(graph)), roll)
 
 
 def gaussian_smearing(distance: jax.Array, cutoff: float, n: int) -> jax.Array:

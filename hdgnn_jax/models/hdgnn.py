@@ -55,8 +55,9 @@ class HDGNN(nn.Module):
       invariant_branch: whether there is one; without it attention sees e_ij alone.
       residual: whether x^{k+1} = x^k + update.
       squeeze_excite: whether the update block gates channels by their mean over the sphere.
-      sphere_rule: `lebedev` or `product`.
+      sphere_rule: `lebedev`, `product`, or the points themselves.
       sphere_order: of the Lebedev rule; None: see `so3.sphere.sphere`.
+      sphere_error: instead of an order, the relative aliasing error that is allowed, as 1e-3.
       head: `invariant`, `dipole` (mu) or `extent` (r2).
       readout: `sum` or `mean` over atoms, of the invariant head.
       invariant_weight: lambda of section 3.4.
@@ -89,8 +90,9 @@ class HDGNN(nn.Module):
     invariant_branch: bool = True
     residual: bool = True
     squeeze_excite: bool = True
-    sphere_rule: sphere.Rule = "lebedev"
+    sphere_rule: sphere.Rule | sphere.Sphere = "lebedev"
     sphere_order: int | None = None
+    sphere_error: float | None = None
     head: Head = "invariant"
     readout: Readout = "sum"
     invariant_weight: float = 1.0
@@ -132,7 +134,7 @@ class HDGNN(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
-        points = sphere.sphere(self.degree, self.sphere_rule, self.sphere_order)
+        points = self.points()
         self.embedding = ElementEmbedding(len(self.elements), self.channels)
         if self.invariant_branch:
             self.invariant_embedding = ElementEmbedding(
@@ -175,6 +177,13 @@ class HDGNN(nn.Module):
 
         scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
         return scan(self, jnp.zeros(graph.n_node.shape), rolls)[0] / n
+
+    @nn.nowrap
+    def points(self) -> sphere.Sphere:
+        """The quadrature of update blocks and head."""
+        if isinstance(self.sphere_rule, sphere.Sphere):
+            return self.sphere_rule
+        return sphere.sphere(self.degree, self.sphere_rule, self.sphere_order, self.sphere_error)
 
     @nn.nowrap
     def geometry(self, graph: batching.MolecularGraph, roll: jax.Array) -> EdgeGeometry:

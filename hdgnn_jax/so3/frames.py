@@ -44,6 +44,11 @@ def multiply(p: jax.Array, q: jax.Array) -> jax.Array:
     return jnp.concatenate([real[..., None], imaginary], -1)
 
 
+def inverse(quaternion: jax.Array) -> jax.Array:
+    """The opposite rotation of a unit quaternion `[..., 4]`."""
+    return jnp.concatenate([quaternion[..., :1], -quaternion[..., 1:]], -1)
+
+
 def rotation_matrix(quaternion: jax.Array) -> jax.Array:
     """[..., 3, 3] the matrix that turns column vectors as the unit quaternion does."""
     w, v = quaternion[..., 0], quaternion[..., 1:]

@@ -8,6 +8,7 @@ p(r) = e + o and p(-r) = e - o.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import jax
@@ -68,7 +69,7 @@ def sphere(
       ValueError: for a rule that cannot carry degree L, or that does not exist.
     """
     if rule == "product":
-        if not order is error is None:
+        if order is not None or error is not None:
             raise ValueError("the product rule has no order: its size follows from the degree")
         return _from_points(degree, *_product(degree))
     if rule != "lebedev":
@@ -78,17 +79,23 @@ def sphere(
             raise ValueError("give the sphere's order or its error, not both")
         if order < 2 * degree:
             raise ValueError(f"degree {degree} needs a Lebedev rule of order {2 * degree} or more")
-        if (points := _lebedev(order)) is None:
+        if (found := _lebedev(order)) is None:
             raise ValueError(f"there is no Lebedev rule of order {order} for degree {degree}")
-        return _from_points(degree, *points)
-    for candidate in range(2 * degree + 3, HIGHEST_ORDER + 1):
-        points = _lebedev(candidate)
-        if points is None or points[1].min() <= 0:
+        return _from_points(degree, *found)
+    for candidate, points, weights in lebedev_rules(degree):
+        if candidate < 2 * degree + 3 or weights.min() <= 0:
             continue
-        if error is None or aliasing_error(degree, *points) <= error:
-            return _from_points(degree, *points)
+        if error is None or aliasing_error(degree, points, weights) <= error:
+            return _from_points(degree, points, weights)
     at_most = "" if error is None else f" with an error of {error:g} or less"
     raise ValueError(f"there is no Lebedev rule for degree {degree}{at_most}")
+
+
+def lebedev_rules(degree: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Order, points [n, 3] and weights [n] of the rules that carry degree L, in ascending order."""
+    for order in range(2 * degree, HIGHEST_ORDER + 1):
+        if (rule := _lebedev(order)) is not None:
+            yield order, *rule
 
 
 def aliasing_error(degree: int, points: np.ndarray, weights: np.ndarray) -> float:

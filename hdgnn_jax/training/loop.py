@@ -24,7 +24,7 @@ def train(
     steps: int,
     log_every: int,
     validate_at: set[int],
-    validate: Callable[[Params], float],
+    validate: Callable[[Params], dict[str, float]],
     save: Callable[[TrainState, int, float], Any],
     writer: MetricWriter,
     show: Callable[[int, float, float | None], Any],
@@ -39,7 +39,7 @@ def train(
       log_every: steps between two reads of the losses: the only times the host waits for the
         devices.
       validate_at: steps after which to validate and save.
-      validate: averaged weights to the validation error.
+      validate: averaged weights to `validation_mae` and what else is logged with it.
       save: (state, step, validation error).
       writer: of the curves.
       show: (step, mean loss since the last call, last validation error), for a progress bar.
@@ -68,7 +68,8 @@ def train(
             }
             waiting = []
             if step in validate_at:
-                validation = row["validation_mae"] = validate(state.ema)
+                row |= validate(state.ema)
+                validation = row["validation_mae"]
                 save(state, step, validation)
             writer.write(step, row)
             show(step, row["train_loss"], validation)

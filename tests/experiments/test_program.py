@@ -20,7 +20,7 @@ def call(monkeypatch, capfd):
     """`call(module, *arguments)` as from a shell: exit code and what was printed."""
 
     def start(module, *arguments):
-        needed = [module.CONFIG] if module is train else []
+        needed = [program.CONFIG] if module is train else []
         monkeypatch.setattr(sys, "argv", [str(module.__file__), *arguments])
         try:
             program.run(module.main, str(module.__doc__), [*needed, program.WORKDIR])

@@ -89,9 +89,11 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(finished, config, tmp_
     now, then = (read(folder, "summary.json") for folder in (workdir, finished))
     assert now.pop("seconds") != then.pop("seconds")
     assert now == then
-    rows = [{row["step"]: row.get("validation_mae") for row in read_metrics(folder)}
+    names = ("validation_mae", "rotation_error")
+    rows = [{row["step"]: [row.get(name) for name in names] for row in read_metrics(folder)}
             for folder in (workdir, finished)]  # fmt: skip
     assert rows[0] == rows[1]
+    assert rows[0][STEPS][1] > 0
 
 
 def test_a_lost_report_is_written_again_from_the_checkpoints(finished, config, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from molecules import random_molecules
+from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.graphs.structure import (
     ATOMIC_NUMBERS,
@@ -51,6 +52,15 @@ def test_packing_and_taking_keep_every_molecule():
 def test_ranges_end_to_end():
     starts, counts = np.array([5, 0, 9]), np.array([2, 0, 3])
     assert concatenated_ranges(starts, counts).tolist() == [5, 6, 9, 10, 11]
+
+
+def test_each_molecule_turns_by_its_own_rotation():
+    molecules = random_molecules(5, 0)
+    turns = Rotation.random(5, rng=0)
+    turned = molecules.turned(turns.as_quat(scalar_first=True))
+    for k in range(5):
+        expected = molecules[k].positions @ turns[k].as_matrix().T
+        np.testing.assert_allclose(turned[k].positions, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("symbol", ["Q", "X", "c", "", "HE"])

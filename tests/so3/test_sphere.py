@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import e3nn_jax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from equivariance import turn
+from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.so3 import degrees, sphere
 from hdgnn_jax.so3.harmonics import harmonics
@@ -100,3 +103,59 @@ def test_dtype_of_the_signal_stays(rule):
 def test_rules_that_cannot_be_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         sphere.sphere(*arguments)
+
+
+def test_aliasing_error_is_that_of_the_round_trip():
+    """With the transforms of the package, and e3nn's D instead of turned points."""
+    degree = 4
+    rule, rotation = sphere.sphere(degree), Rotation.random(rng=1).as_matrix()
+    x = np.random.default_rng(1).normal(size=(1, degrees.size(degree), 400)) / (degree + 1)
+
+    def box(x):
+        values = jax.nn.silu(sphere.to_sphere(rule, *sphere.split_parity(jnp.array(x[0]))))
+        return np.asarray(sphere.merge_parity(*sphere.from_sphere(rule, values)))[None]
+
+    there = turn(rotation, box(x))
+    error = np.linalg.norm(box(turn(rotation, x)) - there) / np.linalg.norm(there)
+    _, *points = next(r for r in sphere.lebedev_rules(degree) if r[0] == 2 * degree + 3)
+    np.testing.assert_allclose(error, sphere.aliasing_error(degree, *points), rtol=0.3)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 6])
+def test_a_sphere_can_be_chosen_by_its_error(degree):
+    """The smallest rule that keeps it; a smaller error never needs fewer points."""
+    sizes = [sphere.sphere(degree, error=error).n_points for error in (1e-1, 1e-2, 1e-3)]
+    assert sizes == sorted(sizes)
+    below = [
+        sphere.aliasing_error(degree, points, weights)
+        for order, points, weights in sphere.lebedev_rules(degree)
+        if order >= 2 * degree + 3 and weights.min() > 0 and len(weights) < sizes[-1]
+    ]
+    assert all(error > 1e-3 for error in below)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"error": 1e-30}, "no Lebedev rule for degree 3 with an error of 1e-30"),
+        ({"error": 1e-3, "order": 9}, "order or its error, not both"),
+        ({"error": 1e-3, "rule": "product"}, "the product rule has no order"),
+    ],
+)
+def test_an_error_that_cannot_be_had_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        sphere.sphere(3, **options)
+
+
+def test_turned_points_are_those_of_the_turned_rule():
+    """Y at Q r, by e3nn's D."""
+    rule, rotation = sphere.sphere(3), Rotation.random(rng=0).as_matrix()
+    wigner = np.zeros((16, 16))
+    for l in range(4):
+        block = degrees.block(l)
+        wigner[block, block] = e3nn_jax.Irrep(l, 1).D_from_matrix(rotation)
+    turned = sphere.turn(rule, jnp.array(wigner))
+    expected = harmonics(3, points(rule) @ rotation.T)
+    odd = degrees.degree_of(3) % 2 == 1
+    np.testing.assert_allclose(turned.even, expected[:, ~odd], atol=1e-5)
+    np.testing.assert_allclose(turned.odd, expected[:, odd], atol=1e-5)

@@ -29,7 +29,7 @@ def run(folder, losses, start=0, log_every=4, validate_at=frozenset({5, 10})):
 
     def validate(params):
         calls["validated"].append(params)
-        return 10.0 + len(calls["validated"])
+        return {"validation_mae": 10.0 + len(calls["validated"]), "rotation_error": 0.5}
 
     with MetricWriter(folder, start) as writer:
         last = train(
@@ -52,6 +52,7 @@ def test_every_step_is_averaged_into_one_row(tmp_path):
         assert row["train_loss"] == pytest.approx(losses[start:stop].mean())
         assert row["gradient_norm"] == 2
     assert [row.get("validation_mae") for row in rows] == [None, 11, None, 12]
+    assert [row.get("rotation_error") for row in rows] == [None, 0.5, None, 0.5]
     assert calls["saved"] == [(5, 5, 11), (10, 10, 12)]
     assert calls["validated"] == ["averaged"] * 2
     assert [(at, mae) for at, _, mae in calls["shown"]] == [(4, None), (5, 11), (8, 11), (10, 12)]

@@ -148,7 +148,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_is_the_same_run_to_the_bit(tmp_
         with MetricWriter(tmp_path, start) as writer:
             return loop.train(
                 state, batches(4, start, stop), train_step("hdgnn", 4), steps=stop, log_every=3,
-                validate_at={stop}, validate=lambda ema: 0.0, writer=writer,
+                validate_at={stop}, validate=lambda ema: {"validation_mae": 0.0}, writer=writer,
                 save=lambda state, at, mae: checkpoints.save(at, state, {}, mae),
                 show=lambda *shown: None,
             )  # fmt: skip

@@ -1,0 +1,223 @@
+"""Measures how far a model is from rotation invariance, and through what.
+
+    python -m experiments.symmetry --workdir=runs/quick --plot=symmetry.png
+
+The weights that were best on validation, or untrained ones (--config=FILE.py instead of --workdir),
+on test molecules. Mean |E(x) - E(Qx)| over random rotations Q, its standard error over molecules,
+the same of a component of the forces -dE/dx, and the relative change of the node states after each
+layer:
+
+    rotation  the molecule turned: all below at once
+    roll      other rolls of the edges' frames
+    sphere    the points of the sphere turned: aliasing
+    axes      the global axes turned, in which eq. 9 and 10 see the rows |m| <= m_max of x
+
+Then the first against the number of averaged frames, and of points on the sphere.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from experiments import program
+from experiments.problem import Molecules, Problem, best_params, part
+from hdgnn_jax.evaluation import symmetry
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.so3 import sphere
+from hdgnn_jax.training import step
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.metrics import write_atomically
+
+MOLECULES = flags.DEFINE_integer("molecules", 32, "of the test split, drawn at random")
+ROTATIONS = flags.DEFINE_integer("rotations", 8, "of each molecule")
+
+FRAMES = (1, 2, 4, 8, 16)
+SPHERES = 6
+"""Lebedev rules on the plot, from the smallest that carries the degree on."""
+
+
+def main() -> None:
+    """The program."""
+    config = program.read_config() if program.CONFIG.value else None
+    run(
+        pathlib.Path(program.WORKDIR.value) if program.WORKDIR.value else None,
+        config, MOLECULES.value, ROTATIONS.value, program.JSON.value, program.PLOT.value,
+    )  # fmt: skip
+
+
+def run(
+    workdir: pathlib.Path | None,
+    config: dict[str, Any] | None,
+    n_molecules: int,
+    n_rotations: int,
+    file: str | None,
+    plot: str | None,
+) -> dict[str, Any]:
+    """Measures, prints, and writes what was asked for.
+
+    Raises:
+      ValueError: where there is not exactly one of workdir and config, or a number is too small.
+      QM9Error, CheckpointError: each with one line.
+    """
+    if n_molecules < 2 or n_rotations < 1:
+        raise ValueError("--molecules must be at least 2 and --rotations at least 1")
+    mesh = step.make_mesh()
+    mae = None
+    if workdir is not None and config is None:
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            problem = Problem.from_record(checkpoints.record("best"))
+            params = best_params(checkpoints, problem, mesh)
+        summary = workdir / "report" / "summary.json"
+        mae = json.loads(summary.read_text())["mae"] if summary.exists() else None
+    elif workdir is None and config is not None:
+        problem = Problem.from_training_set(config, part(config, "train"))
+        params = problem.init_state(mesh).params
+    else:
+        raise ValueError("give --workdir=DIR for a trained model or --config=FILE for an untrained")
+    graph = one_graph(part(problem.config, "test"), n_molecules)
+    found = {
+        "target": problem.target.name,
+        "unit": problem.target.unit,
+        "molecules": n_molecules,
+        "rotations": n_rotations,
+        "test_mae": mae,
+        **measure(problem, params, graph, symmetry.random_rotations(n_rotations, seed=0)),
+    }
+    show(found)
+    if file:
+        write_atomically(pathlib.Path(file), (json.dumps(found, indent=1) + "\n").encode())
+    if plot:
+        draw(pathlib.Path(plot), found)
+    return found
+
+
+def one_graph(molecules: Molecules, n: int) -> batching.MolecularGraph:
+    """n molecules, drawn with a fixed seed, as one graph."""
+    size = len(molecules.structures)
+    rows = np.sort(np.random.default_rng(0).choice(size, min(n, size), replace=False))
+    structures, neighbors = molecules.structures.take(rows), molecules.neighbors.take(rows)
+    budget = batching.Budget(
+        len(neighbors.senders), len(structures.positions) + 1, len(structures) + 1
+    )
+    return batching.collate(structures, neighbors, np.zeros(n), np.arange(len(rows)), budget)
+
+
+def measure(
+    problem: Problem, params: step.Params, graph: batching.MolecularGraph, rotations: np.ndarray
+) -> dict[str, Any]:
+    """All numbers, JSON-able, in the target's unit."""
+    model, scale = problem.model, problem.reference.scale
+    usual = model.evaluation_frame if isinstance(model.evaluation_frame, int) else 1
+    rules = itertools.islice(sphere.lebedev_rules(model.degree), SPHERES)
+    orders = [order for order, *_ in rules]
+
+    def changes(model: Any, frames: int, choices: tuple[str, ...]) -> dict[str, Any]:
+        found = symmetry.prediction_changes(
+            model, params, graph, frames=frames, rotations=rotations, choices=choices
+        )
+        return {
+            choice: {
+                "mad": scale * value.mean, "error": scale * value.error,
+                "forces_mad": scale * force.mean, "forces_error": scale * force.error,
+            }
+            for choice, (value, force) in found.items()
+        }  # fmt: skip
+
+    with progress_bar("measurements") as progress:
+        task = progress.add_task("choices", total=2 + len(FRAMES) + len(orders))
+        found: dict[str, Any] = {"frames": usual, "points": model.points().n_points}
+        found["choices"] = changes(model, usual, symmetry.CHOICES)
+        progress.update(task, advance=1, description="layers")
+        states = symmetry.state_changes(model, params, graph, rotations=rotations)
+        found["layers"] = [
+            {choice: {"relative": c.mean, "error": c.error} for choice, c in layer.items()}
+            for layer in states
+        ]
+        progress.update(task, advance=1, description="frames")
+        found["against_frames"], found["against_points"] = [], []
+        for n in FRAMES:
+            found["against_frames"].append({"n": n, **changes(model, n, ("rotation",))["rotation"]})
+            progress.update(task, advance=1)
+        progress.update(task, description="points")
+        for order in orders:
+            other = model.clone(sphere_rule="lebedev", sphere_order=order, sphere_error=None)
+            both = changes(other, usual, ("rotation", "sphere"))
+            row = {"order": order, "n": other.points().n_points, **both["rotation"]}
+            row |= {"sphere_mad": both["sphere"]["mad"], "sphere_error": both["sphere"]["error"]}
+            found["against_points"].append(row)
+            progress.update(task, advance=1)
+            jax.clear_caches()
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Prints the tables."""
+    unit, mae = found["unit"], found["test_mae"]
+    table = Table(
+        title=f"Rotation error of {found['target']}, {found['molecules']} molecules x "
+        f"{found['rotations']} rotations, {found['frames']} frame(s), {found['points']} points",
+        title_justify="left",
+    )
+    layers = range(1, len(found["layers"]) + 1)
+    for name in ("", f"MAD, {unit}", "of the test MAE", f"forces, {unit}/Å"):
+        table.add_column(name, justify="right" if name else "left")
+    for k in layers:
+        table.add_column(f"state {k}", justify="right")
+    for choice, row in found["choices"].items():
+        table.add_row(
+            choice,
+            f"{row['mad']:.3g} ± {row['error']:.1g}",
+            "-" if mae is None else f"{row['mad'] / mae:.1%}",
+            f"{row['forces_mad']:.3g} ± {row['forces_error']:.1g}",
+            *(f"{layer[choice]['relative']:.1%}" for layer in found["layers"]),
+        )
+    console = Console()
+    console.print(table)
+    for key, title in (("against_frames", "averaged frames"), ("against_points", "points")):
+        table = Table(title=f"MAD against the number of {title}", title_justify="left")
+        for row in found[key]:
+            table.add_column(str(row["n"]), justify="right")
+        table.add_row(*(f"{row['mad']:.3g} ± {row['error']:.1g}" for row in found[key]))
+        console.print(table)
+
+
+def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
+    """MAD against frames and points, with error bars."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    lines = (
+        (left, "against_frames", "mad", "error", "rotation"),
+        (right, "against_points", "mad", "error", "rotation"),
+        (right, "against_points", "sphere_mad", "sphere_error", "sphere alone"),
+    )
+    for axes, key, value, error, label in lines:
+        n, mean, bar = ([row[name] for row in found[key]] for name in ("n", value, error))
+        axes.errorbar(n, mean, yerr=bar, marker="o", capsize=3, label=label)
+    for axes, label in ((left, "averaged frames"), (right, "points on the sphere")):
+        axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.grid(alpha=0.3, which="both")
+        if found["test_mae"] is not None:
+            axes.axhline(found["test_mae"], color="black", ls="--", lw=0.8, label="test MAE")
+    left.set_xticks(FRAMES, map(str, FRAMES))
+    left.set_ylabel(f"mean |E(x) - E(Qx)| of {found['target']} [{found['unit']}]")
+    right.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    program.run(
+        main, str(__doc__), [], [program.WORKDIR, program.CONFIG, program.JSON, program.PLOT]
+    )

@@ -1,0 +1,97 @@
+"""Each arbitrary choice is measured alone: what does not depend on it changes nothing."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from equivariance import turn
+from molecules import KNOWN, graph_of
+from scipy.spatial.transform import Rotation
+from small import BUDGET, EXACT, SMALL, parameters, predict
+
+from hdgnn_jax.evaluation import symmetry
+from hdgnn_jax.models.hdgnn import HDGNN
+
+ROTATIONS = symmetry.random_rotations(2, seed=0)
+FINE = EXACT["sphere_order"]
+
+
+@functools.cache
+def changes(frames=1, choices=symmetry.CHOICES, **options):
+    """Relative to the predictions' size, and that of the forces to 1."""
+    graph = graph_of(KNOWN, budget=BUDGET)
+    found = symmetry.prediction_changes(
+        HDGNN(**{**SMALL, **options}), parameters(**options)["params"], graph,
+        frames=frames, rotations=ROTATIONS, choices=choices,
+    )  # fmt: skip
+    size = np.abs(predict(KNOWN, **options)).mean()
+    return {choice: (value.mean / size, force.mean) for choice, (value, force) in found.items()}
+
+
+def test_rotation_is_what_turning_the_molecules_does():
+    """By hand: mean |E(x) - E(Q x)| over the same rotations."""
+    there = [
+        predict(turn(Rotation.from_quat(q, scalar_first=True).as_matrix(), KNOWN))
+        for q in ROTATIONS
+    ]
+    expected = np.abs(np.array(there) - predict(KNOWN)).mean() / np.abs(predict(KNOWN)).mean()
+    np.testing.assert_allclose(changes()["rotation"][0], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "still"),
+    [
+        # All three at once, and still the fine sphere makes no difference.
+        ({"sphere_order": FINE}, {"sphere"}),
+        # Eq. 9 and 10 in the edge's frame alone.
+        ({"pathway": "nn_of_rotated", "m_max": 2}, {"axes"}),
+        ({"pathway": "none", "tensor_product": "fully_connected"}, {"roll", "axes"}),
+        ({"pathway": "so2"}, {"roll", "axes"}),
+    ],
+)
+def test_a_choice_that_does_not_enter_changes_nothing(options, still):
+    for choice, (value, force) in changes(**options).items():
+        assert (value < 1e-5) == (choice in still), choice
+        assert (force < 1e-4) == (choice in still), choice
+
+
+def test_averaged_frames_make_the_error_fall():
+    """A sphere without aliasing and nothing but D x: the rolls are all there is."""
+    options = {"pathway": "nn_of_rotated", "m_max": 2, "sphere_order": FINE}
+    one, four, sixteen = (
+        changes(frames=n, choices=("rotation",), **options)["rotation"][0] for n in (1, 4, 16)
+    )
+    assert sixteen < four < one
+    assert sixteen < one / 3
+
+
+def test_states_of_each_layer():
+    """The first sees no axes: its x is degree 0. Nothing strict changes on a fine sphere."""
+    graph, params = graph_of(KNOWN, budget=BUDGET), parameters()["params"]
+    layers = symmetry.state_changes(HDGNN(**SMALL), params, graph, rotations=ROTATIONS)
+    assert len(layers) == SMALL["layers"]
+    assert layers[0].pop("axes").mean < 1e-5
+    assert all(1e-3 < change.mean < 2 for layer in layers for change in layer.values())
+    strict = symmetry.state_changes(HDGNN(**{**SMALL, **EXACT}), params, graph, rotations=ROTATIONS)
+    assert all(layer[choice].mean < 1e-4 for layer in strict for choice in symmetry.CHOICES)
+
+
+def test_rotations_are_uniform():
+    """The first moments of Haar measure: the mean matrix vanishes."""
+    rotations = Rotation.from_quat(symmetry.random_rotations(4000, 0), scalar_first=True)
+    assert np.abs(rotations.as_matrix().mean(0)).max() < 0.05
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(ValueError, match="choice must be one of rotation"):
+        changes(choices=("mirror",))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    yield
+    changes.cache_clear()
+    jax.clear_caches()

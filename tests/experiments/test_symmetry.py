@@ -1,0 +1,58 @@
+"""The meter's command, on a trained and on an untrained model."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import symmetry
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.training import step
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """One point on each curve: every one is a compilation."""
+    monkeypatch.setattr(symmetry, "FRAMES", (2,))
+    monkeypatch.setattr(symmetry, "SPHERES", 1)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_trained_model_is_measured_against_its_own_error(finished, tmp_path, capsys):
+    file, plot = tmp_path / "symmetry.json", tmp_path / "symmetry.png"
+    symmetry.run(finished, None, 4, 2, str(file), str(plot))
+    found = json.loads(file.read_text())
+    summary = json.loads((finished / "report" / "summary.json").read_text())
+    assert (found["test_mae"], found["unit"]) == (summary["mae"], summary["unit"])
+    assert all(row["mad"] > 0 and row["forces_mad"] > 0 for row in found["choices"].values())
+    assert found["choices"]["rotation"]["mad"] < found["test_mae"]
+    assert len(found["layers"]) == 1
+    assert plot.stat().st_size
+    assert "Rotation error of U0" in capsys.readouterr().out
+
+
+def test_an_untrained_model_has_no_error_to_compare_with(config, monkeypatch):
+    """Its weights are those that training would start from."""
+    given = []
+    monkeypatch.setattr(symmetry, "measure", lambda *arguments: given.extend(arguments) or {})
+    monkeypatch.setattr(symmetry, "show", lambda found: None)
+    assert symmetry.run(None, config, 2, 1, None, None)["test_mae"] is None
+    problem, params, graph, _ = given
+    start = problem.init_state(step.make_mesh()).params
+    jax.tree.map(np.testing.assert_array_equal, params, start)
+    assert int(batching.graph_mask(graph).sum()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, None, 4, 2), "give --workdir=DIR"),
+        ((None, None, 1, 2), "--molecules must be at least 2"),
+    ],
+)
+def test_a_call_that_says_nothing_to_measure_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        symmetry.run(*arguments, None, None)
