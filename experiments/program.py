@@ -51,7 +51,7 @@ def run(
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         own = flags.FLAGS.flags_by_module_dict().get(sys.argv[0], [])
-        names = [flag.name for flag in (*needed, *optional, *own)]
+        names = [holder.name for holder in (*needed, *optional)] + [flag.name for flag in own]
         lines = [f"  --{name}: {flags.FLAGS[name].help}" for name in names]
         print(document.strip(), "", "Flags:", *lines, sep="\n")
         return
