@@ -1,0 +1,135 @@
+"""Which variants tell n-fold structures, and k-chains, from their look-alikes.
+
+    python -m experiments.expressiveness --json=expressiveness.json --plot=expressiveness.png
+
+One layer of degree L that is strictly equivariant cannot tell a centre with n > L neighbours on a
+circle from the same turned (Joshi et al. 2023): the learned pathway can. Success rates over seeds,
+each a model trained on the two structures alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from experiments import program
+from experiments.configs import ablations
+from hdgnn_jax.evaluation import expressiveness
+from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.training.metrics import write_atomically
+
+VARIANTS = ("baseline", "fully_tp", "linear", "so2")
+TRAININGS = flags.DEFINE_integer("trainings", 10, "of each kind, each with a seed of its own")
+DEGREES = flags.DEFINE_list("degrees", list("123456"), "maximum degrees L")
+FOLDS = flags.DEFINE_list("folds", list(map(str, range(2, 11))), "numbers n of neighbours")
+CHAIN = 4
+"""Atoms between the ends of a chain."""
+
+
+def model_of(variant: str, degree: int, layers: int) -> HDGNN:
+    """A small model on a sphere so fine that aliasing tells nothing apart."""
+    fields: dict[str, Any] = {"m_max": 1, **ablations.VARIANTS[variant]}
+    return HDGNN(
+        elements=(1, 6), cutoff=expressiveness.CUTOFF, degree=degree, layers=layers, channels=8,
+        hidden=16, invariant_channels=8, edge_channels=8, n_gaussians=16, neighbors=2.0,
+        product_degree=degree, sphere_error=1e-5, **fields,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """The program."""
+    run(
+        list(map(int, DEGREES.value)), list(map(int, FOLDS.value)), TRAININGS.value,
+        program.JSON.value, program.PLOT.value,
+    )  # fmt: skip
+
+
+def run(
+    all_degrees: Sequence[int], folds: Sequence[int], seeds: int, file: str | None, plot: str | None
+) -> None:
+    """Trains, prints the tables, and writes the file and the picture.
+
+    Raises:
+      ValueError: for numbers that make no structure or model.
+    """
+    if min(folds) < 2 or min(all_degrees) < 1 or seeds < 1:
+        raise ValueError("--folds must be at least 2, --degrees and --trainings at least 1")
+    rows: list[dict[str, Any]] = []
+    chains: list[dict[str, Any]] = []
+    layers = range(1, CHAIN // 2 + 3)
+    with progress_bar("trainings") as progress:
+        task = progress.add_task(
+            "trainings",
+            total=len(VARIANTS) * seeds * (len(all_degrees) * len(folds) + len(layers)),
+        )
+        for variant in VARIANTS:
+            for degree in all_degrees:
+                pairs = [expressiveness.n_fold(n, s) for n in folds for s in range(seeds)]
+                done = expressiveness.told_apart(model_of(variant, degree, 1), pairs, seed=0)
+                rates = done.reshape(len(folds), seeds).mean(1)
+                rows += [
+                    {"variant": variant, "L": degree, "n": n, "seeds": seeds,
+                     "success_rate": float(rate)}
+                    for n, rate in zip(folds, rates, strict=True)
+                ]  # fmt: skip
+                progress.advance(task, len(pairs))
+            for depth in layers:
+                pairs = [expressiveness.k_chain(CHAIN)] * seeds
+                model = model_of(variant, 1, depth)
+                done = expressiveness.told_apart(model, pairs, seed=0, invariant=True)
+                chains.append({"variant": variant, "k": CHAIN, "layers": depth, "seeds": seeds,
+                               "success_rate": float(done.mean())})  # fmt: skip
+                progress.advance(task, len(pairs))
+    print_rates("n-fold structures, one layer: success, %", rows, "L", "n")
+    print_rates(f"{CHAIN}-chains, L = 1: success, %", chains, "variant", "layers")
+    if file:
+        text = json.dumps(rows + chains, indent=1) + "\n"
+        write_atomically(pathlib.Path(file), text.encode())
+    if plot:
+        draw(pathlib.Path(plot), rows)
+
+
+def print_rates(title: str, rows: Sequence[dict[str, Any]], down: str, across: str) -> None:
+    """A table with a row for each variant and `down`."""
+    table = Table(title=title, title_justify="left")
+    names = ["variant"] if down == "variant" else ["variant", down]
+    columns = sorted({row[across] for row in rows})
+    for name in [*names, *(f"{across} = {c}" for c in columns)]:
+        table.add_column(name, justify="right")
+    for key in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
+        rates = [f"{100 * row['success_rate']:.0f}" for row in rows
+                 if tuple(row[name] for name in names) == key]  # fmt: skip
+        table.add_row(*map(str, key), *rates)
+    Console().print(table)
+
+
+def draw(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Success against L and n, a panel for each variant."""
+    figure = Figure(figsize=(3.2 * len(VARIANTS), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, variant in zip(figure.subplots(1, len(VARIANTS)), VARIANTS, strict=True):
+        mine = [row for row in rows if row["variant"] == variant]
+        l, n = (sorted({row[name] for row in mine}) for name in ("L", "n"))
+        rates = [[row["success_rate"] for row in mine if row["L"] == degree] for degree in l]
+        axes.imshow(rates, vmin=0, vmax=1, origin="lower", cmap="Blues")
+        axes.set(title=variant, xlabel="n", ylabel="L")
+        axes.set_xticks(range(len(n)), n)
+        axes.set_yticks(range(len(l)), l)
+        for at, line in enumerate(rates):
+            for place, rate in enumerate(line):
+                axes.text(place, at, f"{100 * rate:.0f}", ha="center", va="center", fontsize=7,
+                          color="white" if rate > 0.6 else "black")  # fmt: skip
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    program.run(main, str(__doc__), [], [program.JSON, program.PLOT])
