@@ -137,10 +137,16 @@ def write(
     plot = page.with_suffix(".png")
     write_atomically(page.with_suffix(".json"), (json.dumps(numbers, indent=1) + "\n").encode())
     draw(plot, results)
+    peers = {t: workdir / "peer" / f"{t}.json" for t in targets}
     parts = [
         _head(card, seeds, plot.name),
         *(_target(references[t], rows) for t, rows in results.items()),
         _conclusions(results),
+        *(
+            _peer(references[t], rows[0], json.loads(peers[t].read_text()))
+            for t, rows in results.items()
+            if peers[t].exists()
+        ),
     ]
     write_atomically(page, "\n".join(parts).encode())
     print(f"page: {page}")
@@ -151,6 +157,7 @@ def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> Non
     figure = Figure(figsize=(5 * len(results), 4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
+    panels[0].invert_yaxis()  # shared
     for axes, (target, (base, *others)) in zip(panels, results.items(), strict=True):
         at, scale = np.arange(len(others)), 100 / base.mean
         axes.errorbar(
@@ -163,7 +170,6 @@ def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> Non
         axes.plot([(m - base.mean) * scale for m in base.maes], [-1] * len(base.maes), "|k")
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks([-1, *at], [base.variant, *(c.variant for c in others)])
-        axes.invert_yaxis()
         axes.set(title=target, xlabel=f"test MAE, % above {base.variant}")
         axes.set_xscale("symlog", linthresh=10)
         axes.xaxis.set_major_formatter("{x:g}")
@@ -212,6 +218,34 @@ def _target(reference: Mapping[str, Any], rows: Sequence[Comparison]) -> str:
             cells += [""] * 4
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _peer(reference: Mapping[str, Any], base: Comparison, peer: Mapping[str, Any]) -> str:
+    """What `peer/painn.py` found: of its learning rates, the best on validation for each seed."""
+    runs = [
+        min((run for run in peer["runs"] if run["seed"] == seed), key=lambda run: run["validation"])
+        for seed in sorted({run["seed"] for run in peer["runs"]})
+    ]
+    other = compare({base.variant: base.maes, "peer": [run["test"] for run in runs]})[1]
+    unit = reference["unit"]
+    seconds, steps = (np.mean([run[key] for run in runs]) for key in ("seconds", "steps"))
+    return f"""## {reference["target"]}, beside {peer["name"]}
+
+The same molecules, edges, core and time ({seconds:.0f} s; {steps:,.0f} steps of the same size). Its
+clock is for training alone; ours has compilation and the report's predictions in it.
+
+| model | parameters | test MAE, {unit} |
+| --- | ---: | ---: |
+| {base.variant} | {reference["parameters"]:,} | {format_mae(base.mean)} ± {base.spread:.2g} |
+| {peer["name"]} | {peer["parameters"]:,} | {format_mae(other.mean)} ± {other.spread:.2g} |
+
+Difference {other.difference:+.3g} ± {other.margin:.2g} {unit}, p = {other.p:.2g}.
+
+```
+python -m experiments.peer --workdir=DIR
+peer/bin/python experiments/peer/painn.py DIR/peer
+```
+"""
 
 
 def _conclusions(results: Mapping[str, Sequence[Comparison]]) -> str:

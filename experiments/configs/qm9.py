@@ -43,6 +43,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model.n_gaussians = 250
     config.model.pathway = "edge_networks"
     config.model.tensor_product = "fully_connected"
+    config.model.full_product = False
     config.model.product_degree = 2
     config.model.m_max = 1
     config.model.envelope = True

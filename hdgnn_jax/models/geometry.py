@@ -20,6 +20,7 @@ class EdgeGeometry(NamedTuple):
       learned: D(R_ij), rows |m| <= m_max: for the learned pathway.
       product: D(R_ij), rows |m| <= L': into the frame of the Clebsch-Gordan product.
       low: D(R_ij) of degrees l <= L': back from it.
+      full: D(R_ij), all rows, where the fifth term asks for them.
     """
 
     smeared: jax.Array
@@ -27,6 +28,7 @@ class EdgeGeometry(NamedTuple):
     learned: wigner.Wigner
     product: wigner.Wigner
     low: wigner.Wigner
+    full: wigner.Wigner | None = None
 
 
 def edge_vectors(graph: batching.MolecularGraph) -> jax.Array:
@@ -69,6 +71,7 @@ def edge_geometry(
     cutoff: float,
     n_gaussians: int,
     envelope: bool,
+    full: bool = False,
 ) -> EdgeGeometry:
     """Distances, envelope and rotations of every edge.
 
@@ -81,9 +84,11 @@ def edge_geometry(
       cutoff: Å.
       n_gaussians: of the smearing.
       envelope: whether messages fade out towards the cutoff.
+      full: whether all rows are needed too.
     """
     distance = safe.norm(edge_vectors(graph))
-    rows = wigner.wigner_rows(degree, _edge_frames(graph, roll), max(m_max, product_degree))
+    highest = degree if full else max(m_max, product_degree)
+    rows = wigner.wigner_rows(degree, _edge_frames(graph, roll), highest)
     fade = polynomial_cutoff(distance / cutoff) if envelope else jnp.ones_like(distance)
     return EdgeGeometry(
         smeared=gaussian_smearing(distance, cutoff, n_gaussians),
@@ -91,6 +96,7 @@ def edge_geometry(
         learned=wigner.wigner(rows, m_max=m_max),
         product=wigner.wigner(rows, m_max=product_degree),
         low=wigner.wigner(rows, l_max=product_degree),
+        full=wigner.wigner(rows) if full else None,
     )
 
 

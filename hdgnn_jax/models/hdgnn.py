@@ -46,6 +46,7 @@ class HDGNN(nn.Module):
       pathway: what the learned terms of eq. 11 are made of: `edge_networks` (the paper's),
         `unshared`, `nn_of_rotated`, `linear`, `unrestricted`, `so2` or `none`; see `pathways`.
       tensor_product: of the fourth term: `metp` (eq. 7), `fully_connected` or `none`.
+      full_product: whether there is a fifth term, one channel of all degrees; see `MessageBlock`.
       product_degree: L', the highest degree that comes out of it.
       attention: `sigmoid`, `softmax` or four fixed weights (Table 4).
       neighbors: the usual number of neighbours of an atom; sums over them are divided by its root.
@@ -81,6 +82,7 @@ class HDGNN(nn.Module):
     m_max: int = 1
     pathway: Pathway = "edge_networks"
     tensor_product: TensorProduct = "metp"
+    full_product: bool = False
     product_degree: int = 2
     attention: Attention = "sigmoid"
     neighbors: float = 13.0
@@ -111,6 +113,8 @@ class HDGNN(nn.Module):
         _one_of("precision", self.precision, ("float32", "bfloat16"))
         if isinstance(self.attention, str):
             _one_of("attention", self.attention, ("sigmoid", "softmax"))
+        elif self.full_product:
+            raise ValueError("full_product needs learned attention: 'sigmoid' or 'softmax'")
         elif len(self.attention) != 4:
             raise ValueError(f"attention needs four weights, not {self.attention!r}")
         for name, frame in (("frame", self.frame), ("evaluation_frame", self.evaluation_frame)):
@@ -194,6 +198,7 @@ class HDGNN(nn.Module):
             degree=self.degree,
             m_max=self.m_max,
             product_degree=self.product_degree,
+            full=self.full_product,
             cutoff=self.cutoff,
             n_gaussians=self.n_gaussians,
             envelope=self.envelope,

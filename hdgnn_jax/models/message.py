@@ -20,6 +20,9 @@ Attention = Literal["sigmoid", "softmax"] | tuple[float, float, float, float]
 class MessageBlock(nn.Module):
     """m_ij of eq. 11, summed over the neighbours j of each atom i.
 
+    Where `geometry.full` is given there is a fifth term, which the authors' code has: METP to a
+    single channel of all degrees, times a gate for each channel.
+
     Attributes:
       degree: L.
       m_max: orders the learned pathway sees.
@@ -67,7 +70,8 @@ class MessageBlock(nn.Module):
         n_nodes, _, channels = x.shape
         x_i, x_j = x[receivers], x[senders]
         fade = geometry.envelope[:, None] / self.neighbors**0.5
-        a = [fade * gate for gate in self.weigh(f, e, channels, senders, receivers)]
+        n = n_terms(self.pathway) + (self.tensor_product != "none") + (geometry.full is not None)
+        a = [fade * gate for gate in self.weigh(n, f, e, channels, senders, receivers)]
 
         def gather(messages: jax.Array) -> jax.Array:
             return jax.ops.segment_sum(messages, receivers, n_nodes, indices_are_sorted=True)
@@ -80,23 +84,31 @@ class MessageBlock(nn.Module):
             nn.share_scope(self, learned)
             total += gather(learned(x, (x_i, x_j), e, a, geometry.learned, (receivers, senders)))
         if self.tensor_product != "none":
+            at = n_terms(self.pathway)
             exact = self.product(x, x_i, x_j, geometry.product, senders, receivers)
-            exact = gather(wigner.rotate_back(geometry.low, a[-1][:, None] * exact))
+            exact = gather(wigner.rotate_back(geometry.low, a[at][:, None] * exact))
             total = total.at[:, : degrees.size(self.product_degree)].add(exact)
+        if geometry.full is not None:
+            turned = wigner.rotate(geometry.full, mean_channel(x, senders, receivers)) / 2**0.5
+            single = TensorProductGate(
+                self.degree, self.degree, 1, self.precision, name="full_product"
+            )(turned)
+            total += gather(a[-1][:, None] * wigner.rotate_back(geometry.full, single))
         return total
 
     def weigh(
         self,
+        n: int,
         f: jax.Array,
         e: jax.Array,
         channels: int,
         senders: jax.Array,
         receivers: jax.Array,
     ) -> list[jax.Array]:
-        """The a_ij of eq. 11 from the invariant branch: an array [E, C] for each term."""
-        learned, exact = n_terms(self.pathway), int(self.tensor_product != "none")
+        """The a_ij of eq. 11 from the invariant branch: an array [E, C] for each of n terms."""
         if not isinstance(self.attention, str):
-            values = (*self.attention[:learned], *self.attention[3 : 3 + exact])
+            learned = n_terms(self.pathway)
+            values = (*self.attention[:learned], *self.attention[3:])[:n]
             return [jnp.full((len(e), channels), value, e.dtype) for value in values]
         # The first layer of MLP([e_ij, f_i, f_j]), its node parts taken once per node.
         hidden = f.shape[-1] or e.shape[-1]
@@ -106,7 +118,6 @@ class MessageBlock(nn.Module):
             of_j = Dense(hidden, self.precision, bias=False, name="attention_sender")(f)
             mixed = (mixed + of_i[receivers] + of_j[senders]) / 3**0.5
         mixed = nn.silu(mixed)
-        n = learned + exact
         logits = Dense(n * channels, self.precision, gain=AFTER_SILU, name="attention")(mixed)
         gates = jnp.split(logits, n, -1)
         if self.attention == "softmax":
@@ -127,15 +138,18 @@ class MessageBlock(nn.Module):
         METP (eq. 7) is the fully connected product of one input channel, the mean.
         """
         channels = x.shape[-1]
-        if self.tensor_product == "metp":
-            # The mean of unit-variance channels has variance 1 / C; the root restores it.
-            mean = x.mean(-1, keepdims=True) * channels**0.5
-            total = mean[receivers] + mean[senders]
-        else:
-            total = x_i + x_j
+        metp = self.tensor_product == "metp"
+        total = mean_channel(x, senders, receivers) if metp else x_i + x_j
         return TensorProductGate(
             self.degree, self.product_degree, channels, self.precision, name="product"
         )(wigner.rotate(frame, total) / 2**0.5)
+
+
+def mean_channel(x: jax.Array, senders: jax.Array, receivers: jax.Array) -> jax.Array:
+    """x_i + x_j of METP (eq. 7), one channel: [E, S, 1]."""
+    # The mean of unit-variance channels has variance 1 / C; the root restores it.
+    mean = x.mean(-1, keepdims=True) * x.shape[-1] ** 0.5
+    return mean[receivers] + mean[senders]
 
 
 class TensorProductGate(nn.Module):

@@ -149,12 +149,9 @@ class SO2Network(nn.Module):
             hidden = Complex(self.hidden, self.precision, name=f"in_{m}")(flat[m], flat[-m])
             last = Complex(flat[m].shape[-1], self.precision, name=f"out_{m}")
             out[m], out[-m] = last(*(gate * part for part in hidden))
-        rows: list[jax.Array] = [v] * len(kept)
-        for m, values in out.items():
-            at = np.flatnonzero(order == m)
-            for row, part in zip(at, jnp.split(values, len(at), -1), strict=True):
-                rows[row] = part
-        return jnp.stack(rows, 1).reshape(n_edges, len(kept), channels)
+        rows = jnp.concatenate([part.reshape(n_edges, -1, channels) for part in out.values()], 1)
+        written = np.concatenate([degrees.where(order == m) for m in out])
+        return rows[:, np.argsort(written).astype(np.int32)]
 
 
 class Complex(nn.Module):

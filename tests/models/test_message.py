@@ -76,7 +76,7 @@ def message(params, x_i, x_j, f_i, f_j, e, d, direction, options):
     if isinstance(attention, str):
         mixed = dense("attention_edge", e) + dense("attention_receiver", f_i)
         mixed = silu((mixed + dense("attention_sender", f_j)) / 3**0.5)
-        logits = dense("attention", mixed).reshape(4, channels)
+        logits = dense("attention", mixed).reshape(-1, channels)
         softmax = np.exp(logits) / np.exp(logits).sum(0)
         a = softmax if attention == "softmax" else sigmoid(logits)
     else:
@@ -92,19 +92,23 @@ def message(params, x_i, x_j, f_i, f_j, e, d, direction, options):
     exact = gated_product(total, direction, params["product"], degree, options["product_degree"])
     out = d.T @ learned
     out[: len(exact)] += a[3] * exact
+    if "full_product" in params:
+        mean = (x_i + x_j).mean(-1, keepdims=True) * (channels / 2) ** 0.5
+        out += a[4] * gated_product(mean, direction, params["full_product"], degree, degree)
     return out
 
 
 @pytest.mark.parametrize(
-    ("degree", "m_max", "product_degree", "tensor_product", "attention"),
+    ("degree", "m_max", "product_degree", "tensor_product", "attention", "full"),
     [
-        (2, 1, 2, "metp", "sigmoid"),
-        (3, 3, 1, "fully_connected", "softmax"),
-        (1, 0, 1, "metp", (0.3, 0.3, 0.3, 0.1)),
+        (2, 1, 2, "metp", "sigmoid", False),
+        (3, 3, 1, "fully_connected", "softmax", False),
+        (1, 0, 1, "metp", (0.3, 0.3, 0.3, 0.1), False),
+        (2, 1, 1, "metp", "sigmoid", True),
     ],
 )
 def test_messages_are_those_of_equation_11(
-    x64, degree, m_max, product_degree, tensor_product, attention
+    x64, degree, m_max, product_degree, tensor_product, attention, full
 ):
     rng = np.random.default_rng(0)
     options = {
@@ -133,6 +137,7 @@ def test_messages_are_those_of_equation_11(
         learned=wigner.wigner(rows, m_max=m_max),
         product=wigner.wigner(rows, m_max=product_degree),
         low=wigner.wigner(rows, l_max=product_degree),
+        full=wigner.wigner(rows) if full else None,
     )
     inputs = (jnp.array(x), jnp.array(f), jnp.array(e), geometry, senders, receivers)
     variables = block.init(jax.random.key(0), *inputs)
