@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from hdgnn_jax.data import qm9, splits, targets
-from hdgnn_jax.evaluation import accuracy
+from hdgnn_jax.evaluation import accuracy, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
@@ -59,6 +59,13 @@ class Molecules:
     neighbors: Neighbors
     counts: np.ndarray
     raw: np.ndarray
+
+    def first(self, n: int) -> Molecules:
+        """The first n molecules, or all where there are fewer."""
+        rows = np.arange(min(n, len(self.structures)))
+        return Molecules(
+            self.structures.take(rows), self.neighbors.take(rows), self.counts[rows], self.raw[rows]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +203,13 @@ class Predictor:
             mean_predictor=problem.reference.mean_predictor(molecules.counts),
             composition=problem.reference.composition_predictor(molecules.counts),
         )
+
+    def rotation_error(self, molecules: Molecules, params: step.Params, seed: int) -> float:
+        """Mean |E(x) - E(Qx)| in the reported unit, a random rotation Q for each molecule."""
+        rotations = symmetry.random_rotations(len(molecules.structures), seed)
+        turned = dataclasses.replace(molecules, structures=molecules.structures.turned(rotations))
+        here, there = (self.result("", m, params, show=False) for m in (molecules, turned))
+        return float(np.mean(np.abs(here.prediction - there.prediction)))
 
     @functools.cached_property
     def _step(self) -> Callable[..., jax.Array]:

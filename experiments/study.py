@@ -20,6 +20,10 @@ from absl import flags
 
 from experiments import program, study_page, train
 from experiments.configs import ablations
+from experiments.problem import Predictor, best_params, part
+from hdgnn_jax.training import step
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.metrics import write_atomically
 
 VARIANTS = (
     "baseline", "linear", "fully_tp", "unrestricted", "softmax", "equal_weights",
@@ -36,6 +40,9 @@ SIZE = {
     "training.n_budgets": 1,
 }
 """What differs from `ablations.py`: the budget is the same for all variants."""
+
+TURNED = 2000
+"""First so many test molecules are predicted turned too, each by a random rotation."""
 
 LIST = flags.DEFINE_list("variants", list(VARIANTS), "names in ablations.py; the first is compared")
 TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "of QM9")
@@ -110,6 +117,7 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
             continue
         print(f"\n{count} of {len(mine)}: {target}, {variant}, seed {seed}")
         train.run(configs[at], folder)
+        measure(folder, seed)
         # A hundred compiled programs are some GiB.
         jax.clear_caches()
     missing = [folder for *_, folder in runs if not study_page.finished(folder)]
@@ -118,6 +126,18 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
               f"{missing[0]}")  # fmt: skip
     elif page is not None:
         study_page.write(page, plan.workdir, plan.targets, plan.variants, plan.seeds)
+
+
+def measure(folder: pathlib.Path, seed: int) -> None:
+    """Writes the rotation error, on test molecules, of a finished run's best weights."""
+    mesh = step.make_mesh()
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        predictor = Predictor.from_record(checkpoints.record("best"), mesh)
+        params = best_params(checkpoints, predictor.problem, mesh)
+    molecules = part(predictor.problem.config, "test").first(TURNED)
+    error = predictor.rotation_error(molecules, params, seed)
+    content = json.dumps({"rotation_error": error, "molecules": TURNED}) + "\n"
+    write_atomically(study_page.rotation_file(folder), content.encode())
 
 
 if __name__ == "__main__":

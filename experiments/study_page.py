@@ -69,8 +69,13 @@ class Comparison:
 
 
 def finished(folder: pathlib.Path) -> bool:
-    """Whether a run left its report."""
-    return (folder / "report" / "summary.json").exists()
+    """Whether a run left its report and was measured."""
+    return (folder / "report" / "summary.json").exists() and rotation_file(folder).exists()
+
+
+def rotation_file(folder: pathlib.Path) -> pathlib.Path:
+    """Where a run's rotation error lies."""
+    return folder / "report" / "rotation.json"
 
 
 def compare(maes: Mapping[str, Sequence[float]]) -> list[Comparison]:
@@ -130,17 +135,27 @@ def write(
         t: compare({v: [summary["mae"] for summary in summaries[t, v]] for v in variants})
         for t in targets
     }
+    turned = {
+        t: {
+            v: [read(t, v, s, "rotation.json")["rotation_error"] for s in range(seeds)]
+            for v in variants
+        }
+        for t in targets
+    }
     references = {t: summaries[t, variants[0]][0] for t in targets}
     card = read(targets[0], variants[0], 0, "card.json")
     page.parent.mkdir(parents=True, exist_ok=True)
-    numbers = {t: [dataclasses.asdict(c) for c in rows] for t, rows in results.items()}
+    numbers = {
+        t: [{**dataclasses.asdict(c), "rotation_errors": turned[t][c.variant]} for c in rows]
+        for t, rows in results.items()
+    }
     plot = page.with_suffix(".png")
     write_atomically(page.with_suffix(".json"), (json.dumps(numbers, indent=1) + "\n").encode())
     draw(plot, results)
     peers = {t: workdir / "peer" / f"{t}.json" for t in targets}
     parts = [
         _head(card, seeds, plot.name),
-        *(_target(references[t], rows) for t, rows in results.items()),
+        *(_target(references[t], rows, turned[t]) for t, rows in results.items()),
         _conclusions(results),
         *(
             _peer(references[t], rows[0], json.loads(peers[t].read_text()))
@@ -199,14 +214,18 @@ test molecules. Trained at revision `{git["revision"][:10]}`, jax {card["version
 """
 
 
-def _target(reference: Mapping[str, Any], rows: Sequence[Comparison]) -> str:
+def _target(
+    reference: Mapping[str, Any], rows: Sequence[Comparison], turned: Mapping[str, Sequence[float]]
+) -> str:
     unit = reference["unit"]
     lines = [
         f"## {reference['target']}\n",
-        f"Test MAE in {unit}. Mean predictor {format_mae(reference['mae_mean_predictor'])}, linear "
-        f"composition {format_mae(reference['mae_composition'])}.\n",
-        "| variant | MAE | difference | p (Welch, Holm) | paper, difference, % | with the paper |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
+        f"Test MAE and rotation error, mean |E(x) - E(Qx)|, in {unit}. Mean predictor "
+        f"{format_mae(reference['mae_mean_predictor'])}, linear composition "
+        f"{format_mae(reference['mae_composition'])}.\n",
+        "| variant | MAE | difference | p (Welch, Holm) | paper, difference, % | with the paper | "
+        "rotation error |",
+        "| --- | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for c in rows:
         cells = [c.variant, f"{format_mae(c.mean)} ± {c.spread:.2g}"]
@@ -216,6 +235,7 @@ def _target(reference: Mapping[str, Any], rows: Sequence[Comparison]) -> str:
             cells += [f"{100 * (paper / PAPER['baseline'] - 1):+.1f}" if paper else "", c.verdict]
         else:
             cells += [""] * 4
+        cells.append(format_mae(float(np.mean(turned[c.variant]))))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

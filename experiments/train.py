@@ -20,7 +20,6 @@ import numpy as np
 
 from experiments import program
 from experiments.problem import (
-    Molecules,
     Predictor,
     Problem,
     best_results,
@@ -30,7 +29,6 @@ from experiments.problem import (
 )
 from hdgnn_jax.data import splits
 from hdgnn_jax.data.loader import Loader, prefetch
-from hdgnn_jax.evaluation import symmetry
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import loop, step
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
@@ -111,7 +109,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
         # Data
         train, validation = part(config, "train"), part(config, "validation")
-        some = first(validation, settings.validation_size)
+        some = validation.first(settings.validation_size)
         problem = Problem.from_training_set(config, train)
         loader = Loader(
             train.structures,
@@ -142,17 +140,13 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
             resumed = [*past["resumed"], restored.step]
         start = int(state.step)
 
-        few = first(some, TURNED)
-        rotations = symmetry.random_rotations(len(few.structures), config["seed"])
-        turned = dataclasses.replace(few, structures=few.structures.turned(rotations))
+        few = some.first(TURNED)
 
         def validate(params: step.Params) -> dict[str, float]:
-            here, there = (
-                predictor.result("validation", molecules, params, show=False)
-                for molecules in (some, turned)
-            )
-            change = np.abs(there.prediction - here.prediction[: len(few.structures)])
-            return {"validation_mae": here.mae, "rotation_error": float(change.mean())}
+            return {
+                "validation_mae": predictor.result("validation", some, params, show=False).mae,
+                "rotation_error": predictor.rotation_error(few, params, config["seed"]),
+            }
 
         def course() -> dict[str, Any]:
             return {
@@ -235,17 +229,6 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
     print(
         f"{done['seconds']:.0f} s, {done['compilations']} compilations; "
         f"report in {workdir / 'report'}"
-    )
-
-
-def first(molecules: Molecules, n: int) -> Molecules:
-    """The first n molecules."""
-    rows = np.arange(min(n, len(molecules.structures)))
-    return Molecules(
-        molecules.structures.take(rows),
-        molecules.neighbors.take(rows),
-        molecules.counts[rows],
-        molecules.raw[rows],
     )
 
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from experiments import program, study_page
 from experiments.problem import Molecules, Problem, part
-from experiments.train import first
 from hdgnn_jax.training.checkpoint import Checkpoints
 
 
@@ -47,7 +46,7 @@ def run(workdir: pathlib.Path, variant: str = "baseline") -> None:
         validation = part(problem.config, "validation")
         parts = {
             "train": part(problem.config, "train"),
-            "validation": first(validation, problem.config["training"]["validation_size"]),
+            "validation": validation.first(problem.config["training"]["validation_size"]),
             "test": part(problem.config, "test"),
         }
         arrays: dict[str, Any] = {

@@ -10,7 +10,7 @@ import warnings
 import pytest
 from absl import flags
 
-from experiments import evaluate, program, train
+from experiments import evaluate, expressiveness, program, study, symmetry, train
 
 QUICK = "--config=experiments/configs/qm9.py:quick"
 
@@ -73,12 +73,12 @@ def test_a_missing_folder_is_one_line(call, module, arguments):
     assert err == "error: --workdir is missing: DIR, folder of the run\n"
 
 
-@pytest.mark.parametrize("module", [train, evaluate])
+@pytest.mark.parametrize("module", [train, evaluate, symmetry, expressiveness, study])
 def test_help_says_how_to_call_the_command(call, module):
     code, out, err = call(module, "--help")
     assert (code, err) == (0, "")
     assert f"python -m {module.__name__} --" in out
-    assert "--workdir: DIR" in out
+    assert "Flags:\n  --" in out
 
 
 def test_a_run_prints_its_progress_in_80_columns_and_nothing_else(command, finished):

@@ -1,0 +1,133 @@
+"""A study trains each run once, whoever shares the work, and its page follows from the runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from experiments import study, study_page, train
+from experiments.peer import __main__ as peer
+
+VARIANTS = ("baseline", "linear", "unrestricted", "softmax", "so2")
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return study.Plan(tmp_path / "study", VARIANTS, ("U0", "gap"), 3, 7)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Runs that were trained: their error is made up, and `unrestricted` is much the worst."""
+    done = []
+
+    def run(config, folder):
+        variant, seed = folder.parent.name, int(folder.name)
+        done.append((config["target"], variant, seed))
+        mae = {"unrestricted": 900.0}.get(variant, 100.0) + seed + 0.1 * VARIANTS.index(variant)
+        summary = {"mae": mae, "unit": "meV", "target": config["target"], "parameters": 1234,
+                   "mae_mean_predictor": 1e3, "mae_composition": 5e2, "seconds": 60}  # fmt: skip
+        card = {"config": config, "git": {"revision": "0123456789abc"},
+                "versions": {"jax": "1.2"}, "hardware": {"cpu": "Z80", "cores": 2}}  # fmt: skip
+        (folder / "report").mkdir(parents=True)
+        for name, content in (("summary", summary), ("card", card)):
+            (folder / "report" / f"{name}.json").write_text(json.dumps(content))
+
+    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(study, "measure", lambda folder, seed: study_page.rotation_file(
+        folder).write_text(json.dumps({"rotation_error": 5.0 + seed})))  # fmt: skip
+    return done
+
+
+def test_shares_together_are_all_runs_and_none_is_trained_twice(plan, trained, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    study.run(plan, "0/2", page)
+    assert len(trained) == 15
+    assert not page.exists()
+    assert "15 of 30 runs are finished; first missing" in capsys.readouterr().out
+    study.run(plan, "1/2", page)
+    study.run(plan, "0/1", page)
+    assert len(trained) == len(set(trained)) == 30
+    assert page.exists()
+
+
+def test_all_variants_have_one_budget(plan):
+    """They differ in their fields alone."""
+    configs = [train.flatten(plan.config("U0", variant, 1)) for variant in VARIANTS]
+    for variant, config in zip(VARIANTS, configs, strict=True):
+        differing = {name for name in config if config[name] != configs[0][name]}
+        assert differing == {f"model.{name}" for name in study.ablations.VARIANTS[variant]}
+    assert configs[0]["data.train_size"] >= 5000
+    assert configs[0]["training.steps"] == 7
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
+    page = tmp_path / "results" / "page.md"
+    peers = plan.workdir / "peer"
+    peers.mkdir(parents=True)
+    runs = [{"seed": s, "rate": r, "steps": 9, "seconds": 60.0, "validation": r, "test": 80 + s + r}
+            for s in range(3) for r in (1, 2)]  # fmt: skip
+    (peers / "U0.json").write_text(json.dumps({"name": "PaiNN", "parameters": 7, "runs": runs}))
+    study.run(plan, "0/1", page)
+    text = page.read_text()
+    assert re.search(r"\| baseline \| 101.0 ± 2.5 \|.*\| 6.000 \|", text)
+    assert "- U0, agrees: unrestricted." in text
+    assert "- U0, contradicts: none." in text
+    assert "- gap, undecided: linear, softmax." in text
+    # The better learning rate on validation: 81, 82 and 83.
+    assert "| PaiNN | 7 | 82.00 ± 2.5 |" in text
+    assert text.count("beside PaiNN") == 1
+    numbers = json.loads(page.with_suffix(".json").read_text())
+    assert numbers["gap"][2]["maes"] == pytest.approx([900.2, 901.2, 902.2])
+    assert page.with_suffix(".png").stat().st_size
+
+
+def test_differences_are_tested_as_scipy_does():
+    """Two variants: Holm's correction doubles the smaller p."""
+    rng = np.random.default_rng(0)
+    maes = {name: list(rng.normal(loc, 1, 4)) for name, loc in (("a", 0), ("b", 3), ("c", 1))}
+    base, b, c = study_page.compare(maes)
+    assert (base.difference, base.p) == (0, 1)
+    raw = [scipy.stats.ttest_ind(maes[k], maes["a"], equal_var=False).pvalue for k in "bc"]
+    assert b.p == pytest.approx(2 * raw[0])
+    assert c.p == pytest.approx(max(raw[1], 2 * raw[0]))
+    low, high = scipy.stats.t.interval(0.95, 3, np.mean(maes["b"]), scipy.stats.sem(maes["b"]))
+    assert b.spread == pytest.approx((high - low) / 2)
+
+
+@pytest.mark.parametrize("share", ["2/2", "1", "a/b", "-1/2"])
+def test_a_share_that_is_none_is_refused(plan, share):
+    with pytest.raises(ValueError, match="--share must be K/N"):
+        study.run(plan, share, None)
+
+
+def test_a_bad_name_is_refused_before_anything_is_trained(tmp_path, trained):
+    plan = study.Plan(tmp_path, ("baseline", "best"), ("U0",), 2, 7)
+    with pytest.raises(ValueError, match=r"ablations.py has baseline.*not 'best'"):
+        study.run(plan, "0/1", None)
+    assert not trained
+
+
+def test_a_peer_gets_the_molecules_of_the_study(finished, tmp_path):
+    """Those of a run, with its time."""
+    folder = tmp_path / "U0" / "baseline"
+    folder.mkdir(parents=True)
+    shutil.copytree(finished, folder / "0")
+    study.measure(folder / "0", seed=0)
+    assert json.loads(study_page.rotation_file(folder / "0").read_text())["rotation_error"] > 0
+    peer.run(tmp_path)
+    file = np.load(tmp_path / "peer" / "U0.npz")
+    config = json.loads((finished / "report" / "card.json").read_text())["config"]
+    assert len(file["train_target"]) == config["data"]["train_size"]
+    assert file["train_atoms"][-1] == len(file["train_positions"]) == len(file["train_numbers"])
+    assert file["test_edges"][-1] == len(file["test_senders"]) == len(file["test_receivers"])
+    summary = json.loads((finished / "report" / "summary.json").read_text())
+    assert file["seconds"] == summary["seconds"]
+    with pytest.raises(ValueError, match="holds no finished run of linear"):
+        peer.run(tmp_path, "linear")
