@@ -4,7 +4,7 @@
 
 One layer of degree L that is strictly equivariant cannot tell a centre with n > L neighbours on a
 circle from the same turned (Joshi et al. 2023): the learned pathway can. Success rates over seeds,
-each a model trained on the two structures alone.
+each a model trained on the two structures alone. The rates for k-chains go to FILE.chains.json.
 """
 
 from __future__ import annotations
@@ -92,8 +92,9 @@ def run(
     print_rates("n-fold structures, one layer: success, %", rows, "L", "n")
     print_rates(f"{CHAIN}-chains, L = 1: success, %", chains, "variant", "layers")
     if file:
-        text = json.dumps(rows + chains, indent=1) + "\n"
-        write_atomically(pathlib.Path(file), text.encode())
+        path = pathlib.Path(file)
+        for out, content in ((path, rows), (path.with_suffix(".chains.json"), chains)):
+            write_atomically(out, (json.dumps(content, indent=1) + "\n").encode())
     if plot:
         draw(pathlib.Path(plot), rows)
 

@@ -178,9 +178,9 @@ def show(found: dict[str, Any]) -> None:
     for choice, row in found["choices"].items():
         table.add_row(
             choice,
-            f"{row['mad']:.3g} ± {row['error']:.1g}",
+            f"{row['mad']:.3g} ± {row['error']:.2g}",
             "-" if mae is None else f"{row['mad'] / mae:.1%}",
-            f"{row['forces_mad']:.3g} ± {row['forces_error']:.1g}",
+            f"{row['forces_mad']:.3g} ± {row['forces_error']:.2g}",
             *(f"{layer[choice]['relative']:.1%}" for layer in found["layers"]),
         )
     console = Console()
@@ -189,7 +189,7 @@ def show(found: dict[str, Any]) -> None:
         table = Table(title=f"MAD against the number of {title}", title_justify="left")
         for row in found[key]:
             table.add_column(str(row["n"]), justify="right")
-        table.add_row(*(f"{row['mad']:.3g} ± {row['error']:.1g}" for row in found[key]))
+        table.add_row(*(f"{row['mad']:.3g} ± {row['error']:.2g}" for row in found[key]))
         console.print(table)
 
 
@@ -211,7 +211,10 @@ def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
         axes.grid(alpha=0.3, which="both")
         if found["test_mae"] is not None:
             axes.axhline(found["test_mae"], color="black", ls="--", lw=0.8, label="test MAE")
-    left.set_xticks(FRAMES, map(str, FRAMES))
+    for axes, key in ((left, "against_frames"), (right, "against_points")):
+        n = [row["n"] for row in found[key]]
+        axes.set_xticks(n, map(str, n))
+        axes.minorticks_off()
     left.set_ylabel(f"mean |E(x) - E(Qx)| of {found['target']} [{found['unit']}]")
     right.legend()
     figure.savefig(path, dpi=120)

@@ -41,9 +41,11 @@ def test_program_writes_its_table_and_picture(tmp_path, monkeypatch, capsys):
     )
     file, plot = tmp_path / "rates.json", tmp_path / "rates.png"
     program.run([1, 2], [2, 3, 4], 2, str(file), str(plot))
-    rows = [row for row in json.loads(file.read_text()) if "n" in row]
+    rows = json.loads(file.read_text())
     assert [set(row) for row in rows] == [{"variant", "L", "n", "seeds", "success_rate"}] * 24
     assert {row["success_rate"] for row in rows} == {0.5}
+    chains = json.loads(file.with_suffix(".chains.json").read_text())
+    assert {row["layers"] for row in chains} == {1, 2, 3, 4}
     assert plot.stat().st_size
     assert "n-fold structures" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--folds must be at least 2"):
