@@ -48,9 +48,24 @@ def model_of(variant: str, degree: int, layers: int) -> HDGNN:
 def main() -> None:
     """The program."""
     run(
-        list(map(int, DEGREES.value)), list(map(int, FOLDS.value)), TRAININGS.value,
+        numbers(DEGREES), numbers(FOLDS), TRAININGS.value,
         program.JSON.value, program.PLOT.value,
     )  # fmt: skip
+
+
+def numbers(holder: flags.FlagHolder) -> list[int]:
+    """The values of a flag, each once, in ascending order.
+
+    Raises:
+      ValueError: naming the flag.
+    """
+    try:
+        found = sorted({int(text) for text in holder.value})
+    except ValueError:
+        found = []
+    if not found:
+        raise ValueError(f"--{holder.name} must be numbers with commas, not {holder.value!r}")
+    return found
 
 
 def run(

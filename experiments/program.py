@@ -23,6 +23,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT, a config")
 JSON = flags.DEFINE_string("json", None, "FILE, where all numbers go")
 PLOT = flags.DEFINE_string("plot", None, "FILE.png, where the plot goes")
+SHARED = (WORKDIR, CONFIG, JSON, PLOT)
+"""Each program says which of these it reads."""
 
 MALLOC = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
@@ -58,7 +60,7 @@ def run(
     _restart()
     warnings.filterwarnings("ignore")
     try:
-        _parse(needed)
+        _parse(needed, optional)
     # config_flags raises anything where a field or a file is wrong.
     except Exception as error:
         fail(_reason(error))
@@ -107,13 +109,23 @@ def quiet() -> None:
     ours.setLevel(logging.WARNING)
 
 
-def _parse(needed: Sequence[flags.FlagHolder]) -> None:
+def _parse(needed: Sequence[flags.FlagHolder], optional: Sequence[flags.FlagHolder]) -> None:
     rest = flags.FLAGS(sys.argv)[1:]
     if rest:
         raise ValueError(f"unexpected argument {rest[0]!r}")
+    known = {holder.name for holder in (*needed, *optional)}
+    for holder in SHARED:
+        if holder.value and holder.name not in known:
+            raise ValueError(f"this command has no --{holder.name}")
     for holder in needed:
         if not flags.FLAGS[holder.name].value:
             raise ValueError(f"--{holder.name} is missing: {flags.FLAGS[holder.name].help}")
+    # Before hours of work, not after.
+    for holder in (JSON, PLOT):
+        if holder.value and not pathlib.Path(holder.value).absolute().parent.is_dir():
+            raise ValueError(f"--{holder.name}={holder.value}: its folder does not exist")
+    if PLOT.value and pathlib.Path(PLOT.value).suffix != ".png":
+        raise ValueError(f"--plot={PLOT.value} must end in .png")
 
 
 def _reason(error: Exception) -> str:

@@ -21,6 +21,7 @@ from absl import flags
 from experiments import program, study_page, train
 from experiments.configs import ablations
 from experiments.problem import Predictor, best_params, part
+from hdgnn_jax.data.targets import find_target
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
@@ -41,10 +42,10 @@ SIZE = {
 }
 """What differs from `ablations.py`: the budget is the same for all variants."""
 
-TURNED = 2000
+TURNED = 512
 """First so many test molecules are predicted turned too, each by a random rotation."""
 
-LIST = flags.DEFINE_list("variants", list(VARIANTS), "names in ablations.py; the first is compared")
+LIST = flags.DEFINE_list("variants", list(VARIANTS), "names in ablations.py, baseline first")
 TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "of QM9")
 SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each variant and target")
 STEPS = flags.DEFINE_integer("steps", SIZE["training.steps"], "of each run")
@@ -58,7 +59,7 @@ class Plan:
 
     Attributes:
       workdir: folder of all runs.
-      variants: names in `ablations.VARIANTS`; the others are compared with the first.
+      variants: names in `ablations.VARIANTS`, `baseline` first.
       targets: of QM9.
       seeds: runs of each variant and target.
       steps: of each run.
@@ -98,26 +99,33 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
     """Trains what is missing of this call's share, then writes the page if nothing is.
 
     Raises:
-      ValueError: for a share or a variant that is none.
+      ValueError: for a share, a variant or a target that is none, before anything is trained.
       As `train.run` does.
     """
     try:
-        first, step = map(int, share.split("/"))
+        first, every = map(int, share.split("/"))
     except ValueError:
-        first, step = 0, 0
-    if not 0 <= first < step:
+        first, every = 0, 0
+    if not 0 <= first < every:
         raise ValueError(f"--share must be K/N with K < N, as 0/2, not {share!r}")
+    if plan.variants[:1] != ("baseline",) or not plan.targets:
+        raise ValueError("--variants must begin with baseline, and --targets name one or more")
+    if plan.seeds < 2:
+        raise ValueError("--seeds must be at least 2: one run has no interval")
+    for name in plan.targets:
+        find_target(name)
     runs = list(plan.runs())
-    # A bad name ends it before anything is trained.
     configs = [plan.config(target, variant, seed) for target, variant, seed, _ in runs]
-    mine = range(first, len(runs), step)
+    for config, (*_, folder) in zip(configs, runs, strict=True):
+        refuse_other_config(config, folder)
+    mine = range(first, len(runs), every)
     for count, at in enumerate(mine, start=1):
         target, variant, seed, folder = runs[at]
-        if study_page.finished(folder):
-            continue
-        print(f"\n{count} of {len(mine)}: {target}, {variant}, seed {seed}")
-        train.run(configs[at], folder)
-        measure(folder, seed)
+        if not study_page.trained(folder):
+            print(f"\n{count} of {len(mine)}: {target}, {variant}, seed {seed}")
+            train.run(configs[at], folder)
+        if not study_page.finished(folder):
+            measure(folder, seed)
         # A hundred compiled programs are some GiB.
         jax.clear_caches()
     missing = [folder for *_, folder in runs if not study_page.finished(folder)]
@@ -126,6 +134,26 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
               f"{missing[0]}")  # fmt: skip
     elif page is not None:
         study_page.write(page, plan.workdir, plan.targets, plan.variants, plan.seeds)
+
+
+def refuse_other_config(config: dict[str, Any], folder: pathlib.Path) -> None:
+    """Stops before runs of two budgets are compared.
+
+    Fields that one of the two does not know, being of another revision, are left aside.
+
+    Raises:
+      ValueError: naming the run and the fields.
+    """
+    if not study_page.trained(folder):
+        return
+    card = json.loads((folder / "report" / "card.json").read_text())
+    old, new = train.flatten(card["config"]), train.flatten(config)
+    differing = [k for k in old if old[k] != new.get(k, old[k])]
+    if differing:
+        shown = ", ".join(f"{k} = {old[k]} there, {new.get(k)} here" for k in differing[:4])
+        raise ValueError(
+            f"{folder} was trained with another config ({shown}): choose another --workdir"
+        )
 
 
 def measure(folder: pathlib.Path, seed: int) -> None:

@@ -68,9 +68,14 @@ class Comparison:
         return "agrees" if worse == (self.difference > 0) else "contradicts"
 
 
+def trained(folder: pathlib.Path) -> bool:
+    """Whether a run left its report."""
+    return (folder / "report" / "summary.json").exists()
+
+
 def finished(folder: pathlib.Path) -> bool:
     """Whether a run left its report and was measured."""
-    return (folder / "report" / "summary.json").exists() and rotation_file(folder).exists()
+    return trained(folder) and rotation_file(folder).exists()
 
 
 def rotation_file(folder: pathlib.Path) -> pathlib.Path:
@@ -119,10 +124,8 @@ def write(
       targets, variants, seeds: of the study.
 
     Raises:
-      ValueError: for a single seed, which has no interval.
+      ValueError: for a peer that has not finished.
     """
-    if seeds < 2:
-        raise ValueError("a page needs --seeds=2 or more: one run has no interval")
 
     def read(target: str, variant: str, seed: int, file: str) -> dict[str, Any]:
         return json.loads((workdir / target / variant / str(seed) / "report" / file).read_text())
@@ -143,7 +146,9 @@ def write(
         for t in targets
     }
     references = {t: summaries[t, variants[0]][0] for t in targets}
-    card = read(targets[0], variants[0], 0, "card.json")
+    cards = [
+        read(t, v, s, "card.json") for t, v, s in itertools.product(targets, variants, range(seeds))
+    ]
     page.parent.mkdir(parents=True, exist_ok=True)
     numbers = {
         t: [{**dataclasses.asdict(c), "rotation_errors": turned[t][c.variant]} for c in rows]
@@ -154,7 +159,7 @@ def write(
     draw(plot, results)
     peers = {t: workdir / "peer" / f"{t}.json" for t in targets}
     parts = [
-        _head(card, seeds, plot.name),
+        _head(cards, seeds, plot.name),
         *(_target(references[t], rows, turned[t]) for t, rows in results.items()),
         _conclusions(results),
         *(
@@ -192,9 +197,12 @@ def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> Non
     figure.savefig(path, dpi=120)
 
 
-def _head(card: Mapping[str, Any], seeds: int, plot: str) -> str:
-    config, git = card["config"], card["git"] or {"revision": "unknown"}
+def _head(cards: Sequence[Mapping[str, Any]], seeds: int, plot: str) -> str:
+    config = cards[0]["config"]
     model, training = config["model"], config["training"]
+    unknown = {"revision": "unknown"}
+    revisions = sorted({(card["git"] or unknown)["revision"][:10] for card in cards})
+    machines = sorted({f"jax {c['versions']['jax']}, {c['hardware']['cpu']}" for c in cards})
     return f"""# Variants of HDGNN on QM9
 
 Written by the command below; nothing here is typed by hand. Intervals are 95 %, over {seeds} seeds.
@@ -206,8 +214,7 @@ python -m experiments.study {" ".join(arg for arg in sys.argv[1:] if "--share" n
 Each run: {config["data"]["train_size"]:,} training molecules, {training["steps"]:,} steps of
 {training["batch_size"]}, K = {model["layers"]}, L = {model["degree"]}, C = {model["channels"]},
 H = {model["hidden"]}, cutoff {model["cutoff"]:g} Å, the rest as in `ablations.py`. Error on all
-test molecules. Trained at revision `{git["revision"][:10]}`, jax {card["versions"]["jax"]}, on
-{card["hardware"]["cpu"]}, {card["hardware"]["cores"]} cores.
+test molecules. Trained at revision {", ".join(revisions)}; {"; ".join(machines)}.
 
 ![Differences from the baseline]({plot})
 
@@ -242,6 +249,8 @@ def _target(
 
 def _peer(reference: Mapping[str, Any], base: Comparison, peer: Mapping[str, Any]) -> str:
     """What `peer/painn.py` found: of its learning rates, the best on validation for each seed."""
+    if not peer["finished"]:
+        raise ValueError(f"the peer of {reference['target']} has runs to go: call painn.py again")
     runs = [
         min((run for run in peer["runs"] if run["seed"] == seed), key=lambda run: run["validation"])
         for seed in sorted({run["seed"] for run in peer["runs"]})
@@ -251,7 +260,7 @@ def _peer(reference: Mapping[str, Any], base: Comparison, peer: Mapping[str, Any
     seconds, steps = (np.mean([run[key] for run in runs]) for key in ("seconds", "steps"))
     return f"""## {reference["target"]}, beside {peer["name"]}
 
-The same molecules, edges, core and time ({seconds:.0f} s; {steps:,.0f} steps of the same size). Its
+The same molecules, edges and time ({seconds:.0f} s; {steps:,.0f} steps of the same size). Its
 clock is for training alone; ours has compilation and the report's predictions in it.
 
 | model | parameters | test MAE, {unit} |
@@ -263,7 +272,7 @@ Difference {other.difference:+.3g} ± {other.margin:.2g} {unit}, p = {other.p:.2
 
 ```
 python -m experiments.peer --workdir=DIR
-peer/bin/python experiments/peer/painn.py DIR/peer
+peer/bin/python experiments/peer/painn.py DIR/peer/*.npz
 ```
 """
 

@@ -3,7 +3,7 @@
     python -m experiments.symmetry --workdir=runs/quick --plot=symmetry.png
 
 The weights that were best on validation, or untrained ones (--config=FILE.py instead of --workdir),
-on test molecules. Mean |E(x) - E(Qx)| over random rotations Q, its standard error over molecules,
+on test molecules. Mean |E(x) - E(Qx)| over random rotations Q and molecules, its standard error,
 the same of a component of the forces -dE/dx, and the relative change of the node states after each
 layer:
 
@@ -71,8 +71,8 @@ def run(
       ValueError: where there is not exactly one of workdir and config, or a number is too small.
       QM9Error, CheckpointError: each with one line.
     """
-    if n_molecules < 2 or n_rotations < 1:
-        raise ValueError("--molecules must be at least 2 and --rotations at least 1")
+    if min(n_molecules, n_rotations) < 2:
+        raise ValueError("--molecules and --rotations must be at least 2: there is an error bar")
     mesh = step.make_mesh()
     mae = None
     if workdir is not None and config is None:
@@ -90,7 +90,7 @@ def run(
     found = {
         "target": problem.target.name,
         "unit": problem.target.unit,
-        "molecules": n_molecules,
+        "molecules": int(batching.graph_mask(graph).sum()),
         "rotations": n_rotations,
         "test_mae": mae,
         **measure(problem, params, graph, symmetry.random_rotations(n_rotations, seed=0)),

@@ -1,18 +1,20 @@
-"""PaiNN of SchNetPack on the molecules of a study, one core, as long as a run of the study.
+"""PaiNN of SchNetPack on the molecules of a study, as long as a run of the study took.
 
     python -m venv peer && peer/bin/pip install schnetpack==2.1.1
-    peer/bin/python experiments/peer/painn.py runs/study/peer
+    peer/bin/python experiments/peer/painn.py runs/study/peer/*.npz
 
 Needs SchNetPack alone, nothing of ours, and `python -m experiments.peer` before. Trained as ours
 is: L1 loss, the same batch size and edges, warm-up and cosine (by the clock, in place of steps),
 clipped gradients, averaged weights. The clock is PaiNN's for training alone, where ours includes
 compilation and the predictions of the report. Of the learning rates the best on validation counts.
+It takes the cores it is given: where the study's runs were held to one, so should this be.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -122,11 +124,11 @@ def error(model: torch.nn.Module, molecules: Molecules) -> float:
 
 
 def main() -> None:
-    """Every target of the folder; its results in TARGET.json, what is there is not run again."""
-    torch.set_num_threads(1)
-    for path in sorted(pathlib.Path(sys.argv[1]).glob("*.npz")):
-        out, runs = path.with_suffix(".json"), []
-        if out.exists():
+    """The targets whose files are given; results in TARGET.json, what is there is not run again."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for path in map(pathlib.Path, sys.argv[1:]):
+        out, runs, seconds = path.with_suffix(".json"), [], float(np.load(path)["seconds"])
+        if out.exists() and json.loads(out.read_text())["budget"] == seconds:
             runs = json.loads(out.read_text())["runs"]
         for seed in range(SEEDS):
             for rate in RATES:
@@ -138,6 +140,8 @@ def main() -> None:
                     "name": f"PaiNN, SchNetPack {schnetpack.__version__}, F = {FEATURES}, "
                     f"{INTERACTIONS} interactions",
                     "parameters": sum(p.numel() for p in Model(5.0).parameters()),
+                    "budget": seconds,
+                    "finished": len(runs) == SEEDS * len(RATES),
                     "runs": runs,
                 }
                 out.write_text(json.dumps(model, indent=1))

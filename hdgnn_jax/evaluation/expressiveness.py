@@ -47,8 +47,8 @@ def n_fold(n: int, seed: int) -> list[Structure]:
 def k_chain(k: int) -> list[Structure]:
     """Two chains of k atoms between end atoms on the same side, and on opposite sides.
 
-    Only a network in which both ends' directions meet can tell them apart: from k // 2 + 1 layers
-    on.
+    To a rotation invariant network they differ only where both ends' directions meet: from
+    k // 2 + 1 layers on. Frames that no rotation turns along may tell them apart sooner.
     """
     line = np.stack([np.arange(k), np.zeros(k), np.zeros(k)], 1) * RADIUS
     tilt = RADIUS * np.array([0.6, 0.8])

@@ -46,7 +46,7 @@ class Setting(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a choice changes: mean over rotations and molecules, standard error over molecules."""
+    """What a choice changes: mean over rotations and molecules, standard error over both."""
 
     mean: float
     error: float
@@ -109,24 +109,27 @@ def state_changes(
     Args: see `prediction_changes`; canonical frames.
     """
     graph = jax.tree.map(jnp.asarray, graph)
-    nodes = np.asarray(batching.graph_of_node(graph)) < np.sum(batching.graph_mask(graph))
+    real = np.flatnonzero(batching.graph_mask(graph))
+    owner = np.asarray(batching.graph_of_node(graph))
+
+    def sizes(x: np.ndarray) -> np.ndarray:
+        """|x| of each molecule."""
+        return np.array([np.linalg.norm(x[owner == k]) for k in real])
+
     rolls = jnp.zeros((1, len(graph.senders)))
     layers = []
     for k in range(1, model.layers + 1):
         # The model's first k layers: those after them change nothing there.
         first = {**params, "stack": jax.tree.map(lambda leaf, k=k: leaf[:k], params["stack"])}
         run = jax.jit(functools.partial(_states, model.clone(layers=k)))
-        at_rest = np.asarray(run(first, graph, _rest(rolls)))[nodes]
-        size = np.linalg.norm(at_rest)
+        at_rest = np.asarray(run(first, graph, _rest(rolls)))
         row = {}
         for choice in CHOICES:
-            found = [
-                np.asarray(run(first, graph, _setting(choice, rolls, q, seed)))[nodes]
+            there = [
+                np.asarray(run(first, graph, _setting(choice, rolls, q, seed)))
                 for seed, q in enumerate(rotations)
             ]
-            row[choice] = _summary(
-                np.array([[np.linalg.norm(there - at_rest) / size] for there in found]).T
-            )
+            row[choice] = _summary(np.array([sizes(x - at_rest) / sizes(at_rest) for x in there]))
         layers.append(row)
     return layers
 
@@ -203,8 +206,8 @@ def _full_wigner(degree: int, rotation: jax.Array) -> jax.Array:
 
 
 def _summary(changes: np.ndarray) -> Change:
-    """Of changes [rotations, molecules]."""
-    per_molecule = changes.mean(0)
-    n = len(per_molecule)
-    error = float(per_molecule.std(ddof=1) / n**0.5) if n > 1 else float("nan")
-    return Change(float(per_molecule.mean()), error)
+    """Of changes [rotations, molecules], both drawn at random and every pair measured."""
+    variance = sum(
+        means.var(ddof=1) / len(means) for means in (changes.mean(0), changes.mean(1))
+    )
+    return Change(float(changes.mean()), float(variance**0.5))

@@ -377,11 +377,19 @@ def _hardware() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
+        "cores": _cores(),
         "memory_gb": _memory_gb(),
         "jax_backend": jax.default_backend(),
         "devices": {kind: devices.count(kind) for kind in devices},
     }
+
+
+def _cores() -> int | None:
+    """Those that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count()
 
 
 def _cpu_model() -> str:

@@ -12,6 +12,11 @@ from absl import flags
 
 from experiments import evaluate, expressiveness, program, study, symmetry, train
 
+FLAGS = {
+    train: ([program.CONFIG, program.WORKDIR], []),
+    expressiveness: ([], [program.JSON, program.PLOT]),
+}
+"""Needed and optional; `evaluate` and the others need a folder."""
 QUICK = "--config=experiments/configs/qm9.py:quick"
 
 
@@ -20,10 +25,10 @@ def call(monkeypatch, capfd):
     """`call(module, *arguments)` as from a shell: exit code and what was printed."""
 
     def start(module, *arguments):
-        needed = [program.CONFIG] if module is train else []
+        needed, optional = FLAGS.get(module, ([program.WORKDIR], []))
         monkeypatch.setattr(sys, "argv", [str(module.__file__), *arguments])
         try:
-            program.run(module.main, str(module.__doc__), [*needed, program.WORKDIR])
+            program.run(module.main, str(module.__doc__), needed, optional)
         except SystemExit as end:
             return end.code, *capfd.readouterr()
         return 0, *capfd.readouterr()
@@ -53,6 +58,7 @@ def call(monkeypatch, capfd):
         (["--config=nowhere.py"], "No such file or directory: 'nowhere.py'"),
         (["--config=nowhere.py", "--config.foo=1"], "No such file or directory: 'nowhere.py'"),
         ([], "--config is missing"),
+        ([QUICK, "--json=numbers.json"], "this command has no --json"),
         ([QUICK, "--bogus=1"], "Unknown command line flag 'bogus'"),
         ([QUICK, "runs/quick"], "unexpected argument 'runs/quick'"),
     ],
@@ -71,6 +77,20 @@ def test_a_missing_folder_is_one_line(call, module, arguments):
     code, out, err = call(module, *arguments)
     assert (code, out) == (1, "")
     assert err == "error: --workdir is missing: DIR, folder of the run\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json=nowhere/numbers.json"], "--json=nowhere/numbers.json: its folder does not exist"),
+        (["--plot=picture.gif"], "--plot=picture.gif must end in .png"),
+        (["--degrees=2,a"], "--degrees must be numbers with commas, not ['2', 'a']"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(call, arguments, message):
+    code, out, err = call(expressiveness, *arguments)
+    assert (code, out) == (1, "")
+    assert message in err
 
 
 @pytest.mark.parametrize("module", [train, evaluate, symmetry, expressiveness, study])

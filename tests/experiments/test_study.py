@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import scipy.stats
 from experiments import study, study_page, train
 from experiments.peer import __main__ as peer
 
+PEER = {"name": "PaiNN", "parameters": 7, "budget": 60.0, "finished": True}
 VARIANTS = ("baseline", "linear", "unrestricted", "softmax", "so2")
 
 
@@ -73,7 +75,7 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     peers.mkdir(parents=True)
     runs = [{"seed": s, "rate": r, "steps": 9, "seconds": 60.0, "validation": r, "test": 80 + s + r}
             for s in range(3) for r in (1, 2)]  # fmt: skip
-    (peers / "U0.json").write_text(json.dumps({"name": "PaiNN", "parameters": 7, "runs": runs}))
+    (peers / "U0.json").write_text(json.dumps({**PEER, "runs": runs}))
     study.run(plan, "0/1", page)
     text = page.read_text()
     assert re.search(r"\| baseline \| 101.0 ± 2.5 \|.*\| 6.000 \|", text)
@@ -107,11 +109,42 @@ def test_a_share_that_is_none_is_refused(plan, share):
         study.run(plan, share, None)
 
 
-def test_a_bad_name_is_refused_before_anything_is_trained(tmp_path, trained):
-    plan = study.Plan(tmp_path, ("baseline", "best"), ("U0",), 2, 7)
-    with pytest.raises(ValueError, match=r"ablations.py has baseline.*not 'best'"):
-        study.run(plan, "0/1", None)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants": ("baseline", "best")}, r"ablations.py has baseline.*not 'best'"),
+        ({"variants": ("so2", "baseline")}, "--variants must begin with baseline"),
+        ({"variants": ()}, "--variants must begin with baseline"),
+        ({"targets": ("U0", "gpa")}, "unknown target 'gpa'"),
+        ({"seeds": 1}, "--seeds must be at least 2"),
+    ],
+)
+def test_a_bad_plan_is_refused_before_anything_is_trained(plan, trained, change, message):
+    with pytest.raises(ValueError, match=message):
+        study.run(dataclasses.replace(plan, **change), "0/1", None)
     assert not trained
+
+
+@pytest.mark.usefixtures("trained")
+def test_runs_of_two_budgets_are_not_compared(plan):
+    """Nor trained on; what an older revision did not know is left aside."""
+    study.run(plan, "0/30", None)
+    card = plan.workdir / "U0" / "baseline" / "0" / "report" / "card.json"
+    content = json.loads(card.read_text())
+    del content["config"]["model"]["full_product"]
+    card.write_text(json.dumps(content))
+    study.run(plan, "0/30", None)
+    with pytest.raises(ValueError, match=r"U0/baseline/0 .*training.steps = 7 there, 8 here"):
+        study.run(dataclasses.replace(plan, steps=8), "0/30", None)
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_peer_that_has_not_finished_is_said(plan, tmp_path):
+    (plan.workdir / "peer").mkdir(parents=True)
+    file = plan.workdir / "peer" / "gap.json"
+    file.write_text(json.dumps({**PEER, "finished": False, "runs": []}))
+    with pytest.raises(ValueError, match="the peer of gap has runs to go"):
+        study.run(plan, "0/1", tmp_path / "page.md")
 
 
 def test_a_peer_gets_the_molecules_of_the_study(finished, tmp_path):

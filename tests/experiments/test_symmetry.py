@@ -39,7 +39,7 @@ def test_an_untrained_model_has_no_error_to_compare_with(config, monkeypatch):
     given = []
     monkeypatch.setattr(symmetry, "measure", lambda *arguments: given.extend(arguments) or {})
     monkeypatch.setattr(symmetry, "show", lambda found: None)
-    assert symmetry.run(None, config, 2, 1, None, None)["test_mae"] is None
+    assert symmetry.run(None, config, 2, 2, None, None)["test_mae"] is None
     problem, params, graph, _ = given
     start = problem.init_state(step.make_mesh()).params
     jax.tree.map(np.testing.assert_array_equal, params, start)
@@ -50,7 +50,7 @@ def test_an_untrained_model_has_no_error_to_compare_with(config, monkeypatch):
     ("arguments", "message"),
     [
         ((None, None, 4, 2), "give --workdir=DIR"),
-        ((None, None, 1, 2), "--molecules must be at least 2"),
+        ((None, None, 1, 2), "--molecules and --rotations must be at least 2"),
     ],
 )
 def test_a_call_that_says_nothing_to_measure_is_refused(arguments, message):
