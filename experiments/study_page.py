@@ -248,13 +248,10 @@ def _target(
 
 
 def _peer(reference: Mapping[str, Any], base: Comparison, peer: Mapping[str, Any]) -> str:
-    """What `peer/painn.py` found: of its learning rates, the best on validation for each seed."""
+    """What `peer/painn.py` found."""
     if not peer["finished"]:
         raise ValueError(f"the peer of {reference['target']} has runs to go: call painn.py again")
-    runs = [
-        min((run for run in peer["runs"] if run["seed"] == seed), key=lambda run: run["validation"])
-        for seed in sorted({run["seed"] for run in peer["runs"]})
-    ]
+    runs = peer["runs"]
     other = compare({base.variant: base.maes, "peer": [run["test"] for run in runs]})[1]
     unit = reference["unit"]
     seconds, steps = (np.mean([run[key] for run in runs]) for key in ("seconds", "steps"))
