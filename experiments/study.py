@@ -108,7 +108,7 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
         first, every = 0, 0
     if not 0 <= first < every:
         raise ValueError(f"--share must be K/N with K < N, as 0/2, not {share!r}")
-    if plan.variants[:1] != ("baseline",) or not plan.targets:
+    if plan.variants[:1] != (study_page.BASELINE,) or not plan.targets:
         raise ValueError("--variants must begin with baseline, and --targets name one or more")
     if plan.seeds < 2:
         raise ValueError("--seeds must be at least 2: one run has no interval")

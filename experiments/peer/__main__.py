@@ -26,7 +26,7 @@ def main() -> None:
     run(program.workdir())
 
 
-def run(workdir: pathlib.Path, variant: str = "baseline") -> None:
+def run(workdir: pathlib.Path, variant: str = study_page.BASELINE) -> None:
     """Writes a file for each target that the variant has a finished run of.
 
     Raises:
