@@ -4,7 +4,8 @@
 
 One layer of degree L that is strictly equivariant cannot tell a centre with n > L neighbours on a
 circle from the same turned (Joshi et al. 2023): the learned pathway can. Success rates over seeds,
-each a model trained on the two structures alone. The rates for k-chains go to FILE.chains.json.
+each a model trained on the two structures alone. The rates for k-chains go to FILE.chains.json; the
+same command goes on with both files where it was stopped.
 """
 
 from __future__ import annotations
@@ -71,47 +72,78 @@ def numbers(holder: flags.FlagHolder) -> list[int]:
 def run(
     all_degrees: Sequence[int], folds: Sequence[int], seeds: int, file: str | None, plot: str | None
 ) -> None:
-    """Trains, prints the tables, and writes the file and the picture.
+    """Trains what the file lacks, prints the tables, and draws the picture.
 
     Raises:
       ValueError: for numbers that make no structure or model.
     """
     if min(folds) < 2 or min(all_degrees) < 1 or seeds < 1:
         raise ValueError("--folds must be at least 2, --degrees and --trainings at least 1")
-    rows: list[dict[str, Any]] = []
-    chains: list[dict[str, Any]] = []
+    path = pathlib.Path(file) if file else None
+    rows, chains = Rates(path), Rates(path.with_suffix(".chains.json") if path else None)
     layers = range(1, CHAIN // 2 + 3)
+    asked: list[dict[str, Any]] = [
+        {"variant": variant, "L": degree, "n": n, "seeds": seeds}
+        for degree in all_degrees for variant in VARIANTS for n in folds
+    ]  # fmt: skip
+    asked_chains: list[dict[str, Any]] = [
+        {"variant": variant, "k": CHAIN, "layers": depth, "seeds": seeds}
+        for variant in VARIANTS for depth in layers
+    ]  # fmt: skip
     with progress_bar("trainings") as progress:
-        task = progress.add_task(
-            "trainings",
-            total=len(VARIANTS) * seeds * (len(all_degrees) * len(folds) + len(layers)),
-        )
-        for variant in VARIANTS:
-            for degree in all_degrees:
-                pairs = [expressiveness.n_fold(n, s) for n in folds for s in range(seeds)]
-                done = expressiveness.told_apart(model_of(variant, degree, 1), pairs, seed=0)
-                rates = done.reshape(len(folds), seeds).mean(1)
-                rows += [
-                    {"variant": variant, "L": degree, "n": n, "seeds": seeds,
-                     "success_rate": float(rate)}
-                    for n, rate in zip(folds, rates, strict=True)
-                ]  # fmt: skip
-                progress.advance(task, len(pairs))
-            for depth in layers:
+        task = progress.add_task("trainings", total=seeds * (len(asked) + len(asked_chains)))
+        for at in range(0, len(asked), len(folds)):
+            group = asked[at : at + len(folds)]
+            missing = [key for key in group if rows.find(key) is None]
+            if missing:
+                model = model_of(group[0]["variant"], group[0]["L"], 1)
+                pairs = [
+                    expressiveness.n_fold(key["n"], s) for key in missing for s in range(seeds)
+                ]
+                done = expressiveness.told_apart(model, pairs, seed=0).reshape(-1, seeds)
+                rows.add(missing, done.mean(1))
+            progress.advance(task, seeds * len(group))
+        for key in asked_chains:
+            if chains.find(key) is None:
                 pairs = [expressiveness.k_chain(CHAIN)] * seeds
-                model = model_of(variant, 1, depth)
+                model = model_of(key["variant"], 1, key["layers"])
                 done = expressiveness.told_apart(model, pairs, seed=0, invariant=True)
-                chains.append({"variant": variant, "k": CHAIN, "layers": depth, "seeds": seeds,
-                               "success_rate": float(done.mean())})  # fmt: skip
-                progress.advance(task, len(pairs))
-    print_rates("n-fold structures, one layer: success, %", rows, "L", "n")
-    print_rates(f"{CHAIN}-chains, L = 1: success, %", chains, "variant", "layers")
-    if file:
-        path = pathlib.Path(file)
-        for out, content in ((path, rows), (path.with_suffix(".chains.json"), chains)):
-            write_atomically(out, (json.dumps(content, indent=1) + "\n").encode())
+                chains.add([key], [done.mean()])
+            progress.advance(task, seeds)
+    found = [rows.find(key) for key in sorted(asked, key=lambda k: VARIANTS.index(k["variant"]))]
+    print_rates("n-fold structures, one layer: success, %", found, "L", "n")
+    found_chains = [chains.find(key) for key in asked_chains]
+    print_rates(f"{CHAIN}-chains, L = 1: success, %", found_chains, "variant", "layers")
     if plot:
-        draw(pathlib.Path(plot), rows)
+        draw(pathlib.Path(plot), found)
+
+
+class Rates:
+    """Success rates, in a file that is written anew after each addition."""
+
+    def __init__(self, path: pathlib.Path | None):
+        """Reads what an earlier call left.
+
+        Raises:
+          ValueError: for a file of something else.
+        """
+        self.path, self.rows = path, []
+        if path is not None and path.exists():
+            self.rows = json.loads(path.read_text())
+            if not all("success_rate" in row for row in self.rows):
+                raise ValueError(f"{path} does not hold success rates: choose another --json")
+
+    def find(self, key: dict[str, Any]) -> Any:
+        """The row with these values; None where there is none."""
+        return next((row for row in self.rows if key.items() <= row.items()), None)
+
+    def add(self, keys: Sequence[dict[str, Any]], rates: Sequence[float]) -> None:
+        """New rows."""
+        self.rows += [
+            {**key, "success_rate": float(rate)} for key, rate in zip(keys, rates, strict=True)
+        ]
+        if self.path is not None:
+            write_atomically(self.path, (json.dumps(self.rows, indent=1) + "\n").encode())
 
 
 def print_rates(title: str, rows: Sequence[dict[str, Any]], down: str, across: str) -> None:

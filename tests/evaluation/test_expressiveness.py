@@ -47,6 +47,15 @@ def test_program_writes_its_table_and_picture(tmp_path, monkeypatch, capsys):
     chains = json.loads(file.with_suffix(".chains.json").read_text())
     assert {row["layers"] for row in chains} == {1, 2, 3, 4}
     assert plot.stat().st_size
+    # Nothing is left to train for a part of it, and only what is new for more.
+    monkeypatch.setattr(
+        expressiveness, "told_apart", lambda model, pairs, **_: np.full(len(pairs), True)
+    )
+    program.run([1], [3, 5], 2, str(file), None)
+    more = json.loads(file.read_text())
+    assert more[:24] == rows
+    assert [(row["n"], row["success_rate"]) for row in more[24:]] == [(5, 1.0)] * 4
+    assert json.loads(file.with_suffix(".chains.json").read_text()) == chains
     assert "n-fold structures" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--folds must be at least 2"):
         program.run([1], [1], 1, None, None)
