@@ -23,25 +23,33 @@ Pathway = Literal[
 ]
 
 
-class EdgeNetworks(nn.Module):
-    """NN(x'') + NN(x) in the edge's frame, with NN(v) = SiLU(W_b (SiLU(W_a v) * c_ij)) (eq. 9-10).
-
-    W_a x is a product per node, and W_a x'' = W_a D x - W_a x, so only W_a D x is a product per
-    edge.
+class Networks(nn.Module):
+    """Sizes of the pathways that see the rows |m| <= m_max.
 
     Attributes:
       degree: L.
       m_max: orders the networks see.
       hidden: H.
       precision: of the matrix products; rotations are float32 always.
-      shared: whether receiver and sender have one network, NN1 (Table 5 row 4 has two).
-      rotated: NN(D x) instead of NN(x'') + NN(x) (Table 5 row 5).
     """
 
     degree: int
     m_max: int
     hidden: int
     precision: Precision
+
+
+class EdgeNetworks(Networks):
+    """NN(x'') + NN(x) in the edge's frame, with NN(v) = SiLU(W_b (SiLU(W_a v) * c_ij)) (eq. 9-10).
+
+    W_a x is a product per node, and W_a x'' = W_a D x - W_a x, so only W_a D x is a product per
+    edge.
+
+    Attributes:
+      shared: whether receiver and sender have one network, NN1 (Table 5 row 4 has two).
+      rotated: NN(D x) instead of NN(x'') + NN(x) (Table 5 row 5).
+    """
+
     shared: bool = True
     rotated: bool = False
 
@@ -100,17 +108,12 @@ class EdgeNetworks(nn.Module):
         return wigner.rotate_back(frame, weighted(a, shaped))
 
 
-class SO2Networks(nn.Module):
+class SO2Networks(Networks):
     """Ours: networks on D x that turn with the frame's roll, so that the roll cancels exactly.
 
     Orders +m and -m are the real and imaginary part of a number that a roll multiplies by a phase:
     they meet complex matrices and gates made of m = 0 only, the SiLU acts on m = 0 alone.
     """
-
-    degree: int
-    m_max: int
-    hidden: int
-    precision: Precision
 
     @nn.compact
     def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
@@ -124,13 +127,8 @@ class SO2Networks(nn.Module):
         return wigner.rotate_back(frame, weighted(a, (nn1(x_i, c), nn1(x_j, c), nn2(x_i + x_j, c))))
 
 
-class SO2Network(nn.Module):
+class SO2Network(Networks):
     """`[E, M, C]` to the same, equivariant to rolls; c [E, H] as in eq. 10."""
-
-    degree: int
-    m_max: int
-    hidden: int
-    precision: Precision
 
     @nn.compact
     def __call__(self, v: jax.Array, c: jax.Array) -> jax.Array:
@@ -182,13 +180,8 @@ class EquivariantLinear(nn.Module):
         return c[:, None] * weighted(a, terms)
 
 
-class Unrestricted(nn.Module):
+class Unrestricted(Networks):
     """Table 3's `unrestricted`: one network of [x_i, x_j, S(r_ij)], no frame, weighted by a1."""
-
-    degree: int
-    m_max: int
-    hidden: int
-    precision: Precision
 
     @nn.compact
     def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
