@@ -100,7 +100,7 @@ def read(folder: pathlib.Path) -> QM9:
             content = {name: arrays[name] for name in arrays.files}
     except OSError as error:
         raise QM9Error(f"{packed} cannot be read ({error.strerror or error}): {fix}") from error
-    structures = Structures(
+    structures = Structures.molecules(
         content["offsets"],
         content["atomic_numbers"],
         content["positions"],

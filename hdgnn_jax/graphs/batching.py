@@ -1,4 +1,4 @@
-"""From molecules to padded graphs of a few fixed shapes."""
+"""From structures to padded graphs of a few fixed shapes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,30 @@ import jax
 import jraph
 import numpy as np
 
-from hdgnn_jax.graphs.neighbors import Neighbors
-from hdgnn_jax.graphs.structure import StructureError, Structures, concatenated_ranges
+from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
+from hdgnn_jax.graphs.structure import StructureError, Structures
 
 
 class Atoms(NamedTuple):
-    """Node features: `atomic_numbers` [N] int32, `positions` [N, 3] float32, Å."""
+    """Node features.
+
+    Attributes:
+      atomic_numbers: [N] int32.
+      positions: [N, 3] float32, Å.
+      tags: [N] int8; 0 bulk, 1 surface, 2 adsorbate.
+      fixed: [N] bool; held in place where atoms move.
+    """
 
     atomic_numbers: jax.Array | np.ndarray
     positions: jax.Array | np.ndarray
+    tags: jax.Array | np.ndarray
+    fixed: jax.Array | np.ndarray
+
+
+class Edges(NamedTuple):
+    """Edge features: `shift` [E, 3] float32, Å, from x_j to the image of j that is the sender."""
+
+    shift: jax.Array | np.ndarray
 
 
 class Labels(NamedTuple):
@@ -29,9 +44,10 @@ class Labels(NamedTuple):
 
 
 MolecularGraph: TypeAlias = jraph.GraphsTuple
-"""`jraph.GraphsTuple` with nodes `Atoms`, globals `Labels`, no edge features. Node i is the
-receiver, j the sender. Padding as in jraph: the first graph after the real ones holds every padded
-node and edge, the rest are empty; padded edges join the first padded node to itself."""
+"""`jraph.GraphsTuple` with nodes `Atoms`, globals `Labels`, and edges `Edges` where a structure of
+the set has a cell, else None. Node i is the receiver, j the sender. Padding as in jraph: the first
+graph after the real ones holds every padded node and edge, the rest are empty; padded edges join
+the first padded node to itself."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -135,7 +151,9 @@ def smallest_fit(budgets: Sequence[Budget], n_node: int, n_edge: int, n_graph: i
     )
 
 
-def pack(structures: Structures, neighbors: Neighbors, budget: Budget) -> list[np.ndarray]:
+def pack(
+    structures: Structures, neighbors: Neighbors | NeighborSearch, budget: Budget
+) -> list[np.ndarray]:
     """Cuts molecules, in order, into consecutive batches that each fit the budget.
 
     Raises:
@@ -161,12 +179,12 @@ def pack(structures: Structures, neighbors: Neighbors, budget: Budget) -> list[n
 
 def collate(
     structures: Structures,
-    neighbors: Neighbors,
+    neighbors: Neighbors | NeighborSearch,
     targets: np.ndarray,
     indices: np.ndarray,
     budget: Budget,
 ) -> MolecularGraph:
-    """The molecules at `indices` as one padded graph.
+    """The structures at `indices` as one padded graph.
 
     Args:
       structures, neighbors: the whole set.
@@ -177,38 +195,34 @@ def collate(
     Raises:
       ValueError: where they do not fit.
     """
-    n_atoms, n_edges = structures.n_atoms[indices], neighbors.n_edges[indices]
-    nodes, edges, graphs = int(n_atoms.sum()), int(n_edges.sum()), len(indices)
-    if not budget.fits(nodes, edges, graphs):
-        raise ValueError(f"{graphs} graphs, {nodes} atoms and {edges} edges exceed {budget}")
+    # Of the whole set: every batch of it has the same arrays.
+    periodic = structures.periodic.any()
+    structures, edges = structures.take(indices), neighbors.take(indices)
+    n_atoms, n_edges = structures.n_atoms, edges.n_edges
+    n_node, n_edge, n_graph = len(structures.tags), len(edges.senders), len(indices)
+    if not budget.fits(n_node, n_edge, n_graph):
+        raise ValueError(f"{n_graph} graphs, {n_node} atoms and {n_edge} edges exceed {budget}")
+    before = np.repeat(structures.offsets[:-1], n_edges).astype(np.int32)
 
-    atom = concatenated_ranges(structures.offsets[indices], n_atoms)
-    edge = concatenated_ranges(neighbors.offsets[indices], n_edges)
-    shift = np.repeat(np.cumsum(n_atoms) - n_atoms, n_edges).astype(np.int32)
-
-    def filled(values: np.ndarray, size: int, fill: float = 0) -> np.ndarray:
-        out = np.full((size, *values.shape[1:]), fill, values.dtype)
-        out[: len(values)] = values
-        return out
-
-    n_node = filled(n_atoms.astype(np.int32), budget.n_graph)
-    n_edge = filled(n_edges.astype(np.int32), budget.n_graph)
-    n_node[graphs], n_edge[graphs] = budget.n_node - nodes, budget.n_edge - edges
+    atoms_of, edges_of = (_filled(n.astype(np.int32), budget.n_graph) for n in (n_atoms, n_edges))
+    atoms_of[n_graph], edges_of[n_graph] = budget.n_node - n_node, budget.n_edge - n_edge
     return jraph.GraphsTuple(
         nodes=Atoms(
-            filled(structures.atomic_numbers[atom], budget.n_node),
-            # float32 after the neighbours were found: a molecule is small and near the origin.
-            filled(structures.positions[atom].astype(np.float32), budget.n_node),
+            _filled(structures.atomic_numbers, budget.n_node),
+            # float32 after the neighbours were found: a structure is small and near the origin.
+            _filled(structures.positions.astype(np.float32), budget.n_node),
+            _filled(structures.tags, budget.n_node),
+            _filled(structures.fixed, budget.n_node),
         ),
-        edges=None,
-        senders=filled(neighbors.senders[edge] + shift, budget.n_edge, nodes),
-        receivers=filled(neighbors.receivers[edge] + shift, budget.n_edge, nodes),
+        edges=_shifts(structures, edges, budget.n_edge) if periodic else None,
+        senders=_filled(edges.senders + before, budget.n_edge, n_node),
+        receivers=_filled(edges.receivers + before, budget.n_edge, n_node),
         globals=Labels(
-            filled(targets[indices].astype(np.float32), budget.n_graph),
-            filled(structures.ids[indices].astype(np.int32), budget.n_graph, -1),
+            _filled(targets[indices].astype(np.float32), budget.n_graph),
+            _filled(structures.ids.astype(np.int32), budget.n_graph, -1),
         ),
-        n_node=n_node,
-        n_edge=n_edge,
+        n_node=atoms_of,
+        n_edge=edges_of,
     )
 
 
@@ -233,6 +247,20 @@ def graph_of_node(graph: MolecularGraph) -> jax.Array:
     return jax.numpy.repeat(
         jax.numpy.arange(graph.n_node.shape[0]), graph.n_node, total_repeat_length=n_node
     )
+
+
+def _filled(values: np.ndarray, size: int, fill: float = 0) -> np.ndarray:
+    out = np.full((size, *values.shape[1:]), fill, values.dtype)
+    out[: len(values)] = values
+    return out
+
+
+def _shifts(structures: Structures, edges: Neighbors, size: int) -> Edges:
+    shift = np.zeros((size, 3), np.float32)
+    if edges.images is not None:
+        cells = np.repeat(structures.cells, edges.n_edges, 0)
+        shift[: len(cells)] = np.einsum("ea,eab->eb", edges.images, cells)
+    return Edges(shift)
 
 
 def _round_up(value: np.ndarray | int, multiple: int) -> np.ndarray:

@@ -1,10 +1,13 @@
-"""Which atoms see each other: all pairs of a molecule within a cutoff."""
+"""Which atoms see each other: all pairs within a cutoff, periodic images included."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+import vesin
 
 from hdgnn_jax.graphs.structure import (
     CLOSEST_ATOMS,
@@ -13,72 +16,155 @@ from hdgnn_jax.graphs.structure import (
     concatenated_ranges,
 )
 
+DENSE = 60
+"""Atoms up to which all pairs of a molecule are compared; larger ones and cells are searched."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Neighbors:
-    """Directed edges of many molecules end to end, sorted by receiver inside each molecule.
+    """Directed edges of many structures end to end, sorted by receiver inside each structure.
 
     Attributes:
-      offsets: [n + 1] int64; edge `offsets[k]` to `offsets[k + 1]` belong to molecule k.
-      senders: [edges] int32, j: the atom's place in its molecule.
+      offsets: [n + 1] int64; edge `offsets[k]` to `offsets[k + 1]` belong to structure k.
+      senders: [edges] int32, j: the atom's place in its structure.
       receivers: [edges] int32, i.
-      cutoff: Å.
+      images: [edges, 3] int32; the sender stands that many lattice vectors from x_j. None where no
+        structure has a cell.
     """
 
     offsets: np.ndarray
     senders: np.ndarray
     receivers: np.ndarray
-    cutoff: float
+    images: np.ndarray | None
 
     @property
     def n_edges(self) -> np.ndarray:
-        """[n] edges of each molecule."""
+        """[n] edges of each structure."""
         return np.diff(self.offsets)
 
     def take(self, indices: np.ndarray) -> Neighbors:
-        """Those of the molecules at `indices`, in that order."""
+        """Those of the structures at `indices`, in that order."""
         counts = self.n_edges[indices]
         offsets = np.concatenate([[0], np.cumsum(counts)])
         edges = concatenated_ranges(self.offsets[indices], counts)
-        return Neighbors(offsets, self.senders[edges], self.receivers[edges], self.cutoff)
+        images = None if self.images is None else self.images[edges]
+        return Neighbors(offsets, self.senders[edges], self.receivers[edges], images)
 
 
-def find_neighbors(structures: Structures, cutoff: float, chunk: int = 4096) -> Neighbors:
-    """All ordered pairs (j, i), j != i, with |x_j - x_i| <= cutoff (model.md, section 1).
+@dataclasses.dataclass(frozen=True)
+class NeighborSearch:
+    """Neighbours found when they are asked for, of a set whose edges would not fit in memory.
 
-    Molecules of one size are compared at once, `chunk` at a time.
+    Attributes:
+      structures: the set.
+      cutoff, max_neighbors: see `find_neighbors`.
+    """
+
+    structures: Structures
+    cutoff: float
+    max_neighbors: int
+
+    @property
+    def n_edges(self) -> np.ndarray:
+        """[n] edges that each structure has at most."""
+        return self.structures.n_atoms * (self.max_neighbors + 1)
+
+    def take(self, indices: np.ndarray) -> Neighbors:
+        """The edges of the structures at `indices`, in that order."""
+        return find_neighbors(self.structures.take(indices), self.cutoff, self.max_neighbors)
+
+
+def find_neighbors(
+    structures: Structures, cutoff: float, max_neighbors: int | None = None, chunk: int = 4096
+) -> Neighbors:
+    """All ordered pairs (j, i) with |x_j + shift - x_i| <= cutoff (model.md, section 1).
+
+    Each periodic image of a sender is an edge of its own; an atom sees its own images. With
+    `max_neighbors` = k a receiver keeps, ascending by distance, its k nearest and one more, whose
+    distance is the atom's reach: the model gives an edge of that length weight 0. So it does not
+    matter which of several at that distance is kept, nor in which order the atoms come.
+
+    Args:
+      structures: of any size, with and without cells.
+      cutoff: Å.
+      max_neighbors: k; None: all, in no special order.
+      chunk: molecules compared at once.
 
     Raises:
-      StructureError: naming a molecule with two atoms at one place.
+      StructureError: naming a structure with two atoms at one place.
     """
-    n_atoms = structures.n_atoms
     counts = np.zeros(len(structures), np.int64)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for size in np.unique(n_atoms):
-        same = np.flatnonzero(n_atoms == size)
+    found = [*_compared(structures, cutoff, chunk), *_searched(structures, cutoff)]
+    for at, pairs in enumerate(found):
+        close = pairs.square < CLOSEST_ATOMS**2
+        if close.any():
+            e = int(np.argmax(close))
+            raise StructureError(
+                f"{structures.name(int(pairs.owner[e]))} has atoms {pairs.receivers[e]} and "
+                f"{pairs.senders[e]} at one place (nearer than {CLOSEST_ATOMS} Å)"
+            )
+        if max_neighbors is not None:
+            pairs = found[at] = _nearest(pairs, max_neighbors + 1)
+        counts += np.bincount(pairs.owner, minlength=len(counts))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    senders, receivers = (np.empty(offsets[-1], np.int32) for _ in range(2))
+    images = np.zeros((offsets[-1], 3), np.int32) if structures.periodic.any() else None
+    for pairs in found:
+        at = offsets[pairs.owner] + _rank(pairs.owner)
+        senders[at], receivers[at] = pairs.senders, pairs.receivers
+        if images is not None:
+            images[at] = pairs.images
+    return Neighbors(offsets, senders, receivers, images)
+
+
+class _Pairs(NamedTuple):
+    """Edges of some structures, those of one consecutive; `square` is the squared distance."""
+
+    owner: np.ndarray
+    receivers: np.ndarray
+    senders: np.ndarray
+    images: np.ndarray
+    square: np.ndarray
+
+
+def _compared(structures: Structures, cutoff: float, chunk: int) -> Iterator[_Pairs]:
+    """Small molecules of one size at once."""
+    n_atoms = structures.n_atoms
+    small = (n_atoms <= DENSE) & ~structures.periodic.any(-1)
+    for size in np.unique(n_atoms[small]):
+        same = np.flatnonzero(small & (n_atoms == size))
         for part in np.split(same, range(chunk, len(same), chunk)):
-            rows = structures.offsets[part][:, None] + np.arange(size)
-            x = structures.positions[rows]
+            x = structures.positions[structures.offsets[part][:, None] + np.arange(size)]
             square = ((x[:, :, None] - x[:, None]) ** 2).sum(-1)
             square[:, np.arange(size), np.arange(size)] = np.inf
-            close = square < CLOSEST_ATOMS**2
-            if close.any():
-                k, i, j = np.argwhere(close)[0]
-                raise StructureError(
-                    f"{structures.name(int(part[k]))} has atoms {i} and {j} at one place "
-                    f"(nearer than {CLOSEST_ATOMS} Å)"
-                )
             k, i, j = np.nonzero(square <= cutoff**2)
-            counts[part] = np.bincount(k, minlength=len(part))
-            found.append((part[k], i.astype(np.int32), j.astype(np.int32)))
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    senders = np.empty(offsets[-1], np.int32)
-    receivers = np.empty(offsets[-1], np.int32)
-    for owner, i, j in found:
-        # Edges of one molecule are consecutive in `owner`, so their rank is a running count.
-        first = np.concatenate([[True], owner[1:] != owner[:-1]]) if len(owner) else owner == 0
-        place = np.arange(len(owner))
-        rank = place - np.maximum.accumulate(np.where(first, place, 0))
-        at = offsets[owner] + rank
-        senders[at], receivers[at] = j, i
-    return Neighbors(offsets, senders, receivers, cutoff)
+            yield _Pairs(part[k], i, j, np.broadcast_to(0, (len(k), 3)), square[k, i, j])
+
+
+def _searched(structures: Structures, cutoff: float) -> Iterator[_Pairs]:
+    """Structures with cells, and large ones, one by one."""
+    search = vesin.NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
+    periodic = structures.periodic
+    for k in np.flatnonzero((structures.n_atoms > DENSE) | periodic.any(-1)):
+        x = structures.positions[structures.offsets[k] : structures.offsets[k + 1]]
+        i, j, images, distance = search.compute(x, structures.cells[k], periodic[k], "ijSd")
+        order = np.argsort(i, kind="stable")
+        i, j = i[order].astype(np.int32), j[order].astype(np.int32)
+        yield _Pairs(np.full(len(i), k), i, j, images[order], distance[order] ** 2)
+
+
+def _nearest(pairs: _Pairs, k: int) -> _Pairs:
+    """The k shortest edges of each receiver, ascending."""
+    order = np.lexsort((pairs.square, pairs.receivers, pairs.owner))
+    ordered = _Pairs(*(column[order] for column in pairs))
+    new = np.diff(ordered.receivers, prepend=-1) != 0
+    new |= np.diff(ordered.owner, prepend=-1) != 0
+    kept = _rank(np.cumsum(new)) < k
+    return _Pairs(*(column[kept] for column in ordered))
+
+
+def _rank(group: np.ndarray) -> np.ndarray:
+    """The place of each element in its run of equal values."""
+    place = np.arange(len(group))
+    first = np.diff(group, prepend=-1) != 0
+    return place - np.maximum.accumulate(np.where(first, place, 0))

@@ -1,4 +1,4 @@
-"""Molecules as they come from a file: elements and positions, checked once, stored end to end."""
+"""Structures as they come from a file: atoms and their cell, checked once, stored end to end."""
 
 from __future__ import annotations
 
@@ -38,17 +38,26 @@ class StructureError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """One molecule.
+    """One molecule, slab or crystal.
 
     Attributes:
       atomic_numbers: [n] integers, 1 to 118.
       positions: [n, 3] float64, Å.
       name: what an error message calls this record (a file and a line, a QM9 index, ...).
+      cell: [3, 3] float64, Å, a lattice vector in each row; those of directions that are not
+        periodic mean nothing. None: no direction is periodic.
+      periodic: which of the three lattice vectors the structure repeats along.
+      tags: [n] integers; 0 bulk, 1 surface, 2 adsorbate. None: all 0.
+      fixed: [n] bool; held in place where atoms move. None: no atom.
     """
 
     atomic_numbers: np.ndarray
     positions: np.ndarray
     name: str = "structure"
+    cell: np.ndarray | None = None
+    periodic: tuple[bool, bool, bool] = (True, True, True)
+    tags: np.ndarray | None = None
+    fixed: np.ndarray | None = None
 
     @classmethod
     def from_symbols(
@@ -67,76 +76,135 @@ class Structure:
 
 @dataclasses.dataclass(frozen=True)
 class Structures:
-    """Many molecules end to end: atom `offsets[k]` to `offsets[k + 1]` belong to molecule k.
+    """Many structures end to end: atom `offsets[k]` to `offsets[k + 1]` belong to structure k.
 
     Attributes:
       offsets: [n + 1] int64.
       atomic_numbers: [atoms] int32.
       positions: [atoms, 3] float64, Å.
-      ids: [n] int64, the number by which a message or a record names the molecule.
+      ids: [n] int64, the number by which a message or a record names the structure.
       source: what the ids count, e.g. "QM9 molecule".
+      cells: [n, 3, 3] float64, Å; 0 where no direction is periodic.
+      periodic: [n, 3] bool.
+      tags: [atoms] int8; 0 bulk, 1 surface, 2 adsorbate.
+      fixed: [atoms] bool; held in place where atoms move.
     """
 
     offsets: np.ndarray
     atomic_numbers: np.ndarray
     positions: np.ndarray
     ids: np.ndarray
-    source: str = "structure"
+    source: str
+    cells: np.ndarray
+    periodic: np.ndarray
+    tags: np.ndarray
+    fixed: np.ndarray
+
+    @classmethod
+    def molecules(
+        cls,
+        offsets: np.ndarray,
+        atomic_numbers: np.ndarray,
+        positions: np.ndarray,
+        ids: np.ndarray,
+        source: str,
+    ) -> Structures:
+        """Structures without cells, tags and fixed atoms."""
+        n, atoms = len(ids), len(atomic_numbers)
+        return cls(
+            offsets,
+            atomic_numbers,
+            positions,
+            ids,
+            source,
+            cells=np.zeros((n, 3, 3)),
+            periodic=np.zeros((n, 3), bool),
+            tags=np.zeros(atoms, np.int8),
+            fixed=np.zeros(atoms, bool),
+        )
 
     @classmethod
     def pack(cls, structures: Iterable[Structure], source: str = "structure") -> Structures:
         """Stores structures end to end; ids are their places in the sequence.
 
         Raises:
-          StructureError: where there are none, or one has not three coordinates for each atom.
+          StructureError: where there are none; where one has not three coordinates, one tag and
+            one mark for each atom; where a cell has no volume in its periodic directions.
         """
         items = list(structures)
         if not items:
             raise StructureError("there is no structure")
+        for item in items:
+            _check_shapes(item)
         counts = [len(item.atomic_numbers) for item in items]
-        for item, count in zip(items, counts, strict=True):
-            if np.shape(item.positions) != (count, 3):
-                raise StructureError(
-                    f"{item.name} has {count} atoms and positions of shape "
-                    f"{np.shape(item.positions)}; they must be ({count}, 3)"
-                )
-        return cls(
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            atomic_numbers=np.concatenate([i.atomic_numbers for i in items]).astype(np.int32),
-            positions=np.concatenate([i.positions for i in items]).astype(np.float64),
-            ids=np.arange(len(items), dtype=np.int64),
-            source=source,
+        packed = cls.molecules(
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            np.concatenate([i.atomic_numbers for i in items]).astype(np.int32),
+            np.concatenate([i.positions for i in items]).astype(np.float64),
+            np.arange(len(items), dtype=np.int64),
+            source,
         )
+        for k, item in enumerate(items):
+            rows = slice(packed.offsets[k], packed.offsets[k + 1])
+            if item.cell is not None:
+                packed.cells[k], packed.periodic[k] = item.cell, item.periodic
+            if item.tags is not None:
+                packed.tags[rows] = item.tags
+            if item.fixed is not None:
+                packed.fixed[rows] = item.fixed
+        return packed
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, k: int) -> Structure:
         rows = slice(self.offsets[k], self.offsets[k + 1])
-        return Structure(self.atomic_numbers[rows], self.positions[rows], self.name(k))
+        a, b, c = self.periodic[k].tolist()
+        return Structure(
+            self.atomic_numbers[rows],
+            self.positions[rows],
+            self.name(k),
+            self.cells[k] if self.periodic[k].any() else None,
+            (a, b, c),
+            self.tags[rows],
+            self.fixed[rows],
+        )
 
     def name(self, k: int) -> str:
-        """What an error message calls molecule k."""
+        """What an error message calls structure k."""
         return f"{self.source} {self.ids[k]}"
 
     @property
     def n_atoms(self) -> np.ndarray:
-        """[n] atoms of each molecule."""
+        """[n] atoms of each structure."""
         return np.diff(self.offsets)
 
     def take(self, indices: np.ndarray) -> Structures:
-        """The molecules at `indices` (places, not ids), in that order."""
+        """The structures at `indices` (places, not ids), in that order."""
         counts = self.n_atoms[indices]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         rows = concatenated_ranges(self.offsets[indices], counts)
         return Structures(
-            offsets, self.atomic_numbers[rows], self.positions[rows], self.ids[indices], self.source
+            offsets,
+            self.atomic_numbers[rows],
+            self.positions[rows],
+            self.ids[indices],
+            self.source,
+            self.cells[indices],
+            self.periodic[indices],
+            self.tags[rows],
+            self.fixed[rows],
         )
 
     def turned(self, rotations: np.ndarray) -> Structures:
-        """Each molecule turned about the origin by its own unit quaternion (w, x, y, z), [n, 4]."""
+        """Each turned about the origin by a unit quaternion (w, x, y, z) of its own, [n, 4]."""
         turns = Rotation.from_quat(np.repeat(rotations, self.n_atoms, 0), scalar_first=True)
-        return dataclasses.replace(self, positions=turns.apply(self.positions))
+        of_cells = Rotation.from_quat(np.repeat(rotations, 3, 0), scalar_first=True)
+        return dataclasses.replace(
+            self,
+            positions=turns.apply(self.positions),
+            cells=of_cells.apply(self.cells.reshape(-1, 3)).reshape(-1, 3, 3),
+        )
 
     def check(self, elements: Sequence[int]) -> None:
         """Refuses what a model cannot use. (Atoms at one place are found with the neighbours.)
@@ -145,7 +213,7 @@ class Structures:
           elements: atomic numbers the model knows.
 
         Raises:
-          StructureError: naming the first molecule without atoms, with a coordinate that is not
+          StructureError: naming the first structure without atoms, with a coordinate that is not
             finite, or with an element outside `elements`.
         """
         if (self.n_atoms == 0).any():
@@ -167,6 +235,29 @@ class Structures:
     def _owner(self, bad_atoms: np.ndarray) -> int:
         first = int(np.argmax(bad_atoms))
         return int(np.searchsorted(self.offsets, first, side="right") - 1)
+
+
+def _check_shapes(item: Structure) -> None:
+    count = len(item.atomic_numbers)
+    for name, value, shape in (
+        ("positions", item.positions, (count, 3)),
+        ("tags", item.tags, (count,)),
+        ("fixed", item.fixed, (count,)),
+        ("a cell", item.cell, (3, 3)),
+    ):
+        if value is not None and np.shape(value) != shape:
+            raise StructureError(
+                f"{item.name} has {count} atoms and {name} of shape {np.shape(value)}; "
+                f"it must be {shape}"
+            )
+    if item.cell is not None:
+        vectors = np.asarray(item.cell, float)[list(item.periodic)]
+        finite = np.isfinite(item.cell).all()
+        if not finite or (len(vectors) and np.linalg.det(vectors @ vectors.T) < 1e-12):
+            raise StructureError(
+                f"{item.name} has a cell without volume in its periodic directions: "
+                f"{np.asarray(item.cell).tolist()}"
+            )
 
 
 def concatenated_ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

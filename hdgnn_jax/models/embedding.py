@@ -11,6 +11,9 @@ import numpy as np
 
 from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision
 
+N_TAGS = 3
+"""Bulk, surface, adsorbate."""
+
 
 def element_index(atomic_numbers: jax.Array, elements: Sequence[int]) -> jax.Array:
     """[N] place of each atom's element in `elements`; padding (0) counts as the first.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.dense import KEPT, DegreeDense, Precision
-from hdgnn_jax.models.embedding import DistanceBlock, ElementEmbedding, element_index
+from hdgnn_jax.models.embedding import N_TAGS, DistanceBlock, ElementEmbedding, element_index
 from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
 from hdgnn_jax.models.heads import Head, MoleculeHead, Readout
 from hdgnn_jax.models.invariant import InvariantBranch
@@ -34,7 +34,13 @@ class HDGNN(nn.Module):
 
     Attributes:
       elements: atomic numbers the model knows.
+      tags: whether the start also depends on an atom's tag (bulk, surface, adsorbate).
       cutoff: Å.
+      max_neighbors: nearest neighbours that an atom sees; None: all within the cutoff.
+      near_neighbors: the nearest of these make a shell of their own, with degree and hidden size as
+        below; the rest have `far_degree` and `far_hidden`. None: one shell.
+      far_degree: L of the messages of the outer shell.
+      far_hidden: H of its networks.
       degree: L.
       layers: K.
       channels: C of the node state.
@@ -71,7 +77,12 @@ class HDGNN(nn.Module):
     """
 
     elements: tuple[int, ...] = (1, 6, 7, 8, 9)
+    tags: bool = False
     cutoff: float = 5.0
+    max_neighbors: int | None = None
+    near_neighbors: int | None = None
+    far_degree: int = 4
+    far_hidden: int = 32
     degree: int = 6
     layers: int = 6
     channels: int = 64
@@ -122,9 +133,20 @@ class HDGNN(nn.Module):
                 _one_of(name, frame, ("random", "canonical"))
         if self.evaluation_frame == "random":
             raise ValueError("evaluation_frame must not be 'random': evaluation is deterministic")
+        lowest = min(self.shell_degrees())
         for name in ("m_max", "product_degree"):
-            if not 0 <= getattr(self, name) <= self.degree:
-                raise ValueError(f"{name} must lie between 0 and degree = {self.degree}")
+            if not 0 <= getattr(self, name) <= lowest:
+                raise ValueError(f"{name} must lie between 0 and degree = {lowest}")
+        if self.max_neighbors is not None and self.max_neighbors < 1:
+            raise ValueError(f"max_neighbors must be positive, not {self.max_neighbors}")
+        if self.near_neighbors is not None:
+            if not 0 < self.near_neighbors < (self.max_neighbors or 0):
+                raise ValueError(
+                    f"near_neighbors must lie between 1 and max_neighbors = {self.max_neighbors}, "
+                    f"not {self.near_neighbors}"
+                )
+            if not 0 <= self.far_degree <= self.degree or self.far_hidden < 1:
+                raise ValueError("far_degree must not exceed degree, and far_hidden be positive")
         if self.head == "dipole" and self.degree < 1:
             raise ValueError("the dipole head needs degree >= 1")
         for name in ("cutoff", "neighbors", "layers", "channels", "hidden", "invariant_channels",
@@ -140,10 +162,14 @@ class HDGNN(nn.Module):
     def setup(self) -> None:
         points = self.points()
         self.embedding = ElementEmbedding(len(self.elements), self.channels)
+        if self.tags:
+            self.tag_embedding = ElementEmbedding(N_TAGS, self.channels)
         if self.invariant_branch:
             self.invariant_embedding = ElementEmbedding(
                 len(self.elements), self.invariant_channels
             )
+            if self.tags:
+                self.invariant_tag_embedding = ElementEmbedding(N_TAGS, self.invariant_channels)
         # One layer is traced and compiled, whatever K.
         self.stack = nn.scan(
             nn.remat(Layer, prevent_cse=False, policy=None if self.remat else KEEP),
@@ -190,18 +216,25 @@ class HDGNN(nn.Module):
         return sphere.sphere(self.degree, self.sphere_rule, self.sphere_order, self.sphere_error)
 
     @nn.nowrap
+    def shell_degrees(self) -> tuple[int, ...]:
+        """L of the messages of each shell of neighbours."""
+        return (self.degree,) if self.near_neighbors is None else (self.degree, self.far_degree)
+
+    @nn.nowrap
     def geometry(self, graph: batching.MolecularGraph, roll: jax.Array) -> EdgeGeometry:
         """The geometry of the edges for the given rolls [E]."""
         return edge_geometry(
             graph,
             roll,
-            degree=self.degree,
+            degrees=self.shell_degrees(),
             m_max=self.m_max,
             product_degree=self.product_degree,
             full=self.full_product,
             cutoff=self.cutoff,
             n_gaussians=self.n_gaussians,
             envelope=self.envelope,
+            max_neighbors=self.max_neighbors,
+            near_neighbors=self.near_neighbors,
         )
 
     def predict(self, graph: batching.MolecularGraph, roll: jax.Array) -> jax.Array:
@@ -214,10 +247,15 @@ class HDGNN(nn.Module):
         """What the head sees: node states [N, S, C] and the invariant branch [N, C0]."""
         geometry = self.geometry(graph, roll)
         species = element_index(graph.nodes.atomic_numbers, self.elements)
-        # Degree 0 from the element, the others 0.
+        start = self.embedding(species)
+        f = self.invariant_embedding(species) if self.invariant_branch else start[:, :0]
+        if self.tags:
+            start = (start + self.tag_embedding(graph.nodes.tags)) / 2**0.5
+            if self.invariant_branch:
+                f = (f + self.invariant_tag_embedding(graph.nodes.tags)) / 2**0.5
+        # Degree 0 from the atom, the others 0.
         higher = degrees.size(self.degree) - 1
-        x = jnp.pad(self.embedding(species)[:, None], ((0, 0), (0, higher), (0, 0)))
-        f = self.invariant_embedding(species) if self.invariant_branch else x[:, 0, :0]
+        x = jnp.pad(start[:, None], ((0, 0), (0, higher), (0, 0)))
         last = jnp.arange(self.layers) == self.layers - 1
         (x, f), _ = self.stack(
             (x, f), last, geometry, species, graph.senders, graph.receivers
@@ -249,18 +287,26 @@ class Layer(nn.Module):
         normed = EquivariantLayerNorm(name="norm")(x) if config.layer_norm else x
         if config.extra_linear:
             normed = DegreeDense(config.channels, precision, name="extra_linear")(normed)
-        messages = MessageBlock(
-            degree=config.degree,
-            m_max=config.m_max,
-            product_degree=config.product_degree,
-            hidden=config.hidden,
-            attention=config.attention,
-            pathway=config.pathway,
-            tensor_product=config.tensor_product,
-            neighbors=config.neighbors,
-            precision=precision,
-            name="message",
-        )(normed, f, e, geometry, senders, receivers)
+        messages = jnp.zeros_like(x)
+        sizes = zip(config.shell_degrees(), (config.hidden, config.far_hidden), strict=False)
+        for (degree, hidden), shell, name in zip(
+            sizes, geometry.shells, ("message", "message_far"), strict=False
+        ):
+            size = degrees.size(degree)
+            messages = messages.at[:, :size].add(
+                MessageBlock(
+                    degree=degree,
+                    m_max=config.m_max,
+                    product_degree=config.product_degree,
+                    hidden=hidden,
+                    attention=config.attention,
+                    pathway=config.pathway,
+                    tensor_product=config.tensor_product,
+                    neighbors=config.neighbors,
+                    precision=precision,
+                    name=name,
+                )(normed[:, :size], f, e if shell.edges is None else e[shell.edges], shell)
+            )
         update = UpdateBlock(self.points, config.squeeze_excite, precision, name="update")(
             messages, x
         )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision, dot
-from hdgnn_jax.models.geometry import EdgeGeometry
+from hdgnn_jax.models.geometry import Shell
 from hdgnn_jax.models.pathways import Pathway, learned_pathway, n_terms
 from hdgnn_jax.so3 import degrees, products, wigner
 
@@ -20,7 +20,7 @@ Attention = Literal["sigmoid", "softmax"] | tuple[float, float, float, float]
 class MessageBlock(nn.Module):
     """m_ij of eq. 11, summed over the neighbours j of each atom i.
 
-    Where `geometry.full` is given there is a fifth term, which the authors' code has: METP to a
+    Where `shell.full` is given there is a fifth term, which the authors' code has: METP to a
     single channel of all degrees, times a gate for each channel.
 
     Attributes:
@@ -51,9 +51,7 @@ class MessageBlock(nn.Module):
         x: jax.Array,
         f: jax.Array,
         e: jax.Array,
-        geometry: EdgeGeometry,
-        senders: jax.Array,
-        receivers: jax.Array,
+        shell: Shell,
     ) -> jax.Array:
         """Aggregated messages.
 
@@ -61,16 +59,16 @@ class MessageBlock(nn.Module):
           x: [N, S, C] normalised node state.
           f: [N, C0] invariant branch; C0 = 0 where there is none.
           e: [E, B] distance block.
-          geometry: of the edges.
-          senders, receivers: [E]; receivers ascend.
+          shell: the edges.
 
         Returns:
           [N, S, C].
         """
         n_nodes, _, channels = x.shape
+        senders, receivers = shell.senders, shell.receivers
         x_i, x_j = x[receivers], x[senders]
-        fade = geometry.envelope[:, None] / self.neighbors**0.5
-        n = n_terms(self.pathway) + (self.tensor_product != "none") + (geometry.full is not None)
+        fade = shell.envelope[:, None] / self.neighbors**0.5
+        n = n_terms(self.pathway) + (self.tensor_product != "none") + (shell.full is not None)
         a = [fade * gate for gate in self.weigh(n, f, e, channels, senders, receivers)]
 
         def gather(messages: jax.Array) -> jax.Array:
@@ -82,18 +80,18 @@ class MessageBlock(nn.Module):
         )
         if learned is not None:
             nn.share_scope(self, learned)
-            total += gather(learned(x, (x_i, x_j), e, a, geometry.learned, (receivers, senders)))
+            total += gather(learned(x, (x_i, x_j), e, a, shell.learned, (receivers, senders)))
         if self.tensor_product != "none":
             at = n_terms(self.pathway)
-            exact = self.product(x, x_i, x_j, geometry.product, senders, receivers)
-            exact = gather(wigner.rotate_back(geometry.low, a[at][:, None] * exact))
+            exact = self.product(x, x_i, x_j, shell.product, senders, receivers)
+            exact = gather(wigner.rotate_back(shell.low, a[at][:, None] * exact))
             total = total.at[:, : degrees.size(self.product_degree)].add(exact)
-        if geometry.full is not None:
-            turned = wigner.rotate(geometry.full, mean_channel(x, senders, receivers)) / 2**0.5
+        if shell.full is not None:
+            turned = wigner.rotate(shell.full, mean_channel(x, senders, receivers)) / 2**0.5
             single = TensorProductGate(
                 self.degree, self.degree, 1, self.precision, name="full_product"
             )(turned)
-            total += gather(a[-1][:, None] * wigner.rotate_back(geometry.full, single))
+            total += gather(a[-1][:, None] * wigner.rotate_back(shell.full, single))
         return total
 
     def weigh(

@@ -31,7 +31,7 @@ def pairs_of(neighbors, k):
 @settings(max_examples=25, deadline=None)
 def test_edges_are_all_pairs_within_the_cutoff_by_receiver(count, seed, cutoff, chunk):
     structures = random_molecules(count, seed, atoms=(1, 7))
-    neighbors = find_neighbors(structures, cutoff, chunk)
+    neighbors = find_neighbors(structures, cutoff, chunk=chunk)
     assert neighbors.n_edges.sum() == len(neighbors.senders) == len(neighbors.receivers)
     for k, molecule in enumerate(structures):
         found = pairs_of(neighbors, k)
@@ -58,7 +58,6 @@ def test_taking_molecules_takes_their_edges():
     expected = find_neighbors(structures.take(order), 2.5)
     for field in ("offsets", "senders", "receivers"):
         np.testing.assert_array_equal(getattr(taken, field), getattr(expected, field))
-    assert taken.cutoff == 2.5
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.009])

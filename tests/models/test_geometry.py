@@ -20,7 +20,7 @@ DEGREE = 3
 GRAPH = jax.tree.map(jnp.asarray, graph_of(KNOWN))
 geometry_of = jax.jit(
     functools.partial(
-        edge_geometry, degree=DEGREE, m_max=1, product_degree=2, cutoff=CUTOFF, n_gaussians=16,
+        edge_geometry, degrees=(DEGREE,), m_max=1, product_degree=2, cutoff=CUTOFF, n_gaussians=16,
         envelope=True,
     )
 )  # fmt: skip
@@ -36,7 +36,7 @@ def test_vectors_point_from_receiver_to_sender():
 
 def test_every_edge_is_turned_to_the_pole():
     """D(R_ij) Y(r_ij) = Y(+y) in the kept rows, whatever the roll; and back again."""
-    geometry = geometry_of(GRAPH, ROLL)
+    (geometry,) = geometry_of(GRAPH, ROLL).shells
     vectors = np.asarray(edge_vectors(GRAPH), np.float64)[REAL]
     unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     y = harmonics.harmonics(DEGREE, unit)[..., None].astype(np.float32)
@@ -75,7 +75,7 @@ def test_padded_edges_have_no_weight_and_no_nan():
 def test_no_envelope_weighs_real_edges_alike():
     """Without it a real edge counts 1 and a padded one still 0."""
     plain = edge_geometry(
-        GRAPH, ROLL, degree=1, m_max=1, product_degree=1, cutoff=CUTOFF, n_gaussians=16,
+        GRAPH, ROLL, degrees=(1,), m_max=1, product_degree=1, cutoff=CUTOFF, n_gaussians=16,
         envelope=False,
     )  # fmt: skip
     np.testing.assert_array_equal(plain.envelope, REAL)

@@ -41,7 +41,7 @@ def test_is_invariant_under_rotation():
     def box(structures: Structures) -> np.ndarray:
         graph = jax.tree.map(np.asarray, graph_of(structures))
         geometry = edge_geometry(
-            graph, np.zeros(len(graph.senders), np.float32), degree=1, m_max=1,
+            graph, np.zeros(len(graph.senders), np.float32), degrees=(1,), m_max=1,
             product_degree=1, cutoff=CUTOFF, n_gaussians=16, envelope=True,
         )  # fmt: skip
         block = DistanceBlock(10, 5, "float32")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hdgnn_jax.models.geometry import EdgeGeometry
+from hdgnn_jax.models.geometry import Shell
 from hdgnn_jax.models.message import MessageBlock
 from hdgnn_jax.so3 import degrees, frames, harmonics, wigner
 
@@ -131,15 +131,17 @@ def test_messages_are_those_of_equation_11(
     envelope = rng.uniform(size=EDGES)
     quaternion = frames.edge_frame(jnp.array(direction), jnp.array(rng.uniform(0, 6, EDGES)))
     rows = wigner.wigner_rows(degree, quaternion)
-    geometry = EdgeGeometry(
-        smeared=None,
+    shell = Shell(
+        edges=None,
+        senders=senders,
+        receivers=receivers,
         envelope=jnp.array(envelope),
         learned=wigner.wigner(rows, m_max=m_max),
         product=wigner.wigner(rows, m_max=product_degree),
         low=wigner.wigner(rows, l_max=product_degree),
         full=wigner.wigner(rows) if full else None,
     )
-    inputs = (jnp.array(x), jnp.array(f), jnp.array(e), geometry, senders, receivers)
+    inputs = (jnp.array(x), jnp.array(f), jnp.array(e), shell)
     variables = block.init(jax.random.key(0), *inputs)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) * 0.3, variables["params"])
 

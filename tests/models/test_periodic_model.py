@@ -1,0 +1,159 @@
+"""The model on crystals and slabs: invariant under how they are written, continuous in ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from crystals import ELEMENTS, other_cell, random_crystal, repeated, wrapped
+from molecules import permuted
+from small import SMALL, jit, stirred
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.models.geometry import edge_geometry
+from hdgnn_jax.models.hdgnn import HDGNN
+
+CUTOFF = 5.0
+CRYSTAL = {**SMALL, "elements": ELEMENTS, "cutoff": CUTOFF, "max_neighbors": 10, "tags": True}
+SHELLS = {**CRYSTAL, "near_neighbors": 4, "far_degree": 1, "far_hidden": 4, "product_degree": 1}
+BUDGET = batching.Budget(400, 40, 3)
+OPTIONS = (CRYSTAL, SHELLS)
+
+
+@functools.cache
+def compiled(which: int):
+    model = HDGNN(**OPTIONS[which])
+    graph = graph_of(random_crystal(0), model)
+    return model, stirred(model.init, graph), jit(model.apply)
+
+
+def graph_of(structure: Structure | Structures, model: HDGNN) -> batching.MolecularGraph:
+    packed = structure if isinstance(structure, Structures) else Structures.pack([structure])
+    neighbors = find_neighbors(packed, CUTOFF, model.max_neighbors)
+    return batching.collate(
+        packed, neighbors, np.zeros(len(packed)), np.arange(len(packed)), BUDGET
+    )
+
+
+def energy(structure: Structure | Structures, which: int) -> float:
+    model, params, apply = compiled(which)
+    return float(apply(params, graph_of(structure, model))[0])
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_energy_does_not_depend_on_how_the_crystal_is_written(which):
+    crystal = random_crystal(2, 3)
+    usual = energy(crystal, which)
+    for other in (
+        wrapped(crystal, 0),
+        other_cell(crystal),
+        dataclasses.replace(crystal, positions=crystal.positions + np.array([0.3, -0.2, 5])),
+    ):
+        assert energy(other, which) == pytest.approx(usual, rel=2e-5)
+    order = permuted(Structures.pack([dataclasses.replace(crystal, tags=None)]), 1)
+    untagged = energy(dataclasses.replace(crystal, tags=None), which)
+    cell = dataclasses.replace(order[0], cell=crystal.cell, periodic=crystal.periodic)
+    assert energy(cell, which) == pytest.approx(untagged, rel=2e-5)
+    assert energy(repeated(crystal, (2, 1, 2)), which) == pytest.approx(4 * usual, rel=2e-5)
+
+
+def test_tags_and_cells_matter():
+    crystal = random_crystal(2, 3)
+    usual = energy(crystal, 0)
+    for other in ({"tags": 2 - crystal.tags}, {"cell": crystal.cell * 1.05}, {"cell": None}):
+        assert abs(energy(dataclasses.replace(crystal, **other), 0) - usual) > 1e-3 * abs(usual)
+
+
+@pytest.mark.usefixtures("x64")
+def test_energy_is_continuous_where_neighbours_change_ranks():
+    """It changes no faster than its slope says; without an envelope it jumps."""
+    which = OPTIONS.index(SHELLS)
+    crystal = random_crystal(5, 4)
+    params = jax.tree.map(jnp.float64, compiled(which)[1])
+    direction = np.random.default_rng(0).normal(size=crystal.positions.shape)
+    step, steps = 1e-3, 120
+
+    def path(model: HDGNN) -> tuple[np.ndarray, np.ndarray, list]:
+        @jit
+        @jax.value_and_grad
+        def along(t, graph):
+            moved = graph.nodes.positions.at[: len(direction)].add(t * direction)
+            moved = graph._replace(nodes=graph.nodes._replace(positions=moved))
+            return model.apply(params, moved)[0]
+
+        values, slopes, lists = [], [], []
+        for k in range(steps):
+            moved = crystal.positions + k * step * direction
+            graph = graph_of(dataclasses.replace(crystal, positions=moved), model)
+            graph = jax.tree.map(lambda a: np.float64(a) if a.dtype == np.float32 else a, graph)
+            for known, new in zip((values, slopes), along(0.0, graph), strict=True):
+                known.append(float(new))
+            lists.append([graph.senders.tolist(), graph.edges.shift.round(2).tolist()])
+        return np.array(values), np.array(slopes), lists
+
+    values, slopes, lists = path(HDGNN(**OPTIONS[which]))
+    assert any(a != b for a, b in itertools.pairwise(lists)), "no ranks change"
+    assert np.abs(np.diff(values)).max() < 1.1 * step * np.abs(slopes).max()
+    values, slopes, _ = path(HDGNN(**OPTIONS[which], envelope=False))
+    assert np.abs(np.diff(values)).max() > 10 * step * np.abs(slopes).max()
+
+
+def test_weights_of_two_shells_add_up():
+    """To those of one; the inner has at most the four nearest, in rows of four."""
+    crystals = Structures.pack([random_crystal(0), random_crystal(1, 2)])
+    for envelope in (True, False):
+        graph = jax.tree.map(jnp.asarray, graph_of(crystals, HDGNN(**CRYSTAL)))
+        roll = jnp.zeros(graph.senders.shape)
+        sizes = {"m_max": 1, "product_degree": 1, "cutoff": CUTOFF, "n_gaussians": 8}
+        geometry = edge_geometry(
+            graph, roll, degrees=(2, 1), envelope=envelope, max_neighbors=10, near_neighbors=4,
+            **sizes,
+        )  # fmt: skip
+        near, far = geometry.shells
+        total = far.envelope.at[near.edges].add(near.envelope)
+        np.testing.assert_allclose(total, geometry.envelope, atol=1e-6)
+        real = np.asarray(near.envelope) > 0
+        counts = np.bincount(np.asarray(near.receivers)[real])
+        assert 0 < counts.max() <= 4
+        np.testing.assert_array_equal(near.receivers[real], graph.receivers[near.edges[real]])
+        assert (np.asarray(geometry.envelope)[~np.asarray(batching.edge_mask(graph))] == 0).all()
+        seen = np.bincount(np.asarray(graph.receivers)[np.asarray(geometry.envelope) > 0])
+        assert seen.max() <= 10
+
+
+def test_without_an_envelope_ties_are_cut():
+    """Face-centred cubic: 12 neighbours, then 6, then 24. Of a limit of 15, 12 are left."""
+    atom = Structure(np.array([29]), np.zeros((1, 3)), cell=1.8 * (1 - np.eye(3)))
+    packed = Structures.pack([atom])
+    for limit, left in ((15, 12), (18, 18), (12, 12), (41, 18)):
+        graph = batching.collate(
+            packed, find_neighbors(packed, 5.0, limit), np.zeros(1), np.zeros(1, int),
+            batching.Budget(64, 2, 2),
+        )  # fmt: skip
+        geometry = edge_geometry(
+            jax.tree.map(jnp.asarray, graph), jnp.zeros(64), degrees=(1,), m_max=1,
+            product_degree=1, cutoff=5.0, n_gaussians=8, envelope=False, max_neighbors=limit,
+        )  # fmt: skip
+        assert geometry.envelope.sum() == left
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"near_neighbors": 4}, "near_neighbors must lie between 1 and max_neighbors = None"),
+        ({"near_neighbors": 12, "max_neighbors": 12}, "between 1 and max_neighbors = 12, not 12"),
+        ({"max_neighbors": 0}, "max_neighbors must be positive, not 0"),
+        ({**SHELLS, "far_degree": 3, "degree": 2}, "far_degree must not exceed degree"),
+        ({**SHELLS, "product_degree": 2}, "product_degree must lie between 0 and degree = 1"),
+    ],
+)
+def test_impossible_shells_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        HDGNN(**options)
