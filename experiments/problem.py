@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from hdgnn_jax.data import qm9, splits, targets
+from experiments.sets import DataSet, data_set, from_section
+from hdgnn_jax.data import baselines, targets
 from hdgnn_jax.evaluation import accuracy, symmetry
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import Neighbors, find_neighbors
+from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.progress import progress_bar
@@ -25,24 +25,6 @@ from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.report import SplitResult, print_table
 
 HEADS = {"mu": "dipole", "r2": "extent"}
-T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Which molecules of QM9, and what is taken off their targets.
-
-    Attributes:
-      split: `standard` or `cormorant`.
-      train_size: first so many training molecules of the split; None: all.
-      reference: `none`, `fitted` or `tabulated`; None: the usual one of the target.
-      cache: folder; None: see `qm9.load`.
-    """
-
-    split: str
-    train_size: int | None = None
-    reference: targets.ReferenceKind | None = None
-    cache: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,75 +32,85 @@ class Molecules:
     """One part of a split.
 
     Attributes:
-      structures, neighbors: the molecules and their edges.
-      counts: [n, elements].
+      structures, neighbors: the molecules, or slabs, and their edges.
       raw: [n] the target as stored.
     """
 
     structures: Structures
-    neighbors: Neighbors
-    counts: np.ndarray
+    neighbors: Neighbors | NeighborSearch
     raw: np.ndarray
 
     def first(self, n: int) -> Molecules:
         """The first n molecules, or all where there are fewer."""
         rows = np.arange(min(n, len(self.structures)))
-        return Molecules(
-            self.structures.take(rows), self.neighbors.take(rows), self.counts[rows], self.raw[rows]
-        )
+        return Molecules(self.structures.take(rows), self.neighbors.take(rows), self.raw[rows])
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A target of QM9, a split and a model for them.
+    """A target, a data set and a model for them.
 
     Attributes:
       config: as a nested dict.
       reference: fitted on the training molecules, or that of a checkpoint.
+      baselines: the same, by name.
       neighbors: mean number of neighbours of an atom in the training molecules.
     """
 
     config: Mapping[str, Any]
     reference: targets.Reference
+    baselines: Mapping[str, baselines.Baseline]
     neighbors: float
 
     @classmethod
     def from_training_set(cls, config: Mapping[str, Any], train: Molecules) -> Problem:
-        """Fits the reference and counts neighbours.
+        """Fits reference and baselines, and counts neighbours.
 
         Raises:
           ValueError: for a bad value in the config.
         """
-        target, head = targets.find_target(config["target"]), head_of(config)
+        data, elements = data_set(config), config["model"]["elements"]
+        target = data.target(config["target"])
         reference = targets.Reference.fit(
             target,
-            config["model"]["elements"],
-            train.counts,
+            elements,
+            train.structures,
             train.raw,
-            kind=from_section(config, "data", Data).reference,
-            centre=head == "invariant",
+            kind=data.reference,
+            centre=head_of(config) == "invariant",
         )
+        to_beat = data.baselines(train.structures, train.raw * target.factor, elements)
         mean = train.neighbors.n_edges.sum() / max(len(train.structures.atomic_numbers), 1)
-        return cls(config, reference, float(mean))
+        return cls(config, reference, to_beat, float(mean))
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Problem:
         """The problem a checkpoint was trained on."""
-        reference = targets.Reference.from_dict(record["reference"])
-        return cls(record["config"], reference, record["neighbors"])
+        return cls(
+            record["config"],
+            targets.Reference.from_dict(record["reference"]),
+            {k: baselines.from_dict(content) for k, content in record["baselines"].items()},
+            record["neighbors"],
+        )
 
     def record(self) -> dict[str, Any]:
         """What `from_record` needs, JSON-able."""
         return {
             "config": self.config,
             "reference": self.reference.to_dict(),
+            "baselines": {k: dataclasses.asdict(b) for k, b in self.baselines.items()},
             "neighbors": self.neighbors,
         }
 
     @functools.cached_property
     def target(self) -> targets.Target:
         """The property that is predicted."""
-        return targets.find_target(self.config["target"])
+        return self.data.target(self.config["target"])
+
+    @functools.cached_property
+    def data(self) -> DataSet:
+        """Where the molecules come from."""
+        return data_set(self.config)
 
     @functools.cached_property
     def model(self) -> HDGNN:
@@ -199,9 +191,9 @@ class Predictor:
             split=name,
             ids=molecules.structures.ids,
             truth=molecules.raw * problem.target.factor,
-            prediction=problem.reference.restore(molecules.counts, outputs),
-            mean_predictor=problem.reference.mean_predictor(molecules.counts),
-            composition=problem.reference.composition_predictor(molecules.counts),
+            prediction=problem.reference.restore(molecules.structures, outputs),
+            baselines={k: b.predict(molecules.structures) for k, b in problem.baselines.items()},
+            threshold=problem.target.threshold,
         )
 
     def rotation_error(self, molecules: Molecules, params: step.Params, seed: int) -> float:
@@ -247,55 +239,33 @@ def best_results(
 
 def print_results(problem: Problem, results: Sequence[SplitResult]) -> None:
     """The table at the end of training and of evaluation."""
-    target = problem.target
-    print_table(results, target=target.name, unit=target.unit, paper=target.paper_mae)
-
-
-def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], **given: Any) -> T:
-    """`make(**config[name], **given)`: a section holds the arguments of one thing.
-
-    Raises:
-      ValueError: naming the section, for a field that does not exist or one that is missing.
-    """
-    section = {k: tuple(v) if isinstance(v, list) else v for k, v in config[name].items()}
-    try:
-        inspect.signature(make).bind(**section, **given)
-    except TypeError as error:
-        raise ValueError(f"config.{name}: {error}") from error
-    return make(**section, **given)
+    target, data = problem.target, problem.data
+    print_table(
+        results, target=target.name, unit=target.unit, paper=data.paper(target), note=data.note
+    )
 
 
 def part(config: Mapping[str, Any], name: str) -> Molecules:
-    """The molecules of `train`, `validation` or `test`, checked, with their neighbours.
+    """A part of the data set, checked, with its neighbours; see `sets`.
 
     Raises:
-      ValueError: for an unknown target or split, or a training set larger than the split's.
-      QM9Error, StructureError: for bad data.
+      ValueError: for an unknown target or part, or a training set larger than there is.
+      QM9Error, Is2reError, StructureError: for bad data.
     """
-    target, settings = targets.find_target(config["target"]), from_section(config, "data", Data)
-    rows, size = getattr(splits.split(settings.split), name), settings.train_size
-    if name == "train" and size is not None:
-        if not 0 < size <= len(rows):
-            raise ValueError(f"data.train_size must lie between 1 and {len(rows)}, not {size}")
-        rows = rows[:size]
-    data = _qm9(settings.cache)
-    structures = data.structures.take(rows)
-    elements = config["model"]["elements"]
-    structures.check(elements)
-    return Molecules(
-        structures,
-        find_neighbors(structures, config["model"]["cutoff"]),
-        targets.element_counts(structures, elements),
-        data.targets[target.name][rows],
+    data, model = data_set(config), config["model"]
+    structures, raw = data.part(name, data.target(config["target"]))
+    structures.check(model["elements"])
+    cutoff, limit = model["cutoff"], model["max_neighbors"]
+    # Without a limit there are few enough to keep.
+    neighbors: Neighbors | NeighborSearch = (
+        find_neighbors(structures, cutoff)
+        if limit is None
+        else NeighborSearch(structures, cutoff, limit)
     )
+    return Molecules(structures, neighbors, raw)
 
 
 def head_of(config: Mapping[str, Any]) -> str:
     """The head that the config asks for; `auto` is the one made for the target."""
     head = config["head"]
     return HEADS.get(config["target"], "invariant") if head == "auto" else head
-
-
-@functools.lru_cache(maxsize=1)
-def _qm9(cache: str | None) -> qm9.QM9:
-    return qm9.load(cache)

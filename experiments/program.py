@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import config_flags
 
+from hdgnn_jax.data.is2re import Is2reError
 from hdgnn_jax.data.qm9 import QM9Error
 from hdgnn_jax.training.checkpoint import CheckpointError
 from hdgnn_jax.training.loop import DivergedError
@@ -33,23 +34,26 @@ MALLOC = (
 large pages; a CPU's step takes about half as long. One arena for all threads (`arena_max=1`) gains
 nothing more and makes compilation a third slower."""
 
-ERRORS = (ValueError, QM9Error, CheckpointError, DivergedError, OSError)
+ERRORS = (ValueError, QM9Error, Is2reError, CheckpointError, DivergedError, OSError)
 """What a user can cause; StructureError is a ValueError. Anything else is our bug: a traceback."""
 
 
 def run(
-    main: Callable[[], None],
+    main: Callable[..., None],
     document: str,
     needed: Sequence[flags.FlagHolder],
     optional: Sequence[flags.FlagHolder] = (),
+    words: bool = False,
 ) -> None:
     """Runs a program; a user's mistake ends it with one line and exit code 1.
 
     Args:
-      main: the program, once the flags are parsed.
+      main: the program, once the flags are parsed; the words of the command line beside its flags
+        are its arguments.
       document: what --help prints above the flags.
       needed: the flags that must be given.
       optional: those of this module that the program reads too; all else belong to others.
+      words: whether there may be any.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
         own = flags.FLAGS.flags_by_module_dict().get(sys.argv[0], [])
@@ -60,17 +64,17 @@ def run(
     _restart()
     warnings.filterwarnings("ignore")
     try:
-        _parse(needed, optional)
+        rest = _parse(needed, optional, words)
     # config_flags raises anything where a field or a file is wrong.
     except Exception as error:
         fail(_reason(error))
     quiet()
     try:
-        main()
+        main(*rest)
     except ERRORS as error:
         fail(error)
     except KeyboardInterrupt:
-        fail("stopped; the same command goes on from the last checkpoint")
+        fail("stopped; the same command goes on from what is finished")
 
 
 def read_config() -> dict[str, Any]:
@@ -109,9 +113,11 @@ def quiet() -> None:
     ours.setLevel(logging.WARNING)
 
 
-def _parse(needed: Sequence[flags.FlagHolder], optional: Sequence[flags.FlagHolder]) -> None:
+def _parse(
+    needed: Sequence[flags.FlagHolder], optional: Sequence[flags.FlagHolder], words: bool
+) -> list[str]:
     rest = flags.FLAGS(sys.argv)[1:]
-    if rest:
+    if rest and not words:
         raise ValueError(f"unexpected argument {rest[0]!r}")
     known = {holder.name for holder in (*needed, *optional)}
     for holder in SHARED:
@@ -126,6 +132,7 @@ def _parse(needed: Sequence[flags.FlagHolder], optional: Sequence[flags.FlagHold
             raise ValueError(f"--{holder.name}={holder.value}: its folder does not exist")
     if PLOT.value and pathlib.Path(PLOT.value).suffix != ".png":
         raise ValueError(f"--plot={PLOT.value} must end in .png")
+    return rest
 
 
 def _reason(error: Exception) -> str:

@@ -107,7 +107,7 @@ def one_graph(molecules: Molecules, n: int) -> batching.MolecularGraph:
     """n molecules, drawn with a fixed seed, as one graph."""
     size = len(molecules.structures)
     rows = np.sort(np.random.default_rng(0).choice(size, min(n, size), replace=False))
-    structures, neighbors = molecules.structures.take(rows), molecules.neighbors.take(rows)
+    structures, neighbors = molecules.structures.take(rows), molecules.neighbors.take(rows).found()
     budget = batching.Budget(
         len(neighbors.senders), len(structures.positions) + 1, len(structures) + 1
     )

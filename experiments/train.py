@@ -1,4 +1,4 @@
-"""Trains HDGNN on QM9.
+"""Trains HDGNN on QM9 or OC20 IS2RE.
 
     python -m experiments.train --config=experiments/configs/qm9.py:quick --workdir=runs/quick
 
@@ -27,7 +27,6 @@ from experiments.problem import (
     part,
     print_results,
 )
-from hdgnn_jax.data import splits
 from hdgnn_jax.data.loader import Loader, prefetch
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import loop, step
@@ -44,11 +43,11 @@ class Training:
     """The course of a run.
 
     Attributes:
-      batch_size: molecules, over all devices.
+      batch_size: structures, over all devices.
       steps: of the run.
       validate_every: steps.
       first_validation: step of an early one.
-      validation_size: first so many validation molecules, while training.
+      validation_size: first so many validation structures, while training.
       log_every: steps.
       n_budgets: padded shapes, that is compilations.
       ema: decay of the averaged weights.
@@ -90,8 +89,8 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
       workdir: folder of the run.
 
     Raises:
-      ValueError, QM9Error, StructureError, CheckpointError, DivergedError: each with one line that
-        says what to do.
+      ValueError, QM9Error, Is2reError, StructureError, CheckpointError, DivergedError: each
+        with one line that says what to do.
     """
     began = time.monotonic()
     settings = from_section(config, "training", Training)
@@ -103,7 +102,8 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         if past is not None and (workdir / "report" / "summary.json").exists():
             print(f"finished already; report in {workdir / 'report'}")
             predictor = Predictor.from_record(past, mesh)
-            results = best_results(checkpoints, predictor, ["validation", "test"])
+            names = predictor.problem.data.reported
+            results = best_results(checkpoints, predictor, names)
             print_results(predictor.problem, results)
             return
 
@@ -114,7 +114,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         loader = Loader(
             train.structures,
             train.neighbors,
-            problem.reference.standardise(train.counts, train.raw),
+            problem.reference.standardise(train.structures, train.raw),
             settings.batch_size,
             config["seed"],
             settings.steps,
@@ -166,11 +166,11 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
             checkpoints.save(at, state, record, mae)
 
         # Training
-        split_digest = splits.split(config["data"]["split"]).digest
+        split_digest = problem.data.digest()
         steps, unit = settings.steps, problem.target.unit
         print(
             f"HDGNN, {n_parameters:,} parameters, for {problem.target.name} [{unit}] on "
-            f"{len(train.structures):,} molecules of QM9: {steps:,} steps of "
+            f"{len(train.structures):,} structures of {problem.data.title}: {steps:,} steps of "
             f"{settings.batch_size} on {mesh.size} device(s), {len(loader.budgets)} shapes, "
             f"padding efficiency {loader.padding_efficiency:.1%}"
             + (f"; goes on from step {start:,}" if start else "")
@@ -201,7 +201,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
             )
 
         # Report, from the weights that were best on validation
-        results = best_results(checkpoints, predictor, ["validation", "test"])
+        results = best_results(checkpoints, predictor, problem.data.reported)
     done = course()
     write_report(
         workdir / "report",
@@ -209,7 +209,8 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         unit=unit,
         results=results,
         history=read_metrics(workdir),
-        paper=problem.target.paper_mae,
+        paper=problem.data.paper(problem.target),
+        note=problem.data.note,
         run={
             "seconds": done["seconds"],
             "compilations": done["compilations"],

@@ -29,7 +29,7 @@ def run(report: Report) -> dict[str, float]:
     loader = Loader(
         molecules.structures,
         molecules.neighbors,
-        problem.reference.standardise(molecules.counts, molecules.raw),
+        problem.reference.standardise(molecules.structures, molecules.raw),
         4 if report.quick else training["batch_size"],
         config["seed"],
         8 if report.quick else training["steps"],

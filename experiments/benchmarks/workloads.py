@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,6 @@ import numpy as np
 from experiments import problem
 from experiments.configs import qm9 as configs
 from experiments.problem import Molecules, Problem
-from hdgnn_jax.data import targets
 from hdgnn_jax.data.qm9 import QM9Error
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
@@ -82,10 +82,9 @@ def random_molecules(config: Mapping[str, Any], sizes: list[int]) -> Molecules:
             if np.linalg.norm(positions - new, axis=-1).min() > 1:
                 positions = np.vstack([positions, new])
         structures.append(Structure(rng.choice([1, 6, 7, 8], size), positions))
-    packed, elements = Structures.pack(structures), config["model"]["elements"]
-    counts = targets.element_counts(packed, elements)
+    packed = Structures.pack(structures)
     neighbors = find_neighbors(packed, config["model"]["cutoff"])
-    return Molecules(packed, neighbors, counts, counts.sum(-1) + rng.normal(size=len(sizes)))
+    return Molecules(packed, neighbors, packed.n_atoms + rng.normal(size=len(sizes)))
 
 
 def nearest_batch(molecules: Molecules, size: int, atoms: float, edges: float) -> np.ndarray:
@@ -126,7 +125,7 @@ def standard(name: str, quick: bool) -> tuple[dict[str, Any], Problem, batching.
 def with_model(given: Problem, **model: Any) -> Problem:
     """The same problem for a model with other fields."""
     config = {**given.config, "model": {**given.config["model"], **model}}
-    return Problem(config, given.reference, given.neighbors)
+    return dataclasses.replace(given, config=config)
 
 
 def mesh() -> jax.sharding.Mesh:

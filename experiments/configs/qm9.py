@@ -26,6 +26,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.head = "auto"
 
     config.data = ConfigDict()
+    config.data.set = "qm9"
     config.data.split = "standard"
     config.data.train_size = config_dict.placeholder(int)  # None: all of the split
     config.data.reference = config_dict.placeholder(str)  # None: the usual one of the target
@@ -33,7 +34,12 @@ def get_config(variant: str = "full") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.elements = (1, 6, 7, 8, 9)
+    config.model.tags = False
     config.model.cutoff = 5.0
+    config.model.max_neighbors = config_dict.placeholder(int)  # None: all within the cutoff
+    config.model.near_neighbors = config_dict.placeholder(int)  # None: one shell
+    config.model.far_degree = 4
+    config.model.far_hidden = 32
     config.model.degree = 6
     config.model.layers = 6
     config.model.channels = 64
@@ -68,6 +74,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 5e-4
     config.optimizer.warmup = 0.01
+    config.optimizer.amsgrad = False
+    config.optimizer.drops = ()  # shares of the run; none: a cosine
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip = 10.0
 

@@ -69,7 +69,7 @@ def run(workdir: pathlib.Path, variant: str = study_page.BASELINE) -> None:
 
 def columns(problem: Problem, molecules: Molecules) -> dict[str, np.ndarray]:
     """Arrays end to end: molecule k has atoms and edges `offsets[k]` to `offsets[k + 1]`."""
-    structures, neighbors = molecules.structures, molecules.neighbors
+    structures, neighbors = molecules.structures, molecules.neighbors.found()
     return {
         "atoms": structures.offsets,
         "numbers": structures.atomic_numbers,
@@ -77,7 +77,7 @@ def columns(problem: Problem, molecules: Molecules) -> dict[str, np.ndarray]:
         "edges": neighbors.offsets,
         "receivers": neighbors.receivers,
         "senders": neighbors.senders,
-        "target": problem.reference.standardise(molecules.counts, molecules.raw),
+        "target": problem.reference.standardise(structures, molecules.raw),
     }
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import Neighbors
+from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
 from hdgnn_jax.graphs.structure import Structures
 
 
@@ -35,7 +35,7 @@ class Loader:
     """
 
     structures: Structures
-    neighbors: Neighbors
+    neighbors: Neighbors | NeighborSearch
     targets: np.ndarray
     batch_size: int
     seed: int

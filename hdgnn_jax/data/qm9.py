@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from hdgnn_jax.data.cache import cache_folder
 from hdgnn_jax.data.splits import N_MOLECULES
 from hdgnn_jax.data.targets import TARGETS
 from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS, Structures
@@ -71,13 +72,12 @@ def load(cache: str | os.PathLike[str] | None = None) -> QM9:
     """All 130,831 molecules; the first call builds the cache, in about a minute.
 
     Args:
-      cache: folder; by default the environment's HDGNN_CACHE, or ~/.cache/hdgnn_jax.
+      cache: folder; see `cache_folder`.
 
     Raises:
       QM9Error: where `qm9pack` is missing or incomplete, or the cache is damaged.
     """
-    root = pathlib.Path(cache or os.environ.get("HDGNN_CACHE") or "~/.cache/hdgnn_jax")
-    folder = root.expanduser() / "qm9"
+    folder = cache_folder(cache) / "qm9"
     if not folder.exists():
         build(_package_folder(), folder, expected=N_MOLECULES)
     return read(folder)

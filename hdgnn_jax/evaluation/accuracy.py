@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import Neighbors
+from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
 from hdgnn_jax.graphs.structure import Structures
 
 
@@ -17,7 +17,7 @@ def predict(
     predict_step: Callable[[Any, batching.MolecularGraph], jax.Array],
     params: Any,
     structures: Structures,
-    neighbors: Neighbors,
+    neighbors: Neighbors | NeighborSearch,
     budget: batching.Budget,
     sharding: jax.sharding.NamedSharding,
     advance: Callable[[int], object] = lambda molecules: None,

@@ -197,7 +197,7 @@ def collate(
     """
     # Of the whole set: every batch of it has the same arrays.
     periodic = structures.periodic.any()
-    structures, edges = structures.take(indices), neighbors.take(indices)
+    structures, edges = structures.take(indices), neighbors.take(indices).found()
     n_atoms, n_edges = structures.n_atoms, edges.n_edges
     n_node, n_edge, n_graph = len(structures.tags), len(edges.senders), len(indices)
     if not budget.fits(n_node, n_edge, n_graph):

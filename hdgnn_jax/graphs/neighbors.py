@@ -50,6 +50,10 @@ class Neighbors:
         images = None if self.images is None else self.images[edges]
         return Neighbors(offsets, self.senders[edges], self.receivers[edges], images)
 
+    def found(self) -> Neighbors:
+        """These."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class NeighborSearch:
@@ -69,9 +73,13 @@ class NeighborSearch:
         """[n] edges that each structure has at most."""
         return self.structures.n_atoms * (self.max_neighbors + 1)
 
-    def take(self, indices: np.ndarray) -> Neighbors:
-        """The edges of the structures at `indices`, in that order."""
-        return find_neighbors(self.structures.take(indices), self.cutoff, self.max_neighbors)
+    def take(self, indices: np.ndarray) -> NeighborSearch:
+        """The search for the structures at `indices`, in that order."""
+        return dataclasses.replace(self, structures=self.structures.take(indices))
+
+    def found(self) -> Neighbors:
+        """The edges of all its structures."""
+        return find_neighbors(self.structures, self.cutoff, self.max_neighbors)
 
 
 def find_neighbors(

@@ -1,8 +1,13 @@
-"""AdamW with warm-up, cosine decay and gradient clipping."""
+"""AdamW with warm-up, a falling learning rate and gradient clipping."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import optax
+
+DROP = 0.3
+"""What a drop leaves of the learning rate."""
 
 
 def make_optimizer(
@@ -11,8 +16,10 @@ def make_optimizer(
     learning_rate: float,
     warmup: float,
     final: float = 0.0,
+    drops: Sequence[float] = (),
     weight_decay: float = 0.0,
     clip: float = 1.0,
+    amsgrad: bool = False,
     b1: float = 0.9,
     b2: float = 0.999,
 ) -> optax.GradientTransformation:
@@ -23,18 +30,40 @@ def make_optimizer(
       learning_rate: at the top.
       warmup: share of the steps that the linear warm-up takes.
       final: share of `learning_rate` left at the end of the cosine.
+      drops: shares of the steps after which the rate falls to `DROP` of what it was; none: the rate
+        follows a cosine.
       weight_decay: of AdamW.
       clip: largest norm of the whole gradient.
+      amsgrad: whether the second moment never falls (Reddi et al. 2018).
       b1, b2: of Adam.
+
+    Raises:
+      ValueError: where a drop lies outside the run.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=learning_rate,
-        warmup_steps=max(1, round(warmup * steps)),
-        decay_steps=steps,
-        end_value=final * learning_rate,
-    )
+    first = max(1, round(warmup * steps))
+    if drops:
+        if not all(warmup < drop < 1 for drop in drops):
+            raise ValueError(f"optimizer.drops must lie between warmup and 1, not {tuple(drops)}")
+        stairs = {round(drop * steps) - first: DROP for drop in drops}
+        schedule = optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, learning_rate, first),
+                optax.piecewise_constant_schedule(learning_rate, stairs),
+            ],
+            [first],
+        )
+    else:
+        schedule = optax.warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=learning_rate,
+            warmup_steps=first,
+            decay_steps=steps,
+            end_value=final * learning_rate,
+        )
+    scale = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
     return optax.chain(
         optax.clip_by_global_norm(clip),
-        optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay),
+        scale(b1=b1, b2=b2),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(schedule),
     )

@@ -13,7 +13,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,10 +28,21 @@ from hdgnn_jax.training.metrics import write_atomically
 PACKAGES = (
     "hdgnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "e3nn-jax", "jraph", "orbax-checkpoint"
 )  # fmt: skip
-COLUMNS = ("split", "n", "HDGNN", "mean predictor", "linear composition", "paper (test)")
 BLUE, ORANGE, GREY, RED = "#2166ac", "#e08214", "#777777", "#b2182b"
 CROWDED = 3000
 """Points from which a scatter plot hides its own density."""
+
+
+class Accuracy(NamedTuple):
+    """Errors on one split.
+
+    Attributes:
+      mae: mean absolute error, in the target's unit.
+      within: share of errors below the target's threshold, 0 to 1; None where it has none.
+    """
+
+    mae: float
+    within: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,37 +51,31 @@ class SplitResult:
 
     Attributes:
       split: "train", "validation", "test", ...
-      ids: [n] int64, the number of each molecule in its data set.
+      ids: [n] int64, the number of each structure in its data set.
       truth: [n] float64.
       prediction: [n] float64, the model's.
-      mean_predictor: [n] float64, the mean over the training split.
-      composition: [n] float64, linear in the element counts, fitted to the training split.
+      baselines: by name, as `mean_predictor`: [n] float64, what the model has to beat.
+      threshold: errors below it are counted too; None: they are not.
     """
 
     split: str
     ids: np.ndarray
     truth: np.ndarray
     prediction: np.ndarray
-    mean_predictor: np.ndarray
-    composition: np.ndarray
+    baselines: Mapping[str, np.ndarray]
+    threshold: float | None = None
 
     @property
     def mae(self) -> float:
         """Mean absolute error of the model."""
-        return self._mean_error(self.prediction)
+        return self.accuracy().mae
 
-    @property
-    def mae_mean_predictor(self) -> float:
-        """Mean absolute error of always answering the training mean."""
-        return self._mean_error(self.mean_predictor)
-
-    @property
-    def mae_composition(self) -> float:
-        """Mean absolute error of the linear model of the composition."""
-        return self._mean_error(self.composition)
-
-    def _mean_error(self, answer: np.ndarray) -> float:
-        return float(np.mean(np.abs(answer - self.truth)))
+    def accuracy(self, baseline: str | None = None) -> Accuracy:
+        """Of the model, or of a baseline."""
+        answer = self.prediction if baseline is None else self.baselines[baseline]
+        error = np.abs(answer - self.truth)
+        within = None if self.threshold is None else float(np.mean(error < self.threshold))
+        return Accuracy(float(np.mean(error)), within)
 
 
 def format_mae(mae: float) -> str:
@@ -84,15 +89,24 @@ def format_mae(mae: float) -> str:
 
 
 def print_table(
-    results: Sequence[SplitResult], *, target: str, unit: str, paper: float | None
+    results: Sequence[SplitResult],
+    *,
+    target: str,
+    unit: str,
+    paper: Mapping[str, Accuracy],
+    note: str = "",
 ) -> None:
-    """Prints the mean absolute error on each split beside the baselines and the paper."""
-    table = Table(title=f"Mean absolute error of {target} [{unit}]".replace("[", r"\["))
-    for column in COLUMNS:
+    """Prints the errors on each split beside the baselines and the paper; see `write_report`."""
+    header, *rows = _table(results, paper)
+    table = Table(title=_title(results[0], target, unit).replace("[", r"\["))
+    for column in header:
         table.add_column(column, justify="left" if column == "split" else "right")
-    for row in _rows(results, paper):
+    for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if note:
+        console.print(note, markup=False)
 
 
 def write_report(
@@ -102,13 +116,14 @@ def write_report(
     unit: str,
     results: Sequence[SplitResult],
     history: Sequence[Mapping[str, Any]],
-    paper: float | None,
+    paper: Mapping[str, Accuracy],
+    note: str = "",
     run: Mapping[str, Any],
     card: Mapping[str, Any],
 ) -> None:
     """Writes the report; each file is replaced whole, so a crash leaves none half written.
 
-    The split of the headline is the one named "test", or the last where there is none.
+    The split of the headline is the first that is neither training nor validation, or the last.
 
     Args:
       folder: where `summary.json`, `report.md`, `learning_curve.png`, `parity.png`, `card.json` and
@@ -117,7 +132,8 @@ def write_report(
       unit: in which every value of `results`, `validation_mae` and `paper` is.
       results: at least one split.
       history: rows with `step` and, each where it was measured, `train_loss` and `validation_mae`.
-      paper: mean absolute error the paper reports on the test split, if it does.
+      paper: by split, what the paper reports on its test split.
+      note: what has to be known to compare with it.
       run: `seconds`, `compilations`, `padding_efficiency` (real share of the padded arrays, 0 to 1)
         and `parameters`.
       card: what `reproduction_card` returns.
@@ -126,6 +142,9 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     headline = _headline(results)
     splits = {result.split: _numbers(result, paper) for result in results}
+    tested = [splits[result.split] for result in _tested(results)]
+    if len(tested) > 1:
+        splits["mean"] = _mean(tested)
     summary = {
         "target": target,
         "unit": unit,
@@ -139,9 +158,11 @@ def write_report(
     files = {
         "summary.json": _json(summary),
         "card.json": _json(card),
-        "learning_curve.png": _png(_learning_curve(history, validation, paper, target, unit)),
+        "learning_curve.png": _png(
+            _learning_curve(history, validation, paper.get(headline.split), target, unit)
+        ),
         "parity.png": _png(_parity(headline, target, unit)),
-        "report.md": _markdown(summary, results, paper, card).encode(),
+        "report.md": _markdown(summary, results, paper, note, card).encode(),
         **{f"predictions_{r.split}.csv": _csv(r) for r in results},
     }
     for name, data in files.items():
@@ -181,37 +202,80 @@ def reproduction_card(
     }
 
 
+def _tested(results: Sequence[SplitResult]) -> list[SplitResult]:
+    return [result for result in results if result.split not in ("train", "validation")]
+
+
 def _headline(results: Sequence[SplitResult]) -> SplitResult:
-    return next((result for result in results if result.split == "test"), results[-1])
+    return (_tested(results) or [results[-1]])[0]
 
 
-def _numbers(result: SplitResult, paper: float | None) -> dict[str, Any]:
-    return {
-        "n": len(result.ids),
-        "mae": result.mae,
-        "mae_mean_predictor": result.mae_mean_predictor,
-        "mae_composition": result.mae_composition,
-        "mae_paper": paper,
-    }
+def _accuracies(
+    result: SplitResult, paper: Mapping[str, Accuracy]
+) -> dict[str, Accuracy | None]:
+    """The columns of the tables: HDGNN first, then the baselines, then the paper where it is."""
+    columns: dict[str, Accuracy | None] = {"": result.accuracy()}
+    columns |= {f"_{name}": result.accuracy(name) for name in result.baselines}
+    return {**columns, "_paper": paper.get(result.split)} if paper else columns
 
 
-def _rows(results: Sequence[SplitResult], paper: float | None) -> list[tuple[str, ...]]:
-    """The table's cells, in the order of `COLUMNS`."""
-    return [
-        (
-            r.split,
-            f"{len(r.ids):,}",
-            *map(format_mae, (r.mae, r.mae_mean_predictor, r.mae_composition)),
-            "-" if paper is None else f"{paper:g}",  # with the digits it was published with
-        )
-        for r in results
+def _numbers(result: SplitResult, paper: Mapping[str, Accuracy]) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"n": len(result.ids)}
+    for name, accuracy in _accuracies(result, paper).items():
+        numbers[f"mae{name}"] = accuracy and accuracy.mae
+        if result.threshold is not None:
+            numbers[f"within{name}"] = accuracy and accuracy.within
+    return numbers
+
+
+def _mean(numbers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the errors over the splits, each counting once; None where one is missing."""
+
+    def over(key: str) -> float | None:
+        values = [row[key] for row in numbers]
+        return None if None in values else float(np.mean(values))
+
+    means = {key: over(key) for key in numbers[0] if key != "n"}
+    return {"n": sum(row["n"] for row in numbers), **means}
+
+
+def _title(result: SplitResult, target: str, unit: str) -> str:
+    title = f"Mean absolute error of {target} [{unit}]"
+    if result.threshold is None:
+        return title
+    return f"{title}, and share of errors below {result.threshold:g} {unit}"
+
+
+def _table(
+    results: Sequence[SplitResult], paper: Mapping[str, Accuracy]
+) -> list[tuple[str, ...]]:
+    """The tables' cells, a header first, a mean over the tested splits last."""
+    rows = {result.split: _numbers(result, paper) for result in results}
+    tested = [rows[result.split] for result in _tested(results)]
+    if len(tested) > 1:
+        rows[f"mean of {len(tested)}"] = _mean(tested)
+    names = [key.removeprefix("mae") for key in next(iter(rows.values())) if key.startswith("mae")]
+    labels = {"": "HDGNN", "_paper": "paper (test)"}
+    header = ("split", "n", *(labels.get(name, name.replace("_", " ").strip()) for name in names))
+
+    def cell(row: Mapping[str, Any], name: str) -> str:
+        mae, within = row[f"mae{name}"], row.get(f"within{name}")
+        if mae is None:
+            return "-"
+        # The paper's with the digits it was published with.
+        text = f"{mae:g}" if name == "_paper" else format_mae(mae)
+        return text if within is None else f"{text} ({within:.2%})"
+
+    return [header] + [
+        (split, f"{row['n']:,}", *(cell(row, name) for name in names))
+        for split, row in rows.items()
     ]
 
 
 def _learning_curve(
     history: Sequence[Mapping[str, Any]],
     validation: SplitResult,
-    paper: float | None,
+    paper: Accuracy | None,
     target: str,
     unit: str,
 ) -> Figure:
@@ -225,15 +289,13 @@ def _learning_curve(
         axes.plot(steps, values, color=colour, lw=1.4, marker=marker, ms=3, label="HDGNN")
         axes.set_yscale("log")
         _tidy(axes)
-    baselines = (
-        ("mean predictor", validation.mae_mean_predictor, RED, ":"),
-        ("linear composition", validation.mae_composition, ORANGE, "--"),
-    )
-    for name, mae, colour, style in baselines:
-        label = f"{name}: {format_mae(mae)}"
+    for name, colour, style in zip(validation.baselines, (RED, ORANGE), (":", "--"), strict=False):
+        mae = validation.accuracy(name).mae
+        label = f"{name.replace('_', ' ')}: {format_mae(mae)}"
         bottom.axhline(mae, color=colour, ls=style, lw=1.3, label=label)
     if paper is not None:
-        bottom.axhline(paper, color="black", ls="-.", lw=1.3, label=f"paper (test): {paper:g}")
+        label = f"paper (test): {paper.mae:g}"
+        bottom.axhline(paper.mae, color="black", ls="-.", lw=1.3, label=label)
     top.set_title(f"Learning curve of {target}")
     top.set_ylabel("training loss")
     bottom.set_ylabel(f"validation MAE [{_superscripts(unit)}]")
@@ -256,7 +318,7 @@ def _parity(result: SplitResult, target: str, unit: str) -> Figure:
             result.truth, result.prediction, gridsize=90, extent=limits * 2, bins="log",
             mincnt=1, cmap="viridis", linewidths=0.1,
         )  # fmt: skip
-        figure.colorbar(density, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label="molecules")
+        figure.colorbar(density, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label="structures")
     else:
         axes.scatter(result.truth, result.prediction, s=14, color=BLUE, alpha=0.6, linewidths=0)
     axes.plot(limits, limits, color=RED, lw=0.8, ls="--")
@@ -317,21 +379,24 @@ def _csv(result: SplitResult) -> bytes:
 def _markdown(
     summary: Mapping[str, Any],
     results: Sequence[SplitResult],
-    paper: float | None,
+    paper: Mapping[str, Accuracy],
+    note: str,
     card: Mapping[str, Any],
 ) -> str:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    table = [line(COLUMNS), line(["---", *["---:"] * (len(COLUMNS) - 1)])]
-    table += [line(row) for row in _rows(results, paper)]
+    header, *rows = _table(results, paper)
+    table = [line(header), line(["---", *["---:"] * (len(header) - 1)]), *map(line, rows)]
     return f"""# HDGNN on {summary["target"]}
 
 Mean absolute error on the {summary["split"]} split: **{format_mae(summary["mae"])} \
-{summary["unit"]}**. All errors below are in {summary["unit"]}.
+{summary["unit"]}**.
+
+{_title(results[0], summary["target"], summary["unit"])}:
 
 {chr(10).join(table)}
-
+{note and chr(10) + note + chr(10)}
 Trained in {summary["seconds"]:,.0f} s: {summary["parameters"]:,} parameters, \
 {summary["compilations"]} compilations, {summary["padding_efficiency"]:.1%} of the padded arrays \
 filled.

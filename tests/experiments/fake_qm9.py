@@ -9,9 +9,10 @@ from collections.abc import Callable
 import numpy as np
 from molecules import random_molecules
 
-from experiments import problem
+from experiments import sets
+from hdgnn_jax.data.baselines import element_counts
 from hdgnn_jax.data.splits import N_MOLECULES
-from hdgnn_jax.data.targets import TARGETS, element_counts
+from hdgnn_jax.data.targets import TARGETS
 
 
 def write_cache(
@@ -37,5 +38,5 @@ def write_cache(
     np.savez(packed, **arrays)
     digest = hashlib.sha256(packed.read_bytes()).hexdigest()
     (folder / "qm9" / "packed.sha256").write_text(digest)
-    problem._qm9.cache_clear()
+    sets._qm9.cache_clear()
     return folder

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_qm9 import write_cache
 
-from experiments import problem, train
+from experiments import sets, train
 from hdgnn_jax.data import splits
 from hdgnn_jax.data.loader import Loader
 from hdgnn_jax.data.qm9 import QM9Error
@@ -175,7 +175,7 @@ def test_a_damaged_cache_is_named(changed, tmp_path):
 
 def test_a_missing_qm9pack_is_named(changed, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    problem._qm9.cache_clear()
+    sets._qm9.cache_clear()
     with pytest.raises(QM9Error, match="is not installed: pip install"):
         train.run(changed(**{"data.cache": str(tmp_path / "cache")}), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

@@ -47,3 +47,18 @@ def test_weight_decay_pulls_weights_to_zero_in_proportion_to_the_rate():
 
 def test_a_short_run_has_a_warm_up_too():
     assert (updates([[1, 1]] * 2, steps=3, warmup=0.01)[0] == 0).all()
+
+
+def test_drops_leave_three_tenths_each():
+    rates = -updates([[0.5, -0.5]] * 100, drops=(0.5, 0.9))[:, 0]
+    k = np.arange(100)
+    stairs = np.select([k < 20, k < 50, k < 90], [k / 20, 1, 0.3], 0.09)
+    np.testing.assert_allclose(rates, 0.1 * stairs, atol=1e-6)
+    with pytest.raises(ValueError, match="drops must lie between warmup and 1"):
+        updates([[1, 1]], drops=(0.1,))
+
+
+def test_amsgrad_remembers_the_largest_gradient():
+    gradients = [[1, 1]] * 30 + [[0.01, 0.01]] * 60
+    plain, cautious = (np.abs(updates(gradients, amsgrad=a, b2=0.9))[-1, 0] for a in (0, 1))
+    assert cautious < 0.1 * plain

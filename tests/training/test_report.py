@@ -11,6 +11,7 @@ import pytest
 
 from hdgnn_jax.training import report
 from hdgnn_jax.training.report import (
+    Accuracy,
     SplitResult,
     format_mae,
     print_table,
@@ -24,7 +25,7 @@ HISTORY = [{"step": s, "train_loss": 1 / s} for s in range(1, 30)] + [
 ]
 
 
-def make_result(split: str, n: int = 50) -> SplitResult:
+def make_result(split: str, n: int = 50, threshold: float | None = None) -> SplitResult:
     rng = np.random.default_rng(n)
     truth = rng.normal(-400.0, 50.0, n)
     return SplitResult(
@@ -32,17 +33,21 @@ def make_result(split: str, n: int = 50) -> SplitResult:
         ids=np.arange(1, n + 1),
         truth=truth,
         prediction=truth + rng.normal(0, 8.0, n),
-        mean_predictor=np.full(n, -400.0),
-        composition=truth + rng.normal(0, 20.0, n),
+        baselines={
+            "mean_predictor": np.full(n, -400.0),
+            "composition": truth + rng.normal(0, 20.0, n),
+        },
+        threshold=threshold,
     )
 
 
+PAPER = {"test": Accuracy(0.046)}
 RESULTS = [make_result("train", 60), make_result("validation", 40), make_result("test", 50)]
 
 
 def write(folder, **changes):
     arguments = {
-        "target": "alpha", "unit": "bohr^3", "results": RESULTS, "history": HISTORY, "paper": 0.046,
+        "target": "alpha", "unit": "bohr^3", "results": RESULTS, "history": HISTORY, "paper": PAPER,
         "run": RUN, "card": {"seed": 1, "git": None},
     }  # fmt: skip
     write_report(folder, **(arguments | changes))
@@ -78,15 +83,15 @@ def test_summary_is_of_the_test_split_and_holds_every_split(tmp_path):
         "split": "test",
         "n": 50,
         "mae": np.abs(test.prediction - test.truth).mean(),
-        "mae_mean_predictor": np.abs(test.mean_predictor - test.truth).mean(),
-        "mae_composition": np.abs(test.composition - test.truth).mean(),
+        "mae_mean_predictor": np.abs(-400.0 - test.truth).mean(),
+        "mae_composition": np.abs(test.baselines["composition"] - test.truth).mean(),
         "mae_paper": 0.046,
         **RUN,
     }
 
 
 def test_without_a_test_split_the_last_one_is_the_headline(tmp_path):
-    write(tmp_path, results=RESULTS[:2], paper=None)
+    write(tmp_path, results=RESULTS[:2])
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["split"], summary["n"], summary["mae_paper"]) == ("validation", 40, None)
     assert summary["splits"]["validation"]["mae"] == summary["mae"]
@@ -96,8 +101,10 @@ def test_the_markdown_states_the_table_the_plots_and_the_card(tmp_path):
     write(tmp_path)
     text = (tmp_path / "report.md").read_text()
     for result in RESULTS:
-        errors = map(format_mae, (result.mae, result.mae_mean_predictor, result.mae_composition))
-        cells = [result.split, str(len(result.ids)), *errors, "0.046"]
+        names = (None, "mean_predictor", "composition")
+        errors = (format_mae(result.accuracy(name).mae) for name in names)
+        paper = "0.046" if result.split == "test" else "-"
+        cells = [result.split, str(len(result.ids)), *errors, paper]
         assert f"| {' | '.join(cells)} |" in text
     assert f"**{format_mae(RESULTS[-1].mae)} bohr^3**" in text
     for name in ("learning_curve.png", "parity.png"):
@@ -134,12 +141,35 @@ def test_a_report_that_fails_writes_nothing(tmp_path):
 
 
 def test_the_printed_table_has_the_unit_and_every_error(capsys):
-    print_table(RESULTS, target="alpha", unit="bohr^3", paper=None)
+    print_table(RESULTS, target="alpha", unit="bohr^3", paper={})
     out = capsys.readouterr().out
     assert "Mean absolute error of alpha [bohr^3]" in out
     for result in RESULTS:
         assert format_mae(result.mae) in out
-        assert format_mae(result.mae_composition) in out
+        assert format_mae(result.accuracy("composition").mae) in out
+
+
+def test_several_tested_parts_have_a_mean_in_which_each_counts_once(tmp_path, capsys):
+    results = [make_result("validation", 40, 10.0)]
+    results += [make_result("id", 50, 10.0), make_result("ood", 20, 10.0)]
+    paper = {"id": Accuracy(510, 0.0508), "ood": Accuracy(618, 0.0279)}
+    write(tmp_path, results=results, paper=paper, note="Mind the parts.")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["split"] == "id"
+    mean, parts = summary["splits"]["mean"], [summary["splits"][k] for k in ("id", "ood")]
+    assert mean["n"] == 70
+    for key in ("mae", "within", "mae_composition", "within_composition", "mae_paper"):
+        assert mean[key] == pytest.approx(np.mean([part[key] for part in parts]))
+    error = np.abs(results[1].prediction - results[1].truth)
+    assert parts[0]["within"] == np.mean(error < 10.0)
+    assert summary["splits"]["validation"]["mae_paper"] is None
+    text = (tmp_path / "report.md").read_text()
+    assert "Mind the parts." in text
+    assert "| 564 (3.9" in text
+    print_table(results, target="energy", unit="meV", paper=paper, note="Mind the parts.")
+    out = capsys.readouterr().out
+    assert "Mind the parts." in out
+    assert "mean of 2" in out
 
 
 def test_the_card_names_versions_hardware_and_source():

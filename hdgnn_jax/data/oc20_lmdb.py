@@ -1,0 +1,327 @@
+"""Records of OC20 IS2RE (Chanussot et al. 2021) in the published LMDB files, without torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hdgnn_jax.data import torch_pickle
+from hdgnn_jax.graphs.structure import CLOSEST_ATOMS
+
+
+class Record(NamedTuple):
+    """One adsorbate on one slab, periodic in three directions.
+
+    Attributes:
+      sid: the number by which OC20 knows the system.
+      atomic_numbers: [n] int32.
+      positions: [n, 3] float64, Å, of the initial structure.
+      cell: [3, 3] float64, Å, a lattice vector in each row.
+      tags: [n] int8; 0 bulk, 1 surface, 2 adsorbate.
+      fixed: [n] bool; held in place by the relaxation.
+      positions_relaxed: [n, 3] float64, Å; None in test records.
+      y_init: energy of the initial structure, eV; None in test records.
+      y_relaxed: energy of the relaxed structure, eV; None in test records.
+    """
+
+    sid: int
+    atomic_numbers: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    tags: np.ndarray
+    fixed: np.ndarray
+    positions_relaxed: np.ndarray | None = None
+    y_init: float | None = None
+    y_relaxed: float | None = None
+
+
+THINNEST_CELL = 0.5
+"""Å. A cell with two faces nearer than this holds no atoms."""
+
+FARTHEST = 1e6
+"""Å. A coordinate beyond this is none."""
+
+
+class Is2reError(RuntimeError):
+    """OC20 cannot be had; the message says which file or record, and how to mend it."""
+
+
+class BadRecord(Is2reError):
+    """A record that no model can use.
+
+    Attributes:
+      problem: file, key and reason.
+    """
+
+    def __init__(self, file: pathlib.Path, key: int, reason: str):
+        self.problem = {"file": str(file), "key": key, "reason": reason}
+        super().__init__(
+            f'{file}, record {key}: {reason}; to leave such records out, build with bad=skip'
+        )
+
+
+class Lmdb:
+    """The records of one .lmdb file, in order of their keys; use it in a `with` statement.
+
+    Raises:
+      Is2reError: where the package lmdb is missing, or the file is none or cut short.
+      BadRecord: from `[key]`.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        lmdb = _import_lmdb()
+        self.path = path
+        folder = path.is_dir()
+        try:
+            self.size = (path / "data.mdb" if folder else path).stat().st_size
+            self._env = lmdb.open(str(path), subdir=folder, readonly=True, lock=False,
+                                  readahead=True, meminit=False)  # fmt: skip
+        except (OSError, lmdb.Error) as error:
+            raise Is2reError(f"{path} cannot be read as LMDB ({error}): copy it again") from error
+        try:
+            self._length = self._count()
+        except Is2reError:
+            self._env.close()
+            raise
+
+    def _count(self) -> int:
+        state = self._env.stat()
+        # Reading past the end of a mapped file would kill the process.
+        if (self._env.info()["last_pgno"] + 1) * state["psize"] > self.size:
+            raise Is2reError(f"{self.path} is cut short: copy it again")
+        self._records = self._env.begin()
+        length = self._records.get(b"length")
+        if length is None:
+            return sum(key.isdigit() for key in self._records.cursor().iternext(values=False))
+        try:
+            count = torch_pickle.load_int(length)
+        except torch_pickle.PickleError as error:
+            raise Is2reError(f"{self.path}, key length: {error}: copy it again") from error
+        if not 0 <= count < state["entries"]:
+            raise Is2reError(
+                f"{self.path} has {state['entries'] - 1} records instead of {count}: copy it again"
+            )
+        return count
+
+    def __enter__(self) -> Lmdb:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._records.abort()
+        self._env.close()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: int) -> Record:
+        content = self._records.get(b"%d" % key)
+        if content is None:
+            raise BadRecord(self.path, key, f"is missing, though there should be {len(self)}")
+        try:
+            return _checked(torch_pickle.loads(content))
+        except ValueError as error:
+            raise BadRecord(self.path, key, str(error)) from error
+
+
+def lmdb_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """The file itself, or those in the folder, sorted.
+
+    Raises:
+      Is2reError: where there is none.
+    """
+    path = pathlib.Path(path)
+    if path.is_file() or (path / "data.mdb").exists():
+        return [path]
+    files = sorted(path.glob("*.lmdb"))
+    if not files:
+        raise Is2reError(f"there is no {path}/*.lmdb: name a file or folder of OC20 as unpacked")
+    return files
+
+
+def read_lmdb(
+    path: str | os.PathLike[str], skipped: list[dict[str, Any]] | None = None
+) -> Iterator[Record]:
+    """The records of a file, or of the .lmdb files of a folder, one at a time.
+
+    Args:
+      path: of the file or folder.
+      skipped: a list that gets file, key and reason of each bad record; without it the first one
+        is an error.
+
+    Raises:
+      Is2reError: where a file cannot be read; BadRecord for a record.
+    """
+    for file in lmdb_files(path):
+        with Lmdb(file) as records:
+            for key in range(len(records)):
+                try:
+                    record = records[key]
+                except BadRecord as error:
+                    if skipped is None:
+                        raise
+                    skipped.append(error.problem)
+                else:
+                    yield record
+
+
+def write_lmdb(path: str | os.PathLike[str], records: Iterable[Record]) -> None:
+    """Writes records as OC20 publishes them: readable by torch_geometric 2, and by `read_lmdb`.
+
+    Coordinates become float32 where they lose nothing by it. The file gets its name at the end.
+    """
+    path = pathlib.Path(path)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.unlink(missing_ok=True)
+    # The size of the map is address space, not memory or disk.
+    with _import_lmdb().open(str(unfinished), subdir=False, lock=False, sync=False,
+                             map_size=1 << 40) as env:  # fmt: skip
+        length = 0
+        for record in records:
+            with env.begin(write=True) as content:
+                content.put(b"%d" % length, torch_pickle.dumps(_fields(record)))
+            length += 1
+        with env.begin(write=True) as content:
+            content.put(b"length", pickle.dumps(length))
+        env.sync(True)
+    unfinished.rename(path)
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    fields = {
+        "pos": narrowed(record.positions),
+        "cell": narrowed(record.cell[None]),
+        "atomic_numbers": record.atomic_numbers.astype(np.float32),
+        "tags": record.tags.astype(np.int64),
+        "fixed": record.fixed.astype(np.float32),
+        "natoms": len(record.positions),
+        "sid": record.sid,
+        "y_init": record.y_init,
+        "y_relaxed": record.y_relaxed,
+    }
+    if record.positions_relaxed is not None:
+        fields["pos_relaxed"] = narrowed(record.positions_relaxed)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def narrowed(array: np.ndarray) -> np.ndarray:
+    """As float32 where that loses nothing."""
+    narrow = array.astype(np.float32)
+    return narrow if np.array_equal(narrow, array, equal_nan=True) else array
+
+
+def _checked(fields: Mapping[str, Any]) -> Record:
+    """A record out of OC20's fields.
+
+    Raises:
+      ValueError: saying what is wrong with it.
+    """
+    natoms = _integer(fields, "natoms")
+    if natoms == 0:
+        raise ValueError("it has no atoms")
+    relaxed = "pos_relaxed" in fields
+    record = Record(
+        sid=_integer(fields, "sid"),
+        atomic_numbers=_whole(fields, "atomic_numbers", natoms, 1, 118).astype(np.int32),
+        positions=_coordinates(fields, "pos", (natoms, 3)),
+        cell=_coordinates(fields, "cell", (1, 3, 3))[0],
+        tags=_whole(fields, "tags", natoms, 0, 2),
+        fixed=_whole(fields, "fixed", natoms, 0, 1).astype(bool),
+        positions_relaxed=_coordinates(fields, "pos_relaxed", (natoms, 3)) if relaxed else None,
+        y_init=_energy(fields, "y_init"),
+        y_relaxed=_energy(fields, "y_relaxed"),
+    )
+    _check_distances(record.positions, record.cell)
+    return record
+
+
+def _array(fields: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name not in fields:
+        raise ValueError(f"{name} is missing")
+    array = np.asarray(fields[name])
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape} instead of {shape}")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is no array of numbers")
+    return array
+
+
+def _coordinates(fields: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    array = _array(fields, name, shape)
+    if not np.abs(array).max() < FARTHEST:  # NaN is not
+        raise ValueError(f"{name} has a coordinate that is no number below {FARTHEST:g} Å")
+    return array.astype(np.float64)
+
+
+def _whole(fields: Mapping[str, Any], name: str, natoms: int, low: int, high: int) -> np.ndarray:
+    array = _array(fields, name, (natoms,))
+    if array.min() >= low and array.max() <= high:  # NaN is neither
+        whole = array.astype(np.int8)
+        if (whole == array).all():
+            return whole
+    raise ValueError(f"{name} has one that is no whole number from {low} to {high}")
+
+
+def _scalar(fields: Mapping[str, Any], name: str) -> object:
+    value = fields.get(name)
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+
+
+def _integer(fields: Mapping[str, Any], name: str) -> int:
+    value = _scalar(fields, name)
+    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is missing or no whole number")
+    return value
+
+
+def _energy(fields: Mapping[str, Any], name: str) -> float | None:
+    value = _scalar(fields, name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is not a finite number")
+    return float(value)
+
+
+def _check_distances(positions: np.ndarray, cell: np.ndarray) -> None:
+    try:
+        inverse = np.linalg.inv(cell)
+    except np.linalg.LinAlgError:
+        inverse = np.full((3, 3), np.inf)
+    if not (inverse * inverse).sum(0).max() < 1 / THINNEST_CELL**2:
+        raise ValueError(f"its cell is thinner than {THINNEST_CELL} Å")
+    # Lattice vectors change this phase by whole numbers, so that atoms at one place have nearly the
+    # same, up to those: few other pairs do, and only these are measured.
+    wave = inverse @ (1.0, 2.0, 3.0)
+    phases = positions @ wave
+    phases = (phases - np.floor(phases)).astype(np.float32)
+    apart = np.abs(phases[:, None] - phases)
+    apart -= np.float32(0.5)
+    near = np.abs(apart) >= np.float32(0.4999 - CLOSEST_ATOMS * math.sqrt(wave @ wave))
+    first, second = np.divmod(np.flatnonzero(near), len(positions))
+    later = first < second
+    first, second = first[later], second[later]
+    shifts = positions[first] - positions[second]
+    shifts -= np.rint(shifts @ inverse) @ cell
+    close = (shifts * shifts).sum(1) < CLOSEST_ATOMS**2
+    if close.any():
+        pair = np.argmax(close)
+        raise ValueError(
+            f"its atoms {first[pair]} and {second[pair]} are at one place "
+            f"(nearer than {CLOSEST_ATOMS} Å)"
+        )
+
+
+def _import_lmdb() -> Any:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise Is2reError(
+            'the package lmdb is not installed: pip install "hdgnn_jax[is2re]"'
+        ) from error
+    return lmdb
