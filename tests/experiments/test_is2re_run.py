@@ -1,0 +1,163 @@
+"""From slabs made here, in OC20's format, to a run, its report and a submission."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments import evaluate, prepare, sets, train
+from experiments.configs.is2re import get_config
+from hdgnn_jax.data import is2re, oc20_lmdb
+from hdgnn_jax.data.oc20_lmdb import Is2reError
+from hdgnn_jax.training.checkpoint import CheckpointError
+
+PARTS = ("id", "ood_ads", "ood_cat", "ood_both")
+SYSTEMS = 40
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cache")
+    prepare.slabs(root / "is2re" / "slabs", SYSTEMS, seed=0, processes=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(cache):
+    small = get_config("quick")
+    small.data.update(cache=str(cache), validation_size=6)
+    small.model.update(
+        cutoff=4.0, max_neighbors=6, degree=1, product_degree=1, layers=1, channels=4, hidden=8,
+        invariant_channels=8, edge_channels=8, n_gaussians=8,
+    )  # fmt: skip
+    small.training.update(
+        batch_size=8, steps=4, first_validation=2, validate_every=4, validation_size=4,
+        log_every=2, n_budgets=1,
+    )  # fmt: skip
+    return json.loads(small.to_json())
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "slabs"
+    train.run(config, workdir)
+    return workdir
+
+
+def with_data(config, **values):
+    return {**config, "data": {**config["data"], **values}}
+
+
+def test_the_cache_holds_the_slabs_that_the_files_hold(cache):
+    folder = cache / "is2re" / "slabs"
+    counts = {part: len(is2re.read(folder, part).sids) for part in is2re.parts(folder)}
+    assert counts == {"train": 32, **dict.fromkeys(PARTS, 2)}
+    records = list(oc20_lmdb.read_lmdb(folder / "lmdb" / "id"))
+    packed = is2re.read(folder, "id")
+    assert [r.y_relaxed for r in records] == packed.y_relaxed.tolist()
+    assert (np.concatenate([r.fixed for r in records]) == packed.fixed).all()
+
+
+def test_what_is_made_already_is_kept(cache, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("hdgnn_jax.data.slabs.make_system", refuse)
+    folder = cache / "is2re" / "slabs"
+    prepare.slabs(folder, SYSTEMS, seed=0, processes=1)
+    with pytest.raises(ValueError, match=r'holds other slabs, .*"systems": 40.* another --name'):
+        prepare.slabs(folder, SYSTEMS, seed=1, processes=1)
+
+
+def test_the_report_has_every_part_and_their_mean(finished):
+    summary = json.loads((finished / "report" / "summary.json").read_text())
+    assert summary["splits"].keys() == {"validation", *PARTS, "mean"}
+    assert summary["unit"] == "meV"
+    for key in ("mae", "within", "mae_adsorbate_mean", "within_mean_predictor"):
+        parts = [summary["splits"][part][key] for part in PARTS]
+        assert summary["splits"]["mean"][key] == pytest.approx(np.mean(parts))
+    assert "mae_paper" not in summary
+    assert "can be held against OC20's" in (finished / "report" / "report.md").read_text()
+
+
+def test_evaluation_prints_the_same(finished, capsys):
+    evaluate.run(finished, None)
+    report = (finished / "report" / "report.md").read_text()
+    for row in capsys.readouterr().out.splitlines():
+        cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+        if cells[0] in PARTS:
+            assert f"| {' | '.join(cells)} |" in report
+
+
+def test_a_submission_has_ids_and_energies_of_four_parts(finished, cache, tmp_path):
+    evaluate.submit(finished, tmp_path / "out.npz")
+    content = np.load(tmp_path / "out.npz")
+    assert sorted(content) == sorted(f"{p}_{k}" for p in PARTS for k in ("ids", "energy"))
+    for part in PARTS:
+        table = np.loadtxt(finished / f"report/predictions_{part}.csv", delimiter=",", skiprows=1)
+        assert content[f"{part}_ids"].tolist() == [str(int(sid)) for sid in table[:, 0]]
+        np.testing.assert_allclose(content[f"{part}_energy"], table[:, 2] / 1000, rtol=1e-12)
+
+
+def test_training_and_validation_share_no_system(config):
+    data = sets.data_set(config)
+    target = data.target("relaxed_energy")
+    ids = [data.part(name, target)[0].ids.tolist() for name in ("train", "validation")]
+    assert list(map(len, ids)) == [26, 6]
+    assert not set(ids[0]) & set(ids[1])
+
+
+def test_the_published_set_has_the_papers_row_and_hidden_tests(config, cache, tmp_path):
+    """OC20's own folder names, on records made here: what the real files would do."""
+    records = list(oc20_lmdb.read_lmdb(cache / "is2re" / "slabs" / "lmdb" / "id"))
+    hidden = [r._replace(positions_relaxed=None, y_init=None, y_relaxed=None) for r in records]
+    for part, content in {
+        "train": records, **{f"val_{p}": records for p in PARTS},
+        **{f"test_{p}": hidden for p in PARTS},
+    }.items():  # fmt: skip
+        (tmp_path / "source" / part).mkdir(parents=True)
+        oc20_lmdb.write_lmdb(tmp_path / "source" / part / "data.lmdb", content)
+    prepare.build(tmp_path / "source", tmp_path / "is2re" / "oc20", "stop")
+    data = sets.data_set(with_data(config, name="oc20", cache=str(tmp_path)))
+    assert data.reported == ("validation", *(f"val_{part}" for part in PARTS))
+    paper = data.paper(data.target("relaxed_energy"))
+    assert [paper[f"val_{part}"].mae for part in PARTS] == [510, 618, 523, 550]
+    assert "504, 688, 521, 630" in data.note
+    assert list(data.submitted.values()) == [f"test_{part}" for part in PARTS]
+    assert np.isnan(data.part("test_id", data.target("relaxed_energy"))[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"set": "is2rs"}, ValueError, "config.data.set must be one of qm9, is2re, not 'is2rs'"),
+        ({"name": "nowhere"}, Is2reError, r"holds no data: run .*prepare is2re --source=DIR"),
+        ({"validation_size": 32}, ValueError, "validation_size must lie between 1 and 31, not 32"),
+        ({"train_size": 99}, ValueError, "train_size must lie between 1 and 26, not 99"),
+        ({"split": "standard"}, ValueError, "config.data: got an unexpected keyword .*'split'"),
+    ],
+)
+def test_bad_data_settings_are_refused(config, tmp_path, values, error, message):
+    with pytest.raises(error, match=message):
+        train.run(with_data(config, **values), tmp_path / "run")
+
+
+def test_bad_targets_and_splits_are_refused(config, finished, tmp_path):
+    with pytest.raises(ValueError, match="IS2RE has the target relaxed_energy, not 'U0'"):
+        train.run({**config, "target": "U0"}, tmp_path / "run")
+    with pytest.raises(ValueError, match="one of train, validation, id, .*, not 'test'"):
+        evaluate.run(finished, "test")
+    for name in ("out.csv", "nowhere/out.npz"):
+        with pytest.raises(ValueError, match=re.escape(name) + " must end in .npz"):
+            evaluate.submit(finished, tmp_path / name)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        evaluate.submit(tmp_path / "typo", tmp_path / "out.npz")
+
+
+@pytest.mark.parametrize("words", [(), ("oc20",), ("qm9", "slabs")])
+def test_what_can_be_prepared_is_said(words):
+    with pytest.raises(ValueError, match="say what to prepare: is2re, slabs or qm9"):
+        prepare.main(*words)
