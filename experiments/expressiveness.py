@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +25,7 @@ from hdgnn_jax.evaluation import expressiveness
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.report import empty_figure
 
 VARIANTS = ("baseline", "fully_tp", "linear", "so2")
 TRAININGS = flags.DEFINE_integer("trainings", 10, "of each kind, each with a seed of its own")
@@ -162,8 +161,7 @@ def print_rates(title: str, rows: Sequence[dict[str, Any]], down: str, across: s
 
 def draw(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     """Success against L and n, a panel for each variant."""
-    figure = Figure(figsize=(3.2 * len(VARIANTS), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty_figure(3.2 * len(VARIANTS), 3.4)
     for axes, variant in zip(figure.subplots(1, len(VARIANTS)), VARIANTS, strict=True):
         mine = [row for row in rows if row["variant"] == variant]
         l, n = (sorted({row[name] for row in mine}) for name in ("L", "n"))
@@ -176,7 +174,7 @@ def draw(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
             for place, rate in enumerate(line):
                 axes.text(place, at, f"{100 * rate:.0f}", ha="center", va="center", fontsize=7,
                           color="white" if rate > 0.6 else "black")  # fmt: skip
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

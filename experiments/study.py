@@ -117,7 +117,9 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
     runs = list(plan.runs())
     configs = [plan.config(target, variant, seed) for target, variant, seed, _ in runs]
     for config, (*_, folder) in zip(configs, runs, strict=True):
-        refuse_other_config(config, folder)
+        if study_page.trained(folder):
+            card = json.loads((folder / "report" / "card.json").read_text())
+            train.refuse_other_config(card["config"], config, folder, of_both=True)
     mine = range(first, len(runs), every)
     for count, at in enumerate(mine, start=1):
         target, variant, seed, folder = runs[at]
@@ -134,26 +136,6 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
               f"{missing[0]}")  # fmt: skip
     elif page is not None:
         study_page.write(page, plan.workdir, plan.targets, plan.variants, plan.seeds)
-
-
-def refuse_other_config(config: dict[str, Any], folder: pathlib.Path) -> None:
-    """Stops before runs of two budgets are compared.
-
-    Fields that one of the two does not know, being of another revision, are left aside.
-
-    Raises:
-      ValueError: naming the run and the fields.
-    """
-    if not study_page.trained(folder):
-        return
-    card = json.loads((folder / "report" / "card.json").read_text())
-    old, new = train.flatten(card["config"]), train.flatten(config)
-    differing = [k for k in old if old[k] != new.get(k, old[k])]
-    if differing:
-        shown = ", ".join(f"{k} = {old[k]} there, {new.get(k)} here" for k in differing[:4])
-        raise ValueError(
-            f"{folder} was trained with another config ({shown}): choose another --workdir"
-        )
 
 
 def measure(folder: pathlib.Path, seed: int) -> None:

@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.report import format_mae
+from hdgnn_jax.training.report import empty_figure, format_mae
 
 BASELINE = "baseline"
 PAPER = {
@@ -193,8 +191,7 @@ def write(
 
 def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> None:
     """Differences from the first variant in percent of its error, a panel for each target."""
-    figure = Figure(figsize=(5 * len(results), 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty_figure(5 * len(results), 4)
     panels = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
     panels[0].invert_yaxis()  # shared
     for axes, (target, (base, *others)) in zip(panels, results.items(), strict=True):
@@ -210,7 +207,7 @@ def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> Non
         axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
     panels[0].legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 def _head(cards: Sequence[Mapping[str, Any]], seeds: int, plot: str) -> str:

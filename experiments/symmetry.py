@@ -25,8 +25,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +37,7 @@ from hdgnn_jax.so3 import sphere
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.report import empty_figure
 
 MOLECULES = flags.DEFINE_integer("molecules", 32, "of the test split, drawn at random")
 ROTATIONS = flags.DEFINE_integer("rotations", 8, "of each molecule")
@@ -195,8 +194,7 @@ def show(found: dict[str, Any]) -> None:
 
 def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
     """MAD against frames and points, with error bars."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty_figure(9, 3.6)
     left, right = figure.subplots(1, 2)
     lines = (
         (left, "against_frames", "mad", "error", "rotation"),
@@ -217,7 +215,7 @@ def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
         axes.minorticks_off()
     left.set_ylabel(f"mean |E(x) - E(Qx)| of {found['target']} [{found['unit']}]")
     right.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -234,15 +234,24 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
 
 def refuse_other_config(
-    saved: Mapping[str, Any], asked: Mapping[str, Any], workdir: pathlib.Path
+    saved: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    workdir: pathlib.Path,
+    of_both: bool = False,
 ) -> None:
-    """Stops before a run is continued with other settings than it began with.
+    """Stops before a run is continued, or compared, with other settings than it began with.
+
+    Args:
+      saved, asked: nested configs.
+      workdir: of the run.
+      of_both: leaves aside the fields that one of them has not, being of another revision.
 
     Raises:
       CheckpointError: naming the fields that differ.
     """
     old, new = flatten(saved), flatten(asked)
-    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    names = old.keys() & new.keys() if of_both else old.keys() | new.keys()
+    differing = sorted(k for k in names if old.get(k) != new.get(k))
     if differing:
         shown = ", ".join(f"{k} = {old.get(k)} there, {new.get(k)} here" for k in differing[:4])
         raise CheckpointError(

@@ -6,12 +6,11 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from experiments.benchmarks import timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.problem import Problem
+from hdgnn_jax.training.report import empty_figure
 
 MEASURES = ("seconds", "flops", "bytes")
 
@@ -154,8 +153,7 @@ def _epochs(report: Report) -> dict[str, float]:
 
 
 def _plot(path: pathlib.Path, curves: dict[str, dict[str, np.ndarray]]) -> None:
-    figure = Figure(figsize=(15, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = empty_figure(15, 3.4)
     for axes, (name, costs) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
         for measure in MEASURES:
             axes.plot(costs["values"], costs[measure] / costs[measure][0], "o-", label=measure)
@@ -165,4 +163,4 @@ def _plot(path: pathlib.Path, curves: dict[str, dict[str, np.ndarray]]) -> None:
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("training step, relative")
     figure.axes[0].legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)

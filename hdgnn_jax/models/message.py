@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision, dot
 from hdgnn_jax.models.geometry import Shell
-from hdgnn_jax.models.pathways import Pathway, learned_pathway, n_terms
+from hdgnn_jax.models.pathways import Pathway, learned_pathway
 from hdgnn_jax.so3 import degrees, products, wigner
 
 TensorProduct = Literal["metp", "fully_connected", "none"]
@@ -68,23 +68,24 @@ class MessageBlock(nn.Module):
         senders, receivers = shell.senders, shell.receivers
         x_i, x_j = x[receivers], x[senders]
         fade = shell.envelope[:, None] / self.neighbors**0.5
-        n = n_terms(self.pathway) + (self.tensor_product != "none") + (shell.full is not None)
-        a = [fade * gate for gate in self.weigh(n, f, e, channels, senders, receivers)]
+        learned = learned_pathway(
+            self.pathway, self.degree, self.m_max, self.hidden, self.precision
+        )
+        n_learned = 0 if learned is None else learned.n_terms
+        n_exact = (self.tensor_product != "none") + (shell.full is not None)
+        gates = self.weigh(n_learned, n_exact, f, e, channels, senders, receivers)
+        a = [fade * gate for gate in gates]
 
         def gather(messages: jax.Array) -> jax.Array:
             return jax.ops.segment_sum(messages, receivers, n_nodes, indices_are_sorted=True)
 
         total = jnp.zeros_like(x)
-        learned = learned_pathway(
-            self.pathway, self.degree, self.m_max, self.hidden, self.precision
-        )
         if learned is not None:
             nn.share_scope(self, learned)
             total += gather(learned(x, (x_i, x_j), e, a, shell.learned, (receivers, senders)))
         if self.tensor_product != "none":
-            at = n_terms(self.pathway)
             exact = self.product(x, x_i, x_j, shell.product, senders, receivers)
-            exact = gather(wigner.rotate_back(shell.low, a[at][:, None] * exact))
+            exact = gather(wigner.rotate_back(shell.low, a[n_learned][:, None] * exact))
             total = total.at[:, : degrees.size(self.product_degree)].add(exact)
         if shell.full is not None:
             turned = wigner.rotate(shell.full, mean_channel(x, senders, receivers)) / 2**0.5
@@ -96,17 +97,18 @@ class MessageBlock(nn.Module):
 
     def weigh(
         self,
-        n: int,
+        n_learned: int,
+        n_exact: int,
         f: jax.Array,
         e: jax.Array,
         channels: int,
         senders: jax.Array,
         receivers: jax.Array,
     ) -> list[jax.Array]:
-        """The a_ij of eq. 11 from the invariant branch: an array [E, C] for each of n terms."""
+        """The a_ij of eq. 11 from the invariant branch: an array [E, C] for each term."""
+        n = n_learned + n_exact
         if not isinstance(self.attention, str):
-            learned = n_terms(self.pathway)
-            values = (*self.attention[:learned], *self.attention[3:])[:n]
+            values = (*self.attention[:n_learned], *self.attention[3:])[:n]
             return [jnp.full((len(e), channels), value, e.dtype) for value in values]
         # The first layer of MLP([e_ij, f_i, f_j]), its node parts taken once per node.
         hidden = f.shape[-1] or e.shape[-1]

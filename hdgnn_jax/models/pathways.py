@@ -7,7 +7,7 @@ weighted by a1, a2 and a3, in the global frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ Pathway = Literal[
 
 
 class Networks(nn.Module):
-    """Sizes of the pathways that see the rows |m| <= m_max.
+    """Sizes of the pathways that see the rows |m| <= m_max, and how many terms they add up.
 
     Attributes:
       degree: L.
@@ -37,6 +37,7 @@ class Networks(nn.Module):
     m_max: int
     hidden: int
     precision: Precision
+    n_terms: ClassVar[int] = 3
 
 
 class EdgeNetworks(Networks):
@@ -169,6 +170,7 @@ class EquivariantLinear(nn.Module):
     """Table 3's `linear`: a matrix per degree in place of each network, times c_ij; no frame."""
 
     precision: Precision
+    n_terms: ClassVar[int] = 3
 
     @nn.compact
     def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
@@ -182,6 +184,8 @@ class EquivariantLinear(nn.Module):
 
 class Unrestricted(Networks):
     """Table 3's `unrestricted`: one network of [x_i, x_j, S(r_ij)], no frame, weighted by a1."""
+
+    n_terms: ClassVar[int] = 1
 
     @nn.compact
     def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
@@ -203,7 +207,7 @@ class Unrestricted(Networks):
 
 def learned_pathway(
     kind: Pathway, degree: int, m_max: int, hidden: int, precision: Precision
-) -> nn.Module | None:
+) -> Networks | EquivariantLinear | None:
     """The module of that name; `none` leaves the Clebsch-Gordan product alone."""
     sizes = (degree, m_max, hidden, precision)
     match kind:
@@ -221,11 +225,6 @@ def learned_pathway(
             return EquivariantLinear(precision)
         case "none":
             return None
-
-
-def n_terms(kind: Pathway) -> int:
-    """How many weighted terms the pathway has."""
-    return {"none": 0, "unrestricted": 1}.get(kind, 3)
 
 
 def weighted(a: Sequence[jax.Array], terms: Sequence[jax.Array]) -> jax.Array:

@@ -280,7 +280,7 @@ def _learning_curve(
     unit: str,
 ) -> Figure:
     """Training loss above, validation error below with the errors to beat."""
-    figure = _figure(7, 6.5)
+    figure = empty_figure(7, 6.5)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     for axes, key, colour in ((top, "train_loss", GREY), (bottom, "validation_mae", BLUE)):
         points = [(row["step"], row[key]) for row in history if key in row]
@@ -308,7 +308,7 @@ def _learning_curve(
 
 def _parity(result: SplitResult, target: str, unit: str) -> Figure:
     """Prediction against truth, with the distribution of the errors in the empty corner."""
-    figure = _figure(6.4, 5.6)
+    figure = empty_figure(6.4, 5.6)
     axes = figure.subplots()
     both = np.concatenate([result.truth, result.prediction])
     margin = 0.04 * np.ptp(both) or 1.0
@@ -341,7 +341,7 @@ def _parity(result: SplitResult, target: str, unit: str) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def empty_figure(width: float, height: float) -> Figure:
     """An empty figure; made without pyplot, whose state every caller would share."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
