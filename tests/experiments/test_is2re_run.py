@@ -148,7 +148,7 @@ def test_bad_data_settings_are_refused(config, tmp_path, values, error, message)
 def test_bad_targets_and_splits_are_refused(config, finished, tmp_path):
     with pytest.raises(ValueError, match="IS2RE has the target relaxed_energy, not 'U0'"):
         train.run({**config, "target": "U0"}, tmp_path / "run")
-    with pytest.raises(ValueError, match="one of train, validation, id, .*, not 'test'"):
+    with pytest.raises(ValueError, match=r"one of train, validation, id, .*, not 'test'"):
         evaluate.run(finished, "test")
     for name in ("out.csv", "nowhere/out.npz"):
         with pytest.raises(ValueError, match=re.escape(name) + " must end in .npz"):

@@ -13,6 +13,7 @@ import scipy.stats
 
 from experiments import study, study_page, train
 from experiments.peer import __main__ as peer
+from hdgnn_jax.training.checkpoint import CheckpointError
 
 PEER = {"name": "PaiNN", "parameters": 7, "budget": 60.0, "finished": True}
 VARIANTS = ("baseline", "linear", "unrestricted", "softmax", "so2")
@@ -153,7 +154,7 @@ def test_runs_of_two_budgets_are_not_compared(plan):
     del content["config"]["model"]["full_product"]
     card.write_text(json.dumps(content))
     study.run(plan, "0/30", None)
-    with pytest.raises(ValueError, match=r"U0/baseline/0 .*training.steps = 7 there, 8 here"):
+    with pytest.raises(CheckpointError, match=r"U0/baseline/0 .*training.steps = 7 there, 8 here"):
         study.run(dataclasses.replace(plan, steps=8), "0/30", None)
 
 
