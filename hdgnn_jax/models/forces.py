@@ -1,0 +1,60 @@
+"""Forces and stress: derivatives of the predicted energy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hdgnn_jax.graphs import batching
+
+
+class Derivatives(NamedTuple):
+    """A prediction E and what follows from it, in the units of E.
+
+    Attributes:
+      value: [G] E.
+      forces: [N, 3] -dE/dx, per Å; 0 on padding.
+      virial: [G, 3, 3] dE/d epsilon, symmetric, where positions and cell are multiplied by
+        1 + epsilon. Divided by the volume it is the stress.
+    """
+
+    value: jax.Array
+    forces: jax.Array
+    virial: jax.Array
+
+
+def with_derivatives(
+    predict: Callable[[batching.MolecularGraph], jax.Array], graph: batching.MolecularGraph
+) -> Derivatives:
+    """The prediction and its derivatives, by one backward pass.
+
+    Args:
+      predict: graph to [G].
+      graph: padded.
+    """
+    graph = jax.tree.map(jnp.asarray, graph)
+    real = batching.graph_mask(graph)
+    of_node = batching.graph_of_node(graph)
+    # No energy depends on the atoms of another graph: the sum has all gradients in it.
+    positions = graph.nodes.positions
+
+    def total(positions: jax.Array, strain: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # Antisymmetric strain is a rotation; stress is symmetric by definition.
+        strain = (strain + jnp.swapaxes(strain, 1, 2)) / 2
+
+        def strained(vectors: jax.Array, of: jax.Array) -> jax.Array:
+            return vectors + jnp.einsum("ni,nij->nj", vectors, strain[of], precision="highest")
+
+        nodes = graph.nodes._replace(positions=strained(positions, of_node))
+        edges = graph.edges
+        if edges is not None:
+            edges = edges._replace(shift=strained(edges.shift, of_node[graph.receivers]))
+        value = predict(graph._replace(nodes=nodes, edges=edges))
+        return jnp.sum(jnp.where(real, value, 0)), value
+
+    strain = jnp.zeros((len(real), 3, 3), positions.dtype)
+    (slope, virial), value = jax.grad(total, argnums=(0, 1), has_aux=True)(positions, strain)
+    return Derivatives(value, -slope, virial)

@@ -1,0 +1,127 @@
+"""Forces and virial are what finite differences say, in float64, wherever atoms stand."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from crystals import ELEMENTS, random_crystal
+from molecules import CUTOFF, KNOWN, graph_of
+from scipy.spatial.transform import Rotation
+from small import BUDGET, SMALL, jit, stirred
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.models.forces import with_derivatives
+from hdgnn_jax.models.hdgnn import HDGNN
+
+pytestmark = pytest.mark.usefixtures("x64")
+STEP = 1e-4
+"""Å. The fourth-order difference of four points errs by STEP^4 and by rounding over STEP."""
+
+
+@functools.cache
+def machinery(periodic: bool):
+    elements = {"elements": ELEMENTS, "max_neighbors": 10} if periodic else {}
+    model = HDGNN(**{**SMALL, "evaluation_frame": 2, **elements})
+    graph = double(graph_with(random_crystal(0))) if periodic else double(graph_of(KNOWN))
+    params = jax.tree.map(jnp.float64, stirred(model.init, graph))
+    predict = functools.partial(model.apply, params)
+    return jit(predict), jit(functools.partial(with_derivatives, predict))
+
+
+def double(graph):
+    return jax.tree.map(lambda a: np.float64(a) if a.dtype == np.float32 else a, graph)
+
+
+def graph_with(crystal: Structure) -> batching.MolecularGraph:
+    packed = Structures.pack([crystal])
+    neighbors = find_neighbors(packed, CUTOFF, 10)
+    return batching.collate(packed, neighbors, np.zeros(1), np.zeros(1, int),
+                            batching.Budget(100, 8, 2))  # fmt: skip
+
+
+def difference(along) -> np.ndarray:
+    """d along(t) / dt at 0."""
+    near, far = (along(k * STEP) - along(-k * STEP) for k in (1, 2))
+    return (8 * near - far) / (12 * STEP)
+
+
+def moved(graph, shift: np.ndarray):
+    return graph._replace(nodes=graph.nodes._replace(positions=graph.nodes.positions + shift))
+
+
+def generic(seed: int) -> batching.MolecularGraph:
+    """The known molecules turned and shaken, so that nothing is special."""
+    rng = np.random.default_rng(seed)
+    turned = KNOWN.turned(Rotation.random(len(KNOWN), rng=seed).as_quat(scalar_first=True))
+    shaken = turned.positions + rng.normal(scale=0.05, size=turned.positions.shape)
+    return double(graph_of(dataclasses.replace(turned, positions=shaken), budget=BUDGET))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_forces_are_finite_differences_at_generic_geometries(seed):
+    predict, derivatives = machinery(False)
+    graph = generic(seed)
+    forces = np.asarray(derivatives(graph).forces)
+    n = len(KNOWN.positions)
+    assert (forces[n:] == 0).all()
+    rng = np.random.default_rng(seed)
+    for _ in range(6):
+        direction = np.zeros_like(forces)
+        direction[:n] = rng.normal(size=(n, 3))
+        slope = difference(
+            lambda t, d=direction: np.asarray(predict(moved(graph, t * d)))[: len(KNOWN)]
+        )
+        along = np.add.reduceat((forces * direction)[:n].sum(1), KNOWN.offsets[:-1])
+        np.testing.assert_allclose(-slope, along, rtol=1e-6, atol=1e-6 * np.abs(along).max())
+
+
+def test_forces_are_finite_at_poles_on_lines_and_without_neighbours():
+    _, derivatives = machinery(False)
+    assert np.isfinite(derivatives(double(graph_of(KNOWN, budget=BUDGET))).forces).all()
+    line = np.arange(3)[:, None] * [0, 1.2, 0]
+    alone = np.array([[0, 0, 0], [0, 1.0, 0], [50, 0, 0]])
+    packed = Structures.pack(Structure(np.array([6, 1, 8]), x) for x in (line, -line, alone))
+    found = derivatives(double(graph_of(packed, budget=BUDGET)))
+    for leaf in found:
+        assert np.isfinite(leaf).all()
+    assert (np.asarray(found.forces)[8] == 0).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_forces_and_virial_of_crystals_are_finite_differences(seed):
+    predict, derivatives = machinery(True)
+    crystal = random_crystal(seed + 7, 4)
+    graph = double(graph_with(crystal))
+    found = derivatives(graph)
+    rng = np.random.default_rng(seed)
+    direction = np.zeros(graph.nodes.positions.shape)
+    direction[:4] = rng.normal(size=(4, 3))
+    slope = difference(lambda t: float(predict(moved(graph, t * direction))[0]))
+    np.testing.assert_allclose(-slope, np.sum(found.forces * direction), rtol=1e-6)
+
+    strain = rng.normal(size=(3, 3))
+    strain += strain.T
+
+    def along(t: float) -> float:
+        stretch = np.eye(3) + t * strain
+        return float(predict(graph._replace(
+            nodes=graph.nodes._replace(positions=graph.nodes.positions @ stretch),
+            edges=batching.Edges(graph.edges.shift @ stretch),
+        ))[0])  # fmt: skip
+
+    np.testing.assert_allclose(difference(along), np.sum(found.virial[0] * strain), rtol=1e-6)
+    np.testing.assert_array_equal(found.virial, np.swapaxes(found.virial, 1, 2))
+
+
+def test_forces_of_a_molecule_add_up_to_nothing():
+    _, derivatives = machinery(False)
+    forces = np.asarray(derivatives(generic(2)).forces)[: len(KNOWN.positions)]
+    totals = np.add.reduceat(forces, KNOWN.offsets[:-1])
+    np.testing.assert_allclose(totals, 0, atol=1e-12 * np.abs(forces).max())
