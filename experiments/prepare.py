@@ -13,6 +13,7 @@ qm9    The molecules of the package qm9pack; training does the same by itself.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -61,8 +62,9 @@ def build(source: pathlib.Path, folder: pathlib.Path, bad: str) -> None:
       Is2reError: naming the file and the record that cannot be used.
     """
     is2re.build(source, folder, bad="skip" if bad == "skip" else "stop")
-    counts = {part: len(is2re.read(folder, part).sids) for part in is2re.parts(folder)}
-    print(f"{folder}: " + ", ".join(f"{part} {n:,}" for part, n in counts.items()))
+    for part, content in is2re.parts(folder).items():
+        print(f"{part}: {content['records']:,} records, {content['skipped']:,} skipped")
+    print(f"in {folder}; manifest.json names what was skipped")
 
 
 def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None:
@@ -71,9 +73,12 @@ def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None
     Raises:
       ValueError: for too few systems, or where the folder holds others.
     """
-    # ASE is needed here alone.
-    from hdgnn_jax.data import slabs as made_here
-
+    try:
+        from hdgnn_jax.data import slabs as made_here
+    except ImportError as error:
+        raise ValueError(
+            'the package ase is not installed: pip install "hdgnn_jax[is2re]"'
+        ) from error
     if systems < 20 or processes < 1 or seed < 0:
         raise ValueError("--systems must be at least 20, --processes at least 1, --seed at least 0")
     source, wanted = folder / "lmdb", {"systems": systems, "seed": seed}
@@ -93,15 +98,16 @@ def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None
             missing = [start for start, file in files.items() if not file.exists()]
             rows = [range(start, min(start + FILE, n)) for start in missing]
             progress.advance(task, n - sum(map(len, rows)))
-            records = made_here.make_systems(seed, part, itertools.chain(*rows), processes)
 
-            def counted(count: int, records=records) -> Iterator[Record]:
+            def counted(records: Iterator[Record], count: int) -> Iterator[Record]:
                 for record in itertools.islice(records, count):
                     yield record
                     progress.advance(task)
 
-            for start, row in zip(missing, rows, strict=True):
-                write_lmdb(files[start], counted(len(row)))
+            made = made_here.make_systems(seed, part, itertools.chain(*rows), processes)
+            with contextlib.closing(made) as records:
+                for start, row in zip(missing, rows, strict=True):
+                    write_lmdb(files[start], counted(records, len(row)))
     build(source, folder, "stop")
 
 

@@ -16,11 +16,12 @@ from hdgnn_jax.data import baselines, targets
 from hdgnn_jax.evaluation import accuracy, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, find_neighbors
-from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.predict import one_atom, restore_weights
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import step
-from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.report import SplitResult, print_table
 
@@ -85,7 +86,13 @@ class Problem:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Problem:
-        """The problem a checkpoint was trained on."""
+        """The problem a checkpoint was trained on.
+
+        Raises:
+          CheckpointError: where an earlier revision wrote it.
+        """
+        if "baselines" not in record:
+            raise CheckpointError("an earlier revision wrote this run: train again")
         return cls(
             record["config"],
             targets.Reference.from_dict(record["reference"]),
@@ -94,9 +101,16 @@ class Problem:
         )
 
     def record(self) -> dict[str, Any]:
-        """What `from_record` needs, JSON-able."""
+        """What `from_record` needs, and the predictor of the library; JSON-able."""
+        hyper_parameters = {
+            field.name: getattr(self.model, field.name)
+            for field in dataclasses.fields(self.model)
+            if field.name not in ("parent", "name")
+        }
         return {
             "config": self.config,
+            "model": hyper_parameters,
+            "target": {"name": self.target.name, "unit": self.target.unit},
             "reference": self.reference.to_dict(),
             "baselines": {k: dataclasses.asdict(b) for k, b in self.baselines.items()},
             "neighbors": self.neighbors,
@@ -127,17 +141,8 @@ class Problem:
 
     def init_state(self, mesh: jax.sharding.Mesh) -> step.TrainState:
         """The state before the first step, a function of the seed alone."""
-        # One atom gives the shapes.
-        atom = Structures.pack([Structure(np.array(self.model.elements[:1]), np.zeros((1, 3)))])
-        graph = batching.collate(
-            atom,
-            find_neighbors(atom, self.model.cutoff),
-            np.zeros(1),
-            np.zeros(1, int),
-            batching.Budget(n_edge=1, n_node=2, n_graph=2),
-        )
         key = jax.random.fold_in(jax.random.key(self.config["seed"]), 0)
-        params = jax.jit(self.model.init)(key, graph)["params"]
+        params = jax.jit(self.model.init)(key, one_atom(self.model))["params"]
         return step.init_state(params, self.optimizer, mesh)
 
 
@@ -214,12 +219,7 @@ def best_params(checkpoints: Checkpoints, problem: Problem, mesh: jax.sharding.M
     Raises:
       CheckpointError: where they cannot be restored.
     """
-    placed = step.replicated(mesh)
-    state = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
-        jax.eval_shape(lambda: problem.init_state(mesh)),
-    )
-    return checkpoints.restore(state, "best").state.ema
+    return restore_weights(checkpoints, problem.model, mesh)
 
 
 def best_results(
@@ -254,7 +254,7 @@ def part(config: Mapping[str, Any], name: str) -> Molecules:
     """
     data, model = data_set(config), config["model"]
     structures, raw = data.part(name, data.target(config["target"]))
-    structures.check(model["elements"])
+    structures.check(model["elements"], model["tags"])
     cutoff, limit = model["cutoff"], model["max_neighbors"]
     # Without a limit there are few enough to keep.
     neighbors: Neighbors | NeighborSearch = (

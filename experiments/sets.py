@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -115,7 +116,7 @@ class IS2RE:
     @property
     def published(self) -> bool:
         """Whether these are OC20's own parts."""
-        return "val_id" in self._parts
+        return any(name.startswith(("val_", "test_")) for name in self._parts)
 
     @property
     def note(self) -> str:
@@ -157,8 +158,11 @@ class IS2RE:
         return {f"val_{name}": accuracy for name, accuracy in found.items()}
 
     def digest(self) -> str:
-        """Of the cache's files."""
-        return hashlib.sha256((self._folder / "manifest.json").read_bytes()).hexdigest()
+        """Of the systems of training, validation and reports, and of the cache's files."""
+        target = targets.RELAXED_ENERGY
+        ids = [self.part(name, target)[0].ids.tolist() for name in ("train", *self.reported)]
+        files = [part["files"] for part in self._parts.values()]
+        return hashlib.sha256(json.dumps([ids, files]).encode()).hexdigest()
 
     def part(self, name: str, target: targets.Target) -> tuple[Structures, np.ndarray]:
         """Structures of a part and their energy [n], eV; NaN where it is hidden.
@@ -188,6 +192,9 @@ class IS2RE:
                 f"data.validation_size must lie between 1 and {len(data.sids) - 1}, not "
                 f"{self.validation_size}"
             )
+        if np.isnan(data.y_relaxed).any():
+            sid = data.sids[np.argmax(np.isnan(data.y_relaxed))]
+            raise ValueError(f"{self.name} system {sid}, of part train, has no y_relaxed")
         order = np.random.default_rng(0).permutation(len(data.sids))
         rows = order[: self.validation_size]
         if not held_out:
@@ -208,7 +215,7 @@ class IS2RE:
         return cache_folder(self.cache) / "is2re" / self.name
 
     @functools.cached_property
-    def _parts(self) -> list[str]:
+    def _parts(self) -> dict[str, dict[str, Any]]:
         if not (self._folder / "manifest.json").exists():
             command = "slabs" if self.name == "slabs" else f"is2re --source=DIR --name={self.name}"
             raise is2re.Is2reError(

@@ -27,6 +27,7 @@ from experiments.problem import (
     part,
     print_results,
 )
+from experiments.sets import data_set
 from hdgnn_jax.data.loader import Loader, prefetch
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import loop, step
@@ -99,6 +100,10 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         past = checkpoints.record() if checkpoints.steps() else None
         if past is not None:
             refuse_other_config(past["config"], config, workdir)
+        if past is not None and past["split_digest"] != data_set(config).digest():
+            raise CheckpointError(
+                f"{workdir} holds a run on other data of the same name: choose another --workdir"
+            )
         if past is not None and (workdir / "report" / "summary.json").exists():
             print(f"finished already; report in {workdir / 'report'}")
             predictor = Predictor.from_record(past, mesh)

@@ -78,8 +78,14 @@ def permuted(structures: Structures, seed: int) -> Structures:
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(n) for n in structures.n_atoms]
     return Structures.pack(
-        Structure(molecule.atomic_numbers[order], molecule.positions[order])
-        for molecule, order in zip(structures, orders, strict=True)
+        dataclasses.replace(
+            s,
+            atomic_numbers=s.atomic_numbers[order],
+            positions=s.positions[order],
+            tags=s.tags[order],
+            fixed=s.fixed[order],
+        )
+        for s, order in zip(structures, orders, strict=True)
     )
 
 

@@ -22,6 +22,8 @@ MAY_IMPORT = {
     "models": {"graphs", "so3"},
     "training": {"graphs"},
     "evaluation": {"graphs", "models", "so3"},
+    "predict": {"data", "evaluation", "graphs", "models", "training"},
+    "calculator": {"data", "predict"},
 }
 FLAGS = {"absl", "argparse", "ml_collections"}
 NETWORK = {"aiohttp", "ftplib", "http", "httpx", "requests", "socket", "urllib", "urllib3"}

@@ -60,15 +60,6 @@ class IS2REPart:
     positions_relaxed: np.ndarray
 
 
-def parts(folder: str | os.PathLike[str]) -> list[str]:
-    """The names of the parts of a built cache.
-
-    Raises:
-      Is2reError: where it is not finished.
-    """
-    return sorted(_manifest(pathlib.Path(folder)))
-
-
 def read(folder: str | os.PathLike[str], part: str) -> IS2REPart:
     """The packed arrays of one part of a built cache.
 
@@ -76,7 +67,7 @@ def read(folder: str | os.PathLike[str], part: str) -> IS2REPart:
       Is2reError: where there is no such part, or it is not what was written.
     """
     folder = pathlib.Path(folder)
-    found = _manifest(folder)
+    found = parts(folder)
     if part not in found:
         raise Is2reError(f"{folder} has no part {part!r}, but {', '.join(found)}")
     shards: list[dict[str, np.ndarray]] = []
@@ -95,9 +86,14 @@ def read(folder: str | os.PathLike[str], part: str) -> IS2REPart:
     return IS2REPart(offsets=offsets, **whole)
 
 
-def _manifest(folder: pathlib.Path) -> dict[str, Any]:
+def parts(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """By name, what a built cache holds of each part: `records`, `skipped`, `problems`, `files`.
+
+    Raises:
+      Is2reError: where it is not finished.
+    """
     try:
-        return json.loads((folder / "manifest.json").read_text())["parts"]
+        return json.loads((pathlib.Path(folder) / "manifest.json").read_text())["parts"]
     except (OSError, ValueError, KeyError) as error:
         raise Is2reError(
             f"{folder}/manifest.json cannot be read: the cache is not finished, build (again)"
@@ -205,8 +201,8 @@ def _kept(shard: _Shard, bad: str) -> dict[str, Any] | None:
 
 def _origin(shard: _Shard) -> dict[str, Any]:
     file = shard.source
-    return {"file": file.path.name, "bytes": file.size, "records": len(file),
-            "start": shard.start, "stop": shard.stop}  # fmt: skip
+    return {"file": file.path.name, "bytes": file.size, "written": file.written,
+            "records": len(file), "start": shard.start, "stop": shard.stop}  # fmt: skip
 
 
 def _made(shard: _Shard, bad: str, advance: Callable[[], object]) -> dict[str, Any]:

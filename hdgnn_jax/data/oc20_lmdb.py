@@ -44,8 +44,11 @@ class Record(NamedTuple):
 THINNEST_CELL = 0.5
 """Å. A cell with two faces nearer than this holds no atoms."""
 
-FARTHEST = 1e6
-"""Å. A coordinate beyond this is none."""
+FARTHEST = 1e4
+"""Å. A coordinate beyond this is none, and float32 has no digits left for it."""
+
+MOST_ATOMS = 2000
+"""OC20's systems have some 250 at most; all pairs are compared."""
 
 
 class Is2reError(RuntimeError):
@@ -62,7 +65,8 @@ class BadRecord(Is2reError):
     def __init__(self, file: pathlib.Path, key: int, reason: str):
         self.problem = {"file": str(file), "key": key, "reason": reason}
         super().__init__(
-            f'{file}, record {key}: {reason}; to leave such records out, build with bad=skip'
+            f"{file}, record {key}: {reason}; to leave such records out, build with bad=skip "
+            "(--bad=skip)"
         )
 
 
@@ -79,7 +83,8 @@ class Lmdb:
         self.path = path
         folder = path.is_dir()
         try:
-            self.size = (path / "data.mdb" if folder else path).stat().st_size
+            stat = (path / "data.mdb" if folder else path).stat()
+            self.size, self.written = stat.st_size, stat.st_mtime_ns
             self._env = lmdb.open(str(path), subdir=folder, readonly=True, lock=False,
                                   readahead=True, meminit=False)  # fmt: skip
         except (OSError, lmdb.Error) as error:
@@ -103,7 +108,7 @@ class Lmdb:
             count = torch_pickle.load_int(length)
         except torch_pickle.PickleError as error:
             raise Is2reError(f"{self.path}, key length: {error}: copy it again") from error
-        if not 0 <= count < state["entries"]:
+        if count != state["entries"] - 1:
             raise Is2reError(
                 f"{self.path} has {state['entries'] - 1} records instead of {count}: copy it again"
             )
@@ -222,11 +227,14 @@ def _checked(fields: Mapping[str, Any]) -> Record:
       ValueError: saying what is wrong with it.
     """
     natoms = _integer(fields, "natoms")
-    if natoms == 0:
-        raise ValueError("it has no atoms")
+    if not 0 < natoms <= MOST_ATOMS:
+        raise ValueError(f"it has {natoms} atoms, not 1 to {MOST_ATOMS}")
+    sid = _integer(fields, "sid")
+    if not 0 <= sid < 2**31:
+        raise ValueError(f"its sid is {sid}, not a number of 31 bits")
     relaxed = "pos_relaxed" in fields
     record = Record(
-        sid=_integer(fields, "sid"),
+        sid=sid,
         atomic_numbers=_whole(fields, "atomic_numbers", natoms, 1, 118).astype(np.int32),
         positions=_coordinates(fields, "pos", (natoms, 3)),
         cell=_coordinates(fields, "cell", (1, 3, 3))[0],
@@ -252,10 +260,10 @@ def _array(fields: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.n
 
 
 def _coordinates(fields: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    array = _array(fields, name, shape)
+    array = _array(fields, name, shape).astype(np.float64)
     if not np.abs(array).max() < FARTHEST:  # NaN is not
         raise ValueError(f"{name} has a coordinate that is no number below {FARTHEST:g} Å")
-    return array.astype(np.float64)
+    return array
 
 
 def _whole(fields: Mapping[str, Any], name: str, natoms: int, low: int, high: int) -> np.ndarray:
@@ -267,14 +275,14 @@ def _whole(fields: Mapping[str, Any], name: str, natoms: int, low: int, high: in
     raise ValueError(f"{name} has one that is no whole number from {low} to {high}")
 
 
-def _scalar(fields: Mapping[str, Any], name: str) -> object:
+def _scalar(fields: Mapping[str, Any], name: str) -> Any:
     value = fields.get(name)
     return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
 def _integer(fields: Mapping[str, Any], name: str) -> int:
     value = _scalar(fields, name)
-    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+    if type(value) is not int:
         raise ValueError(f"{name} is missing or no whole number")
     return value
 
@@ -283,8 +291,9 @@ def _energy(fields: Mapping[str, Any], name: str) -> float | None:
     value = _scalar(fields, name)
     if value is None:
         return None
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} is not a finite number")
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (plain and abs(value) < 1e9):  # NaN is not
+        raise ValueError(f"{name} is no energy below 1e9 eV")
     return float(value)
 
 

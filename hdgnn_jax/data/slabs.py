@@ -12,7 +12,7 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 from unittest import mock
 
@@ -104,7 +104,7 @@ def make_system(seed: int, part: str, k: int) -> Record:
                 return record
 
 
-def make_systems(seed: int, part: str, indices: Iterable[int], processes: int) -> Iterator[Record]:
+def make_systems(seed: int, part: str, indices: Iterable[int], processes: int) -> Generator[Record]:
     """Yields `make_system` of each index, in their order, by single-threaded processes.
 
     Args:

@@ -253,7 +253,8 @@ def _storage(blob: bytes) -> _Storage:
 
 def _called(blob: bytes) -> str:
     """What a wrong storage would have called, for the message."""
-    names = {b".".join(name) for name in re.findall(rb"c([\w.]+)\n([\w.]+)\n", blob)}
+    found = re.findall(rb"c([\w.]{1,99})\n([\w.]{1,99})\n", blob[:1000])
+    names = {b".".join(name) for name in found}
     text = ", ".join(sorted(name.decode() for name in names))
     return f" (it names {text[:200]})" if names else ""
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
+import flax.struct
 import jax
 import jraph
 import numpy as np
@@ -20,7 +21,7 @@ class Atoms(NamedTuple):
     Attributes:
       atomic_numbers: [N] int32.
       positions: [N, 3] float32, Å.
-      tags: [N] int8; 0 bulk, 1 surface, 2 adsorbate.
+      tags: [N] int32; 0 bulk, 1 surface, 2 adsorbate.
       fixed: [N] bool; held in place where atoms move.
     """
 
@@ -30,10 +31,16 @@ class Atoms(NamedTuple):
     fixed: jax.Array | np.ndarray
 
 
-class Edges(NamedTuple):
-    """Edge features: `shift` [E, 3] float32, Å, from x_j to the image of j that is the sender."""
+class Edges(flax.struct.PyTreeNode):
+    """Edge features.
+
+    Attributes:
+      shift: [E, 3] float32, Å, from x_j to the image of j that is the sender.
+      max_neighbors: with which the neighbours were found; the model checks it against its own.
+    """
 
     shift: jax.Array | np.ndarray
+    max_neighbors: int | None = flax.struct.field(pytree_node=False, default=None)
 
 
 class Labels(NamedTuple):
@@ -45,9 +52,9 @@ class Labels(NamedTuple):
 
 MolecularGraph: TypeAlias = jraph.GraphsTuple
 """`jraph.GraphsTuple` with nodes `Atoms`, globals `Labels`, and edges `Edges` where a structure of
-the set has a cell, else None. Node i is the receiver, j the sender. Padding as in jraph: the first
-graph after the real ones holds every padded node and edge, the rest are empty; padded edges join
-the first padded node to itself."""
+the set has a cell or their neighbours are limited, else None. Node i is the receiver, j the sender.
+Padding as in jraph: the first graph after the real ones holds every padded node and edge, the rest
+are empty; padded edges join the first padded node to itself."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -196,7 +203,7 @@ def collate(
       ValueError: where they do not fit.
     """
     # Of the whole set: every batch of it has the same arrays.
-    periodic = structures.periodic.any()
+    plain = neighbors.max_neighbors is None and not structures.periodic.any()
     structures, edges = structures.take(indices), neighbors.take(indices).found()
     n_atoms, n_edges = structures.n_atoms, edges.n_edges
     n_node, n_edge, n_graph = len(structures.tags), len(edges.senders), len(indices)
@@ -214,7 +221,7 @@ def collate(
             _filled(structures.tags, budget.n_node),
             _filled(structures.fixed, budget.n_node),
         ),
-        edges=_shifts(structures, edges, budget.n_edge) if periodic else None,
+        edges=None if plain else _edge_features(structures, edges, budget.n_edge),
         senders=_filled(edges.senders + before, budget.n_edge, n_node),
         receivers=_filled(edges.receivers + before, budget.n_edge, n_node),
         globals=Labels(
@@ -255,12 +262,12 @@ def _filled(values: np.ndarray, size: int, fill: float = 0) -> np.ndarray:
     return out
 
 
-def _shifts(structures: Structures, edges: Neighbors, size: int) -> Edges:
+def _edge_features(structures: Structures, edges: Neighbors, size: int) -> Edges:
     shift = np.zeros((size, 3), np.float32)
     if edges.images is not None:
         cells = np.repeat(structures.cells, edges.n_edges, 0)
         shift[: len(cells)] = np.einsum("ea,eab->eb", edges.images, cells)
-    return Edges(shift)
+    return Edges(shift, edges.max_neighbors)
 
 
 def _round_up(value: np.ndarray | int, multiple: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,12 +31,14 @@ class Neighbors:
       receivers: [edges] int32, i.
       images: [edges, 3] int32; the sender stands that many lattice vectors from x_j. None where no
         structure has a cell.
+      max_neighbors: of `find_neighbors`.
     """
 
     offsets: np.ndarray
     senders: np.ndarray
     receivers: np.ndarray
     images: np.ndarray | None
+    max_neighbors: int | None
 
     @property
     def n_edges(self) -> np.ndarray:
@@ -48,7 +51,9 @@ class Neighbors:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         edges = concatenated_ranges(self.offsets[indices], counts)
         images = None if self.images is None else self.images[edges]
-        return Neighbors(offsets, self.senders[edges], self.receivers[edges], images)
+        return Neighbors(
+            offsets, self.senders[edges], self.receivers[edges], images, self.max_neighbors
+        )
 
     def found(self) -> Neighbors:
         """These."""
@@ -102,8 +107,10 @@ def find_neighbors(
       StructureError: naming a structure with two atoms at one place.
     """
     counts = np.zeros(len(structures), np.int64)
-    found = [*_compared(structures, cutoff, chunk), *_searched(structures, cutoff)]
-    for at, pairs in enumerate(found):
+    found = []
+    for pairs in itertools.chain(
+        _compared(structures, cutoff, chunk), _searched(structures, cutoff)
+    ):
         close = pairs.square < CLOSEST_ATOMS**2
         if close.any():
             e = int(np.argmax(close))
@@ -111,9 +118,10 @@ def find_neighbors(
                 f"{structures.name(int(pairs.owner[e]))} has atoms {pairs.receivers[e]} and "
                 f"{pairs.senders[e]} at one place (nearer than {CLOSEST_ATOMS} Å)"
             )
-        if max_neighbors is not None:
-            pairs = found[at] = _nearest(pairs, max_neighbors + 1)
-        counts += np.bincount(pairs.owner, minlength=len(counts))
+        kept = pairs if max_neighbors is None else _nearest(pairs, max_neighbors + 1)
+        owners, n_edges = np.unique(kept.owner, return_counts=True)
+        counts[owners] = n_edges
+        found.append(kept)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     senders, receivers = (np.empty(offsets[-1], np.int32) for _ in range(2))
     images = np.zeros((offsets[-1], 3), np.int32) if structures.periodic.any() else None
@@ -122,7 +130,7 @@ def find_neighbors(
         senders[at], receivers[at] = pairs.senders, pairs.receivers
         if images is not None:
             images[at] = pairs.images
-    return Neighbors(offsets, senders, receivers, images)
+    return Neighbors(offsets, senders, receivers, images, max_neighbors)
 
 
 class _Pairs(NamedTuple):

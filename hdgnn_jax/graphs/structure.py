@@ -86,7 +86,7 @@ class Structures:
       source: what the ids count, e.g. "QM9 molecule".
       cells: [n, 3, 3] float64, Å; 0 where no direction is periodic.
       periodic: [n, 3] bool.
-      tags: [atoms] int8; 0 bulk, 1 surface, 2 adsorbate.
+      tags: [atoms] int32; 0 bulk, 1 surface, 2 adsorbate.
       fixed: [atoms] bool; held in place where atoms move.
     """
 
@@ -119,7 +119,7 @@ class Structures:
             source,
             cells=np.zeros((n, 3, 3)),
             periodic=np.zeros((n, 3), bool),
-            tags=np.zeros(atoms, np.int8),
+            tags=np.zeros(atoms, np.int32),
             fixed=np.zeros(atoms, bool),
         )
 
@@ -206,15 +206,16 @@ class Structures:
             cells=of_cells.apply(self.cells.reshape(-1, 3)).reshape(-1, 3, 3),
         )
 
-    def check(self, elements: Sequence[int]) -> None:
+    def check(self, elements: Sequence[int], tags: bool = False) -> None:
         """Refuses what a model cannot use. (Atoms at one place are found with the neighbours.)
 
         Args:
           elements: atomic numbers the model knows.
+          tags: whether it looks at tags.
 
         Raises:
           StructureError: naming the first structure without atoms, with a coordinate that is not
-            finite, or with an element outside `elements`.
+            finite, with an element outside `elements`, or with a tag that is none.
         """
         if (self.n_atoms == 0).any():
             raise StructureError(f"{self.name(int(np.argmax(self.n_atoms == 0)))} has no atoms")
@@ -230,6 +231,13 @@ class Structures:
             names = ", ".join(SYMBOLS[e] for e in elements)
             raise StructureError(
                 f"{self.name(self._owner(~known))} contains {symbol}; this model knows {names}"
+            )
+
+        good = (self.tags >= 0) & (self.tags <= 2)
+        if tags and not good.all():
+            raise StructureError(
+                f"{self.name(self._owner(~good))} has the tag {self.tags[np.argmin(good)]}; there "
+                "are 0 (bulk), 1 (surface) and 2 (adsorbate)"
             )
 
     def _owner(self, bad_atoms: np.ndarray) -> int:

@@ -51,7 +51,7 @@ def with_derivatives(
         nodes = graph.nodes._replace(positions=strained(positions, of_node))
         edges = graph.edges
         if edges is not None:
-            edges = edges._replace(shift=strained(edges.shift, of_node[graph.receivers]))
+            edges = edges.replace(shift=strained(edges.shift, of_node[graph.receivers]))
         value = predict(graph._replace(nodes=nodes, edges=edges))
         return jnp.sum(jnp.where(real, value, 0)), value
 

@@ -69,7 +69,7 @@ def turned(graph: batching.MolecularGraph, rotation: jax.Array) -> batching.Mole
 
     return graph._replace(
         nodes=graph.nodes._replace(positions=turn(graph.nodes.positions)),
-        edges=None if graph.edges is None else batching.Edges(turn(graph.edges.shift)),
+        edges=None if graph.edges is None else graph.edges.replace(shift=turn(graph.edges.shift)),
     )
 
 
@@ -111,7 +111,9 @@ def edge_geometry(
     `max_neighbors` + 1. An edge's weight falls to 0 at the reach of its receiver, so that the
     energy is continuous where neighbours change ranks (forces jump a little there: the reach turns
     from one neighbour's distance to another's). Without an envelope it is 1 up to the reach. Of two
-    shells the inner has the weights that a limit of `near_neighbors` gives, the outer the rest.
+    shells the inner has the weights that a limit of `near_neighbors` gives; the outer holds all
+    edges, with what is left of their weights. (An atom whose `max_neighbors` + 1 nearest are all
+    equally far, as in a perfect crystal, sees none: take a limit between two shells of atoms.)
 
     Args:
       graph: padded; neighbours within `cutoff`, from the nearest on where their number is limited.
@@ -127,17 +129,29 @@ def edge_geometry(
       near_neighbors: those in the inner of two shells; None: one shell.
     """
     vectors = edge_vectors(graph)
-    distance = safe.norm(vectors)
+    distance, rotations = safe.norm(vectors), _edge_frames(vectors, roll)
+    start, count = _edges_of_nodes(graph)
 
     def weights(limit: int | None) -> jax.Array:
-        return _weights(graph, distance, cutoff, limit, envelope)
+        """[E] of edges that reach to the cutoff or to neighbour limit + 1, if that is nearer."""
+        reach = jnp.full(distance.shape, jnp.inf)
+        if limit is not None:
+            more = count > limit
+            # Padded edges are not counted, so no reach is theirs and none is 0.
+            next_one = distance[jnp.where(more, start + limit, 0)]
+            reach = jnp.where(more, next_one, jnp.inf)[graph.receivers]
+        if envelope:
+            weight = polynomial_cutoff(distance / jnp.minimum(reach, cutoff))
+        else:
+            weight = (distance < reach - TIE).astype(distance.dtype)
+        return jnp.where(batching.edge_mask(graph), weight, 0)
 
     def shell(
         degree: int, edges: jax.Array | None, receivers: jax.Array, weight: jax.Array
     ) -> Shell:
         of = (lambda v: v) if edges is None else (lambda v: v[edges])
         highest = degree if full else max(m_max, product_degree)
-        rows = wigner.wigner_rows(degree, _edge_frames(of(vectors), of(roll)), highest)
+        rows = wigner.wigner_rows(degree, of(rotations), highest)
         return Shell(
             edges,
             of(graph.senders),
@@ -156,7 +170,6 @@ def edge_geometry(
     else:
         near = weights(near_neighbors)
         # Edges ascend by distance: an atom's inner shell is the first ones, a row of fixed length.
-        start, count = _edges_of_nodes(graph)
         place = jnp.arange(near_neighbors)
         real = place < count[:, None]
         edges = jnp.where(real, start[:, None] + place, 0)
@@ -170,28 +183,6 @@ def edge_geometry(
             shell(degrees[1], None, graph.receivers, total - near),
         )
     return EdgeGeometry(gaussian_smearing(distance, cutoff, n_gaussians), total, shells)
-
-
-def _weights(
-    graph: batching.MolecularGraph,
-    distance: jax.Array,
-    cutoff: float,
-    limit: int | None,
-    envelope: bool,
-) -> jax.Array:
-    """[E] of edges that reach to the cutoff or to neighbour `limit` + 1, whichever is nearer."""
-    reach = jnp.full(distance.shape, jnp.inf)
-    if limit is not None:
-        start, count = _edges_of_nodes(graph)
-        more = count > limit
-        # Padded edges are not counted, so no reach is theirs and none is 0.
-        next_one = distance[jnp.where(more, start + limit, 0)]
-        reach = jnp.where(more, next_one, jnp.inf)[graph.receivers]
-    if envelope:
-        weight = polynomial_cutoff(distance / jnp.minimum(reach, cutoff))
-    else:
-        weight = (distance < reach - TIE).astype(distance.dtype)
-    return jnp.where(batching.edge_mask(graph), weight, 0)
 
 
 def _edges_of_nodes(graph: batching.MolecularGraph) -> tuple[jax.Array, jax.Array]:

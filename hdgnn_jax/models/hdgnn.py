@@ -133,10 +133,6 @@ class HDGNN(nn.Module):
                 _one_of(name, frame, ("random", "canonical"))
         if self.evaluation_frame == "random":
             raise ValueError("evaluation_frame must not be 'random': evaluation is deterministic")
-        lowest = min(self.shell_degrees())
-        for name in ("m_max", "product_degree"):
-            if not 0 <= getattr(self, name) <= lowest:
-                raise ValueError(f"{name} must lie between 0 and degree = {lowest}")
         if self.max_neighbors is not None and self.max_neighbors < 1:
             raise ValueError(f"max_neighbors must be positive, not {self.max_neighbors}")
         if self.near_neighbors is not None:
@@ -147,6 +143,11 @@ class HDGNN(nn.Module):
                 )
             if not 0 <= self.far_degree <= self.degree or self.far_hidden < 1:
                 raise ValueError("far_degree must not exceed degree, and far_hidden be positive")
+        lowest = min(self.shell_degrees())
+        for name in ("m_max", "product_degree"):
+            if not 0 <= getattr(self, name) <= lowest:
+                which = "degree" if lowest == self.degree else "far_degree"
+                raise ValueError(f"{name} must lie between 0 and {which} = {lowest}")
         if self.head == "dipole" and self.degree < 1:
             raise ValueError("the dipole head needs degree >= 1")
         for name in ("cutoff", "neighbors", "layers", "channels", "hidden", "invariant_channels",
@@ -222,7 +223,18 @@ class HDGNN(nn.Module):
 
     @nn.nowrap
     def geometry(self, graph: batching.MolecularGraph, roll: jax.Array) -> EdgeGeometry:
-        """The geometry of the edges for the given rolls [E]."""
+        """The geometry of the edges for the given rolls [E].
+
+        Raises:
+          ValueError: where the graph's neighbours are too few, or not in the order of distance.
+        """
+        found = None if graph.edges is None else graph.edges.max_neighbors
+        wanted = self.max_neighbors
+        if (found is None) != (wanted is None) or (found or 0) < (wanted or 0):
+            raise ValueError(
+                f"the neighbours were found with max_neighbors = {found}, the model has {wanted}: "
+                "find them with the model's"
+            )
         return edge_geometry(
             graph,
             roll,

@@ -127,12 +127,13 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, like: PyTree, which: Which = "latest") -> Restored:
+    def restore(self, like: PyTree, which: Which = "latest", part: str = "") -> Restored:
         """Reads a step back, bit for bit.
 
         Args:
           like: pytree with the structure, shapes, dtypes and shardings of the state; its leaves are
             arrays or `jax.ShapeDtypeStruct`s. The devices need not be those of the save.
+          part: of the state that `like` is and that is returned, as ".ema"; all of it by default.
           which: "latest" falls back on the next older step where one is damaged, with a logged
             warning that names it; "best" means the step of the lowest metric and no other.
 
@@ -143,7 +144,7 @@ class Checkpoints:
 
         def read(step: int) -> Restored:
             contents = self._read_contents(step)
-            arrays = self._read_arrays(step, contents["arrays"], like)
+            arrays = self._read_arrays(step, contents["arrays"], like, part)
             return Restored(step, jax.tree.map(_place, arrays, like), contents["record"])
 
         restored = self._read_first_sound(which, read)
@@ -223,19 +224,28 @@ class Checkpoints:
             raise self._damaged(step, "its record differs from its digest")
         return stored["contents"]
 
-    def _read_arrays(self, step: int, saved: Mapping[str, Any], like: PyTree) -> PyTree:
+    def _read_arrays(
+        self, step: int, saved: Mapping[str, Any], like: PyTree, part: str
+    ) -> PyTree:
         """The arrays of a step on the host, in the structure of `like`, verified."""
-        differences = _differences(_named_leaves(like), saved)
+        named = {part + name: leaf for name, leaf in _named_leaves(like).items()}
+        differences = _differences(named, {k: v for k, v in saved.items() if k.startswith(part)})
         if differences:
             raise CheckpointError(
                 f"step {step} in {self.directory} holds another model, with {differences[0]}; "
                 "build the model from the checkpoint's record"
             )
-        arrays = _unpack(self._read(step, "state", ocp.args.ArrayRestore()), like)
-        for name, array in _named_leaves(arrays).items():
-            if _describe(array) != saved[name]:
+        packed = self._read(step, "state", ocp.args.ArrayRestore())
+        ends = dict(zip(saved, np.cumsum([_size(entry["type"]) for entry in saved.values()]),
+                        strict=True))  # fmt: skip
+        arrays = []
+        for name, leaf in named.items():
+            # A slice may start at any byte; a copy is aligned for its dtype.
+            content = packed[ends[name] - _size(_type(leaf)) : ends[name]].copy()
+            if hashlib.sha256(content.tobytes()).hexdigest() != saved[name]["sha256"]:
                 raise self._damaged(step, f"{name} differs from its digest")
-        return arrays
+            arrays.append(content.view(leaf.dtype).reshape(leaf.shape))
+        return jax.tree.unflatten(jax.tree.structure(like), arrays)
 
     def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
         try:
@@ -284,19 +294,6 @@ def _pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
 
 
-def _unpack(packed: np.ndarray, like: PyTree) -> PyTree:
-    """The arrays that `_pack` put end to end, with the structure, shapes and dtypes of `like`."""
-    leaves, structure = jax.tree.flatten(like)
-    ends = np.cumsum([math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves])
-    parts = np.split(packed, ends[:-1])
-    # A part may start at any byte; a copy is aligned for its dtype.
-    arrays = [
-        part.copy().view(leaf.dtype).reshape(leaf.shape)
-        for part, leaf in zip(parts, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, arrays)
-
-
 def _describe(array: np.ndarray) -> dict[str, Any]:
     """Type and digest of an array, JSON-able."""
     return {"type": _type(array), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
@@ -305,6 +302,12 @@ def _describe(array: np.ndarray) -> dict[str, Any]:
 def _type(leaf: Any) -> str:
     """For example float32[64,128]."""
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def _size(text: str) -> int:
+    """Bytes of an array of such a type."""
+    name, _, shape = text.rstrip("]").partition("[")
+    return math.prod(map(int, filter(None, shape.split(",")))) * np.dtype(name).itemsize
 
 
 def _differences(like: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:

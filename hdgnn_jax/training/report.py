@@ -153,13 +153,14 @@ def write_report(
         **{key: run[key] for key in ("seconds", "compilations", "padding_efficiency")},
         "parameters": run["parameters"],
         "splits": splits,
+        **({"note": note} if note else {}),
     }
     validation = next((r for r in results if r.split == "validation"), headline)
     files = {
         "summary.json": _json(summary),
         "card.json": _json(card),
         "learning_curve.png": _png(
-            _learning_curve(history, validation, paper.get(headline.split), target, unit)
+            _learning_curve(history, validation, paper.get("test"), target, unit)
         ),
         "parity.png": _png(_parity(headline, target, unit)),
         "report.md": _markdown(summary, results, paper, note, card).encode(),

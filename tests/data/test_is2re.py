@@ -138,7 +138,7 @@ def test_a_folder_with_data_mdb_is_a_file_too(tmp_path, source):
 
 
 def check_cache(folder, parts):
-    assert is2re.parts(folder) == sorted(parts)
+    assert sorted(is2re.parts(folder)) == sorted(parts)
     for part, records in parts.items():
         packed = is2re.read(folder, part)
         examples = tfds.builder_from_directory(folder).as_data_source(split=part)
@@ -231,6 +231,13 @@ def test_a_changed_source_replaces_its_shards(tmp_path, source, monkeypatch):
     is2re.build(folder, tmp_path / "cache")
     check_cache(tmp_path / "cache", {"train": parts["train"][:8] + changed})
     assert len(list((tmp_path / "cache").glob("is2re-*"))) == 3 * (3 + 14)
+    # As many, in a file of the same name and size.
+    others = [record._replace(y_relaxed=record.y_relaxed + 1) for record in changed]
+    size = (folder / "train/data.0001.lmdb").stat().st_size
+    oc20_lmdb.write_lmdb(folder / "train/data.0001.lmdb", others)
+    assert (folder / "train/data.0001.lmdb").stat().st_size == size
+    is2re.build(folder, tmp_path / "cache")
+    check_cache(tmp_path / "cache", {"train": parts["train"][:8] + others})
 
 
 N = len(fields()["pos"])
@@ -245,14 +252,20 @@ SPOILED = {
     "pos has a coordinate that is no number": fields(pos=np.full((N, 3), np.inf, "f4")),
     "pos_relaxed has a coordinate": fields(pos_relaxed=np.full((N, 3), np.nan, "f4")),
     "cell has a coordinate": fields(cell=np.full((1, 3, 3), np.nan, "f4")),
-    "y_relaxed is not a finite": fields(y_relaxed=float("nan")),
+    "y_relaxed is no energy": fields(y_relaxed=float("nan")),
+    "y_relaxed is no energy below": fields(y_relaxed=10**400),
+    "y_relaxed is no energy below 1e9": fields(y_relaxed=True),
+    "natoms is missing or no whole": fields(natoms=True),
+    "its sid is -1": fields(sid=-1),
+    "its sid is 4294967296": fields(sid=2**32),
+    "it has 2001 atoms": fields(natoms=2001),
+    "pos has a coordinate that": fields(pos=np.full((N, 3), -(2**63))),
     "atomic_numbers has one": fields(atomic_numbers=np.full(N, 6.5, "f4")),
     "atomic_numbers has one that": fields(atomic_numbers=np.full(N, np.nan, "f4")),
     "atomic_numbers has one that is": fields(atomic_numbers=np.full(N, 119)),
     "tags has one that is no whole number from 0 to 2": fields(tags=np.full(N, 3)),
     "fixed has one that is no whole number from 0 to 1": fields(fixed=np.full(N, 0.5, "f4")),
-    "it has no atoms": fields(natoms=0, pos=np.zeros((0, 3)), pos_relaxed=None, tags=np.zeros(0),
-                              fixed=np.zeros(0), atomic_numbers=np.zeros(0)),
+    "it has 0 atoms, not 1 to 2000": fields(natoms=0),
     "its cell is thinner": fields(cell=np.ones((1, 3, 3), "f4")),
     "its cell is thinner than": fields(cell=np.array([[[9, 0, 0], [0, 9, 0], [9, 9, 0.1]]], "f4")),
 }  # fmt: skip
@@ -336,6 +349,7 @@ def test_a_missing_key_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("length", "message"),
     [(pickle.dumps(4), "has 3 records instead of 4"), (pickle.dumps(-1), "has 3 .* of -1"),
+     (pickle.dumps(1), "has 3 records instead of 1"),
      (pickle.dumps("3"), "key length: the pickle is no integer"), (b"3", "key length: .*copy it")],
 )  # fmt: skip
 def test_a_wrong_length_is_refused(tmp_path, length, message):

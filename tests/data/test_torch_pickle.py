@@ -13,6 +13,7 @@ import pathlib
 import pickle
 import struct
 import subprocess
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -185,12 +186,19 @@ def test_bombs_do_not_go_off():
         repeated,
         flags + called(LOAD, b"h\x00") * 5000,
     ]
+    tracemalloc.start()
     for bomb in bombs[:-2]:
         with contextlib.suppress(PickleError):
             assert loads(record(bomb)).keys() <= {"x"}
     for bomb in bombs[-2:]:
         with pytest.raises(PickleError, match="calls something as no record does"):
             loads(record(bomb))
+    # The message names what is in a wrong storage: not by trying each start of a megabyte.
+    with pytest.raises(PickleError, match=r"not stored as torch.save does it"):
+        loads(record(called(LOAD, opcodes(b"c" * 1_000_000))))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e8
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -86,10 +87,11 @@ def test_the_report_has_every_part_and_their_mean(finished):
 def test_evaluation_prints_the_same(finished, capsys):
     evaluate.run(finished, None)
     report = (finished / "report" / "report.md").read_text()
-    for row in capsys.readouterr().out.splitlines():
-        cells = [cell.strip() for cell in row.strip("│ ").split("│")]
-        if cells[0] in PARTS:
-            assert f"| {' | '.join(cells)} |" in report
+    rows = [line.strip("│ ").split("│") for line in capsys.readouterr().out.splitlines()]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    assert [row[0] for row in rows if row[0] in PARTS] == list(PARTS)
+    for row in rows:
+        assert row[0] not in PARTS or f"| {' | '.join(row)} |" in report
 
 
 def test_a_submission_has_ids_and_energies_of_four_parts(finished, cache, tmp_path):
@@ -143,6 +145,23 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(config, cache, tm
 def test_bad_data_settings_are_refused(config, tmp_path, values, error, message):
     with pytest.raises(error, match=message):
         train.run(with_data(config, **values), tmp_path / "run")
+
+
+def test_a_training_system_without_energy_is_named(config, cache, tmp_path):
+    records = list(oc20_lmdb.read_lmdb(cache / "is2re" / "slabs" / "lmdb" / "train"))
+    records[3] = records[3]._replace(y_relaxed=None)
+    (tmp_path / "source" / "train").mkdir(parents=True)
+    oc20_lmdb.write_lmdb(tmp_path / "source" / "train" / "data.lmdb", records)
+    prepare.build(tmp_path / "source", tmp_path / "is2re" / "half", "stop")
+    with pytest.raises(ValueError, match=f"half system {records[3].sid}, of part train, has no"):
+        train.run(with_data(config, name="half", cache=str(tmp_path)), tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_other_data(finished, config, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setattr(sets.IS2RE, "digest", lambda self: "other")
+    with pytest.raises(CheckpointError, match="a run on other data of the same name"):
+        train.run(config, tmp_path / "run")
 
 
 def test_bad_targets_and_splits_are_refused(config, finished, tmp_path):

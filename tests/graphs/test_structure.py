@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from molecules import random_molecules
@@ -67,6 +69,15 @@ def test_each_molecule_turns_by_its_own_rotation():
 def test_unknown_symbol_is_refused(symbol):
     with pytest.raises(StructureError, match=f"file 3: '{symbol}' is not a chemical element"):
         Structure.from_symbols(["H", symbol], np.eye(2, 3), "file 3")
+
+
+def test_tags_are_checked_for_models_that_look_at_them():
+    good = list(random_molecules(2, seed=2))
+    bad = dataclasses.replace(good[0], tags=np.array([0, 2, 4, -1, *good[0].tags[4:]]))
+    structures = Structures.pack([*good, bad], "slab")
+    structures.check(ELEMENTS)
+    with pytest.raises(StructureError, match="slab 2 has the tag 4; there are 0"):
+        structures.check(ELEMENTS, tags=True)
 
 
 def test_good_structures_pass():

@@ -113,7 +113,7 @@ def test_forces_and_virial_of_crystals_are_finite_differences(seed):
         stretch = np.eye(3) + t * strain
         return float(predict(graph._replace(
             nodes=graph.nodes._replace(positions=graph.nodes.positions @ stretch),
-            edges=batching.Edges(graph.edges.shift @ stretch),
+            edges=graph.edges.replace(shift=graph.edges.shift @ stretch),
         ))[0])  # fmt: skip
 
     np.testing.assert_allclose(difference(along), np.sum(found.virial[0] * strain), rtol=1e-6)

@@ -112,6 +112,15 @@ def make_like(state: State) -> State:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
 
 
+def test_restores_a_part_of_the_state_alone(tmp_path):
+    save_steps(tmp_path, {3: 1.0, 5: 0.5})
+    expected = make_state(5).ema
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same_bits(checkpoints.restore(expected, "best", part=".ema").state, expected)
+        with pytest.raises(CheckpointError, match=r"another model, with .ema\['x'\]"):
+            checkpoints.restore({**expected, "x": np.zeros(1)}, part=".ema")
+
+
 def test_restores_onto_the_shardings_of_like(tmp_path):
     mesh = Mesh(np.array(jax.devices()), ("data",))
     replicated = NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,80 @@
+"""A trained model as an ASE calculator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.predict import EV, Predictor, PredictorError
+
+
+class HDGNNCalculator(Calculator):
+    """Energy (eV), forces (eV/Å) and, for structures periodic in three directions, stress (eV/Å^3).
+
+    Programs are compiled for sizes in steps of a quarter: while atoms move they are compiled anew
+    only where the number of neighbours grows past a step, and then kept.
+
+        atoms.calc = HDGNNCalculator("runs/quick", evaluation_frame=8)
+
+    More frames make forces smoother under rotation, at as many times the cost.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Predictor,
+        evaluation_frame: int | None = None,
+        **options: Any,
+    ):
+        """Loads the model.
+
+        Args:
+          model: folder of a run, or a predictor.
+          evaluation_frame: see `Predictor.load`; of a folder only.
+          **options: of ASE's `Calculator`.
+
+        Raises:
+          CheckpointError: where the run cannot be read.
+          PredictorError: where it predicts no energy.
+        """
+        super().__init__(**options)
+        if not isinstance(model, Predictor):
+            model = Predictor.load(model, evaluation_frame)
+        if model.unit not in EV:
+            raise PredictorError(f"{model.target} is in {model.unit}: no energy to move atoms by")
+        self.predictor = model
+
+    def check_state(self, atoms: Any, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation; tags count too."""
+        changes = super().check_state(atoms, tol)
+        known: Any = self.atoms
+        if known is not None and not np.array_equal(known.get_tags(), atoms.get_tags()):
+            changes = [*changes, "tags"]
+        return changes
+
+    def calculate(
+        self,
+        atoms: Any = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Computes all properties; see ASE.
+
+        Raises:
+          StructureError: where the model cannot use the atoms.
+        """
+        super().calculate(atoms, properties, system_changes)
+        own: Any = self.atoms
+        found = self.predictor.derivatives(structure_of(own, "these atoms"))
+        energy = float(found.value)
+        self.results = {"energy": energy, "free_energy": energy, "forces": np.array(found.forces)}
+        if own.pbc.all():
+            stress = found.virial / own.get_volume()
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
