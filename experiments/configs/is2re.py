@@ -71,9 +71,8 @@ def _quick(config: ConfigDict) -> None:
     config.model.elements = (13, 28, 29, 46, 47, 78, 79)
     config.model.cutoff = 6.0
     config.model.max_neighbors = 12
-    config.model.layers = 2
-    config.optimizer.learning_rate = 0.01
+    config.optimizer.learning_rate = 0.004
     config.training.batch_size = 16
-    config.training.steps = 2200
+    config.training.steps = 1700
     config.training.validate_every = 500
     config.training.validation_size = 200
