@@ -1,0 +1,119 @@
+"""OC20: records into the cache; graphs of slabs against a training step, and the memory it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from experiments.benchmarks import timing, workloads
+from experiments.benchmarks.report import Report
+from experiments.configs.is2re import get_config
+from experiments.problem import Molecules, Problem
+from hdgnn_jax.data import is2re
+from hdgnn_jax.data.oc20_lmdb import Record, write_lmdb
+from hdgnn_jax.graphs.neighbors import NeighborSearch
+from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.training import step
+
+SLABS = 8
+"""Of 90 atoms, in a batch."""
+LARGE = {"channels": 64, "hidden": 256, "layers": 8}
+"""What differs from `is2re.py:full`: the size of the paper's ablations."""
+
+
+def run(report: Report) -> dict[str, float]:
+    """Reading here; the training step in a process of its own, for the peak of its memory."""
+    count = 50 if report.quick else 5000
+    results = {"is2re_records_per_second": reading(count)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "results.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.benchmarks.is2re", str(file),
+             *["quick"] * report.quick],
+            cwd=pathlib.Path(__file__).parents[2],
+            check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise ValueError(f"the training step ended with exit code {done.returncode}")
+        results |= json.loads(file.read_text())
+    report.table("OC20 IS2RE", ["", ""], list(results.items()))
+    return results
+
+
+def reading(count: int) -> float:
+    """Records of 80 atoms per second, from LMDB into the cache, by one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = pathlib.Path(folder) / "source" / "train"
+        source.mkdir(parents=True)
+        write_lmdb(source / "data.lmdb", records(count))
+        began = time.perf_counter()
+        with contextlib.redirect_stderr(io.StringIO()):
+            is2re.build(source.parent, pathlib.Path(folder) / "cache")
+        return count / (time.perf_counter() - began)
+
+
+def records(count: int) -> Iterator[Record]:
+    """Slabs of 80 atoms, all different."""
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        slab = copper((4, 5, 4), rng)
+        x = slab.positions.astype(np.float32).astype(float)
+        tags = rng.integers(0, 3, len(x)).astype(np.int8)
+        cell = np.array(slab.cell, np.float32).astype(float)
+        yield Record(k, slab.atomic_numbers, x, cell, tags, tags == 0, x + 0.125, 0.0, float(k))
+
+
+def copper(size: tuple[int, int, int], rng: np.random.Generator) -> Structure:
+    """A shaken slab in 20 Å of vacuum, square lattice, hollow on hollow."""
+    grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).reshape(-1, 3)
+    positions = (grid + (grid[:, 2:] % 2) * [0.5, 0.5, 0]) * [2.55, 2.55, 1.8]
+    cell = np.diag([2.55 * size[0], 2.55 * size[1], 1.8 * size[2] + 20])
+    positions = positions + rng.normal(scale=0.05, size=positions.shape)
+    return Structure(np.full(len(grid), 29, np.int32), positions, cell=cell)
+
+
+def training(quick: bool) -> dict[str, float]:
+    """Seconds of a training step and of building its batch; the most memory the process held."""
+    config = json.loads(get_config("full").to_json())
+    config["model"] |= {**workloads.MODELS["quick"], "cutoff": 8.0} if quick else LARGE
+    rng = np.random.default_rng(0)
+    slabs = Structures.pack(copper((5, 6, 3), rng) for _ in range(2 if quick else SLABS))
+    search = NeighborSearch(slabs, config["model"]["cutoff"], config["model"]["max_neighbors"])
+    molecules = Molecules(slabs, search, rng.normal(size=len(slabs)))
+    problem, places = Problem.from_training_set(config, molecules), np.arange(len(slabs))
+    batch, mesh = workloads.one_batch(molecules, places), workloads.mesh()
+    train_step = step.make_train_step(
+        problem.model.apply, problem.optimizer, mesh, jax.random.key(0), 0.999
+    )
+    placed = jax.device_put(batch, step.sharded(mesh))
+    state = problem.init_state(mesh)
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        state, metrics = train_step(state, placed)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    for _ in range(3):
+        workloads.one_batch(molecules, places)
+    building = (time.perf_counter() - began) / 3
+    return {
+        "is2re_step_seconds": seconds[-1],
+        "is2re_graphs_seconds": building,
+        "is2re_step_over_graphs": seconds[-1] / building,
+        "is2re_peak_gib": timing.peak_memory() / timing.GIB,
+    }
+
+
+if __name__ == "__main__":
+    pathlib.Path(sys.argv[1]).write_text(json.dumps(training("quick" in sys.argv[2:])))
