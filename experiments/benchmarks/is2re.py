@@ -1,4 +1,4 @@
-"""OC20: records into the cache; graphs of slabs against a training step, and the memory it takes."""
+"""OC20: records into the cache; graphs of slabs against a training step, and its memory."""
 
 from __future__ import annotations
 
