@@ -71,8 +71,9 @@ def _quick(config: ConfigDict) -> None:
     config.model.elements = (13, 28, 29, 46, 47, 78, 79)
     config.model.cutoff = 6.0
     config.model.max_neighbors = 12
+    config.model.evaluation_frame = 4
     config.optimizer.learning_rate = 0.004
     config.training.batch_size = 16
-    config.training.steps = 1700
+    config.training.steps = 2000
     config.training.validate_every = 500
     config.training.validation_size = 200
