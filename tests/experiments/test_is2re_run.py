@@ -35,8 +35,7 @@ def config(cache):
         invariant_channels=8, edge_channels=8, n_gaussians=8,
     )  # fmt: skip
     small.training.update(
-        batch_size=8, steps=4, first_validation=2, validate_every=4, validation_size=4,
-        log_every=2, n_budgets=1,
+        batch_size=8, steps=4, first_validation=2, validate_every=4, log_every=2, n_budgets=1,
     )  # fmt: skip
     return json.loads(small.to_json())
 
