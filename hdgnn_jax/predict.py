@@ -16,7 +16,7 @@ from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.evaluation import accuracy
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, find_neighbors
-from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training import step
@@ -110,6 +110,17 @@ class Predictor:
             advance,
         )
         return self.reference.restore(structures, outputs)
+
+    def reason_against(self, structure: Structure) -> str | None:
+        """Why the model cannot use a structure; None where it can."""
+        packed = Structures.pack([structure])
+        try:
+            packed.check(self.model.elements, self.model.tags)
+            self.neighbors(packed).found()
+        except StructureError as error:
+            # The name is that of a set of one.
+            return str(error).removeprefix(f"{packed.name(0)} ")
+        return None
 
     def derivatives(self, structure: Structure) -> Derivatives:
         """Energy in eV [], forces [n, 3] in eV/Å, and virial [3, 3] in eV.

@@ -8,8 +8,8 @@ others, up to 40, at L = 4 with smaller networks, as their published run does. `
 trains in ten minutes on two cores, on slabs made by `python -m experiments.prepare slabs`.
 
 The authors' (model.md, sections 9 and 10): K, C, H, L, m_max, L', C0, B, Gaussians, cutoff, number
-of neighbours, shells, AdamW with amsgrad, rate, drops, batch, epochs, EMA, clip. As in `qm9.py`: all
-else of the model (`ablations.py` tells how theirs departs), warm-up, weight decay. Ours: tags,
+of neighbours, shells, AdamW with amsgrad, rate, drops, batch, epochs, EMA, clip. As in `qm9.py`:
+the rest of the model (`ablations.py` tells how theirs departs), warm-up, weight decay. Ours: tags,
 validation systems held out of training, and every choice of `quick`.
 """
 
