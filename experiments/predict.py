@@ -166,8 +166,10 @@ def as_extxyz(rows: Sequence[Row], target: str, unit: str) -> str:
         s = row.structure
         if s is None:
             continue
-        said = f"{target}={row.value!r} unit={json.dumps(unit)}"
-        said = said if row.reason is None else f"reason={json.dumps(row.reason, ensure_ascii=False)}"
+        if row.reason is None:
+            said = f"{target}={row.value!r} unit={json.dumps(unit)}"
+        else:
+            said = f"reason={json.dumps(row.reason, ensure_ascii=False)}"
         if s.cell is not None:
             pbc = " ".join("FT"[p] for p in s.periodic)
             lattice = " ".join(map(repr, s.cell.ravel().tolist()))
