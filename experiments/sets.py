@@ -171,7 +171,7 @@ class IS2RE:
           ValueError: for a part that there is not, or a training size.
           Is2reError: where the data cannot be had.
         """
-        _check_part(name, ("train", "validation", *self._parts))
+        _check_part(name, list(dict.fromkeys(("train", "validation", *self._parts))))
         held_out = name == "validation"
         data = _is2re(self._folder, "train" if held_out else name)
         structures = Structures(
