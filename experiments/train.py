@@ -31,9 +31,10 @@ from experiments.sets import data_set
 from hdgnn_jax.data.loader import Loader, prefetch
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import loop, step
+from hdgnn_jax.training.card import reproduction_card
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
-from hdgnn_jax.training.report import reproduction_card, write_report
+from hdgnn_jax.training.report import write_report
 
 TURNED = 256
 """First so many validation molecules are also predicted turned, each by a random rotation."""

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.metadata
 import io
 import json
-import os
 import pathlib
-import platform
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,9 +19,6 @@ from rich.table import Table
 
 from hdgnn_jax.training.metrics import write_atomically
 
-PACKAGES = (
-    "hdgnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "e3nn-jax", "jraph", "orbax-checkpoint"
-)  # fmt: skip
 BLUE, ORANGE, GREY, RED = "#2166ac", "#e08214", "#777777", "#b2182b"
 CROWDED = 3000
 """Points from which a scatter plot hides its own density."""
@@ -136,7 +127,7 @@ def write_report(
       note: what has to be known to compare with it.
       run: `seconds`, `compilations`, `padding_efficiency` (real share of the padded arrays, 0 to 1)
         and `parameters`.
-      card: what `reproduction_card` returns.
+      card: what `card.reproduction_card` returns.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,39 +159,6 @@ def write_report(
     }
     for name, data in files.items():
         write_atomically(folder / name, data)
-
-
-def reproduction_card(
-    config: Mapping[str, Any],
-    *,
-    seed: int,
-    split_digest: str,
-    parameters: int,
-    seconds: float,
-    resumed: Sequence[int] = (),
-) -> dict[str, Any]:
-    """What somebody needs to know to get the same numbers, JSON-able.
-
-    Args:
-      config: the run's configuration, JSON-able.
-      seed: of the parameters, the data order and the frames.
-      split_digest: of the lists of molecules in each split.
-      parameters: how many numbers the model learns.
-      seconds: wall time.
-      resumed: steps at which the run was stopped and went on.
-    """
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "resumed_at_steps": list(resumed),
-        "seed": seed,
-        "split_digest": split_digest,
-        "parameters": parameters,
-        "git": _git_state(),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
-        "hardware": _hardware(),
-        "config": dict(config),
-    }
 
 
 def _tested(results: Sequence[SplitResult]) -> list[SplitResult]:
@@ -412,63 +370,3 @@ filled.
 {_json(card).decode().strip()}
 ```
 """
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Revision of the source this file belongs to; None where git does not know this file."""
-    here = pathlib.Path(__file__)
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's repository, whose revision says nothing.
-        git("ls-files", "--error-unmatch", here.name)
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _hardware() -> dict[str, Any]:
-    devices = [device.device_kind for device in jax.devices()]
-    return {
-        "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "cores": _cores(),
-        "memory_gb": _memory_gb(),
-        "jax_backend": jax.default_backend(),
-        "devices": {kind: devices.count(kind) for kind in devices},
-    }
-
-
-def _cores() -> int | None:
-    """Those that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count()
-
-
-def _cpu_model() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):  # not POSIX
-        return None

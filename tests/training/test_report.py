@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from hdgnn_jax.training.report import (
     SplitResult,
     format_mae,
     print_table,
-    reproduction_card,
     write_report,
 )
 
@@ -170,30 +168,3 @@ def test_several_tested_parts_have_a_mean_in_which_each_counts_once(tmp_path, ca
     out = capsys.readouterr().out
     assert "Mind the parts." in out
     assert "mean of 2" in out
-
-
-def test_the_card_names_versions_hardware_and_source():
-    card = reproduction_card(
-        {"model": {"channels": 8}}, seed=3, split_digest="ab", parameters=7, seconds=1.5,
-        resumed=[100],
-    )  # fmt: skip
-    assert json.loads(json.dumps(card)) == card
-    assert card["versions"].keys() == {"python", *report.PACKAGES}
-    assert card["versions"]["jax"]
-    assert sum(card["hardware"]["devices"].values()) >= 1
-    assert card["hardware"]["cpu"]
-    assert card["config"] == {"model": {"channels": 8}}
-    assert card["resumed_at_steps"] == [100]
-
-
-def test_git_state_is_none_without_git(monkeypatch):
-    def no_git(*args, **kwargs):
-        raise FileNotFoundError("git")
-
-    monkeypatch.setattr(subprocess, "run", no_git)
-    assert report._git_state() is None
-
-
-def test_git_state_of_a_copy_git_does_not_know(monkeypatch, tmp_path):
-    monkeypatch.setattr(report, "__file__", str(tmp_path / "report.py"))
-    assert report._git_state() is None
