@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
+from hdgnn_jax.data.cache import sha256
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Is2reError, Lmdb, Record, lmdb_files, narrowed
 from hdgnn_jax.progress import progress_bar
 
@@ -213,16 +213,14 @@ def _made(shard: _Shard, bad: str, advance: Callable[[], object]) -> dict[str, A
     options = "group_size:1,snappy"
     writer = array_record_module.ArrayRecordWriter(str(_unfinished(shard.stem)), options)
     try:
-        for key in range(shard.start, shard.stop):
-            try:
-                record = shard.source[key]
-            except BadRecord as error:
-                if bad == "stop":
-                    raise
-                problems.append(error.problem)
-            else:
-                records.append(_filled(record))
+        for found in shard.source.records(shard.start, shard.stop):
+            if not isinstance(found, BadRecord):
+                records.append(_filled(found))
                 writer.write(FEATURES.serialize_example(records[-1]._asdict()))
+            elif bad == "stop":
+                raise found
+            else:
+                problems.append(found.problem)
             advance()
     finally:
         writer.close()
@@ -235,7 +233,7 @@ def _made(shard: _Shard, bad: str, advance: Callable[[], object]) -> dict[str, A
         "records": len(records),
         "skipped": len(problems),
         "problems": problems[:PROBLEMS],
-        "files": {path.name: _sha256(path) for path in (shard.stem, packed)},
+        "files": {path.name: sha256(path) for path in (shard.stem, packed)},
     }
     _write_json(_beside(shard.stem, ".json"), entry)
     return entry
@@ -316,12 +314,7 @@ def _write_json(path: pathlib.Path, content: object) -> None:
 
 
 def _is_intact(path: pathlib.Path, digest: str) -> bool:
-    return path.exists() and _sha256(path) == digest
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return path.exists() and sha256(path) == digest
 
 
 def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:

@@ -100,10 +100,10 @@ class Lmdb:
         # Reading past the end of a mapped file would kill the process.
         if (self._env.info()["last_pgno"] + 1) * state["psize"] > self.size:
             raise Is2reError(f"{self.path} is cut short: copy it again")
-        self._records = self._env.begin()
-        length = self._records.get(b"length")
+        self._content = self._env.begin()
+        length = self._content.get(b"length")
         if length is None:
-            return sum(key.isdigit() for key in self._records.cursor().iternext(values=False))
+            return sum(key.isdigit() for key in self._content.cursor().iternext(values=False))
         try:
             count = torch_pickle.load_int(length)
         except torch_pickle.PickleError as error:
@@ -118,14 +118,23 @@ class Lmdb:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._records.abort()
+        self._content.abort()
         self._env.close()
 
     def __len__(self) -> int:
         return self._length
 
+    def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record | BadRecord]:
+        """The records `start` to `stop`, each bad one as the error that says why."""
+        for key in range(start, len(self) if stop is None else stop):
+            try:
+                found: Record | BadRecord = self[key]
+            except BadRecord as error:
+                found = error
+            yield found
+
     def __getitem__(self, key: int) -> Record:
-        content = self._records.get(b"%d" % key)
+        content = self._content.get(b"%d" % key)
         if content is None:
             raise BadRecord(self.path, key, f"is missing, though there should be {len(self)}")
         try:
@@ -163,16 +172,14 @@ def read_lmdb(
       Is2reError: where a file cannot be read; BadRecord for a record.
     """
     for file in lmdb_files(path):
-        with Lmdb(file) as records:
-            for key in range(len(records)):
-                try:
-                    record = records[key]
-                except BadRecord as error:
-                    if skipped is None:
-                        raise
-                    skipped.append(error.problem)
+        with Lmdb(file) as content:
+            for found in content.records():
+                if not isinstance(found, BadRecord):
+                    yield found
+                elif skipped is None:
+                    raise found
                 else:
-                    yield record
+                    skipped.append(found.problem)
 
 
 def write_lmdb(path: str | os.PathLike[str], records: Iterable[Record]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.util
 import logging
 import os
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from hdgnn_jax.data.cache import cache_folder
+from hdgnn_jax.data.cache import cache_folder, sha256
 from hdgnn_jax.data.splits import N_MOLECULES
 from hdgnn_jax.data.targets import TARGETS
 from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS, Structures
@@ -92,9 +91,7 @@ def read(folder: pathlib.Path) -> QM9:
     packed, digest = folder / "packed.npz", folder / "packed.sha256"
     fix = f"delete the folder {folder} and run again: it is rebuilt in about a minute"
     try:
-        with packed.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != digest.read_text().strip():
+        if sha256(packed) != digest.read_text().strip():
             raise QM9Error(f"{packed} is damaged (its SHA-256 has changed): {fix}")
         with np.load(packed) as arrays:
             content = {name: arrays[name] for name in arrays.files}
@@ -145,9 +142,7 @@ def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:
                   **{name: table[name] for name in TARGETS}}  # fmt: skip
         packed = unfinished / "packed.npz"
         np.savez(packed, **arrays)
-        with packed.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        (unfinished / "packed.sha256").write_text(digest + "\n")
+        (unfinished / "packed.sha256").write_text(sha256(packed) + "\n")
         try:
             unfinished.rename(folder)
         except OSError:
