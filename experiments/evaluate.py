@@ -41,10 +41,6 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         predictor = Predictor.from_record(checkpoints.record("best"), step.make_mesh())
         names = predictor.problem.data.reported if split is None else [split]
-        data, target = predictor.problem.data, predictor.problem.target
-        for name in names:
-            if np.isnan(data.part(name, target)[1]).any():
-                raise ValueError(f"the targets of {name} are hidden: use --submission=FILE.npz")
         results = best_results(checkpoints, predictor, names)
     print_results(predictor.problem, results)
 
@@ -64,9 +60,7 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
         if not isinstance(data, IS2RE):
             raise ValueError(f"{workdir} was trained on {data.title}: no leaderboard takes it")
         names = list(data.submitted.values())
-        for name in names:
-            data.part(name, predictor.problem.target)
-        results = best_results(checkpoints, predictor, names)
+        results = best_results(checkpoints, predictor, names, hidden=True)
     arrays: dict[str, Any] = {}
     for name, result in zip(data.submitted, results, strict=True):
         arrays[f"{name}_ids"] = result.ids.astype(str)

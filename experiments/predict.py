@@ -5,7 +5,8 @@
 Inputs: files that ASE reads (xyz, extxyz, cif, db, traj, ...; all their structures), OC20's .lmdb
 files, and QM9 indices, as qm9:1 or qm9:1-100. The output is .csv, .json or .extxyz and has one row
 for each structure, in the order of the inputs. One that cannot be used is a row with the reason;
-the others are predicted, and the exit code is 1. --forces adds forces (eV/Å) to .json and .extxyz.
+the others are predicted, and the exit code is 1. (An .extxyz has no row for what cannot be read.)
+--forces adds forces (eV/Å) to .json and .extxyz.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ def run(workdir: pathlib.Path, inputs: Sequence[str], output: pathlib.Path, forc
     if forces and output.suffix == ".csv":
         raise ValueError("--forces goes with .json and .extxyz")
     predictor = Predictor.load(workdir)
+    if forces:
+        predictor.energy_unit()
     rows = [row for name in inputs for row in read(name)]
     for row in rows:
         if row.structure is not None:
@@ -108,12 +111,11 @@ def read(name: str) -> Iterator[Row]:
     if not path.exists():
         raise ValueError(f"there is no file {name}")
     if path.suffix == ".lmdb":
-        with Lmdb(path) as records:
-            for key in range(len(records)):
-                try:
-                    r = records[key]
-                except BadRecord as error:
-                    yield Row(f"{path.name}, record {key}", reason=str(error.problem["reason"]))
+        with Lmdb(path) as content:
+            for r in content.records():
+                if isinstance(r, BadRecord):
+                    key, reason = r.problem["key"], str(r.problem["reason"])
+                    yield Row(f"{path.name}, record {key}", reason=reason)
                 else:
                     named = f"{path.name}, system {r.sid}"
                     yield Row(named, Structure(r.atomic_numbers, r.positions, named, r.cell,
@@ -160,7 +162,7 @@ def as_json(rows: Sequence[Row], target: str, unit: str) -> str:
 
 
 def as_extxyz(rows: Sequence[Row], target: str, unit: str) -> str:
-    """The structures with their values; those without are left out but for a comment's reason."""
+    """The structures with their values or reasons; what could not be read has none to write."""
     lines = []
     for row in rows:
         s = row.structure

@@ -15,13 +15,13 @@ from experiments.sets import DataSet, data_set, from_section
 from hdgnn_jax.data import baselines, targets
 from hdgnn_jax.evaluation import accuracy, symmetry
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, find_neighbors
+from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, neighbors_of
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.models.hdgnn import HDGNN
-from hdgnn_jax.predict import one_atom, restore_weights
+from hdgnn_jax.predict import one_atom, refuse_older, restore_weights
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import step
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.report import SplitResult, print_table
 
@@ -91,8 +91,7 @@ class Problem:
         Raises:
           CheckpointError: where an earlier revision wrote it.
         """
-        if "baselines" not in record:
-            raise CheckpointError("an earlier revision wrote this run: train again")
+        refuse_older(record)
         return cls(
             record["config"],
             targets.Reference.from_dict(record["reference"]),
@@ -223,18 +222,29 @@ def best_params(checkpoints: Checkpoints, problem: Problem, mesh: jax.sharding.M
 
 
 def best_results(
-    checkpoints: Checkpoints, predictor: Predictor, names: Sequence[str]
+    checkpoints: Checkpoints, predictor: Predictor, names: Sequence[str], hidden: bool = False
 ) -> list[SplitResult]:
     """The results, on these parts of the split, of the weights that were best on validation.
 
     The numbers of a report, whenever they are asked for.
 
+    Args:
+      checkpoints: of the run.
+      predictor: of the run.
+      names: of the parts.
+      hidden: whether targets may be missing.
+
     Raises:
-      CheckpointError: where they cannot be restored.
+      ValueError: before anything is predicted, for a part that is none or whose targets are hidden.
+      CheckpointError: where the weights cannot be restored.
     """
     problem = predictor.problem
+    molecules = {name: part(problem.config, name) for name in names}
+    for name, found in molecules.items():
+        if not hidden and np.isnan(found.raw).any():
+            raise ValueError(f"the targets of {name} are hidden: use --submission=FILE.npz")
     params = best_params(checkpoints, problem, predictor.mesh)
-    return [predictor.result(name, part(problem.config, name), params) for name in names]
+    return [predictor.result(name, found, params) for name, found in molecules.items()]
 
 
 def print_results(problem: Problem, results: Sequence[SplitResult]) -> None:
@@ -255,13 +265,7 @@ def part(config: Mapping[str, Any], name: str) -> Molecules:
     data, model = data_set(config), config["model"]
     structures, raw = data.part(name, data.target(config["target"]))
     structures.check(model["elements"], model["tags"])
-    cutoff, limit = model["cutoff"], model["max_neighbors"]
-    # Without a limit there are few enough to keep.
-    neighbors: Neighbors | NeighborSearch = (
-        find_neighbors(structures, cutoff)
-        if limit is None
-        else NeighborSearch(structures, cutoff, limit)
-    )
+    neighbors = neighbors_of(structures, model["cutoff"], model["max_neighbors"])
     return Molecules(structures, neighbors, raw)
 
 

@@ -158,11 +158,10 @@ class IS2RE:
         return {f"val_{name}": accuracy for name, accuracy in found.items()}
 
     def digest(self) -> str:
-        """Of the systems of training, validation and reports, and of the cache's files."""
-        target = targets.RELAXED_ENERGY
-        ids = [self.part(name, target)[0].ids.tolist() for name in ("train", *self.reported)]
-        files = [part["files"] for part in self._parts.values()]
-        return hashlib.sha256(json.dumps([ids, files]).encode()).hexdigest()
+        """Of what decides which systems there are: the files' digests, and how many are taken."""
+        files = [self._parts[name]["files"] for name in ("train", *self.reported[1:])]
+        content = [files, self.validation_size, self.train_size]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def part(self, name: str, target: targets.Target) -> tuple[Structures, np.ndarray]:
         """Structures of a part and their energy [n], eV; NaN where it is hidden.
@@ -182,7 +181,7 @@ class IS2RE:
             f"{self.name} system",
             data.cells,
             np.ones((len(data.sids), 3), bool),
-            data.tags,
+            data.tags.astype(np.int32),
             data.fixed,
         )
         if name not in ("train", "validation"):

@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from hdgnn_jax.data.ase_files import structure_of
-from hdgnn_jax.predict import EV, Predictor, PredictorError
+from hdgnn_jax.predict import Predictor
 
 
 class HDGNNCalculator(Calculator):
@@ -25,6 +25,7 @@ class HDGNNCalculator(Calculator):
     More frames make forces smoother under rotation, at as many times the cost.
     """
 
+    # ASE declares it on the instance, so it is no ClassVar.
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
 
     def __init__(
@@ -47,8 +48,7 @@ class HDGNNCalculator(Calculator):
         super().__init__(**options)
         if not isinstance(model, Predictor):
             model = Predictor.load(model, evaluation_frame)
-        if model.unit not in EV:
-            raise PredictorError(f"{model.target} is in {model.unit}: no energy to move atoms by")
+        model.energy_unit()  # before atoms move, not when they first do
         self.predictor = model
 
     def check_state(self, atoms: Any, tol: float = 1e-15) -> list[str]:

@@ -15,12 +15,12 @@ import numpy as np
 from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.evaluation import accuracy
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, find_neighbors
+from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, neighbors_of
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training import step
-from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 
 EV = {"meV": 1e-3, "eV": 1.0}
 """Units of targets that are energies, in eV."""
@@ -122,6 +122,16 @@ class Predictor:
             return str(error).removeprefix(f"{packed.name(0)} ")
         return None
 
+    def energy_unit(self) -> float:
+        """The target's unit, in eV.
+
+        Raises:
+          PredictorError: where the target is no energy.
+        """
+        if self.unit not in EV:
+            raise PredictorError(f"{self.target} is in {self.unit}: no energy, so without forces")
+        return EV[self.unit]
+
     def derivatives(self, structure: Structure) -> Derivatives:
         """Energy in eV [], forces [n, 3] in eV/Å, and virial [3, 3] in eV.
 
@@ -129,8 +139,7 @@ class Predictor:
           StructureError: where the model cannot use it.
           PredictorError: where the target is no energy.
         """
-        if self.unit not in EV:
-            raise PredictorError(f"{self.target} is in {self.unit}: no energy, so without forces")
+        ev = self.energy_unit()
         packed = Structures.pack([structure])
         packed.check(self.model.elements, self.model.tags)
         neighbors = self.neighbors(packed).found()
@@ -138,7 +147,6 @@ class Predictor:
         budget = batching.Budget(grown(n_edges), grown(n_atoms + 1), 2)
         graph = batching.collate(packed, neighbors, np.zeros(1), np.zeros(1, int), budget)
         found = jax.device_get(self._derivatives(self.params, graph))
-        ev = EV[self.unit]
         energy = self.reference.restore(packed, found.value[:1])[0]
         slope = self.reference.scale * ev
         return Derivatives(
@@ -154,10 +162,7 @@ class Predictor:
 
     def neighbors(self, structures: Structures) -> Neighbors | NeighborSearch:
         """Within the model's cutoff and limit."""
-        cutoff, limit = self.model.cutoff, self.model.max_neighbors
-        if limit is None:
-            return find_neighbors(structures, cutoff)
-        return NeighborSearch(structures, cutoff, limit)
+        return neighbors_of(structures, self.model.cutoff, self.model.max_neighbors)
 
     def _budget(
         self, structures: Structures, neighbors: Neighbors | NeighborSearch
@@ -197,11 +202,22 @@ def grown(size: int) -> int:
 
 def model_of(record: Mapping[str, Any]) -> HDGNN:
     """The network of a checkpoint's record."""
+    refuse_older(record)
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record["model"].items()
     }
     return HDGNN(**fields)
+
+
+def refuse_older(record: Mapping[str, Any]) -> None:
+    """Stops before a record is read that has not what this revision writes into it.
+
+    Raises:
+      CheckpointError: where an earlier revision wrote it.
+    """
+    if "model" not in record:
+        raise CheckpointError("an earlier revision wrote this run: train again")
 
 
 def restore_weights(
@@ -225,7 +241,7 @@ def one_atom(model: HDGNN) -> batching.MolecularGraph:
     atom = Structures.pack([Structure(np.array(model.elements[:1]), np.zeros((1, 3)))])
     return batching.collate(
         atom,
-        find_neighbors(atom, model.cutoff, model.max_neighbors),
+        neighbors_of(atom, model.cutoff, model.max_neighbors),
         np.zeros(1),
         np.zeros(1, int),
         batching.Budget(n_edge=1, n_node=2, n_graph=2),

@@ -133,6 +133,15 @@ def find_neighbors(
     return Neighbors(offsets, senders, receivers, images, max_neighbors)
 
 
+def neighbors_of(
+    structures: Structures, cutoff: float, max_neighbors: int | None
+) -> Neighbors | NeighborSearch:
+    """Those of a set: found at once, or, where a limit bounds their number, when asked for."""
+    if max_neighbors is None:
+        return find_neighbors(structures, cutoff)
+    return NeighborSearch(structures, cutoff, max_neighbors)
+
+
 class _Pairs(NamedTuple):
     """Edges of some structures, those of one consecutive; `square` is the squared distance."""
 
