@@ -1,12 +1,27 @@
-"""Predicts the property that a run was trained on.
+"""Predicts what one or more runs were trained on, for structures in files or by name.
 
-    python -m experiments.predict --workdir=runs/quick water.xyz qm9:1-100 --output=out.csv
+    python -m experiments.predict --workdir=runs/quick water.xyz smiles:CCO --output=out.csv
 
-Inputs: files that ASE reads (xyz, extxyz, cif, db, traj, ...; all their structures), OC20's .lmdb
-files, and QM9 indices, as qm9:1 or qm9:1-100. The output is .csv, .json or .extxyz and has one row
-for each structure, in the order of the inputs. One that cannot be used is a row with the reason;
-the others are predicted, and the exit code is 1. (An .extxyz has no row for what cannot be read.)
---forces adds forces (eV/Å) to .json and .extxyz.
+Inputs, any number and mixed:
+  FILE          all structures of a file that ASE reads: xyz, extxyz, cif, db, traj, ...
+  FILE.lmdb     OC20's records.
+  FILE.smi      a SMILES on each line; what follows it on the line is its name.
+  smiles:CCO    a SMILES. Positions are made by RDKit and said so in the output. With
+                --conformers=10 the one of lowest MMFF94 energy is predicted, and how much the
+                prediction differs over the others is a column more.
+  qm9:1-100     QM9's molecules by index, from the package qm9pack.
+
+The output is .csv, .json or .extxyz, with one row for each structure in the order of the inputs and
+a unit with each quantity. What cannot be used is a row with the reason (an .extxyz has none for
+what cannot be read); the others are predicted, and the exit code is 1. A warning says where a
+structure is unlike all that the model was trained on.
+
+  Several models: --workdir=runs/U0,runs/gap predicts both properties. Runs of the same property
+  are an ensemble: mean and spread (standard deviation).
+  A cheap measure of how sure it is: --rolls=8 gives mean and spread over the arbitrary roll of the
+  edges' frames.
+  --forces adds forces (eV/Å) to .json and .extxyz, where one run predicts an energy. --relax moves
+  the atoms that are not fixed to a minimum of that energy first, all structures at once.
 """
 
 from __future__ import annotations
@@ -17,7 +32,7 @@ import io
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,90 +42,199 @@ from experiments import program
 from hdgnn_jax.data import qm9
 from hdgnn_jax.data.ase_files import read_structures
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb
+from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure, StructureError, Structures
-from hdgnn_jax.predict import Predictor
+from hdgnn_jax.predict import EV, Predictor, PredictorError, predict_all
 from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.relaxation import relax
 from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.report import component_names
 
 OUTPUT = flags.DEFINE_string("output", None, "FILE.csv, FILE.json or FILE.extxyz")
-FORCES = flags.DEFINE_bool("forces", False, "also forces, where the property is an energy")
+FORCES = flags.DEFINE_bool("forces", False, "forces too")
+ROLLS = flags.DEFINE_integer("rolls", 1, "N, rolls of the frames to take mean and spread over")
+CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of a SMILES, to choose the lowest from")
+RELAX = flags.DEFINE_bool("relax", False, "relax first, with the run that predicts an energy")
+FMAX = flags.DEFINE_float("fmax", 0.05, "eV/Å, largest force on an atom of a relaxed structure")
+STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "at most")
 FORMATS = (".csv", ".json", ".extxyz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked for beside the predictions; see the flags."""
+
+    forces: bool = False
+    rolls: int = 1
+    conformers: int = 1
+    relax: bool = False
+    fmax: float = 0.05
+    steps: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("rolls", "conformers", "fmax", "steps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{name} must be positive, not {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """Something of a structure: a number, vector or tensor with its name and unit."""
+
+    name: str
+    unit: str
+    value: np.ndarray
+
+    def cells(self) -> dict[str, float]:
+        """Columns of a table, one for each component."""
+        names = component_names(np.shape(self.value))
+        values = np.ravel(self.value).tolist()
+        return {
+            f"{self.name}{n} [{self.unit}]": v for n, v in zip(names, values, strict=True)
+        }
 
 
 @dataclasses.dataclass
 class Row:
-    """What is said of one structure: a value, or the reason why there is none."""
+    """What is said of one input: quantities, or the reason why there are none.
+
+    Attributes:
+      name: of the input.
+      structures: one, or conformers, of which the first is predicted.
+      geometry: where the positions are from, if not from the input.
+      reason: why there is no prediction.
+      warning: what makes it doubtful.
+      quantities: predicted.
+      forces: [n, 3] eV/Å.
+    """
 
     name: str
-    structure: Structure | None = None
+    structures: list[Structure] = dataclasses.field(default_factory=list)
+    geometry: str = ""
     reason: str | None = None
-    value: float | None = None
+    warning: str = ""
+    quantities: list[Quantity] = dataclasses.field(default_factory=list)
     forces: np.ndarray | None = None
 
 
 def main(*inputs: str) -> None:
     """The program."""
     if not inputs:
-        raise ValueError("name one or more inputs: files, or qm9:INDEX")
+        raise ValueError("name one or more inputs: files, smiles:SMILES, or qm9:INDEX")
     output = pathlib.Path(str(OUTPUT.value))
     if output.suffix not in FORMATS or not output.absolute().parent.is_dir():
         raise ValueError(
             f"--output={output} must end in {', '.join(FORMATS)} and lie in an existing folder"
         )
-    bad = run(program.workdir(), inputs, output, FORCES.value)
-    if bad:
+    workdirs = [pathlib.Path(name) for name in str(program.WORKDIR.value).split(",")]
+    options = Options(
+        FORCES.value, ROLLS.value, CONFORMERS.value, RELAX.value, FMAX.value, STEPS_OF_RELAX.value
+    )
+    if run(workdirs, inputs, output, options):
         sys.exit(1)
 
 
-def run(workdir: pathlib.Path, inputs: Sequence[str], output: pathlib.Path, forces: bool) -> int:
+def run(
+    workdirs: Sequence[pathlib.Path],
+    inputs: Sequence[str],
+    output: pathlib.Path,
+    options: Options = Options(),
+) -> int:
     """Predicts and writes; the number of structures that could not be used.
 
     Raises:
-      ValueError: for an input that is none, or forces of something else than an energy.
-      CheckpointError: where the run cannot be read.
+      ValueError: for an input that is none, or forces where no run, or several, predict an energy.
+      CheckpointError: where a run cannot be read.
     """
-    if forces and output.suffix == ".csv":
+    if options.forces and output.suffix == ".csv":
         raise ValueError("--forces goes with .json and .extxyz")
-    predictor = Predictor.load(workdir)
-    if forces:
-        predictor.energy_unit()
-    rows = [row for name in inputs for row in read(name)]
+    predictors = [Predictor.load(workdir) for workdir in workdirs]
+    of_energy = [predictor for predictor in predictors if predictor.unit in EV]
+    if (options.forces or options.relax) and len(of_energy) != 1:
+        raise PredictorError(
+            f"--forces and --relax need one run that predicts an energy; {len(of_energy)} of these "
+            "do"
+        )
+    rows = [row for name in inputs for row in read(name, options.conformers)]
     for row in rows:
-        if row.structure is not None:
-            row.reason = predictor.reason_against(row.structure)
+        reasons = (p.reason_against(s) for s in row.structures for p in predictors)
+        row.reason = row.reason or next(filter(None, reasons), None)
     good = [row for row in rows if row.reason is None]
     with progress_bar("structures") as progress:
-        task = progress.add_task("predicting", total=len(good) * (1 + forces))
+        n = sum(len(row.structures) for row in good)
+        task = progress.add_task(
+            "predicting", total=n * (len(predictors) + options.relax) + len(good) * options.forces
+        )
         if good:
-            packed = Structures.pack(row.structure for row in good if row.structure)
-            values = predictor(packed, lambda n: progress.advance(task, n))
-            for row, value in zip(good, values.tolist(), strict=True):
-                row.value = value
-        for row in good if forces else []:
-            assert row.structure is not None
-            row.forces = np.asarray(predictor.derivatives(row.structure).forces)
-            progress.advance(task)
+            fill(good, predictors, of_energy, options, lambda n: progress.advance(task, n))
     write = {".csv": as_csv, ".json": as_json, ".extxyz": as_extxyz}[output.suffix]
-    write_atomically(output, write(rows, predictor.target, predictor.unit).encode())
-    bad = len(rows) - len(good)
-    print(f"{output}: {len(good):,} predictions of {predictor.target} [{predictor.unit}]"
-          + (f", {bad:,} without, each with its reason" if bad else ""))  # fmt: skip
+    write_atomically(output, write(rows).encode())
+    bad, doubtful = len(rows) - len(good), sum(bool(row.warning) for row in good)
+    targets = dict.fromkeys(f"{p.target} [{p.unit}]" for p in predictors)
+    print(
+        f"{output}: {len(good):,} predictions of {', '.join(targets)}"
+        + (f", {doubtful:,} of them with a warning" if doubtful else "")
+        + (f"; {bad:,} without, each with its reason" if bad else "")
+    )
     return bad
 
 
-def read(name: str) -> Iterator[Row]:
+def fill(
+    rows: Sequence[Row],
+    predictors: Sequence[Predictor],
+    of_energy: Sequence[Predictor],
+    options: Options,
+    advance: Callable[[int], object],
+) -> None:
+    """Puts predictions, warnings and forces into rows that can be predicted."""
+    counts = [len(row.structures) for row in rows]
+    first = np.cumsum(counts) - counts
+    packed = Structures.pack(s for row in rows for s in row.structures)
+    warnings = [p.warnings(packed.take(first)) for p in predictors]
+    for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
+        row.warning = "; ".join(dict.fromkeys(filter(None, texts)))
+    if options.relax:
+        relaxed = relax(of_energy[0], packed, options.fmax, options.steps, advance)
+        packed = relaxed.structures
+        for row, k, count in zip(rows, first, counts, strict=True):
+            row.structures = [
+                dataclasses.replace(packed[k + c], name=row.name) for c in range(count)
+            ]
+            how = "relaxed" if relaxed.converged[k] else "NOT yet relaxed"
+            said = f"{how} after {relaxed.steps[k]} steps of FIRE"
+            row.geometry = f"{row.geometry}; {said}" if row.geometry else said
+    for target, found in predict_all(predictors, packed, options.rolls, advance).items():
+        for row, k, count in zip(rows, first, counts, strict=True):
+            row.quantities.append(Quantity(target, found.unit, found.value[k]))
+            if found.spread is not None:
+                name = f"{target} spread over {found.of}"
+                row.quantities.append(Quantity(name, found.unit, found.spread[k]))
+            if options.conformers > 1:
+                spread = found.value[k : k + count].std(0)
+                name = f"{target} spread over conformers"
+                row.quantities.append(Quantity(name, found.unit, spread))
+    if options.forces:
+        chosen = packed.take(first)
+        forces = np.asarray(of_energy[0].derivatives(chosen, advance).forces)
+        for row, of_row in zip(rows, np.split(forces, chosen.offsets[1:-1]), strict=True):
+            row.forces = of_row
+
+
+def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
     """The structures of an input, or reasons.
 
     Raises:
-      ValueError: where it is neither a file nor of QM9.
+      ValueError: where it is no file, no SMILES and not of QM9.
     """
-    if name.startswith("qm9:"):
-        yield from _of_qm9(name.removeprefix("qm9:"))
-        return
+    kind, _, rest = name.partition(":")
     path = pathlib.Path(name)
-    if not path.exists():
+    if kind == "qm9":
+        yield from _of_qm9(rest)
+    elif kind == "smiles":
+        yield _of_smiles(rest, rest, n_conformers)
+    elif not path.is_file():
         raise ValueError(f"there is no file {name}")
-    if path.suffix == ".lmdb":
+    elif path.suffix == ".lmdb":
         with Lmdb(path) as content:
             for r in content.records():
                 if isinstance(r, BadRecord):
@@ -118,14 +242,29 @@ def read(name: str) -> Iterator[Row]:
                     yield Row(f"{path.name}, record {key}", reason=reason)
                 else:
                     named = f"{path.name}, system {r.sid}"
-                    yield Row(named, Structure(r.atomic_numbers, r.positions, named, r.cell,
-                                               tags=r.tags, fixed=r.fixed))  # fmt: skip
-        return
-    for number, found in enumerate(read_structures(path), start=1):
-        if isinstance(found, StructureError):
-            yield Row(f"{path.name}, structure {number}", reason=str(found).partition(": ")[2])
-        else:
-            yield Row(found.name, found)
+                    found = Structure(r.atomic_numbers, r.positions, named, r.cell,
+                                      tags=r.tags, fixed=r.fixed)  # fmt: skip
+                    yield Row(named, [found])
+    elif path.suffix == ".smi":
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.strip():
+                smiles, *words = line.split(maxsplit=1)
+                yield _of_smiles(smiles, " ".join(words).strip() or smiles, n_conformers)
+    else:
+        for number, found_or_not in enumerate(read_structures(path), start=1):
+            if isinstance(found_or_not, StructureError):
+                reason = str(found_or_not).partition(": ")[2]
+                yield Row(f"{path.name}, structure {number}", reason=reason)
+            else:
+                yield Row(found_or_not.name, [found_or_not])
+
+
+def _of_smiles(smiles: str, name: str, n: int) -> Row:
+    try:
+        structures, how = conformers(smiles, n)
+    except StructureError as error:
+        return Row(name, reason=str(error))
+    return Row(name, structures, how)
 
 
 def _of_qm9(text: str) -> Iterator[Row]:
@@ -137,47 +276,62 @@ def _of_qm9(text: str) -> Iterator[Row]:
         at = int(np.searchsorted(molecules.ids, index))
         there = at < len(molecules) and molecules.ids[at] == index
         if there:
-            yield Row(f"qm9:{index}", molecules[at])
+            yield Row(f"qm9:{index}", [molecules[at]])
         else:
             yield Row(f"qm9:{index}", reason="it is none, or one of the 3,054 that QM9 leaves out")
 
 
-def as_csv(rows: Sequence[Row], target: str, unit: str) -> str:
+def as_csv(rows: Sequence[Row]) -> str:
     """A table; Python writes the digits that read back to the same bits."""
+    cells = [{k: v for q in row.quantities for k, v in q.cells().items()} for row in rows]
+    columns = list(dict.fromkeys(name for of_row in cells for name in of_row))
+    geometry = ["geometry"] if any(row.geometry for row in rows) else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["structure", f"{target} [{unit}]", "reason"])
-    writer.writerows([row.name, row.value, row.reason] for row in rows)
+    writer.writerow(["structure", *columns, *geometry, "warning", "reason"])
+    for row, values in zip(rows, cells, strict=True):
+        numbers = [values.get(name) for name in columns]
+        said = [row.geometry] if geometry else []
+        writer.writerow([row.name, *numbers, *said, row.warning, row.reason])
     return text.getvalue()
 
 
-def as_json(rows: Sequence[Row], target: str, unit: str) -> str:
+def as_json(rows: Sequence[Row]) -> str:
     """A list of objects."""
 
     def content(row: Row) -> dict[str, Any]:
-        found = {"structure": row.name, f"{target} [{unit}]": row.value, "reason": row.reason}
-        return found if row.forces is None else {**found, "forces [eV/Å]": row.forces.tolist()}
+        found: dict[str, Any] = {"structure": row.name}
+        found |= {f"{q.name} [{q.unit}]": q.value.tolist() for q in row.quantities}
+        if row.forces is not None:
+            found["forces [eV/Å]"] = row.forces.tolist()
+        if row.geometry:
+            found["geometry"] = row.geometry
+            found["positions [Å]"] = row.structures[0].positions.tolist()
+        return found | {"warning": row.warning or None, "reason": row.reason}
 
     return json.dumps([content(row) for row in rows], indent=1, ensure_ascii=False) + "\n"
 
 
-def as_extxyz(rows: Sequence[Row], target: str, unit: str) -> str:
-    """The structures with their values or reasons; what could not be read has none to write."""
+def as_extxyz(rows: Sequence[Row]) -> str:
+    """The structures with what is said of them; what could not be read has nothing to write."""
     lines = []
     for row in rows:
-        s = row.structure
-        if s is None:
+        if not row.structures:
             continue
-        if row.reason is None:
-            said = f"{target}={row.value!r} unit={json.dumps(unit)}"
-        else:
-            said = f"reason={json.dumps(row.reason, ensure_ascii=False)}"
+        s = row.structures[0]
+        said: dict[str, str] = {}
+        for q in row.quantities:
+            key = q.name.replace(" ", "_")
+            said[key] = " ".join(map(repr, np.ravel(q.value).tolist()))
+            said[f"{key}_unit"] = q.unit
+        words = {"name": row.name, "geometry": row.geometry, "warning": row.warning}
+        said |= {k: v for k, v in {**words, "reason": row.reason}.items() if v}
         if s.cell is not None:
-            pbc = " ".join("FT"[p] for p in s.periodic)
-            lattice = " ".join(map(repr, s.cell.ravel().tolist()))
-            said = f'Lattice="{lattice}" pbc="{pbc}" {said}'
+            said["Lattice"] = " ".join(map(repr, s.cell.ravel().tolist()))
+            said["pbc"] = " ".join("FT"[p] for p in s.periodic)
         columns = "species:S:1:pos:R:3" + ("" if row.forces is None else ":forces:R:3")
-        lines += [str(len(s.atomic_numbers)), f"Properties={columns} {said}"]
+        info = [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in said.items()]
+        lines += [str(len(s.atomic_numbers)), " ".join([f"Properties={columns}", *info])]
         numbers = s.positions if row.forces is None else np.hstack([s.positions, row.forces])
         for z, values in zip(s.atomic_numbers.tolist(), numbers.tolist(), strict=True):
             lines.append(" ".join([SYMBOLS[z], *map(repr, values)]))

@@ -2,23 +2,29 @@
 
     python -m experiments.prepare is2re --source=DIR
     python -m experiments.prepare slabs
+    python -m experiments.prepare molecules
     python -m experiments.prepare qm9
 
 is2re  OC20 IS2RE as published: DIR has the folders train, val_id, val_ood_ads, val_ood_cat,
        val_ood_both and, for submissions, test_id, ..., each with one or more .lmdb files.
 slabs  A stand-in for it that needs no download: metal dimers and trimers on alloy slabs, relaxed
        with ASE's EMT, written in OC20's format too. 4,000 systems take 13 minutes on two cores.
+molecules
+       Molecules of QM9 in motion, with energies, forces and dipole moments of GFN2-xTB, to train
+       `ase.py` on. 1,000 molecules, four shapes of each, take MINUTES on two cores.
 qm9    The molecules of the package qm9pack; training does the same by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import pathlib
 from collections.abc import Iterator
 
+import numpy as np
 from absl import flags
 
 from experiments import program
@@ -32,28 +38,40 @@ from hdgnn_jax.training.metrics import write_atomically
 SOURCE = flags.DEFINE_string("source", None, "DIR, is2re: folder of the parts as unpacked")
 NAME = flags.DEFINE_string("name", None, "of the set in the cache, if not oc20 or slabs")
 BAD = flags.DEFINE_enum("bad", "stop", ["stop", "skip"], "is2re: what a bad record does")
-SYSTEMS = flags.DEFINE_integer("systems", 4000, "slabs: how many, over all parts")
-SEED = flags.DEFINE_integer("seed", 0, "slabs: of the systems")
-PROCESSES = flags.DEFINE_integer("processes", None, "slabs: as many as cores, if not given")
+SYSTEMS = flags.DEFINE_integer(
+    "systems", None, "how many: 4,000 slabs over all parts, or 1,000 molecules, if not given"
+)
+SEED = flags.DEFINE_integer("seed", 0, "of the slabs or molecules made")
+PROCESSES = flags.DEFINE_integer("processes", None, "as many as cores, if not given")
 
 FILE = 200
 """Slabs in an LMDB file: what an interruption may lose."""
+MOLECULES_IN_FILE = 50
+"""The same of molecules."""
+WORDS = ("is2re", "slabs", "molecules", "qm9")
 
 
 def main(*words: str) -> None:
     """The program."""
-    if len(words) != 1 or words[0] not in ("is2re", "slabs", "qm9"):
-        raise ValueError(f"say what to prepare: is2re, slabs or qm9, not {' '.join(words)!r}")
-    root = cache_folder() / "is2re"
+    if len(words) != 1 or words[0] not in WORDS:
+        raise ValueError(f"say what to prepare: {', '.join(WORDS)}, not {' '.join(words)!r}")
+    root = cache_folder()
     if words[0] == "qm9":
         qm9.load()
     elif words[0] == "is2re":
         if SOURCE.value is None:
             raise ValueError("--source is missing: DIR, the folder of the parts as unpacked")
-        build(pathlib.Path(SOURCE.value), root / (NAME.value or "oc20"), BAD.value)
+        build(pathlib.Path(SOURCE.value), root / "is2re" / (NAME.value or "oc20"), BAD.value)
     else:
         processes = PROCESSES.value or cores() or 1
-        slabs(root / (NAME.value or "slabs"), SYSTEMS.value, SEED.value, processes)
+        if processes < 1 or SEED.value < 0:
+            raise ValueError("--processes must be at least 1, --seed at least 0")
+        if words[0] == "slabs":
+            folder = root / "is2re" / (NAME.value or "slabs")
+            slabs(folder, SYSTEMS.value or 4000, SEED.value, processes)
+        else:
+            folder = root / "ase" / (NAME.value or "molecules")
+            molecules(folder, SYSTEMS.value or 1000, SEED.value, processes)
 
 
 def build(source: pathlib.Path, folder: pathlib.Path, bad: str) -> None:
@@ -80,14 +98,10 @@ def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None
         raise ValueError(
             'the package ase is not installed: pip install "hdgnn_jax[is2re]"'
         ) from error
-    if systems < 20 or processes < 1 or seed < 0:
-        raise ValueError("--systems must be at least 20, --processes at least 1, --seed at least 0")
-    source, wanted = folder / "lmdb", {"systems": systems, "seed": seed}
-    plan = source / "plan.json"
-    if plan.exists() and json.loads(plan.read_text()) != wanted:
-        raise ValueError(f"{source} holds other slabs, {plan.read_text()}: choose another --name")
-    source.mkdir(parents=True, exist_ok=True)
-    write_atomically(plan, json.dumps(wanted).encode())
+    if systems < 20:
+        raise ValueError("--systems must be at least 20")
+    source = folder / "lmdb"
+    claim(source, systems, seed)
     with progress_bar("systems") as progress:
         task = progress.add_task("slabs: relaxing", total=systems)
         for part, n in made_here.plan(systems).items():
@@ -110,6 +124,60 @@ def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None
                 for start, row in zip(missing, rows, strict=True):
                     write_lmdb(files[start], counted(records, len(row)))
     build(source, folder, "stop")
+
+
+def molecules(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None:
+    """Makes `molecules.extxyz` in the folder, from parts that an interrupted call left there.
+
+    Raises:
+      ValueError: for a number that is none, or where the folder holds others.
+      QM9Error: where QM9 cannot be had.
+    """
+    try:
+        import ase.io
+
+        from hdgnn_jax.data import dynamics
+    except ImportError as error:
+        raise ValueError(
+            f'the package {error.name} is not installed: pip install "hdgnn_jax[forces]"'
+        ) from error
+    qm9_molecules = qm9.load().structures
+    if not 1 <= systems <= len(qm9_molecules):
+        raise ValueError(f"--systems must lie between 1 and {len(qm9_molecules)}")
+    claim(folder, systems, seed)
+    chosen = np.random.default_rng(seed).permutation(len(qm9_molecules))[:systems]
+    starts = range(0, systems, MOLECULES_IN_FILE)
+    parts = {start: folder / f"part.{start:06}.extxyz" for start in starts}
+    missing = [start for start, file in parts.items() if not file.exists()]
+    rows = [range(start, min(start + MOLECULES_IN_FILE, systems)) for start in missing]
+    with progress_bar("molecules") as progress:
+        task = progress.add_task("molecules: moving", total=systems)
+        progress.advance(task, systems - sum(map(len, rows)))
+        places = list(itertools.chain(*rows))
+        moved = dynamics.move_all((qm9_molecules[chosen[k]] for k in places), places, processes)
+        with contextlib.closing(moved) as shapes:
+            for start, row in zip(missing, rows, strict=True):
+                text = io.StringIO()
+                for _ in row:
+                    ase.io.write(text, next(shapes), format="extxyz")
+                    progress.advance(task)
+                write_atomically(parts[start], text.getvalue().encode())
+    whole = folder / "molecules.extxyz"
+    write_atomically(whole, b"".join(file.read_bytes() for file in parts.values()))
+    print(f"{whole}: {systems * dynamics.SHAPES:,} structures of {dynamics.method()}")
+
+
+def claim(folder: pathlib.Path, systems: int, seed: int) -> None:
+    """Writes into a folder what is made there.
+
+    Raises:
+      ValueError: where something else is.
+    """
+    plan, wanted = folder / "plan.json", {"systems": systems, "seed": seed}
+    if plan.exists() and json.loads(plan.read_text()) != wanted:
+        raise ValueError(f"{folder} holds other ones, {plan.read_text()}: choose another --name")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(plan, json.dumps(wanted).encode())
 
 
 if __name__ == "__main__":

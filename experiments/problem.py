@@ -12,11 +12,12 @@ import numpy as np
 import optax
 
 from experiments.sets import DataSet, data_set, from_section
-from hdgnn_jax.data import baselines, targets
+from hdgnn_jax.data import baselines, domain, targets
 from hdgnn_jax.evaluation import accuracy, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, neighbors_of
 from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.predict import one_atom, refuse_older, restore_weights
 from hdgnn_jax.progress import progress_bar
@@ -25,7 +26,14 @@ from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.report import SplitResult, print_table
 
-HEADS = {"mu": "dipole", "r2": "extent"}
+HEADS = {
+    "mu": "dipole",
+    "r2": "extent",
+    "dipole": "dipole_vector",
+    "polarizability": "polarizability",
+}
+CENTRED = ("invariant", "polarizability")
+"""Heads whose sum over atoms counts from a reference; the others give the value itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +42,23 @@ class Molecules:
 
     Attributes:
       structures, neighbors: the molecules, or slabs, and their edges.
-      raw: [n] the target as stored.
+      raw: [n, ...] the target as stored.
+      forces: [atoms, 3] the same per Å; None where there are none, or no one asks for them.
     """
 
     structures: Structures
     neighbors: Neighbors | NeighborSearch
     raw: np.ndarray
+    forces: np.ndarray | None = None
 
     def first(self, n: int) -> Molecules:
         """The first n molecules, or all where there are fewer."""
         rows = np.arange(min(n, len(self.structures)))
-        return Molecules(self.structures.take(rows), self.neighbors.take(rows), self.raw[rows])
+        forces = self.forces
+        if forces is not None:
+            forces = forces[: self.structures.offsets[len(rows)]]
+        structures, neighbors = self.structures.take(rows), self.neighbors.take(rows)
+        return Molecules(structures, neighbors, self.raw[rows], forces)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +70,14 @@ class Problem:
       reference: fitted on the training molecules, or that of a checkpoint.
       baselines: the same, by name.
       neighbors: mean number of neighbours of an atom in the training molecules.
+      domain: of the training molecules.
     """
 
     config: Mapping[str, Any]
     reference: targets.Reference
     baselines: Mapping[str, baselines.Baseline]
     neighbors: float
+    domain: domain.Domain
 
     @classmethod
     def from_training_set(cls, config: Mapping[str, Any], train: Molecules) -> Problem:
@@ -78,11 +94,14 @@ class Problem:
             train.structures,
             train.raw,
             kind=data.reference,
-            centre=head_of(config) == "invariant",
+            centre=head_of(config) in CENTRED,
         )
-        to_beat = data.baselines(train.structures, train.raw * target.factor, elements)
+        scalars = targets.isotropic_part(train.raw * target.factor, target.rank)
+        to_beat = data.baselines(train.structures, scalars, elements)
         mean = train.neighbors.n_edges.sum() / max(len(train.structures.atomic_numbers), 1)
-        return cls(config, reference, to_beat, float(mean))
+        some = train.neighbors.take(np.arange(min(len(train.structures), domain.SAMPLE))).found()
+        seen = domain.Domain.of(train.structures, some)
+        return cls(config, reference, to_beat, float(mean), seen)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Problem:
@@ -97,6 +116,7 @@ class Problem:
             targets.Reference.from_dict(record["reference"]),
             {k: baselines.from_dict(content) for k, content in record["baselines"].items()},
             record["neighbors"],
+            domain.Domain.from_dict(record["domain"]),
         )
 
     def record(self) -> dict[str, Any]:
@@ -113,6 +133,7 @@ class Problem:
             "reference": self.reference.to_dict(),
             "baselines": {k: dataclasses.asdict(b) for k, b in self.baselines.items()},
             "neighbors": self.neighbors,
+            "domain": self.domain.to_dict(),
         }
 
     @functools.cached_property
@@ -137,6 +158,31 @@ class Problem:
         """The optimiser."""
         steps = self.config["training"]["steps"]
         return from_section(self.config, "optimizer", make_optimizer, steps=steps)
+
+    def standardised_forces(self, molecules: Molecules) -> np.ndarray | None:
+        """[atoms, 3] what the network learns of forces, per Å."""
+        if molecules.forces is None:
+            return None
+        return molecules.forces * (self.reference.factor / self.reference.scale)
+
+    @property
+    def forces_weight(self) -> float:
+        """Of forces in the loss; 0: they are not trained on."""
+        return self.config["training"]["forces_weight"]
+
+    @property
+    def apply(self) -> step.Apply:
+        """The network, with derivatives where forces are trained on."""
+        apply: step.Apply = self.model.apply
+        if not self.forces_weight:
+            return apply
+
+        def differentiate(
+            variables: Any, graph: batching.MolecularGraph, **options: Any
+        ) -> Derivatives:
+            return with_derivatives(lambda moved: apply(variables, moved, **options), graph)
+
+        return differentiate
 
     def init_state(self, mesh: jax.sharding.Mesh) -> step.TrainState:
         """The state before the first step, a function of the seed alone."""
@@ -180,36 +226,58 @@ class Predictor:
           show: whether to show a progress bar.
         """
         problem = self.problem
+        structures, target = molecules.structures, problem.target
         with progress_bar("molecules", disable=not show) as progress:
-            task = progress.add_task(name, total=len(molecules.structures))
-            outputs = accuracy.predict(
+            task = progress.add_task(name, total=len(structures))
+            arguments: tuple[Any, ...] = (
                 self._step,
                 params,
-                molecules.structures,
+                structures,
                 molecules.neighbors,
                 self.budget,
                 step.sharded(self.mesh),
                 lambda n: progress.advance(task, n),
             )
+            if molecules.forces is None:
+                outputs, of_forces = accuracy.predict(*arguments), None
+            else:
+                found = accuracy.differentiate(*arguments)
+                outputs = np.asarray(found.value)
+                truth = molecules.forces * target.factor
+                of_forces = SplitResult(
+                    split=name,
+                    ids=np.repeat(structures.ids, structures.n_atoms),
+                    truth=truth,
+                    prediction=np.asarray(found.forces) * problem.reference.scale,
+                    baselines={"no forces": np.zeros_like(truth)},
+                )
         return SplitResult(
             split=name,
-            ids=molecules.structures.ids,
-            truth=molecules.raw * problem.target.factor,
-            prediction=problem.reference.restore(molecules.structures, outputs),
-            baselines={k: b.predict(molecules.structures) for k, b in problem.baselines.items()},
-            threshold=problem.target.threshold,
+            ids=structures.ids,
+            truth=molecules.raw * target.factor,
+            prediction=problem.reference.restore(structures, outputs),
+            baselines={
+                k: targets.isotropic(b.predict(structures), target.rank)
+                for k, b in problem.baselines.items()
+            },
+            threshold=target.threshold,
+            forces=of_forces,
         )
 
     def rotation_error(self, molecules: Molecules, params: step.Params, seed: int) -> float:
-        """Mean |E(x) - E(Qx)| in the reported unit, a random rotation Q for each molecule."""
+        """Mean |Q E(x) - E(Qx)| in the reported unit, a random rotation Q for each molecule.
+
+        Of vectors and tensors, of a component; Q E = E of a number.
+        """
         rotations = symmetry.random_rotations(len(molecules.structures), seed)
         turned = dataclasses.replace(molecules, structures=molecules.structures.turned(rotations))
         here, there = (self.result("", m, params, show=False) for m in (molecules, turned))
-        return float(np.mean(np.abs(here.prediction - there.prediction)))
+        expected = targets.turned(here.prediction, rotations, self.problem.target.rank)
+        return float(np.mean(np.abs(expected - there.prediction)))
 
     @functools.cached_property
     def _step(self) -> Callable[..., jax.Array]:
-        return step.make_predict_step(self.problem.model.apply, self.mesh)
+        return step.make_predict_step(self.problem.apply, self.mesh)
 
 
 def best_params(checkpoints: Checkpoints, problem: Problem, mesh: jax.sharding.Mesh) -> step.Params:
@@ -263,10 +331,16 @@ def part(config: Mapping[str, Any], name: str) -> Molecules:
       QM9Error, Is2reError, StructureError: for bad data.
     """
     data, model = data_set(config), config["model"]
-    structures, raw = data.part(name, data.target(config["target"]))
+    structures, raw, forces = data.part(name, data.target(config["target"]))
     structures.check(model["elements"], model["tags"])
+    if not config["training"]["forces_weight"]:
+        forces = None
+    elif forces is None:
+        raise ValueError(
+            f"{data.title} has no forces of {config['target']}: set training.forces_weight to 0"
+        )
     neighbors = neighbors_of(structures, model["cutoff"], model["max_neighbors"])
-    return Molecules(structures, neighbors, raw)
+    return Molecules(structures, neighbors, raw, forces)
 
 
 def head_of(config: Mapping[str, Any]) -> str:

@@ -9,15 +9,30 @@ import inspect
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from hdgnn_jax.data import is2re, qm9, splits, targets
+from hdgnn_jax.data.ase_files import Calculated, read_calculated
 from hdgnn_jax.data.baselines import AdsorbateMean, Baseline, Composition
-from hdgnn_jax.data.cache import cache_folder
-from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.data.cache import cache_folder, sha256
+from hdgnn_jax.graphs.structure import StructureError, Structures, concatenated_ranges
 from hdgnn_jax.training.report import Accuracy
+
+
+class Part(NamedTuple):
+    """What a data set has of one of its parts.
+
+    Attributes:
+      structures: of the part.
+      values: [n, ...] of the target, as stored; NaN where it is hidden.
+      forces: [atoms, 3] in the stored unit per Å; None where the set has none.
+    """
+
+    structures: Structures
+    values: np.ndarray
+    forces: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +71,8 @@ class QM9:
         """Of the lists of molecules."""
         return splits.split(self.split).digest
 
-    def part(self, name: str, target: targets.Target) -> tuple[Structures, np.ndarray]:
-        """Structures of a part and their target [n], as stored.
+    def part(self, name: str, target: targets.Target) -> Part:
+        """A part of the split.
 
         Raises:
           ValueError: for a part, a split or a training size that is none.
@@ -69,16 +84,13 @@ class QM9:
         if name == "train":
             rows = _first(rows, self.train_size)
         data = _qm9(self.cache)
-        return data.structures.take(rows), data.targets[target.name][rows]
+        return Part(data.structures.take(rows), data.targets[target.name][rows])
 
     def baselines(
         self, structures: Structures, values: np.ndarray, elements: Sequence[int]
     ) -> dict[str, Baseline]:
         """Fitted to the training values [n]."""
-        return {
-            "mean_predictor": Composition.fit(structures, values),
-            "composition": Composition.fit(structures, values, elements),
-        }
+        return _of_composition(structures, values, elements)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +175,8 @@ class IS2RE:
         content = [files, self.validation_size, self.train_size]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-    def part(self, name: str, target: targets.Target) -> tuple[Structures, np.ndarray]:
-        """Structures of a part and their energy [n], eV; NaN where it is hidden.
+    def part(self, name: str, target: targets.Target) -> Part:
+        """A part of the set, energies in eV.
 
         Raises:
           ValueError: for a part that there is not, or a training size.
@@ -185,7 +197,7 @@ class IS2RE:
             data.fixed,
         )
         if name not in ("train", "validation"):
-            return structures, data.y_relaxed
+            return Part(structures, data.y_relaxed)
         if not 0 < self.validation_size < len(data.sids):
             raise ValueError(
                 f"data.validation_size must lie between 1 and {len(data.sids) - 1}, not "
@@ -198,7 +210,7 @@ class IS2RE:
         rows = order[: self.validation_size]
         if not held_out:
             rows = _first(order[self.validation_size :], self.train_size)
-        return structures.take(rows), data.y_relaxed[rows]
+        return Part(structures.take(rows), data.y_relaxed[rows])
 
     def baselines(
         self, structures: Structures, values: np.ndarray, elements: Sequence[int]
@@ -223,9 +235,104 @@ class IS2RE:
         return is2re.parts(self._folder)
 
 
+@dataclasses.dataclass(frozen=True)
+class ASEFile:
+    """Structures of a file that ASE reads, with energies and forces, or with dipole moments.
+
+    Attributes:
+      path: of the file; None: molecules made here, by `experiments.prepare molecules`.
+      held_out: share of the structures in each of validation and test. Those of one group, such as
+        one molecule in several shapes, stay together.
+      train_size: so many of the others; None: all.
+      reference: `none` or `fitted`; None: the usual one of the target.
+      cache: folder; None: see `cache_folder`.
+    """
+
+    path: str | None = None
+    held_out: float = 0.1
+    train_size: int | None = None
+    reference: targets.ReferenceKind | None = None
+    cache: str | None = None
+
+    reported: ClassVar[tuple[str, ...]] = ("validation", "test")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 0.5:
+            raise ValueError(f"data.held_out must lie between 0 and 0.5, not {self.held_out}")
+
+    @property
+    def title(self) -> str:
+        """What the structures are, in a few words."""
+        return self._file.name if self.path else "molecules in motion (GFN2-xTB, made here)"
+
+    @property
+    def note(self) -> str:
+        """What has to be known to compare with others."""
+        return "" if self.path else "Made here: no published number can be held against these."
+
+    def target(self, name: str) -> targets.Target:
+        """The target of that name.
+
+        Raises:
+          ValueError: where there is none.
+        """
+        return targets.find_target(name, targets.CALCULATED, "a file of ASE")
+
+    def paper(self, target: targets.Target) -> dict[str, Accuracy]:
+        """None."""
+        return {}
+
+    def digest(self) -> str:
+        """Of the file, and of what decides which structures are in which part."""
+        content = [sha256(self._file), self.held_out, self.train_size]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def part(self, name: str, target: targets.Target) -> Part:
+        """A part of the file, in eV, eV/Å and e Å.
+
+        Raises:
+          ValueError: for a part or a training size that is none.
+          StructureError: naming what the file lacks.
+        """
+        _check_part(name, ("train", *self.reported))
+        data = _calculated(self._file, target.name)
+        groups = np.random.default_rng(0).permutation(data.groups.max() + 1)
+        size = max(1, round(self.held_out * len(groups)))
+        if len(groups) < 3:
+            raise ValueError(f"{self._file} has {len(groups)} groups of structures, fewer than 3")
+        begin, end = {
+            "validation": (0, size), "test": (size, 2 * size), "train": (2 * size, None)
+        }[name]  # fmt: skip
+        rows = np.flatnonzero(np.isin(data.groups, groups[begin:end]))
+        if name == "train":
+            rows = _first(np.random.default_rng(0).permutation(rows), self.train_size)
+        structures, forces = data.structures, data.forces
+        if forces is not None:
+            starts, counts = structures.offsets[rows], structures.n_atoms[rows]
+            forces = forces[concatenated_ranges(starts, counts)]
+        return Part(structures.take(rows), data.values[rows], forces)
+
+    def baselines(
+        self, structures: Structures, values: np.ndarray, elements: Sequence[int]
+    ) -> dict[str, Baseline]:
+        """Fitted to the training values [n]."""
+        return _of_composition(structures, values, elements)
+
+    @property
+    def _file(self) -> pathlib.Path:
+        if self.path:
+            file, how = pathlib.Path(self.path), "set config.data.path"
+        else:
+            file = cache_folder(self.cache) / "ase" / "molecules" / "molecules.extxyz"
+            how = "run python -m experiments.prepare molecules"
+        if not file.exists():
+            raise StructureError(f"there is no file {file}: {how}")
+        return file
+
+
 T = TypeVar("T")
-DataSet = QM9 | IS2RE
-SETS: dict[str, Callable[..., DataSet]] = {"qm9": QM9, "is2re": IS2RE}
+DataSet = QM9 | IS2RE | ASEFile
+SETS: dict[str, Callable[..., DataSet]] = {"qm9": QM9, "is2re": IS2RE, "ase": ASEFile}
 
 
 def data_set(config: Mapping[str, Any]) -> DataSet:
@@ -261,6 +368,15 @@ def _check_part(name: str, known: Sequence[str]) -> None:
         raise ValueError(f"the split must be one of {', '.join(known)}, not {name!r}")
 
 
+def _of_composition(
+    structures: Structures, values: np.ndarray, elements: Sequence[int]
+) -> dict[str, Baseline]:
+    return {
+        "mean_predictor": Composition.fit(structures, values),
+        "composition": Composition.fit(structures, values, elements),
+    }
+
+
 def _first(rows: np.ndarray, size: int | None) -> np.ndarray:
     if size is not None and not 0 < size <= len(rows):
         raise ValueError(f"data.train_size must lie between 1 and {len(rows)}, not {size}")
@@ -270,6 +386,11 @@ def _first(rows: np.ndarray, size: int | None) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def _qm9(cache: str | None) -> qm9.QM9:
     return qm9.load(cache)
+
+
+@functools.lru_cache(maxsize=1)
+def _calculated(file: pathlib.Path, target: str) -> Calculated:
+    return read_calculated(file, target)
 
 
 @functools.lru_cache(maxsize=1)

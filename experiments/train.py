@@ -53,6 +53,8 @@ class Training:
       log_every: steps.
       n_budgets: padded shapes, that is compilations.
       ema: decay of the averaged weights.
+      forces_weight: Å, of the error of forces in the loss, beside that of the target; 0: forces are
+        not trained on.
     """
 
     batch_size: int
@@ -63,11 +65,14 @@ class Training:
     log_every: int
     n_budgets: int
     ema: float
+    forces_weight: float
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if name != "ema" and value < 1:
+            if name not in ("ema", "forces_weight") and value < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {value}")
+        if self.forces_weight < 0:
+            raise ValueError(f"training.forces_weight must not be negative: {self.forces_weight}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema must be at least 0 and less than 1, not {self.ema}")
 
@@ -126,6 +131,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
             settings.steps,
             mesh.size,
             settings.n_budgets,
+            problem.standardised_forces(train),
         )
 
         # Model
@@ -134,7 +140,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         n_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         key = jax.random.fold_in(jax.random.key(config["seed"]), 1)
         train_step = step.make_train_step(
-            problem.model.apply, problem.optimizer, mesh, key, settings.ema
+            problem.apply, problem.optimizer, mesh, key, settings.ema, settings.forces_weight
         )
 
         # Where an interrupted run stopped
@@ -149,8 +155,10 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         few = some.first(TURNED)
 
         def validate(params: step.Params) -> dict[str, float]:
+            found = predictor.result("validation", some, params, show=False)
             return {
-                "validation_mae": predictor.result("validation", some, params, show=False).mae,
+                "validation_mae": found.mae,
+                **({} if found.forces is None else {"validation_mae_forces": found.forces.mae}),
                 "rotation_error": predictor.rotation_error(few, params, config["seed"]),
             }
 

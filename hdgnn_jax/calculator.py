@@ -11,6 +11,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.predict import Predictor
 
 
@@ -72,9 +73,9 @@ class HDGNNCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         own: Any = self.atoms
-        found = self.predictor.derivatives(structure_of(own, "these atoms"))
-        energy = float(found.value)
+        found = self.predictor.derivatives(Structures.pack([structure_of(own)]))
+        energy = float(found.value[0])
         self.results = {"energy": energy, "free_energy": energy, "forces": np.array(found.forces)}
         if own.pbc.all():
-            stress = found.virial / own.get_volume()
+            stress = np.asarray(found.virial[0]) / own.get_volume()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)

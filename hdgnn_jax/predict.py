@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from hdgnn_jax.data.domain import Domain
 from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.evaluation import accuracy
 from hdgnn_jax.graphs import batching
@@ -42,6 +43,7 @@ class Predictor:
       unit: of predictions.
       budget: shape of a batch, of each device; larger where a structure needs it.
       mesh: devices.
+      domain: what it was trained on; None: not known.
     """
 
     model: HDGNN
@@ -51,6 +53,7 @@ class Predictor:
     unit: str
     budget: batching.Budget
     mesh: jax.sharding.Mesh
+    domain: Domain | None = None
 
     @classmethod
     def load(
@@ -84,12 +87,13 @@ class Predictor:
             record["target"]["unit"],
             batching.Budget(*record["budget"]),
             mesh,
+            Domain.from_dict(record["domain"]),
         )
 
     def __call__(
         self, structures: Structures, advance: Callable[[int], object] = lambda n: None
     ) -> np.ndarray:
-        """[n] predictions, in `unit`.
+        """[n, ...] predictions, in `unit`.
 
         Args:
           structures: in any order and of any size.
@@ -98,29 +102,60 @@ class Predictor:
         Raises:
           StructureError: naming the first that the model cannot use.
         """
-        structures.check(self.model.elements, self.model.tags)
-        neighbors = self.neighbors(structures)
-        outputs = accuracy.predict(
-            self._predict,
-            self.params,
-            structures,
-            neighbors,
-            self._budget(structures, neighbors),
-            step.sharded(self.mesh),
-            advance,
-        )
+        outputs = accuracy.predict(self._predict, *self._batches(structures, advance))
         return self.reference.restore(structures, outputs)
+
+    def of_rolls(
+        self,
+        structures: Structures,
+        n: int,
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> np.ndarray:
+        """[n rolls, n, ...] predictions in edge frames rolled by n equal steps of a turn.
+
+        The roll is an arbitrary choice, so their spread is the least that a prediction is uncertain
+        by; their mean is the prediction of `evaluation_frame` = n. Args and errors: of a call.
+        """
+        outputs = accuracy.predict(self._of_rolls(n), *self._batches(structures, advance))
+        return np.stack(
+            [self.reference.restore(structures, outputs[:, k]) for k in range(n)]
+        )
+
+    def derivatives(
+        self, structures: Structures, advance: Callable[[int], object] = lambda n: None
+    ) -> Derivatives:
+        """Energies in eV [n], forces [atoms, 3] in eV/Å, and virials [n, 3, 3] in eV.
+
+        Args and errors: of a call.
+
+        Raises:
+          PredictorError: where the target is no energy.
+        """
+        ev = self.energy_unit()
+        found = accuracy.differentiate(self._differentiate, *self._batches(structures, advance))
+        slope = self.reference.scale * ev
+        return Derivatives(
+            self.reference.restore(structures, np.asarray(found.value)) * ev,
+            found.forces * slope,
+            found.virial * slope,
+        )
 
     def reason_against(self, structure: Structure) -> str | None:
         """Why the model cannot use a structure; None where it can."""
-        packed = Structures.pack([structure])
         try:
+            packed = Structures.pack([structure])
             packed.check(self.model.elements, self.model.tags)
             self.neighbors(packed).found()
         except StructureError as error:
             # The name is that of a set of one.
-            return str(error).removeprefix(f"{packed.name(0)} ")
+            return str(error).removeprefix("structure 0 ")
         return None
+
+    def warnings(self, structures: Structures) -> list[str]:
+        """[n] how each structure leaves what the model was trained on; empty where it does not."""
+        if self.domain is None:
+            return [""] * len(structures)
+        return self.domain.warnings(structures, self.neighbors(structures).found())
 
     def energy_unit(self) -> float:
         """The target's unit, in eV.
@@ -132,60 +167,63 @@ class Predictor:
             raise PredictorError(f"{self.target} is in {self.unit}: no energy, so without forces")
         return EV[self.unit]
 
-    def derivatives(self, structure: Structure) -> Derivatives:
-        """Energy in eV [], forces [n, 3] in eV/Å, and virial [3, 3] in eV.
-
-        Raises:
-          StructureError: where the model cannot use it.
-          PredictorError: where the target is no energy.
-        """
-        ev = self.energy_unit()
-        packed = Structures.pack([structure])
-        packed.check(self.model.elements, self.model.tags)
-        neighbors = self.neighbors(packed).found()
-        n_atoms, n_edges = len(structure.atomic_numbers), int(neighbors.n_edges[0])
-        budget = batching.Budget(grown(n_edges), grown(n_atoms + 1), 2)
-        graph = batching.collate(packed, neighbors, np.zeros(1), np.zeros(1, int), budget)
-        found = jax.device_get(self._derivatives(self.params, graph))
-        energy = self.reference.restore(packed, found.value[:1])[0]
-        slope = self.reference.scale * ev
-        return Derivatives(
-            energy * ev,
-            found.forces[:n_atoms].astype(np.float64) * slope,
-            found.virial[0].astype(np.float64) * slope,
-        )
-
     @property
     def compilations(self) -> int:
         """Shapes that `derivatives` was compiled for."""
-        return step.compilations(self._derivatives)
+        return step.compilations(self._differentiate)
 
     def neighbors(self, structures: Structures) -> Neighbors | NeighborSearch:
         """Within the model's cutoff and limit."""
         return neighbors_of(structures, self.model.cutoff, self.model.max_neighbors)
 
-    def _budget(
-        self, structures: Structures, neighbors: Neighbors | NeighborSearch
-    ) -> batching.Budget:
-        edges, nodes = int(neighbors.n_edges.max()), int(structures.n_atoms.max()) + 1
-        return batching.Budget(
-            max(self.budget.n_edge, grown(edges)),
-            max(self.budget.n_node, grown(nodes)),
-            self.budget.n_graph,
-        )
+    def _batches(
+        self, structures: Structures, advance: Callable[[int], object]
+    ) -> tuple[Any, ...]:
+        """What `accuracy` needs to go through structures.
+
+        Raises:
+          StructureError: naming the first that the model cannot use.
+        """
+        structures.check(self.model.elements, self.model.tags)
+        neighbors = self.neighbors(structures)
+        if len(structures) == 1:
+            # Small, and its true size: atoms that move one by one are worth a shape of their own.
+            neighbors = neighbors.found()
+            edges, nodes = int(neighbors.n_edges[0]), int(structures.n_atoms[0]) + 1
+            budget = batching.Budget(grown(edges), grown(nodes), 2)
+        else:
+            edges, nodes = int(neighbors.n_edges.max()), int(structures.n_atoms.max()) + 1
+            budget = batching.Budget(
+                max(self.budget.n_edge, grown(edges)),
+                max(self.budget.n_node, grown(nodes)),
+                self.budget.n_graph,
+            )
+        return self.params, structures, neighbors, budget, step.sharded(self.mesh), advance
 
     @functools.cached_property
     def _predict(self) -> Callable[..., jax.Array]:
         return step.make_predict_step(self.model.apply, self.mesh)
 
     @functools.cached_property
-    def _derivatives(self) -> Callable[..., Derivatives]:
+    def _differentiate(self) -> Callable[..., Derivatives]:
         apply: Any = self.model.apply
 
-        def run(params: step.Params, graph: batching.MolecularGraph) -> Derivatives:
-            return with_derivatives(lambda g: apply({"params": params}, g), graph)
+        def differentiate(variables: Any, graph: batching.MolecularGraph) -> Derivatives:
+            return with_derivatives(lambda moved: apply(variables, moved), graph)
 
-        return jax.jit(run)
+        return step.make_predict_step(differentiate, self.mesh)
+
+    @functools.cached_property
+    def _of_rolls(self) -> Callable[[int], Callable[..., jax.Array]]:
+        @functools.cache
+        def compiled(n: int) -> Callable[..., jax.Array]:
+            def of_rolls(variables: Any, graph: batching.MolecularGraph) -> Any:
+                rolls: Any = self.model.apply(variables, graph, n, method="of_rolls")
+                return jax.numpy.moveaxis(rolls, 0, 1)
+
+            return step.make_predict_step(of_rolls, self.mesh)
+
+        return compiled
 
 
 def grown(size: int) -> int:
@@ -216,7 +254,7 @@ def refuse_older(record: Mapping[str, Any]) -> None:
     Raises:
       CheckpointError: where an earlier revision wrote it.
     """
-    if "model" not in record:
+    if "domain" not in record:
         raise CheckpointError("an earlier revision wrote this run: train again")
 
 
@@ -246,3 +284,62 @@ def one_atom(model: HDGNN) -> batching.MolecularGraph:
         np.zeros(1, int),
         batching.Budget(n_edge=1, n_node=2, n_graph=2),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A property of several structures, by one or more models.
+
+    Attributes:
+      unit: of both.
+      value: [n, ...] mean over models and rolls.
+      spread: [n, ...] standard deviation over them; None where there is but one.
+      of: how many of each the spread is over, in words.
+    """
+
+    unit: str
+    value: np.ndarray
+    spread: np.ndarray | None
+    of: str
+
+
+def predict_all(
+    predictors: Sequence[Predictor],
+    structures: Structures,
+    rolls: int = 1,
+    advance: Callable[[int], object] = lambda n: None,
+) -> dict[str, Prediction]:
+    """Predictions by property: models of one property are an ensemble.
+
+    Args:
+      predictors: any.
+      structures: that all of them can use.
+      rolls: more than 1: mean and spread over so many rolls of the edge frames too, instead of the
+        model's own evaluation frames.
+      advance: told the number of structures after each batch of each model.
+
+    Raises:
+      StructureError: naming the first structure that a model cannot use.
+      PredictorError: where models of one property differ in unit.
+    """
+    of_target: dict[str, list[Predictor]] = {}
+    for predictor in predictors:
+        of_target.setdefault(predictor.target, []).append(predictor)
+    found = {}
+    for target, members in of_target.items():
+        units = {member.unit for member in members}
+        if len(units) > 1:
+            raise PredictorError(f"models of {target} in {' and '.join(sorted(units))} do not mix")
+        values = np.concatenate([
+            member(structures, advance)[None] if rolls == 1
+            else member.of_rolls(structures, rolls, advance)
+            for member in members
+        ])  # fmt: skip
+        counts = {"models": len(members), "rolls": rolls}
+        found[target] = Prediction(
+            members[0].unit,
+            values.mean(0),
+            values.std(0) if len(values) > 1 else None,
+            " x ".join(f"{n} {name}" for name, n in counts.items() if n > 1),
+        )
+    return found

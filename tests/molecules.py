@@ -61,6 +61,7 @@ def graph_of(
     budget: batching.Budget | None = None,
     targets: np.ndarray | None = None,
     order: np.ndarray | None = None,
+    forces: np.ndarray | None = None,
 ) -> batching.MolecularGraph:
     """All of them, in the given order, as one padded graph; by default with little padding."""
     neighbors = find_neighbors(structures, cutoff)
@@ -70,7 +71,7 @@ def graph_of(
         )
     targets = np.zeros(len(structures)) if targets is None else targets
     order = np.arange(len(structures)) if order is None else order
-    return batching.collate(structures, neighbors, targets, order, budget)
+    return batching.collate(structures, neighbors, targets, order, budget, forces)
 
 
 def permuted(structures: Structures, seed: int) -> Structures:

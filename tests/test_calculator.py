@@ -21,7 +21,7 @@ from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.models.hdgnn import HDGNN
-from hdgnn_jax.predict import Predictor, PredictorError, one_atom
+from hdgnn_jax.predict import Predictor, PredictorError, one_atom, predict_all
 from hdgnn_jax.training import step
 
 UNIT = np.eye(3)
@@ -65,13 +65,53 @@ def test_energy_is_the_predictors_in_ev(predictor):
     np.testing.assert_array_equal(batch, again)
 
 
+def test_rolls_are_the_evaluation_frames_and_their_mean_is_the_prediction(predictor):
+    packed = Structures.pack([structure_of(atoms_of(name)) for name in ("H2O", "CH3OH")])
+    each = predictor.of_rolls(packed, 3)
+    averaged = dataclasses.replace(predictor, model=HDGNN(**SMALL, evaluation_frame=3))
+    np.testing.assert_allclose(each.mean(0), averaged(packed), rtol=1e-6)
+    np.testing.assert_allclose(each[0], predictor(packed), rtol=1e-6)
+    assert (each.std(0) > 1e-3).all()
+
+
+def test_models_of_one_property_are_an_ensemble(predictor):
+    packed = Structures.pack([structure_of(atoms_of(name)) for name in ("H2O", "CH3OH")])
+    params = parameters()["params"]
+    other = dataclasses.replace(predictor, params=jax.tree.map(lambda leaf: 0.9 * leaf, params))
+    gap = dataclasses.replace(other, target="gap")
+    found = predict_all([predictor, gap, other], packed)
+    assert list(found) == ["U0", "gap"]
+    both = np.stack([predictor(packed), other(packed)])
+    np.testing.assert_array_equal(found["U0"].value, both.mean(0))
+    np.testing.assert_array_equal(found["U0"].spread, both.std(0))
+    assert found["U0"].of == "2 models"
+    np.testing.assert_array_equal(found["gap"].value, both[1])
+    assert found["gap"].spread is None
+    with pytest.raises(PredictorError, match="models of U0 in eV and meV do not mix"):
+        predict_all([predictor, dataclasses.replace(other, unit="eV")], packed)
+
+
+def test_derivatives_of_many_are_those_of_each(predictor):
+    names = ("H2O", "CH3OH", "C2H6", "CH4")
+    packed = Structures.pack([structure_of(atoms_of(name)) for name in names])
+    found = predictor.derivatives(packed)
+    at = packed.offsets
+    for k in range(len(names)):
+        alone = predictor.derivatives(packed.take(np.array([k])))
+        np.testing.assert_allclose(found.value[k], alone.value[0], rtol=1e-7)
+        np.testing.assert_allclose(found.forces[at[k] : at[k + 1]], alone.forces, atol=1e-5)
+        np.testing.assert_allclose(found.virial[k], alone.virial[0], atol=1e-5)
+
+
 def test_forces_and_stress_follow_from_the_energy(of_metals):
     crystal = bulk("Cu", cubic=True) * (2, 1, 1)
     crystal.symbols[3] = "Au"
     crystal.rattle(0.1, seed=1)
     crystal.calc = HDGNNCalculator(of_metals)
     forces, stress = crystal.get_forces(), crystal.get_stress(voigt=False)
+    # Mostly along the force: float32 energies give a slope of two digits, if it is steep.
     h, direction = 1e-2, np.random.default_rng(0).normal(size=forces.shape)
+    direction += 3 * forces / np.abs(forces).max()
 
     def energy(positions=crystal.positions, stretch=UNIT) -> float:
         moved = Atoms(crystal.numbers, positions @ stretch, cell=crystal.cell @ stretch, pbc=True)
@@ -135,7 +175,7 @@ def test_what_the_model_cannot_do_is_said(predictor):
     with pytest.raises(PredictorError, match="mu is in D: no energy"):
         HDGNNCalculator(gap)
     with pytest.raises(PredictorError, match="mu is in D: no energy"):
-        gap.derivatives(structure_of(atoms_of("H2O")))
+        gap.derivatives(Structures.pack([structure_of(atoms_of("H2O"))]))
     gold = bulk("Au")
     gold.calc = HDGNNCalculator(predictor)
     with pytest.raises(StructureError, match="contains Au; this model knows H, C, N, O, F"):

@@ -23,7 +23,9 @@ MAY_IMPORT = {
     "training": {"graphs"},
     "evaluation": {"graphs", "models", "so3"},
     "predict": {"data", "evaluation", "graphs", "models", "training"},
-    "calculator": {"data", "predict"},
+    "calculator": {"data", "graphs", "predict"},
+    "relaxation": {"graphs", "predict"},
+    "selftest": {"calculator", "data", "graphs", "models", "predict"},
 }
 FLAGS = {"absl", "argparse", "ml_collections"}
 NETWORK = {"aiohttp", "ftplib", "http", "httpx", "requests", "socket", "urllib", "urllib3"}

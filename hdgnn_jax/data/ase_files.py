@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
@@ -9,7 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from hdgnn_jax.graphs.structure import Structure, StructureError
+from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
+
+
+@dataclasses.dataclass(frozen=True)
+class Calculated:
+    """Structures with what was calculated of them.
+
+    Attributes:
+      structures: ids are places in the file, from 1.
+      values: [n] energies, eV, or [n, 3] dipole moments, e Å.
+      forces: [atoms, 3] eV/Å; None where some structure has none, or the values are no energies.
+      groups: [n] integers; structures of one group (`group` in the file's info, such as one
+        molecule in several shapes) belong in one part of a split.
+    """
+
+    structures: Structures
+    values: np.ndarray
+    forces: np.ndarray | None
+    groups: np.ndarray
 
 
 def structure_of(atoms: Any, name: str = "structure") -> Structure:
@@ -37,14 +56,54 @@ def read_structures(path: str | os.PathLike[str]) -> Iterator[Structure | Struct
 
     Where it cannot be read on, the last is the error that says why.
     """
+    path = pathlib.Path(path)
+    for k, found in enumerate(_read(path), start=1):
+        known = isinstance(found, StructureError)
+        yield found if known else structure_of(found, f"{path.name}, structure {k}")
+
+
+def _read(path: pathlib.Path) -> Iterator[Any]:
+    """The `Atoms` of a file; where it cannot be read on, the last is the error that says why."""
     import ase.io
 
-    path = pathlib.Path(path)
     number = 0
     try:
-        for number, atoms in enumerate(ase.io.iread(path, index=":"), start=1):
-            yield structure_of(atoms, f"{path.name}, structure {number}")
+        for atoms in ase.io.iread(path, index=":"):
+            yield atoms
+            number += 1
     # ASE's readers raise anything, from ValueError to their own.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         yield StructureError(f"{path.name}, structure {number + 1}: cannot be read ({reason})")
+
+
+def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
+    """All structures of a file and their `energy` or `dipole`, as ASE's calculators store them.
+
+    Raises:
+      StructureError: naming the file and the structure that cannot be read, or has no such value.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise StructureError(f"there is no file {path}")
+    structures, values, groups = [], [], []
+    forces: list[Any] = []
+    for k, found in enumerate(_read(path), start=1):
+        if isinstance(found, StructureError):
+            raise found
+        results = {} if found.calc is None else found.calc.results
+        value = np.asarray(results.get(name, np.nan), float)
+        if not np.isfinite(value).all():
+            raise StructureError(f"{path.name}, structure {k}: has no {name} that is a number")
+        structures.append(structure_of(found, f"{path.name}, structure {k}"))
+        values.append(value)
+        forces.append(results.get("forces") if name == "energy" else None)
+        groups.append(str(found.info.get("group", f"structure {k}")))
+    packed = Structures.pack(structures, f"{path.name}, structure")
+    complete = all(of is not None and np.isfinite(of).all() for of in forces)
+    return Calculated(
+        dataclasses.replace(packed, ids=packed.ids + 1),
+        np.stack(values),
+        np.concatenate(forces) if complete else None,
+        np.unique(groups, return_inverse=True)[1],
+    )

@@ -26,12 +26,13 @@ class Loader:
 
     Attributes:
       structures, neighbors: the training set.
-      targets: [n] standardised.
+      targets: [n, ...] standardised.
       batch_size: molecules in a batch, over all shards.
       seed: of the order.
       steps: batches in the run.
       shards: devices that share a batch.
       n_budgets: how many padded shapes, that is compilations, to allow.
+      forces: [atoms, 3] standardised; None: they are not trained on.
     """
 
     structures: Structures
@@ -42,6 +43,7 @@ class Loader:
     steps: int
     shards: int = 1
     n_budgets: int = 3
+    forces: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.structures) == 0:
@@ -59,7 +61,9 @@ class Loader:
         budget = batching.smallest_fit(self.budgets, nodes[0], edges[0], shards.shape[1])
         return batching.stack(
             [
-                batching.collate(self.structures, self.neighbors, self.targets, places, budget)
+                batching.collate(
+                    self.structures, self.neighbors, self.targets, places, budget, self.forces
+                )
                 for places in shards
             ]
         )

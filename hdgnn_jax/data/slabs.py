@@ -6,15 +6,10 @@ theory, and no number on them may be held against one on OC20.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import itertools
-import multiprocessing
-import os
-import signal
 from collections.abc import Generator, Iterable
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from ase import Atoms
@@ -25,6 +20,7 @@ from ase.neighborlist import neighbor_list
 from ase.optimize import LBFGS
 
 from hdgnn_jax.data.oc20_lmdb import Record
+from hdgnn_jax.data.processes import map_in_processes
 
 METALS = ("Ni", "Cu", "Pd", "Ag", "Pt", "Au", "Al")
 """Those that EMT is made for. A combination of them is held out of training where their places here
@@ -105,7 +101,7 @@ def make_system(seed: int, part: str, k: int) -> Record:
 
 
 def make_systems(seed: int, part: str, indices: Iterable[int], processes: int) -> Generator[Record]:
-    """Yields `make_system` of each index, in their order, by single-threaded processes.
+    """Yields `make_system` of each index, in their order.
 
     Args:
       seed: of the data set.
@@ -113,18 +109,9 @@ def make_systems(seed: int, part: str, indices: Iterable[int], processes: int) -
       indices: any, so that an interrupted run can go on.
       processes: how many work.
     """
-    spawn = multiprocessing.get_context("spawn")
-    # An interruption is this process's to handle.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        processes, spawn, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    return map_in_processes(
+        functools.partial(make_system, seed, part), indices, processes=processes
     )
-    try:
-        # The processes start here, and BLAS looks when it is loaded.
-        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"):
-            records = pool.map(functools.partial(make_system, seed, part), indices)
-        yield from records
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _slab(rng: np.random.Generator, metals: tuple[str, ...]) -> Any:

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.data.baselines import Composition, element_counts
 from hdgnn_jax.graphs.structure import Structures
 
 HARTREE_IN_MEV = 27_211.386245988
 """CODATA 2018."""
+
+DEBYE_PER_E_ANGSTROM = 4.803204712570263
+"""CODATA 2018: e in C times 1e-10 m over 1e-21 / c C m."""
 
 ReferenceKind = Literal["none", "fitted", "tabulated"]
 
@@ -29,6 +33,7 @@ class Target:
       paper_mae: of the paper's Table 2, in `unit`; None where it has one for each part.
       atom_energies: of `tabulated` references, by atomic number, in the stored unit.
       threshold: in `unit`; the share of errors below it is reported too.
+      rank: 0 of a number, 1 of a vector [3], 2 of a symmetric tensor [3, 3].
     """
 
     name: str
@@ -38,6 +43,7 @@ class Target:
     paper_mae: float | None
     atom_energies: Mapping[int, float] | None = None
     threshold: float | None = None
+    rank: int = 0
 
 
 def _atoms(h: float, c: float, n: float, o: float, f: float) -> dict[int, float]:
@@ -67,21 +73,31 @@ TARGETS = {
         Target("Cv", "cal/(mol K)", 1.0, "fitted", 0.023),
     )
 }
+"""QM9's. `polarizability` is the tensor, in the frame of the positions; `alpha` a third of its
+trace."""
 
+CALCULATED = {
+    target.name: target
+    for target in (
+        Target("energy", "meV", 1000.0, "fitted", None),
+        Target("dipole", "D", DEBYE_PER_E_ANGSTROM, "none", None, rank=1),
+    )
+}
+"""Of files that ASE reads, which store eV and e Å."""
 
 RELAXED_ENERGY = Target("relaxed_energy", "meV", 1000.0, "none", None, threshold=20.0)
 """OC20 IS2RE's, stored in eV. EwT, the share within 0.02 eV, is its second measure."""
 
 
-def find_target(name: str) -> Target:
-    """The target of that name.
+def find_target(name: str, targets: Mapping[str, Target] = TARGETS, of: str = "QM9") -> Target:
+    """The target of that name, among those `of` a data set.
 
     Raises:
       ValueError: listing the names there are.
     """
-    if name not in TARGETS:
-        raise ValueError(f"unknown target {name!r}; QM9 has {', '.join(TARGETS)}")
-    return TARGETS[name]
+    if name not in targets:
+        raise ValueError(f"unknown target {name!r}; {of} has {', '.join(targets)}")
+    return targets[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +111,7 @@ class Reference:
       elements: atomic numbers, the columns of the counts.
       per_element: taken off per atom of each element.
       mean, scale: of what is left.
+      rank: of the target; of a tensor, references and mean are taken off its isotropic part.
     """
 
     factor: float
@@ -102,6 +119,7 @@ class Reference:
     per_element: tuple[float, ...]
     mean: float
     scale: float
+    rank: int = 0
 
     @classmethod
     def fit(
@@ -120,7 +138,7 @@ class Reference:
           target: the property.
           elements: atomic numbers.
           structures: the training set.
-          raw: [n] float64 of the training set, in the stored unit.
+          raw: [n, ...] float64 of the training set, in the stored unit.
           kind: of the reference; by default the target's own.
           centre: False leaves reference and mean at 0, for heads that give the value itself.
 
@@ -133,34 +151,37 @@ class Reference:
                 f"reference must be one of {', '.join(get_args(ReferenceKind))}, not {kind!r}"
             )
         values = raw * target.factor
+        scalars = isotropic_part(values, target.rank)
         per_element = np.zeros(len(elements))
         if centre and kind == "fitted":
-            per_element = np.array(Composition.fit(structures, values, elements).per_element)
+            per_element = np.array(Composition.fit(structures, scalars, elements).per_element)
         elif centre and kind == "tabulated":
             if target.atom_energies is None:
                 raise ValueError(f"{target.name} has no tabulated atomic references")
             per_element = np.array([target.atom_energies[z] for z in elements]) * target.factor
-        left = values - element_counts(structures, elements) @ per_element
+        of_atoms = element_counts(structures, elements) @ per_element
+        mean = float((scalars - of_atoms).mean())
+        left = values - isotropic(of_atoms + mean, target.rank)
         return cls(
             target.factor,
             tuple(elements),
             tuple(per_element.tolist()),
-            float(left.mean()) if centre else 0.0,
-            float(left.std()),
+            mean if centre else 0.0,
+            float(np.sqrt(np.mean(left**2))),
+            target.rank,
         )
 
     def standardise(self, structures: Structures, raw: np.ndarray) -> np.ndarray:
-        """[n] raw values, stored unit, to what the network learns, float64."""
-        left = raw * self.factor - self._of_atoms(structures)
-        return (left - self.mean) / self.scale
+        """[n, ...] raw values, stored unit, to what the network learns, float64."""
+        return (raw * self.factor - self._known(structures)) / self.scale
 
     def restore(self, structures: Structures, outputs: np.ndarray) -> np.ndarray:
-        """[n] outputs of the network to values in the reported unit, float64."""
-        shift = self.mean + self._of_atoms(structures)
-        return np.asarray(outputs, np.float64) * self.scale + shift
+        """[n, ...] outputs of the network to values in the reported unit, float64."""
+        return np.asarray(outputs, np.float64) * self.scale + self._known(structures)
 
-    def _of_atoms(self, structures: Structures) -> np.ndarray:
-        return element_counts(structures, self.elements) @ np.array(self.per_element)
+    def _known(self, structures: Structures) -> np.ndarray:
+        counts = element_counts(structures, self.elements)
+        return isotropic(self.mean + counts @ np.array(self.per_element), self.rank)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""
@@ -173,3 +194,27 @@ class Reference:
             k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
         }
         return cls(**fields)
+
+
+def isotropic(scalars: np.ndarray, rank: int) -> np.ndarray:
+    """[n] numbers as values of a rank: themselves, vectors [n, 3] of 0, multiples of the unit
+    tensor [n, 3, 3]."""
+    if rank == 1:
+        return np.zeros((len(scalars), 3))
+    return scalars if rank == 0 else scalars[:, None, None] * np.eye(3)
+
+
+def turned(values: np.ndarray, rotations: np.ndarray, rank: int) -> np.ndarray:
+    """Values [n, ...] of structures that are turned by unit quaternions (w, x, y, z), [n, 4]."""
+    turns = Rotation.from_quat(rotations, scalar_first=True)
+    if rank == 1:
+        return turns.apply(values)
+    matrices = turns.as_matrix()
+    return values if rank == 0 else matrices @ values @ matrices.swapaxes(1, 2)
+
+
+def isotropic_part(values: np.ndarray, rank: int) -> np.ndarray:
+    """[n] what of values [n, ...] no rotation changes: the inverse of `isotropic`."""
+    if rank == 1:
+        return np.zeros(len(values))
+    return values if rank == 0 else np.trace(values, axis1=1, axis2=2) / 3

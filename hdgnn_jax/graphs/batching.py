@@ -12,7 +12,7 @@ import jraph
 import numpy as np
 
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
-from hdgnn_jax.graphs.structure import StructureError, Structures
+from hdgnn_jax.graphs.structure import StructureError, Structures, concatenated_ranges
 
 
 class Atoms(NamedTuple):
@@ -23,12 +23,14 @@ class Atoms(NamedTuple):
       positions: [N, 3] float32, Å.
       tags: [N] int32; 0 bulk, 1 surface, 2 adsorbate.
       fixed: [N] bool; held in place where atoms move.
+      forces: [N, 3] float32, standardised, to train on; None where there are none.
     """
 
     atomic_numbers: jax.Array | np.ndarray
     positions: jax.Array | np.ndarray
     tags: jax.Array | np.ndarray
     fixed: jax.Array | np.ndarray
+    forces: jax.Array | np.ndarray | None = None
 
 
 class Edges(flax.struct.PyTreeNode):
@@ -44,7 +46,7 @@ class Edges(flax.struct.PyTreeNode):
 
 
 class Labels(NamedTuple):
-    """Graph features: `target` [G] float32, standardised; `id` [G] int32 of the record."""
+    """Graph features: `target` [G, ...] float32, standardised; `id` [G] int32 of the record."""
 
     target: jax.Array | np.ndarray
     id: jax.Array | np.ndarray
@@ -190,20 +192,25 @@ def collate(
     targets: np.ndarray,
     indices: np.ndarray,
     budget: Budget,
+    forces: np.ndarray | None = None,
 ) -> MolecularGraph:
     """The structures at `indices` as one padded graph.
 
     Args:
       structures, neighbors: the whole set.
-      targets: [n] of the whole set; standardised.
+      targets: [n, ...] of the whole set; standardised.
       indices: [k] places in the set.
       budget: the padded shape.
+      forces: [atoms, 3] of the whole set; standardised.
 
     Raises:
       ValueError: where they do not fit.
     """
     # Of the whole set: every batch of it has the same arrays.
     plain = neighbors.max_neighbors is None and not structures.periodic.any()
+    if forces is not None:
+        starts, counts = structures.offsets[indices], structures.n_atoms[indices]
+        forces = forces[concatenated_ranges(starts, counts)].astype(np.float32)
     structures, edges = structures.take(indices), neighbors.take(indices).found()
     n_atoms, n_edges = structures.n_atoms, edges.n_edges
     n_node, n_edge, n_graph = len(structures.tags), len(edges.senders), len(indices)
@@ -220,6 +227,7 @@ def collate(
             _filled(structures.positions.astype(np.float32), budget.n_node),
             _filled(structures.tags, budget.n_node),
             _filled(structures.fixed, budget.n_node),
+            None if forces is None else _filled(forces, budget.n_node),
         ),
         edges=None if plain else _edge_features(structures, edges, budget.n_edge),
         senders=_filled(edges.senders + before, budget.n_edge, n_node),

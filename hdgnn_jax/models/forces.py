@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hdgnn_jax.graphs import batching
 
@@ -21,9 +22,9 @@ class Derivatives(NamedTuple):
         1 + epsilon. Divided by the volume it is the stress.
     """
 
-    value: jax.Array
-    forces: jax.Array
-    virial: jax.Array
+    value: jax.Array | np.ndarray
+    forces: jax.Array | np.ndarray
+    virial: jax.Array | np.ndarray
 
 
 def with_derivatives(

@@ -12,7 +12,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.dense import KEPT, DegreeDense, Precision
 from hdgnn_jax.models.embedding import N_TAGS, DistanceBlock, ElementEmbedding, element_index
 from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
-from hdgnn_jax.models.heads import Head, MoleculeHead, Readout
+from hdgnn_jax.models.heads import LOWEST_DEGREE, Head, MoleculeHead, Readout
 from hdgnn_jax.models.invariant import InvariantBranch
 from hdgnn_jax.models.message import Attention, MessageBlock, TensorProduct
 from hdgnn_jax.models.norm import EquivariantLayerNorm
@@ -65,7 +65,8 @@ class HDGNN(nn.Module):
       sphere_rule: `lebedev`, `product`, or the points themselves.
       sphere_order: of the Lebedev rule; None: see `so3.sphere.sphere`.
       sphere_error: instead of an order, the relative aliasing error that is allowed, as 1e-3.
-      head: `invariant`, `dipole` (mu) or `extent` (r2).
+      head: `invariant`, `dipole` (mu), `dipole_vector`, `extent` (r2) or `polarizability`; see
+        `heads.MoleculeHead`.
       readout: `sum` or `mean` over atoms, of the invariant head.
       invariant_weight: lambda of section 3.4.
       frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
@@ -119,7 +120,7 @@ class HDGNN(nn.Module):
         _one_of("tensor_product", self.tensor_product, get_args(TensorProduct))
         if self.pathway == self.tensor_product == "none":
             raise ValueError("pathway and tensor_product must not both be 'none': no message")
-        _one_of("head", self.head, ("invariant", "dipole", "extent"))
+        _one_of("head", self.head, get_args(Head))
         _one_of("readout", self.readout, ("sum", "mean"))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
         if isinstance(self.attention, str):
@@ -148,8 +149,8 @@ class HDGNN(nn.Module):
             if not 0 <= getattr(self, name) <= lowest:
                 which = "degree" if lowest == self.degree else "far_degree"
                 raise ValueError(f"{name} must lie between 0 and {which} = {lowest}")
-        if self.head == "dipole" and self.degree < 1:
-            raise ValueError("the dipole head needs degree >= 1")
+        if self.degree < LOWEST_DEGREE.get(self.head, 0):
+            raise ValueError(f"the {self.head} head needs degree >= {LOWEST_DEGREE[self.head]}")
         for name in ("cutoff", "neighbors", "layers", "channels", "hidden", "invariant_channels",
                      "edge_channels"):  # fmt: skip
             if getattr(self, name) <= 0:
@@ -193,21 +194,28 @@ class HDGNN(nn.Module):
             `frame` is needed if that is random.
 
         Returns:
-          [G], arbitrary numbers for padding graphs.
+          [G], or [G, 3] and [G, 3, 3] from the heads of vectors and tensors; arbitrary numbers for
+          padding graphs.
         """
         graph = jax.tree.map(jnp.asarray, graph)
         frame = self.frame if train else self.evaluation_frame
         if frame == "random":
             return self.predict(graph, edge_rolls(self.make_rng("frame"), graph))
-        n = 1 if frame == "canonical" else frame
-        rolls = 2 * jnp.pi * jnp.arange(n) / n
+        return self.of_rolls(graph, 1 if frame == "canonical" else frame).mean(0)
 
-        def one(model: HDGNN, total: jax.Array, roll: jax.Array):
-            full = jnp.full(graph.senders.shape, roll)
-            return total + model.predict(graph, full), None
+    def of_rolls(self, graph: batching.MolecularGraph, n: int) -> jax.Array:
+        """[n, G, ...] predictions, with all edge frames rolled by n equal steps of a turn.
+
+        An equivariant model gives the same n times: the spread tells how much this one depends on
+        an arbitrary choice. Their mean is what `evaluation_frame` = n predicts.
+        """
+        graph = jax.tree.map(jnp.asarray, graph)
+
+        def one(model: HDGNN, _: None, roll: jax.Array) -> tuple[None, jax.Array]:
+            return None, model.predict(graph, jnp.full(graph.senders.shape, roll))
 
         scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
-        return scan(self, jnp.zeros(graph.n_node.shape), rolls)[0] / n
+        return scan(self, None, 2 * jnp.pi * jnp.arange(n) / n)[1]
 
     @nn.nowrap
     def points(self) -> sphere.Sphere:
@@ -250,7 +258,7 @@ class HDGNN(nn.Module):
         )
 
     def predict(self, graph: batching.MolecularGraph, roll: jax.Array) -> jax.Array:
-        """The prediction [G] in the edge frames given by the rolls [E]."""
+        """The prediction [G, ...] in the edge frames given by the rolls [E]."""
         return self.molecule_head(*self.states(graph, roll), graph)
 
     def states(

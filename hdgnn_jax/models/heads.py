@@ -1,7 +1,8 @@
-"""Heads: from node states to one number per molecule (paper, section 3.4; model.md, section 6)."""
+"""Heads: from node states to a number, vector or tensor per molecule (paper, section 3.4)."""
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -13,8 +14,9 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import MASSES
 from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision
 from hdgnn_jax.so3 import degrees, safe, sphere
+from hdgnn_jax.so3.harmonics import harmonics
 
-Head = Literal["invariant", "dipole", "extent"]
+Head = Literal["invariant", "extent", "dipole", "dipole_vector", "polarizability"]
 Readout = Literal["sum", "mean"]
 
 
@@ -59,12 +61,20 @@ class AtomScalars(nn.Module):
         return out
 
 
+LOWEST_DEGREE = {"dipole": 1, "dipole_vector": 1, "polarizability": 2}
+"""L that a head reads; 0 where it is not named."""
+
+
 class MoleculeHead(nn.Module):
-    """One number per molecule.
+    """One number per molecule, a vector or a tensor.
 
     Attributes:
-      kind: `invariant`: sum or mean of atom scalars. `dipole`: |sum_i v_i + q_i (r_i - r_0)| with
-        v_i from degree 1. `extent`: sum_i s_i |r_i - r_0|^2 + t_i. r_0 is the centre of mass.
+      kind: of head.
+        `invariant`: sum or mean of atom scalars.
+        `extent`: sum_i s_i |r_i - r_0|^2 + t_i.
+        `dipole_vector`: sum_i v_i + q_i (r_i - r_0) with v_i from degree 1, [3]; `dipole` its norm.
+        `polarizability`: sum_i s_i I + T_i, the traceless symmetric T_i from degree 2, [3, 3].
+        r_0 is the centre of mass (model.md, section 6).
       readout: of the invariant head.
       points: the quadrature.
       invariant_weight: lambda.
@@ -79,7 +89,7 @@ class MoleculeHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, f: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
-        """`[N, S, C]` and `[N, C0]` to `[G]`, in standardised units."""
+        """`[N, S, C]` and `[N, C0]` to `[G, ...]`, in standardised units."""
         owner = batching.graph_of_node(graph)
         n_graph = graph.n_node.shape[0]
 
@@ -93,6 +103,10 @@ class MoleculeHead(nn.Module):
         if self.kind == "invariant":
             n_atoms = jnp.maximum(graph.n_node, 1).astype(x.dtype)
             return total(scalars[:, 0]) / (n_atoms if self.readout == "mean" else 1)
+        if self.kind == "polarizability":
+            quadrupole = Dense(1, self.precision, bias=False, name="tensor")(x[:, degrees.block(2)])
+            traceless = jnp.einsum("nmc,mij->nij", quadrupole, symmetric_traceless())
+            return total(scalars[..., None] * jnp.eye(3, dtype=x.dtype) + traceless)
 
         mass = jnp.asarray(np.array(MASSES, float), x.dtype)[graph.nodes.atomic_numbers]
         positions = graph.nodes.positions
@@ -104,4 +118,18 @@ class MoleculeHead(nn.Module):
             return total(scalars[:, 0] * jnp.sum(offset**2, -1) + scalars[:, 1])
         # Degree 1 in this basis is (x, y, z).
         vector = Dense(1, self.precision, bias=False, name="vector")(x[:, degrees.block(1)])
-        return safe.norm(total(vector[..., 0] + scalars * offset))
+        dipole = total(vector[..., 0] + scalars * offset)
+        return dipole if self.kind == "dipole_vector" else safe.norm(dipole)
+
+
+@functools.cache
+def symmetric_traceless() -> np.ndarray:
+    """[5, 3, 3] of unit norm, one for each m of degree 2: Y_2m(r) is a multiple of r C_m r."""
+    axes = np.eye(3)
+    # r C r of the three axes is the diagonal; of two added, also twice what is off it.
+    pairs = (axes[:, None] + axes[None, :]).reshape(9, 3)
+    square = np.sum(pairs**2, -1, keepdims=True)
+    form = (square * harmonics(2, pairs / np.sqrt(square))[:, 4:]).T.reshape(5, 3, 3)
+    diagonal = np.einsum("mii->mi", form) / 4
+    matrices = (form - diagonal[:, :, None] - diagonal[:, None, :]) / 2
+    return matrices / np.linalg.norm(matrices, axis=(1, 2), keepdims=True)

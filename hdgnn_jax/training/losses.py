@@ -1,6 +1,8 @@
-"""Losses over the real graphs of a padded batch."""
+"""Losses over the real graphs and atoms of a padded batch."""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +10,42 @@ import jax.numpy as jnp
 from hdgnn_jax.graphs import batching
 
 
-def l1_sum(outputs: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
-    """Sum over real graphs of |output - target|; padding adds 0, to gradients too."""
-    mask = batching.graph_mask(graph)
-    error = jnp.where(mask, outputs - graph.globals.target, 0)
-    return jnp.sum(jnp.abs(error))
+class Counts(NamedTuple):
+    """Real graphs and atoms of a batch: what sums over it are divided by."""
+
+    graphs: jax.Array
+    atoms: jax.Array
 
 
-def count(graph: batching.MolecularGraph) -> jax.Array:
-    """Number of real graphs."""
-    return jnp.sum(batching.graph_mask(graph))
+def count(graph: batching.MolecularGraph) -> Counts:
+    """Of one padded graph."""
+    real = batching.graph_mask(graph)
+    return Counts(jnp.sum(real), jnp.sum(jnp.where(real, graph.n_node, 0)))
+
+
+def l1(
+    outputs: Any, graph: batching.MolecularGraph, counts: Counts, forces_weight: float = 0.0
+) -> jax.Array:
+    """Mean absolute error of the targets, plus `forces_weight` times that of the forces.
+
+    Of vectors, tensors and forces, of a component. Padding adds 0, to gradients too.
+
+    Args:
+      outputs: [G, ...]; with `forces_weight`, a `Derivatives` of them.
+      graph: with the targets, and with the forces if they weigh anything.
+      counts: of the whole batch, of which the graph may be a part.
+      forces_weight: Å, for forces are per Å.
+    """
+    value = outputs.value if forces_weight else outputs
+    loss = _sum(value - graph.globals.target, batching.graph_mask(graph)) / counts.graphs
+    if forces_weight:
+        owner = batching.graph_of_node(graph)
+        error = _sum(outputs.forces - graph.nodes.forces, batching.graph_mask(graph)[owner])
+        loss += forces_weight * error / counts.atoms
+    return loss
+
+
+def _sum(error: jax.Array, mask: jax.Array) -> jax.Array:
+    """Over real rows, of the mean absolute component."""
+    size = jnp.abs(jnp.where(mask.reshape(-1, *[1] * (error.ndim - 1)), error, 0))
+    return jnp.sum(size) / (error.size // error.shape[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
 import re
@@ -43,10 +44,12 @@ class SplitResult:
     Attributes:
       split: "train", "validation", "test", ...
       ids: [n] int64, the number of each structure in its data set.
-      truth: [n] float64.
-      prediction: [n] float64, the model's.
-      baselines: by name, as `mean_predictor`: [n] float64, what the model has to beat.
+      truth: [n] float64, or [n, ...] of vectors and tensors, whose errors are those of a component.
+      prediction: the same, the model's.
+      baselines: by name, as `mean_predictor`: the same, what the model has to beat.
       threshold: errors below it are counted too; None: they are not.
+      forces: of every atom, in the unit per Å, with the ids of its structure; None where the model
+        was not trained on forces.
     """
 
     split: str
@@ -55,6 +58,7 @@ class SplitResult:
     prediction: np.ndarray
     baselines: Mapping[str, np.ndarray]
     threshold: float | None = None
+    forces: SplitResult | None = None
 
     @property
     def mae(self) -> float:
@@ -88,14 +92,14 @@ def print_table(
     note: str = "",
 ) -> None:
     """Prints the errors on each split beside the baselines and the paper; see `write_report`."""
-    header, *rows = _table(results, paper)
-    table = Table(title=_title(results[0], target, unit).replace("[", r"\["))
-    for column in header:
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for row in rows:
-        table.add_row(*row)
     console = Console()
-    console.print(table)
+    for title, (header, *rows) in _tables(results, target, unit, paper):
+        table = Table(title=title.replace("[", r"\["))
+        for column in header:
+            table.add_column(column, justify="left" if column == "split" else "right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     if note:
         console.print(note, markup=False)
 
@@ -146,6 +150,11 @@ def write_report(
         "splits": splits,
         **({"note": note} if note else {}),
     }
+    forces = [result.forces for result in results if result.forces]
+    if forces:
+        summary["forces"] = {
+            "unit": f"{unit}/Å", **{result.split: _numbers(result, {}) for result in forces}
+        }  # fmt: skip
     validation = next((r for r in results if r.split == "validation"), headline)
     files = {
         "summary.json": _json(summary),
@@ -154,6 +163,11 @@ def write_report(
             _learning_curve(history, validation, paper.get("test"), target, unit)
         ),
         "parity.png": _png(_parity(headline, target, unit)),
+        **(
+            {"parity_forces.png": _png(_parity(headline.forces, "force", f"{unit}/Å"))}
+            if headline.forces
+            else {}
+        ),
         "report.md": _markdown(summary, results, paper, note, card).encode(),
         **{f"predictions_{r.split}.csv": _csv(r) for r in results},
     }
@@ -231,6 +245,17 @@ def _table(
     ]
 
 
+def _tables(
+    results: Sequence[SplitResult], target: str, unit: str, paper: Mapping[str, Accuracy]
+) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """The title and the cells of each table: of the target, and of forces where there are."""
+    tables = [(_title(results[0], target, unit), _table(results, paper))]
+    forces = [result.forces for result in results if result.forces]
+    if forces:
+        tables.append((_title(forces[0], "forces", f"{unit}/Å"), _table(forces, {})))
+    return tables
+
+
 def _learning_curve(
     history: Sequence[Mapping[str, Any]],
     validation: SplitResult,
@@ -269,30 +294,31 @@ def _parity(result: SplitResult, target: str, unit: str) -> Figure:
     """Prediction against truth, with the distribution of the errors in the empty corner."""
     figure = empty_figure(6.4, 5.6)
     axes = figure.subplots()
-    both = np.concatenate([result.truth, result.prediction])
+    truth, prediction = result.truth.ravel(), result.prediction.ravel()
+    both = np.concatenate([truth, prediction])
     margin = 0.04 * np.ptp(both) or 1.0
     limits = (both.min() - margin, both.max() + margin)
-    if len(result.ids) > CROWDED:
+    if len(truth) > CROWDED:
         density = axes.hexbin(
-            result.truth, result.prediction, gridsize=90, extent=limits * 2, bins="log",
+            truth, prediction, gridsize=90, extent=limits * 2, bins="log",
             mincnt=1, cmap="viridis", linewidths=0.1,
         )  # fmt: skip
         figure.colorbar(density, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label="structures")
     else:
-        axes.scatter(result.truth, result.prediction, s=14, color=BLUE, alpha=0.6, linewidths=0)
+        axes.scatter(truth, prediction, s=14, color=BLUE, alpha=0.6, linewidths=0)
     axes.plot(limits, limits, color=RED, lw=0.8, ls="--")
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.set_xlabel(f"true {target} [{_superscripts(unit)}]")
     axes.set_ylabel(f"predicted {target} [{_superscripts(unit)}]")
     axes.set_title(
         f"{target}, {result.split} split: MAE {format_mae(result.mae)} {_superscripts(unit)} "
-        f"(n = {len(result.ids):,})"
+        f"(n = {len(truth):,})"
     )
     _tidy(axes)
 
     inset = axes.inset_axes((0.6, 0.12, 0.36, 0.24))
     reach = 5 * result.mae or 1.0
-    inset.hist(result.prediction - result.truth, bins=41, range=(-reach, reach), color=BLUE)
+    inset.hist(prediction - truth, bins=41, range=(-reach, reach), color=BLUE)
     inset.set_title(f"prediction - truth [{_superscripts(unit)}]", fontsize=8)
     inset.tick_params(labelsize=8)
     inset.set_yticks([])
@@ -330,9 +356,22 @@ def _json(content: Mapping[str, Any]) -> bytes:
 
 def _csv(result: SplitResult) -> bytes:
     """Python prints a float64 with the digits that read back to the same bits."""
-    columns = (result.ids.tolist(), result.truth.tolist(), result.prediction.tolist())
-    lines = [f"{i},{t!r},{p!r}" for i, t, p in zip(*columns, strict=True)]
-    return "\n".join(["id,truth,prediction", *lines, ""]).encode()
+    names = component_names(result.truth.shape[1:])
+    header = ["id", *(f"truth{name}" for name in names), *(f"prediction{name}" for name in names)]
+    n = len(result.ids)
+    both = np.hstack([result.truth.reshape(n, -1), result.prediction.reshape(n, -1)])
+    rows = zip(result.ids.tolist(), both.tolist(), strict=True)
+    lines = [",".join([str(i), *map(repr, row)]) for i, row in rows]
+    return "\n".join([",".join(header), *lines, ""]).encode()
+
+
+def component_names(shape: tuple[int, ...]) -> list[str]:
+    """What columns of a value of a shape are called, after its name.
+
+    >>> component_names(()), component_names((3,))
+    ([''], ['_x', '_y', '_z'])
+    """
+    return ["_" * bool(shape) + "".join(xyz) for xyz in itertools.product("xyz", repeat=len(shape))]
 
 
 def _markdown(
@@ -345,16 +384,16 @@ def _markdown(
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    header, *rows = _table(results, paper)
-    table = [line(header), line(["---", *["---:"] * (len(header) - 1)]), *map(line, rows)]
+    tables = []
+    for title, (header, *rows) in _tables(results, summary["target"], summary["unit"], paper):
+        rule = line(["---", *["---:"] * (len(header) - 1)])
+        tables += [f"{title}:", "", line(header), rule, *map(line, rows), ""]
     return f"""# HDGNN on {summary["target"]}
 
 Mean absolute error on the {summary["split"]} split: **{format_mae(summary["mae"])} \
 {summary["unit"]}**.
 
-{_title(results[0], summary["target"], summary["unit"])}:
-
-{chr(10).join(table)}
+{chr(10).join(tables[:-1])}
 {note and chr(10) + note + chr(10)}
 Trained in {summary["seconds"]:,.0f} s: {summary["parameters"]:,} parameters, \
 {summary["compilations"]} compilations, {summary["padding_efficiency"]:.1%} of the padded arrays \
@@ -363,6 +402,7 @@ filled.
 ![Learning curve](learning_curve.png)
 
 ![Truth and prediction](parity.png)
+{"![Forces](parity_forces.png)" * ("forces" in summary)}
 
 ## Reproduction card
 

@@ -74,19 +74,22 @@ def make_train_step(
     mesh: Mesh,
     key: jax.Array,
     ema_decay: float,
+    forces_weight: float = 0.0,
 ) -> jax.stages.Wrapped:
     """The jitted step.
 
     Each device takes its part of the batch; losses and gradients are summed over devices and
-    divided by the number of real graphs in the whole batch, so that the number of devices does not
-    change them.
+    divided by the number of real graphs and atoms in the whole batch, so that the number of devices
+    does not change them.
 
     Args:
-      apply: (variables, graph, train, rngs) -> outputs [G].
+      apply: (variables, graph, train, rngs) -> outputs [G, ...], or their `Derivatives` where
+        forces weigh anything.
       optimizer: of the run.
       mesh: of devices.
       key: the root of the run's random numbers; step k uses fold_in(key, k).
       ema_decay: of the average, reached gradually as (1 + k) / (10 + k).
+      forces_weight: see `losses.l1`.
 
     Returns:
       (state, stacked batch) -> (state, metrics). The state passed in is given up.
@@ -94,12 +97,12 @@ def make_train_step(
 
     def shard_gradient(params: Params, step: jax.Array, batch: batching.MolecularGraph):
         graph = jax.tree.map(lambda leaf: leaf[0], batch)
-        total = jax.lax.psum(losses.count(graph), AXIS)
+        counts = jax.lax.psum(losses.count(graph), AXIS)
 
         def loss(params: Params) -> jax.Array:
             rngs = {"frame": jax.random.fold_in(key, step)}
             outputs = apply({"params": params}, graph, train=True, rngs=rngs)
-            return losses.l1_sum(outputs, graph) / total
+            return losses.l1(outputs, graph, counts, forces_weight)
 
         return jax.lax.psum(jax.value_and_grad(loss)(params), AXIS)
 
@@ -135,11 +138,17 @@ def compilations(jitted: Callable[..., Any]) -> int:
 
 def make_predict_step(
     apply: Apply, mesh: Mesh
-) -> Callable[[Params, batching.MolecularGraph], jax.Array]:
-    """(params, stacked batch) -> outputs [devices, G], in the model's evaluation mode."""
+) -> Callable[[Params, batching.MolecularGraph], Any]:
+    """(params, stacked batch) -> what `apply` gives, an axis of devices first.
 
-    def shard_predict(params: Params, batch: batching.MolecularGraph) -> jax.Array:
-        return apply({"params": params}, jax.tree.map(lambda leaf: leaf[0], batch))[None]
+    Args:
+      apply: (variables, graph) -> arrays.
+      mesh: of devices.
+    """
+
+    def shard_predict(params: Params, batch: batching.MolecularGraph) -> Any:
+        found = apply({"params": params}, jax.tree.map(lambda leaf: leaf[0], batch))
+        return jax.tree.map(lambda leaf: leaf[None], found)
 
     predict = jax.shard_map(
         shard_predict,

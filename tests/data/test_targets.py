@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,9 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from molecules import random_molecules
+from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.data.baselines import Composition
-from hdgnn_jax.data.targets import TARGETS, Reference, find_target
+from hdgnn_jax.data.targets import (
+    TARGETS,
+    Reference,
+    find_target,
+    isotropic,
+    isotropic_part,
+    turned,
+)
+from hdgnn_jax.evaluation.symmetry import random_rotations
 from hdgnn_jax.graphs.structure import Structure, Structures
 
 ELEMENTS = (1, 6, 7, 8, 9)
@@ -67,6 +77,30 @@ def test_restore_inverts_standardise(seed, name, centre):
         np.testing.assert_allclose(standardised.mean(), 0, atol=1e-6)
     else:
         assert np.sign(standardised).tolist() == np.sign(raw).tolist()
+
+
+@LAWS
+@given(seed=st.integers(0, 10**6), rank=st.sampled_from([1, 2]))
+def test_of_vectors_and_tensors_the_isotropic_part_has_a_reference(seed, rank):
+    molecules, scalars = training_set(seed)
+    noise = np.random.default_rng(seed).normal(size=(len(scalars), *[3] * rank))
+    raw = isotropic(scalars, rank) + noise
+    target = dataclasses.replace(TARGETS["alpha"], rank=rank)
+    reference = Reference.fit(target, ELEMENTS, molecules, raw, centre=rank == 2)
+    standardised = reference.standardise(molecules, raw)
+    np.testing.assert_allclose(reference.restore(molecules, standardised), raw, rtol=1e-12)
+    np.testing.assert_allclose(np.mean(standardised**2), 1, rtol=1e-9)
+    if rank == 2:
+        of_scalars = Reference.fit(TARGETS["alpha"], ELEMENTS, molecules, isotropic_part(raw, 2))
+        assert reference.per_element == of_scalars.per_element
+    # References know no direction.
+    rotations = random_rotations(len(raw), seed)
+    there = reference.standardise(molecules, turned(raw, rotations, rank))
+    np.testing.assert_allclose(there, turned(standardised, rotations, rank), atol=1e-9)
+    matrices = Rotation.from_quat(rotations, scalar_first=True).as_matrix()
+    subscripts = {1: "nij,nj->ni", 2: "nij,njk,nlk->nil"}[rank]
+    expected = np.einsum(subscripts, *[matrices, raw, matrices][: rank + 1])
+    np.testing.assert_allclose(turned(raw, rotations, rank), expected, atol=1e-9)
 
 
 @LAWS

@@ -134,7 +134,11 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(config, cache, tm
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"set": "is2rs"}, ValueError, "config.data.set must be one of qm9, is2re, not 'is2rs'"),
+        (
+            {"set": "is2rs"},
+            ValueError,
+            "config.data.set must be one of qm9, is2re, ase, not 'is2rs'",
+        ),
         ({"name": "nowhere"}, Is2reError, r"holds no data: run .*prepare is2re --source=DIR"),
         ({"validation_size": 32}, ValueError, "validation_size must lie between 1 and 31, not 32"),
         ({"train_size": 99}, ValueError, "train_size must lie between 1 and 26, not 99"),
@@ -177,5 +181,5 @@ def test_bad_targets_and_splits_are_refused(config, finished, tmp_path):
 
 @pytest.mark.parametrize("words", [(), ("oc20",), ("qm9", "slabs")])
 def test_what_can_be_prepared_is_said(words):
-    with pytest.raises(ValueError, match="say what to prepare: is2re, slabs or qm9"):
+    with pytest.raises(ValueError, match="say what to prepare: is2re, slabs, molecules, qm9"):
         prepare.main(*words)

@@ -11,8 +11,11 @@ import pytest
 from ase.build import bulk, molecule
 
 from experiments import predict
+from experiments.predict import Options
 from hdgnn_jax.data import qm9
-from hdgnn_jax.predict import Predictor
+from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.predict import Predictor, PredictorError
 from hdgnn_jax.training.checkpoint import CheckpointError
 
 
@@ -35,38 +38,71 @@ def rows_of(path):
 def test_rows_are_in_order_and_bad_ones_say_why(finished, inputs, tmp_path):
     out = tmp_path / "out.csv"
     names = [str(inputs / "mixed.extxyz"), str(inputs / "good.xyz")]
-    assert predict.run(finished, names, out, False) == 2
+    assert predict.run([finished], names, out) == 2
     header, *rows = rows_of(out)
-    assert header == ["structure", "U0 [meV]", "reason"]
+    assert header == ["structure", "U0 [meV]", "warning", "reason"]
     assert [row[0] for row in rows] == [f"mixed.extxyz, structure {k}" for k in (1, 2, 3, 4)] + [
         f"good.xyz, structure {k}" for k in (1, 2, 3)
     ]
-    assert rows[1][1:] == ["", "contains Au; this model knows H, C, N, O, F"]
-    assert rows[2][2].startswith("has atoms 1 and 2 at one place")
+    assert rows[1][1:] == ["", "", "contains Au; this model knows H, C, N, O, F"]
+    assert rows[2][3].startswith("has atoms 1 and 2 at one place")
     values = {row[0]: float(row[1]) for row in rows if row[1]}
     assert len(values) == 5
     # The same molecule, whatever file and batch it came in.
     for a, b in ((rows[0], rows[5]), (rows[3], rows[4])):
         assert float(a[1]) == pytest.approx(float(b[1]), rel=1e-5)
-    predict.run(finished, names, tmp_path / "again.csv", False)
+    predict.run([finished], names, tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == out.read_bytes()
 
 
 def test_json_and_extxyz_hold_values_and_forces(finished, inputs, tmp_path):
     names = [str(inputs / "good.xyz"), str(inputs / "mixed.extxyz")]
     for suffix in ("json", "extxyz"):
-        predict.run(finished, names, tmp_path / f"out.{suffix}", True)
+        predict.run([finished], names, tmp_path / f"out.{suffix}", Options(forces=True))
     rows = json.loads((tmp_path / "out.json").read_text())
     frames = ase.io.read(tmp_path / "out.extxyz", index=":")
     assert len(rows) == len(frames) == 7
     for row, atoms in zip(rows, frames, strict=True):
         if row["reason"] is None:
             assert atoms.info["U0"] == row["U0 [meV]"]
-            assert atoms.info["unit"] == "meV"
+            assert atoms.info["U0_unit"] == "meV"
             np.testing.assert_array_equal(atoms.get_forces(), row["forces [eV/Å]"])
         else:
             assert atoms.info["reason"] == row["reason"]
     assert frames[4].pbc.all()
+
+
+def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path):
+    """Names, geometry and spreads; a bad SMILES is a row; an unusual molecule has a warning."""
+    (tmp_path / "list.smi").write_text("CCO ethyl alcohol\n\nnonsense\n")
+    out = tmp_path / "out.csv"
+    inputs = [str(tmp_path / "list.smi"), "smiles:" + "C" * 30]
+    options = Options(rolls=2, conformers=2)
+    assert predict.run([finished, finished], inputs, out, options) == 1
+    header, ethanol, bad, long = rows_of(out)
+    spread, over = "U0 spread over 2 models x 2 rolls [meV]", "U0 spread over conformers [meV]"
+    assert header == ["structure", "U0 [meV]", spread, over, "geometry", "warning", "reason"]
+    assert ethanol[0] == "ethyl alcohol"
+    assert ethanol[4] == "RDKit ETKDGv3, relaxed with MMFF94, the lowest of 2"
+    assert float(ethanol[2]) > 0
+    assert bad[1:] == ["", "", "", "", "", "'nonsense' is no SMILES that RDKit can read"]
+    assert "92 atoms; trained on" in long[5]
+
+
+def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_path):
+    out = tmp_path / "out.extxyz"
+    options = Options(relax=True, forces=True, fmax=0.01, steps=3)
+    predict.run([finished], [str(inputs / "good.xyz")], out, options)
+    before = ase.io.read(inputs / "good.xyz", index=":")
+    for was, atoms in zip(before, ase.io.read(out, index=":"), strict=True):
+        assert atoms.info["geometry"] in (
+            "NOT yet relaxed after 3 steps of FIRE",
+            *(f"relaxed after {k} steps of FIRE" for k in range(4)),
+        )
+        moved = np.abs(was.positions - atoms.positions).max()
+        assert 0 <= moved < 0.7
+        (value,) = Predictor.load(finished)(Structures.pack([structure_of(atoms)]))
+        assert atoms.info["U0"] == pytest.approx(value, rel=1e-6)
 
 
 def test_a_loaded_predictor_is_that_of_the_report(finished, config):
@@ -79,11 +115,15 @@ def test_a_loaded_predictor_is_that_of_the_report(finished, config):
 
 def test_what_cannot_be_done_is_said(finished, inputs, tmp_path):
     with pytest.raises(ValueError, match=r"there is no file nowhere.xyz"):
-        predict.run(finished, ["nowhere.xyz"], tmp_path / "out.csv", False)
+        predict.run([finished], ["nowhere.xyz"], tmp_path / "out.csv")
     with pytest.raises(ValueError, match="qm9:x must be qm9:INDEX or qm9:FIRST-LAST"):
-        predict.run(finished, ["qm9:x"], tmp_path / "out.csv", False)
+        predict.run([finished], ["qm9:x"], tmp_path / "out.csv")
     with pytest.raises(ValueError, match="--forces goes with"):
-        predict.run(finished, [str(inputs / "good.xyz")], tmp_path / "out.csv", True)
+        predict.run([finished], [], tmp_path / "out.csv", Options(forces=True))
+    with pytest.raises(ValueError, match="--rolls must be positive, not 0"):
+        Options(rolls=0)
+    with pytest.raises(PredictorError, match="need one run that predicts an energy; 2 of these do"):
+        predict.run([finished] * 2, [], tmp_path / "out.json", Options(forces=True))
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        predict.run(tmp_path / "typo", ["nowhere.xyz"], tmp_path / "out.csv", False)
+        predict.run([tmp_path / "typo"], ["nowhere.xyz"], tmp_path / "out.csv")
     assert not list(tmp_path.iterdir())

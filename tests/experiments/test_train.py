@@ -148,7 +148,7 @@ def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message)
         ({"training.steps": 0}, "training.steps must be at least 1, not 0"),
         ({"training.ema": 1.0}, "training.ema must be at least 0 and less than 1"),
         ({"training.batch_size": 6}, "6 molecules cannot be dealt to 4 devices evenly"),
-        ({"head": "energy"}, "head must be one of invariant, dipole, extent"),
+        ({"head": "energy"}, "head must be one of invariant, extent, dipole"),
     ],
 )
 def test_a_bad_value_is_named_before_anything_is_written(changed, tmp_path, changes, message):

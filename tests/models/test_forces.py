@@ -19,6 +19,7 @@ from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models.forces import with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.training import losses
 
 pytestmark = pytest.mark.usefixtures("x64")
 STEP = 1e-4
@@ -62,6 +63,31 @@ def generic(seed: int) -> batching.MolecularGraph:
     turned = KNOWN.turned(Rotation.random(len(KNOWN), rng=seed).as_quat(scalar_first=True))
     shaken = turned.positions + rng.normal(scale=0.05, size=turned.positions.shape)
     return double(graph_of(dataclasses.replace(turned, positions=shaken), budget=BUDGET))
+
+
+def test_gradients_of_a_loss_on_forces_are_finite_differences():
+    """By all parameters at once: what training on forces goes by."""
+    graph = generic(3)
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=graph.nodes.positions.shape)
+    graph = graph._replace(nodes=graph.nodes._replace(forces=truth))
+    model = HDGNN(**SMALL)
+    params = jax.tree.map(jnp.float64, stirred(model.init, graph))
+
+    def loss(params):
+        found = with_derivatives(lambda moved: model.apply(params, moved), graph)
+        return losses.l1(found, graph, losses.count(graph), 0.7)
+
+    direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
+
+    compiled = jit(loss)
+
+    def along(t: float) -> np.ndarray:
+        return np.asarray(compiled(jax.tree.map(lambda p, d: p + t * d, params, direction)))
+
+    gradient = jit(jax.grad(loss))(params)
+    expected = sum(map(np.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
+    np.testing.assert_allclose(difference(along), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

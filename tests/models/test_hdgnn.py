@@ -51,7 +51,7 @@ def state_and_prediction(
 
 BAD = [
     ({"tensor_product": "outer"}, "tensor_product must be one of metp, fully_connected"),
-    ({"head": "forces"}, "head must be one of invariant, dipole, extent"),
+    ({"head": "forces"}, "head must be one of invariant, extent, dipole"),
     ({"readout": "max"}, "readout must be one of sum, mean"),
     ({"precision": "float16"}, "precision must be one of float32, bfloat16"),
     ({"attention": "tanh"}, "attention must be one of sigmoid, softmax"),
@@ -62,7 +62,7 @@ BAD = [
     ({"evaluation_frame": "random"}, "evaluation is deterministic"),
     ({"m_max": 3}, "m_max must lie between 0 and degree = 2"),
     ({"product_degree": -1}, "product_degree must lie between 0 and degree = 2"),
-    ({"degree": 0, "m_max": 0, "product_degree": 0, "head": "dipole"}, "needs degree >= 1"),
+    ({"degree": 0, "m_max": 0, "product_degree": 0, "head": "dipole"}, "dipole head needs degree"),
     ({"cutoff": 0.0}, "cutoff must be positive"),
     ({"neighbors": -1.0}, "neighbors must be positive"),
     ({"layers": 0}, "layers must be positive"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
@@ -12,15 +13,18 @@ from equivariance import equivariance_error, harmonics
 from molecules import KNOWN, graph_of, moved
 from small import silu, stirred
 
+from hdgnn_jax.data.targets import turned
+from hdgnn_jax.evaluation.symmetry import random_rotations
 from hdgnn_jax.graphs.structure import MASSES, Structures
 from hdgnn_jax.models.heads import AtomScalars, MoleculeHead
-from hdgnn_jax.so3 import sphere
+from hdgnn_jax.so3 import sphere, wigner
 
 ATOMS = len(KNOWN.positions) + 2
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(ATOMS, 9, 4)).astype(np.float32)
 F = RNG.normal(size=(ATOMS, 5)).astype(np.float32)
 ORDER = 65
+KINDS = ["invariant", "extent", "dipole", "dipole_vector", "polarizability"]
 POINTS = sphere.sphere(2, "lebedev", ORDER)
 
 
@@ -50,7 +54,18 @@ def atom_scalars(p: dict, x: np.ndarray, f: np.ndarray) -> np.ndarray:
     return out + hidden @ p["invariant_out"]["kernel"]
 
 
-@pytest.mark.parametrize("kind", ["invariant", "dipole", "extent"])
+def tensors(coefficients: np.ndarray) -> np.ndarray:
+    """[n, 5] of degree 2 to [n, 3, 3]: the quadratic form r T r = sum_m c_m Y_2m(r) |r|^2, whose
+    matrix is found from its values on 40 points by least squares, scaled so that |C_m| = 1."""
+    points = np.random.default_rng(0).normal(size=(40, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    products = np.einsum("pi,pj->pij", points, points).reshape(40, 9)
+    forms = np.linalg.lstsq(products, harmonics(2, points)[:, 4:], rcond=None)[0].T
+    forms = forms.reshape(5, 3, 3) / np.linalg.norm(forms, axis=1)[:, None, None]
+    return np.einsum("nm,mij->nij", coefficients, forms)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_equals_numpy(kind):
     """The formula of the head's docstring, molecule by molecule."""
     p = params(kind)["params"]
@@ -65,10 +80,31 @@ def test_equals_numpy(kind):
             want.append(s.sum())
         elif kind == "extent":
             want.append((s[:, 0] * (offset**2).sum(-1) + s[:, 1]).sum())
+        elif kind == "polarizability":
+            traceless = tensors(X[rows, 4:] @ p["tensor"]["kernel"][:, 0])
+            want.append((s[..., None] * np.eye(3) + traceless).sum(0))
         else:
             vectors = X[rows, 1:4] @ p["vector"]["kernel"][:, 0]
-            want.append(np.linalg.norm((vectors + s * offset).sum(0)))
+            vector = (vectors + s * offset).sum(0)
+            want.append(np.linalg.norm(vector) if kind == "dipole" else vector)
     np.testing.assert_allclose(values(KNOWN, X, kind), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("dipole_vector", 1), ("polarizability", 2)])
+def test_vectors_and_tensors_turn_with_the_molecule(kind, rank):
+    """On an exact sphere: turned positions and coefficients give the turned value."""
+    rotations = random_rotations(len(KNOWN), 3)
+    at_rest = values(KNOWN, X, kind)
+    owner = np.repeat(np.arange(len(KNOWN)), KNOWN.n_atoms)
+    there = X.copy()
+    for k, q in enumerate(rotations):
+        matrix = wigner.block_diagonal(wigner.wigner_rows(2, jnp.asarray(q)))
+        rows = np.flatnonzero(owner == k)
+        there[rows] = np.einsum("ij,njc->nic", matrix, X[rows])
+    found = values(KNOWN.turned(rotations), there, kind)
+    scale = np.abs(at_rest).max()
+    np.testing.assert_allclose(found, turned(at_rest, rotations, rank), atol=1e-5 * scale)
+    assert np.abs(found - at_rest).max() > 0.1 * scale
 
 
 @pytest.mark.parametrize("kind", ["invariant", "dipole", "extent"])
@@ -77,7 +113,7 @@ def test_is_invariant_on_an_exact_sphere(kind):
     assert equivariance_error(functools.partial(values, kind=kind), KNOWN, X) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["dipole", "extent"])
+@pytest.mark.parametrize("kind", ["dipole", "dipole_vector", "extent"])
 def test_origin_is_the_centre_of_mass(kind):
     """Moving the molecules changes nothing."""
     far = values(moved(KNOWN, np.array([[3.0, -2.0, 1.0]])), X, kind)

@@ -9,10 +9,25 @@ import pytest
 from molecules import KNOWN, graph_of
 
 from hdgnn_jax.graphs import batching
+from hdgnn_jax.models.forces import Derivatives
 from hdgnn_jax.training import losses
 
 N = len(KNOWN)
 TARGETS = np.linspace(-2.0, 3.1, N)
+
+
+def test_vectors_and_forces_count_by_component_and_atom():
+    """Against sums over the real molecules in NumPy."""
+    rng = np.random.default_rng(0)
+    truth, forces = rng.normal(size=(N, 3)), rng.normal(size=KNOWN.positions.shape)
+    graph = graph_of(KNOWN, targets=truth, forces=forces)
+    value = rng.normal(size=graph.globals.target.shape)
+    found = rng.normal(size=graph.nodes.positions.shape)
+    loss = losses.l1(
+        Derivatives(value, found, np.zeros(1)), graph, losses.count(graph), forces_weight=0.3
+    )
+    expected = np.abs(value[:N] - truth).mean() + 0.3 * np.abs(found[: len(forces)] - forces).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("padding", [1, 5])
@@ -24,8 +39,9 @@ def test_padding_changes_neither_value_nor_gradient(padding, poison):
     target[N:] = poison
     graph = graph._replace(globals=graph.globals._replace(target=target))
     outputs = jnp.concatenate([jnp.arange(N) / 3, jnp.full(padding, poison)])
-    value, gradient = jax.value_and_grad(losses.l1_sum)(outputs, graph)
+    count = losses.count(graph)
+    value, gradient = jax.value_and_grad(losses.l1)(outputs, graph, count)
     left = np.arange(N) / 3 - TARGETS
-    np.testing.assert_allclose(value, np.abs(left).sum(), rtol=1e-6)
-    np.testing.assert_array_equal(gradient, [*np.sign(left), *[0.0] * padding])
-    assert losses.count(graph) == N
+    np.testing.assert_allclose(value, np.abs(left).mean(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, [*np.sign(left) / N, *[0.0] * padding], rtol=1e-6)
+    assert count == (N, len(KNOWN.positions))

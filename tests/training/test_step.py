@@ -170,7 +170,7 @@ def gradients(**options):
     def loss(params):
         model = HDGNN(**SMALL, **options, frame="canonical")
         outputs = model.apply({"params": params}, graph, train=True)
-        return losses.l1_sum(outputs, graph) / losses.count(graph)
+        return losses.l1(outputs, graph, losses.count(graph))
 
     graph = whole_batch(0)
     return jax.jit(jax.value_and_grad(loss))(params("hdgnn"))

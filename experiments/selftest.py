@@ -1,0 +1,155 @@
+"""Tests the forces of a trained model, of any data set whose target is an energy.
+
+    python -m experiments.selftest --workdir=runs/forces --plot=selftest.png
+
+Three tests, each on every structure of the files named, or on ethanol:
+  finite differences   forces (and the stress of cells) against differences of the energy, in
+                       float64; the error must stay below 1e-6 of the slope, or the exit code is 1.
+  rotation             how far the forces of a turned structure are from the turned forces. HDGNN
+                       gives up exact symmetry: --frames=8 averages over frames and brings it down.
+  constant energy      1,000 steps of 0.5 fs from 300 K: drift and ripple of the total energy, which
+                       the plot shows.
+
+Other structures: python -m experiments.selftest --workdir=runs/forces water.xyz slab.cif
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments import program
+from hdgnn_jax import selftest
+from hdgnn_jax.data.ase_files import read_structures
+from hdgnn_jax.evaluation.symmetry import random_rotations
+from hdgnn_jax.graphs.structure import Structure, StructureError
+from hdgnn_jax.predict import Predictor
+from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.report import BLUE, GREY, empty_figure
+
+FRAMES = flags.DEFINE_integer("frames", None, "N, rolls to average over, if not as in training")
+MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "of the dynamics")
+KELVIN = flags.DEFINE_float("kelvin", 300.0, "at the start of the dynamics")
+BOUND = 1e-6
+"""Of the finite differences."""
+ROTATIONS = 8
+
+ETHANOL = Structure.from_symbols(
+    "CCOHHHHHH",
+    np.array([
+        [1.169, -0.401, 0.0], [0.0, 0.557, 0.0], [-1.190, -0.215, 0.0], [-1.946, 0.381, 0.0],
+        [2.121, 0.142, 0.0], [1.128, -1.040, 0.887], [1.128, -1.040, -0.887], [0.050, 1.201, 0.887],
+        [0.050, 1.201, -0.887],
+    ]),
+    "ethanol",
+)  # fmt: skip
+
+
+def main(*files: str) -> None:
+    """The program."""
+    if (FRAMES.value or 1) < 1 or MD_STEPS.value < 2 or KELVIN.value < 0:
+        raise ValueError("--frames must be positive, --md_steps at least 2, --kelvin not negative")
+    predictor = Predictor.load(program.workdir(), FRAMES.value)
+    structures = [found for name in files for found in read(pathlib.Path(name))] or [ETHANOL]
+    found = measure(predictor, structures, MD_STEPS.value, KELVIN.value)
+    show(found)
+    if program.JSON.value:
+        write_atomically(pathlib.Path(program.JSON.value), json.dumps(found, indent=1).encode())
+    if program.PLOT.value:
+        draw(pathlib.Path(program.PLOT.value), found)
+    if any(row["finite_differences"] > BOUND for row in found):
+        sys.exit(1)
+
+
+def read(path: pathlib.Path) -> list[Structure]:
+    """The structures of a file.
+
+    Raises:
+      StructureError: naming the first that cannot be read.
+    """
+    found = list(read_structures(path))
+    for structure in found:
+        if isinstance(structure, StructureError):
+            raise structure
+    return [structure for structure in found if isinstance(structure, Structure)]
+
+
+def measure(
+    predictor: Predictor, structures: list[Structure], steps: int, kelvin: float
+) -> list[dict[str, Any]]:
+    """The numbers of each structure.
+
+    Raises:
+      StructureError: naming the first that the model cannot use.
+      PredictorError: where it predicts no energy.
+    """
+    predictor.energy_unit()
+    for structure in structures:
+        reason = predictor.reason_against(structure)
+        if reason:
+            raise StructureError(f"{structure.name} {reason}: name a file of others")
+    rows = []
+    with progress_bar("tests") as progress:
+        task = progress.add_task("testing", total=3 * len(structures))
+        for structure in structures:
+            row: dict[str, Any] = {"structure": structure.name}
+            row["finite_differences"] = selftest.finite_differences(predictor, structure)
+            progress.advance(task)
+            change, size = selftest.turned_forces(
+                predictor, structure, random_rotations(ROTATIONS, 0)
+            )
+            row |= {"rotation": change, "force": size}
+            progress.advance(task)
+            path = selftest.constant_energy(predictor, structure, steps, kelvin=kelvin)
+            row |= {"drift": path.drift, "ripple": path.ripple, "times": path.times.tolist()}
+            row |= {"total": path.total.tolist(), "potential": path.potential.tolist()}
+            progress.advance(task)
+            rows.append(row)
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Prints the table."""
+    table = Table(title="Self-test of forces", title_justify="left")
+    for name in (
+        "structure", "finite differences, relative", "turned forces, meV/Å (of their size)",
+        "drift, meV/(atom ps)", "ripple, meV/atom",
+    ):  # fmt: skip
+        table.add_column(name, justify="left" if name == "structure" else "right")
+    for row in rows:
+        error = row["finite_differences"]
+        table.add_row(
+            row["structure"],
+            f"{error:.1e} {'passed' if error <= BOUND else 'FAILED'}",
+            f"{1e3 * row['rotation']:.3g} ({row['rotation'] / row['force']:.1%})",
+            f"{1e3 * row['drift']:.3g}",
+            f"{1e3 * row['ripple']:.3g}",
+        )
+    Console().print(table)
+
+
+def draw(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """Total and potential energy of the dynamics, from where they began."""
+    figure = empty_figure(7, 2.6 * len(rows))
+    for axes, row in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, strict=True):
+        for key, colour in (("potential", GREY), ("total", BLUE)):
+            energy = 1e3 * (np.array(row[key]) - row["total"][0])
+            axes.plot(row["times"], energy, color=colour, lw=1, label=key)
+        axes.set(xlabel="time [fs]", ylabel="energy [meV]", title=row["structure"])
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    program.run(
+        main, str(__doc__), [program.WORKDIR], [program.JSON, program.PLOT], words=True
+    )

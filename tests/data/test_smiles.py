@@ -1,0 +1,52 @@
+"""Positions from SMILES: the right molecule, the same each time, and reasons for bad ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hdgnn_jax.data.smiles import conformers
+from hdgnn_jax.graphs.structure import StructureError
+
+
+def test_ethanol_is_ethanol_and_the_same_twice():
+    (first,), how = conformers("CCO")
+    (second,), _ = conformers("CCO")
+    assert sorted(first.atomic_numbers.tolist()) == [1] * 6 + [6, 6, 8]
+    np.testing.assert_array_equal(first.positions, second.positions)
+    apart = np.linalg.norm(first.positions[:, None] - first.positions, axis=-1)
+    # Atoms 0, 1, 2 are C, C, O.
+    np.testing.assert_allclose([apart[0, 1], apart[1, 2]], [1.52, 1.42], atol=0.03)
+    assert how == "RDKit ETKDGv3, relaxed with MMFF94"
+
+
+def test_of_several_conformers_the_lowest_is_first():
+    from rdkit import Chem
+    from rdkit.Chem import rdForceFieldHelpers
+
+    found, how = conformers("OCCCO", 6)
+    assert how.endswith("the lowest of 6")
+    molecule = Chem.AddHs(Chem.MolFromSmiles("OCCCO"))
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(molecule)
+    energies = []
+    for structure in found:
+        conformer = Chem.Conformer(len(structure.positions))
+        conformer.SetPositions(np.ascontiguousarray(structure.positions))
+        molecule.RemoveAllConformers()
+        molecule.AddConformer(conformer)
+        field = rdForceFieldHelpers.MMFFGetMoleculeForceField(molecule, properties)
+        energies.append(field.CalcEnergy())
+    assert energies == sorted(energies)
+    assert energies[-1] > energies[0] + 0.1
+
+
+def test_what_mmff_does_not_know_is_said():
+    assert conformers("[Na+].[Cl-]")[1].startswith("RDKit ETKDGv3")
+    assert "MMFF94 has not all its atom types" in conformers("[Au]C")[1]
+
+
+@pytest.mark.parametrize("smiles", ["", "C1CC", "not a molecule", "C(C)(C)(C)(C)C"])
+def test_bad_smiles_are_refused_in_silence(smiles, capfd):
+    with pytest.raises(StructureError, match="is no SMILES that RDKit can read"):
+        conformers(smiles)
+    assert capfd.readouterr() == ("", "")
