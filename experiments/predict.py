@@ -50,7 +50,6 @@ from hdgnn_jax.relaxation import relax
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import component_names
 
-OUTPUT = flags.DEFINE_string("output", None, "FILE.csv, FILE.json or FILE.extxyz")
 FORCES = flags.DEFINE_bool("forces", False, "forces too")
 ROLLS = flags.DEFINE_integer("rolls", 1, "N, rolls of the frames to take mean and spread over")
 CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of a SMILES, to choose the lowest from")
@@ -121,7 +120,7 @@ def main(*inputs: str) -> None:
     """The program."""
     if not inputs:
         raise ValueError("name one or more inputs: files, smiles:SMILES, or qm9:INDEX")
-    output = pathlib.Path(str(OUTPUT.value))
+    output = pathlib.Path(str(program.OUTPUT.value))
     if output.suffix not in FORMATS or not output.absolute().parent.is_dir():
         raise ValueError(
             f"--output={output} must end in {', '.join(FORMATS)} and lie in an existing folder"
@@ -339,4 +338,4 @@ def as_extxyz(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR, OUTPUT], words=True)
+    program.run(main, str(__doc__), [program.WORKDIR, program.OUTPUT], words=True)

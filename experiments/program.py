@@ -24,7 +24,12 @@ WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT, a config")
 JSON = flags.DEFINE_string("json", None, "FILE, where all numbers go")
 PLOT = flags.DEFINE_string("plot", None, "FILE.png, where the plot goes")
-SHARED = (WORKDIR, CONFIG, JSON, PLOT)
+OUTPUT = flags.DEFINE_string("output", None, "FILE or DIR, where the result goes")
+FRAMES = flags.DEFINE_integer(
+    "frames", None, "N, rolls of the edges' frames to average over, if not as in training",
+    lower_bound=1,
+)  # fmt: skip
+SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES)
 """Each program says which of these it reads."""
 
 MALLOC = (

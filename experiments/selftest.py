@@ -35,9 +35,8 @@ from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import BLUE, GREY, empty_figure
 
-FRAMES = flags.DEFINE_integer("frames", None, "N, rolls to average over, if not as in training")
-MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "of the dynamics")
-KELVIN = flags.DEFINE_float("kelvin", 300.0, "at the start of the dynamics")
+MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "of the dynamics", lower_bound=2)
+KELVIN = flags.DEFINE_float("kelvin", 300.0, "at the start of the dynamics", lower_bound=0)
 BOUND = 1e-6
 """Of the finite differences."""
 ROTATIONS = 8
@@ -55,9 +54,7 @@ ETHANOL = Structure.from_symbols(
 
 def main(*files: str) -> None:
     """The program."""
-    if (FRAMES.value or 1) < 1 or MD_STEPS.value < 2 or KELVIN.value < 0:
-        raise ValueError("--frames must be positive, --md_steps at least 2, --kelvin not negative")
-    predictor = Predictor.load(program.workdir(), FRAMES.value)
+    predictor = Predictor.load(program.workdir(), program.FRAMES.value)
     structures = [found for name in files for found in read(pathlib.Path(name))] or [ETHANOL]
     found = measure(predictor, structures, MD_STEPS.value, KELVIN.value)
     show(found)
@@ -150,6 +147,5 @@ def draw(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(
-        main, str(__doc__), [program.WORKDIR], [program.JSON, program.PLOT], words=True
-    )
+    optional = [program.JSON, program.PLOT, program.FRAMES]
+    program.run(main, str(__doc__), [program.WORKDIR], optional, words=True)

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "evaluation": {"graphs", "models", "so3"},
     "predict": {"data", "evaluation", "graphs", "models", "training"},
     "calculator": {"data", "graphs", "predict"},
+    "export": {"data", "graphs", "models", "predict"},
     "relaxation": {"graphs", "predict"},
     "selftest": {"calculator", "data", "graphs", "models", "predict"},
 }

@@ -36,7 +36,7 @@ def method() -> str:
 def move(molecule: Structure, seed: int) -> list[ase.Atoms]:
     """Shapes of a molecule in motion, with `energy` (eV), `forces` (eV/Å) and `dipole` (e Å).
 
-    A function of the molecule and the seed alone, on one thread.
+    A function of the molecule and the seed, but for the rounding of tblite's sums.
     """
     rng = np.random.RandomState(seed)
     atoms = ase.Atoms(molecule.atomic_numbers, molecule.positions)

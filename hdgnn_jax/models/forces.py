@@ -56,6 +56,6 @@ def with_derivatives(
         value = predict(graph._replace(nodes=nodes, edges=edges))
         return jnp.sum(jnp.where(real, value, 0)), value
 
-    strain = jnp.zeros((len(real), 3, 3), positions.dtype)
+    strain = jnp.zeros((real.shape[0], 3, 3), positions.dtype)
     (slope, virial), value = jax.grad(total, argnums=(0, 1), has_aux=True)(positions, strain)
     return Derivatives(value, -slope, virial)

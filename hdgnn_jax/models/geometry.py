@@ -177,7 +177,7 @@ def edge_geometry(
             shell(
                 degrees[0],
                 edges.reshape(-1),
-                jnp.repeat(jnp.arange(len(start)), near_neighbors),
+                jnp.repeat(jnp.arange(start.shape[0]), near_neighbors),
                 jnp.where(real, near[edges], 0).reshape(-1),
             ),
             shell(degrees[1], None, graph.receivers, total - near),

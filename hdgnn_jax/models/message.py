@@ -109,7 +109,7 @@ class MessageBlock(nn.Module):
         n = n_learned + n_exact
         if not isinstance(self.attention, str):
             values = (*self.attention[:n_learned], *self.attention[3:])[:n]
-            return [jnp.full((len(e), channels), value, e.dtype) for value in values]
+            return [jnp.full((e.shape[0], channels), value, e.dtype) for value in values]
         # The first layer of MLP([e_ij, f_i, f_j]), its node parts taken once per node.
         hidden = f.shape[-1] or e.shape[-1]
         mixed = Dense(hidden, self.precision, name="attention_edge")(e)

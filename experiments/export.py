@@ -1,0 +1,76 @@
+r"""Writes a trained model as a folder that needs JAX and not this package.
+
+    python -m experiments.export --workdir=runs/quick --output=model
+    printf '3\n\nO 0 0 0.12\nH 0 0.76 -0.48\nH 0 -0.76 -0.48\n' > water.xyz
+    python model/run.py water.xyz
+
+The folder is new, or empty, and gets three files:
+  model.stablehlo  the prediction with the run's best weights, for `jax.export.deserialize`. It runs
+                   on CPU, GPU and TPU, for any number of structures, atoms and edges in a call,
+                   and gives forces and virial too where the property is an energy.
+  model.json       what goes in and what comes out, with shapes and units; which atoms are
+                   neighbours; how to get from the output to the unit; what the run was.
+  run.py           reads an xyz file (also an extended one with a cell), finds the neighbours, calls
+                   the model and prints. It is meant to be read and taken apart.
+
+Where these run, `pip install jax flatbuffers` is enough. JAX reads what versions of itself from up
+to half a year before wrote: keep the run, to export it again.
+
+--frames=8 averages over 8 rolls of the edges' frames instead of what the run was evaluated with:
+less dependence on how a molecule is turned, at 8 times the cost.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from experiments import export_run, program
+from hdgnn_jax.export import export_model
+from hdgnn_jax.predict import Predictor
+from hdgnn_jax.training.checkpoint import Checkpoints
+
+
+def main() -> None:
+    """The program."""
+    run(program.workdir(), pathlib.Path(str(program.OUTPUT.value)), program.FRAMES.value)
+
+
+def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None:
+    """Writes the folder.
+
+    Raises:
+      ValueError: where `output` is there and not an empty folder.
+      CheckpointError: where the run cannot be read.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"--output={output} is there already: name a new folder, or an empty one")
+    predictor = Predictor.load(workdir, frames)
+    exported, description = export_model(predictor)
+    description["run"] = record_of(workdir)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "model.stablehlo").write_bytes(exported)
+    text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+    (output / "model.json").write_text(text, encoding="utf-8")
+    shutil.copyfile(export_run.__file__, output / "run.py")
+    print(
+        f"{output}: {predictor.target} [{predictor.unit}] for {', '.join(description['platforms'])}"
+        f", {len(exported) / 1e6:.1f} MB"
+    )
+
+
+def record_of(workdir: pathlib.Path) -> dict[str, Any]:
+    """What the model was trained on and how well, as far as the run tells."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        record = checkpoints.record("best")
+    summary = workdir / "report/summary.json"
+    return {
+        **{name: record.get(name) for name in ("config", "split_digest", "domain")},
+        "report": json.loads(summary.read_text()) if summary.exists() else None,
+    }
+
+
+if __name__ == "__main__":
+    program.run(main, str(__doc__), [program.WORKDIR, program.OUTPUT], [program.FRAMES])

@@ -1,0 +1,112 @@
+"""Predicts the structures of an xyz file, all in one call, with the model beside this script.
+
+    python run.py molecules.xyz
+
+Needs NumPy, flatbuffers and jax, for a GPU or TPU with its plugin. Of an extended xyz file Lattice,
+pbc and a column `tags` are read too. What the model is and takes is written in model.json.
+"""
+
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+import sys
+
+import jax
+import numpy as np
+from jax import export
+
+
+def read(path):
+    """Yields symbols, positions, the lattice vectors that are periodic [0 to 3, 3], and tags."""
+    lines = iter(pathlib.Path(path).read_text().splitlines())
+    for line in filter(str.strip, lines):
+        count, comment = int(line), next(lines, "")
+        rows = [row.split() for row in itertools.islice(lines, count)]
+        layout = re.search(r"Properties=(\S+)", comment)
+        fields = (layout[1] if layout else "species:S:1:pos:R:3").split(":")
+        column = dict(zip(fields[::3], np.cumsum([0, *map(int, fields[2::3])]), strict=False))
+        positions = np.array([row[column["pos"] :][:3] for row in rows], float).reshape(count, 3)
+        tags = [int(row[column["tags"]]) if "tags" in column else 0 for row in rows]
+        lattice, pbc = (re.search(f'{name}="([^"]*)"', comment) for name in ("Lattice", "pbc"))
+        cell = np.array(lattice[1].split() if lattice else [], float).reshape(-1, 3)
+        periodic = [word in "T1" for word in (pbc[1] if pbc else "T T T").split()]
+        yield [row[column["species"]] for row in rows], positions, cell[periodic[: len(cell)]], tags
+
+
+def neighbors(model, positions, cell):
+    """Receivers, senders and shifts of all pairs within the cutoff, or of the nearest of them."""
+    inverse = np.linalg.pinv(cell)
+    reach = model["cutoff"] * np.linalg.norm(inverse, axis=0) + np.ptp(positions @ inverse, axis=0)
+    steps = itertools.product(*(range(-n, n + 1) for n in np.ceil(reach).astype(int)))
+    shifts = np.array(list(steps)) @ cell
+    images = positions + shifts[:, None]
+    distance = np.linalg.norm(images - positions[:, None, None], axis=-1)  # [i, shift, j]
+    distance[np.eye(len(positions), dtype=bool)[:, None] & ~shifts.any(-1)[:, None]] = np.inf
+    if not distance.min() >= model["closest_atoms"]:
+        raise ValueError("two atoms at one place, or a coordinate that is no number")
+    i, s, j = np.nonzero(distance <= model["cutoff"])
+    if model["max_neighbors"] is not None:
+        order = np.lexsort((distance[i, s, j], i))
+        kept = order[np.arange(len(i)) - np.searchsorted(i, i) <= model["max_neighbors"]]
+        i, s, j = i[kept], s[kept], j[kept]
+    return i, j, shifts[s]
+
+
+def arrays_of(model, symbols, positions, cell, tags):
+    """What the program takes, of one structure."""
+    unknown = sorted({*symbols} - {*model["elements"]})
+    if unknown:
+        raise ValueError(f"contains {unknown[0]}; this model knows {', '.join(model['elements'])}")
+    receivers, senders, shift = neighbors(model, positions, cell)
+    numbers = [model["elements"][symbol] for symbol in symbols]
+    return {"atomic_numbers": numbers, "positions": positions, "tags": tags, "shift": shift,
+            "receivers": receivers, "senders": senders, "n_atoms": [len(symbols)],
+            "n_edges": [len(shift)]}  # fmt: skip
+
+
+def join(model, structures):
+    """The program's input: the structures end to end."""
+    joined = {name: np.concatenate([s[name] for s in structures]).astype(array["dtype"])
+              for name, array in model["inputs"].items()}  # fmt: skip
+    n_atoms = joined["n_atoms"]
+    before = np.repeat(np.cumsum(n_atoms) - n_atoms, joined["n_edges"])
+    joined["receivers"] += before
+    joined["senders"] += before
+    return joined
+
+
+def main(path):
+    """Prints a line for each structure and, of an energy, one with the force on each atom."""
+    folder = pathlib.Path(__file__).parent
+    model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    program = (folder / "model.stablehlo").read_bytes()
+    if hashlib.sha256(program).hexdigest() != model["sha256"]:
+        sys.exit("error: model.stablehlo is not the file that model.json describes")
+    symbols, structures = [], []
+    try:
+        for structure in read(path):
+            structures.append(arrays_of(model, *structure))
+            symbols.append(structure[0])
+        if not structures:
+            raise ValueError("there is none")
+    except (OSError, ValueError, LookupError) as error:
+        sys.exit(f"error: {path}, structure {len(structures) + 1}: {error}")
+
+    found = jax.jit(export.deserialize(bytearray(program)).call)(join(model, structures))
+    reference, unit = model["reference"], model["unit"]
+    forces = iter(np.array(found.get("forces", ()), float) * reference["scale"])
+    for k, species in enumerate(symbols):
+        known = reference["mean"] + sum(reference["per_element"][s] for s in species)
+        value = np.array(found["value"][k], float) * reference["scale"]
+        value += known * np.array(reference["isotropic"])
+        print(f"structure {k + 1}: {model['target']} [{unit}]", *map(repr, value.ravel().tolist()))
+        for symbol, force in zip(species, forces, strict=False):
+            print(f"  {symbol:2} force [{unit}/Å]", *map(repr, force.tolist()))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(sys.argv[1])
