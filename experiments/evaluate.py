@@ -20,7 +20,7 @@ from experiments.sets import IS2RE
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 
-SPLIT = flags.DEFINE_string("split", None, "name of a part; if not given, those of the report")
+SPLIT = flags.DEFINE_string("split", None, "NAME of a part, if not those of the report")
 SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")
 
 

@@ -28,9 +28,9 @@ from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import empty_figure
 
 VARIANTS = ("baseline", "fully_tp", "linear", "so2")
-TRAININGS = flags.DEFINE_integer("trainings", 10, "of each kind, each with a seed of its own")
-DEGREES = flags.DEFINE_list("degrees", list("123456"), "maximum degrees L")
-FOLDS = flags.DEFINE_list("folds", list(map(str, range(2, 11))), "numbers n of neighbours")
+TRAININGS = flags.DEFINE_integer("trainings", 10, "N, of each kind, each with a seed of its own")
+DEGREES = flags.DEFINE_list("degrees", list("123456"), "L, maximum degrees")
+FOLDS = flags.DEFINE_list("folds", list(map(str, range(2, 11))), "N, numbers of neighbours")
 CHAIN = 4
 """Atoms between the ends of a chain."""
 

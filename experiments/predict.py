@@ -1,6 +1,6 @@
 """Predicts what one or more runs were trained on, for structures in files or by name.
 
-    python -m experiments.predict --workdir=runs/quick water.xyz smiles:CCO --output=out.csv
+    python -m experiments.predict --workdir=runs/quick smiles:CCO qm9:1-100 --output=out.csv
 
 Inputs, any number and mixed:
   FILE          all structures of a file that ASE reads: xyz, extxyz, cif, db, traj, ...
@@ -50,12 +50,12 @@ from hdgnn_jax.relaxation import relax
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import component_names
 
-FORCES = flags.DEFINE_bool("forces", False, "forces too")
+FORCES = flags.DEFINE_bool("forces", False, "add forces, eV/Å")
 ROLLS = flags.DEFINE_integer("rolls", 1, "N, rolls of the frames to take mean and spread over")
 CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of a SMILES, to choose the lowest from")
 RELAX = flags.DEFINE_bool("relax", False, "relax first, with the run that predicts an energy")
-FMAX = flags.DEFINE_float("fmax", 0.05, "eV/Å, largest force on an atom of a relaxed structure")
-STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "at most")
+FMAX = flags.DEFINE_float("fmax", 0.05, "F, eV/Å, largest force on an atom of a relaxed structure")
+STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "N, at most")
 FORMATS = (".csv", ".json", ".extxyz")
 
 

@@ -1,9 +1,6 @@
 """Puts a data set into the cache, once; the same command goes on where it was stopped.
 
-    python -m experiments.prepare is2re --source=DIR
     python -m experiments.prepare slabs
-    python -m experiments.prepare molecules
-    python -m experiments.prepare qm9
 
 is2re  OC20 IS2RE as published: DIR has the folders train, val_id, val_ood_ads, val_ood_cat,
        val_ood_both and, for submissions, test_id, ..., each with one or more .lmdb files.
@@ -36,13 +33,13 @@ from hdgnn_jax.training.card import cores
 from hdgnn_jax.training.metrics import write_atomically
 
 SOURCE = flags.DEFINE_string("source", None, "DIR, is2re: folder of the parts as unpacked")
-NAME = flags.DEFINE_string("name", None, "of the set in the cache, if not oc20 or slabs")
+NAME = flags.DEFINE_string("name", None, "NAME in the cache, if not oc20, slabs or molecules")
 BAD = flags.DEFINE_enum("bad", "stop", ["stop", "skip"], "is2re: what a bad record does")
 SYSTEMS = flags.DEFINE_integer(
-    "systems", None, "how many: 4,000 slabs over all parts, or 1,000 molecules, if not given"
+    "systems", None, "N, 4,000 slabs over all parts or 1,000 molecules if not given"
 )
-SEED = flags.DEFINE_integer("seed", 0, "of the slabs or molecules made")
-PROCESSES = flags.DEFINE_integer("processes", None, "as many as cores, if not given")
+SEED = flags.DEFINE_integer("seed", 0, "N, of the slabs or molecules made")
+PROCESSES = flags.DEFINE_integer("processes", None, "N, as many as cores if not given")
 
 FILE = 200
 """Slabs in an LMDB file: what an interruption may lose."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import pathlib
 import platform
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -39,6 +41,10 @@ MALLOC = (
 large pages; a CPU's step takes about half as long. One arena for all threads (`arena_max=1`) gains
 nothing more and makes compilation a third slower."""
 
+ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream.
+Environment: HDGNN_CACHE, folder of data sets, ~/.cache/hdgnn_jax if not set;
+JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call."""
+
 ERRORS = (ValueError, QM9Error, Is2reError, CheckpointError, DivergedError, OSError)
 """What a user can cause; StructureError is a ValueError. Anything else is our bug: a traceback."""
 
@@ -61,10 +67,7 @@ def run(
       words: whether there may be any.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        own = flags.FLAGS.flags_by_module_dict().get(sys.argv[0], [])
-        names = [holder.name for holder in (*needed, *optional)] + [flag.name for flag in own]
-        lines = [f"  --{name}: {flags.FLAGS[name].help}" for name in names]
-        print(document.strip(), "", "Flags:", *lines, sep="\n")
+        print(manual(document, needed, optional, words))
         return
     _restart()
     warnings.filterwarnings("ignore")
@@ -80,6 +83,43 @@ def run(
         fail(error)
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from what is finished")
+
+
+def manual(
+    document: str,
+    needed: Sequence[flags.FlagHolder],
+    optional: Sequence[flags.FlagHolder],
+    words: bool,
+) -> str:
+    """The page that --help prints: usage, what the program does, its flags, exit codes."""
+    own = [flag.name for flag in flags.FLAGS.flags_by_module_dict().get(sys.argv[0], [])]
+    first = [holder.name for holder in needed]
+    others = [name for name in [holder.name for holder in optional] + own if name not in first]
+    spec = sys.modules["__main__"].__spec__
+    usage = [
+        f"usage: python -m {spec.name if spec else 'PROGRAM'}",
+        *(f"--{name}={_value(name)}" for name in first),
+        *(f"[--{name}]" if flags.FLAGS[name].boolean else f"[--{name}={_value(name)}]"
+          for name in others),
+        *["WORD ..."] * words,
+    ]  # fmt: skip
+    lines = []
+    for name in first + others:
+        flag = flags.FLAGS[name]
+        given = flag.default not in (None, False)
+        default = " (default {})".format(flag.default_as_str.strip("'")) if given else ""
+        lines.append(f"  --{name}\n      {flag.help}{default}")
+    wrap = functools.partial(textwrap.fill, width=100, subsequent_indent="    ",
+                             break_on_hyphens=False, break_long_words=False)  # fmt: skip
+    return "\n\n".join(
+        [wrap(" ".join(usage)), document.strip(), "Flags\n" + "\n".join(lines), ENDINGS]
+    )
+
+
+def _value(name: str) -> str:
+    """What stands for a flag's value: the capitals that its help begins with."""
+    word = (flags.FLAGS[name].help or "").split(",")[0].split(" ")[0].rstrip(":")
+    return word if word.isupper() or word.startswith(("FILE", "DIR")) else "VALUE"
 
 
 def read_config() -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
     python -m experiments.selftest --workdir=runs/forces --plot=selftest.png
 
-Three tests, each on every structure of the files named, or on ethanol:
+Three tests, each on every structure of the files that are named as words, or on ethanol:
   finite differences   forces (and the stress of cells) against differences of the energy, in
                        float64; the error must stay below 1e-6 of the slope, or the exit code is 1.
   rotation             how far the forces of a turned structure are from the turned forces. HDGNN
                        gives up exact symmetry: --frames=8 averages over frames and brings it down.
   constant energy      1,000 steps of 0.5 fs from 300 K: drift and ripple of the total energy, which
                        the plot shows.
-
-Other structures: python -m experiments.selftest --workdir=runs/forces water.xyz slab.cif
 """
 
 from __future__ import annotations
@@ -35,8 +33,8 @@ from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import BLUE, GREY, empty_figure
 
-MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "of the dynamics", lower_bound=2)
-KELVIN = flags.DEFINE_float("kelvin", 300.0, "at the start of the dynamics", lower_bound=0)
+MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "N, of the dynamics", lower_bound=2)
+KELVIN = flags.DEFINE_float("kelvin", 300.0, "T, of the start of the dynamics", lower_bound=0)
 BOUND = 1e-6
 """Of the finite differences."""
 ROTATIONS = 8

@@ -45,10 +45,10 @@ SIZE = {
 TURNED = 512
 """First so many test molecules are predicted turned too, each by a random rotation."""
 
-LIST = flags.DEFINE_list("variants", list(VARIANTS), "names in ablations.py, baseline first")
-TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "of QM9")
-SEEDS = flags.DEFINE_integer("seeds", 3, "runs of each variant and target")
-STEPS = flags.DEFINE_integer("steps", SIZE["training.steps"], "of each run")
+LIST = flags.DEFINE_list("variants", list(VARIANTS), "NAMES in ablations.py, baseline first")
+TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "NAMES of QM9's")
+SEEDS = flags.DEFINE_integer("seeds", 3, "N, runs of each variant and target")
+STEPS = flags.DEFINE_integer("steps", SIZE["training.steps"], "N, of each run")
 SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
 PAGE = flags.DEFINE_string("page", None, "FILE.md, the page; FILE.png and FILE.json beside it")
 

@@ -39,8 +39,8 @@ from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import empty_figure
 
-MOLECULES = flags.DEFINE_integer("molecules", 32, "of the test split, drawn at random")
-ROTATIONS = flags.DEFINE_integer("rotations", 8, "of each molecule")
+MOLECULES = flags.DEFINE_integer("molecules", 32, "N, of the test split, drawn at random")
+ROTATIONS = flags.DEFINE_integer("rotations", 8, "N, of each molecule")
 
 FRAMES = (1, 2, 4, 8, 16)
 SPHERES = 6

@@ -1,7 +1,8 @@
-"""Trains HDGNN on QM9 or OC20 IS2RE.
+"""Trains HDGNN on QM9, OC20 IS2RE, or a file that ASE reads.
 
     python -m experiments.train --config=experiments/configs/qm9.py:quick --workdir=runs/quick
 
+Configs: qm9.py, is2re.py, ase.py (forces, dipole moments), ablations.py, each explained in itself.
 Any field of the config can be set: --config.target=gap --config.model.channels=32. The same command
 goes on with a run that was interrupted. What a run leaves in its folder: checkpoints/,
 metrics.jsonl and TensorBoard curves, report/.

@@ -24,7 +24,8 @@ from experiments.benchmarks.report import Report
 from hdgnn_jax.training.metrics import write_atomically
 
 GROUPS = (
-    "wigner", "sphere", "products", "train", "compile", "memory", "pipeline", "scaling", "is2re"
+    "wigner", "sphere", "products", "train", "compile", "memory", "pipeline", "scaling", "is2re",
+    "predict",
 )  # fmt: skip
 
 

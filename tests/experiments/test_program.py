@@ -10,7 +10,18 @@ import warnings
 import pytest
 from absl import flags
 
-from experiments import evaluate, expressiveness, program, study, symmetry, train
+from experiments import (
+    evaluate,
+    export,
+    expressiveness,
+    predict,
+    prepare,
+    program,
+    selftest,
+    study,
+    symmetry,
+    train,
+)
 
 FLAGS = {
     train: ([program.CONFIG, program.WORKDIR], []),
@@ -93,12 +104,17 @@ def test_what_cannot_be_written_is_said_before_the_work(call, arguments, message
     assert message in err
 
 
-@pytest.mark.parametrize("module", [train, evaluate, symmetry, expressiveness, study])
+@pytest.mark.parametrize(
+    "module",
+    [train, evaluate, symmetry, expressiveness, study, predict, prepare, export, selftest],
+)
 def test_help_says_how_to_call_the_command(call, module):
     code, out, err = call(module, "--help")
     assert (code, err) == (0, "")
-    assert f"python -m {module.__name__} --" in out
-    assert "Flags:\n  --" in out
+    assert out.startswith("usage: python -m ")
+    assert re.search(rf"\n\n    python -m {module.__name__} \S", out), "no example"
+    assert "\n\nFlags\n  --" in out
+    assert "\n\nExit codes: 0" in out
 
 
 def test_a_run_prints_its_progress_in_80_columns_and_nothing_else(command, finished):
