@@ -141,6 +141,11 @@ class Problem:
         """The property that is predicted."""
         return self.data.target(self.config["target"])
 
+    @property
+    def note(self) -> str:
+        """What has to be known to compare its errors with others."""
+        return " ".join(filter(None, (self.data.note, self.target.note)))
+
     @functools.cached_property
     def data(self) -> DataSet:
         """Where the molecules come from."""
@@ -319,7 +324,7 @@ def print_results(problem: Problem, results: Sequence[SplitResult]) -> None:
     """The table at the end of training and of evaluation."""
     target, data = problem.target, problem.data
     print_table(
-        results, target=target.name, unit=target.unit, paper=data.paper(target), note=data.note
+        results, target=target.name, unit=target.unit, paper=data.paper(target), note=problem.note
     )
 
 

@@ -107,7 +107,7 @@ def manual(
     for name in first + others:
         flag = flags.FLAGS[name]
         given = flag.default not in (None, False)
-        default = " (default {})".format(flag.default_as_str.strip("'")) if given else ""
+        default = " (default {})".format((flag.default_as_str or "").strip("'")) if given else ""
         lines.append(f"  --{name}\n      {flag.help}{default}")
     wrap = functools.partial(textwrap.fill, width=100, subsequent_indent="    ",
                              break_on_hyphens=False, break_long_words=False)  # fmt: skip

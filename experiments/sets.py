@@ -80,11 +80,15 @@ class QM9:
         """
         known = ("train", *self.reported)
         _check_part(name, known)
-        rows = getattr(splits.split(self.split), name)
+        rows, data = getattr(splits.split(self.split), name), _qm9(self.cache)
+        if target.rank:
+            values = _polarizability(self.cache)
+            rows = rows[np.isfinite(values[rows]).all((1, 2))]
+        else:
+            values = data.targets[target.name]
         if name == "train":
             rows = _first(rows, self.train_size)
-        data = _qm9(self.cache)
-        return Part(data.structures.take(rows), data.targets[target.name][rows])
+        return Part(data.structures.take(rows), values[rows])
 
     def baselines(
         self, structures: Structures, values: np.ndarray, elements: Sequence[int]
@@ -386,6 +390,11 @@ def _first(rows: np.ndarray, size: int | None) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def _qm9(cache: str | None) -> qm9.QM9:
     return qm9.load(cache)
+
+
+@functools.lru_cache(maxsize=1)
+def _polarizability(cache: str | None) -> np.ndarray:
+    return qm9.load_polarizability(cache)
 
 
 @functools.lru_cache(maxsize=1)

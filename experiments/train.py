@@ -225,7 +225,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         results=results,
         history=read_metrics(workdir),
         paper=problem.data.paper(problem.target),
-        note=problem.data.note,
+        note=problem.note,
         run={
             "seconds": done["seconds"],
             "compilations": done["compilations"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import io
 import logging
 import os
 import pathlib
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from hdgnn_jax.data import polarizability
 from hdgnn_jax.data.cache import cache_folder, sha256
 from hdgnn_jax.data.splits import N_MOLECULES
 from hdgnn_jax.data.targets import TARGETS
@@ -80,6 +82,34 @@ def load(cache: str | os.PathLike[str] | None = None) -> QM9:
     if not folder.exists():
         build(_package_folder(), folder, expected=N_MOLECULES)
     return read(folder)
+
+
+def load_polarizability(cache: str | os.PathLike[str] | None = None) -> np.ndarray:
+    """[130,831, 3, 3] bohr^3, in the frame of the positions; NaN where that cannot be told.
+
+    The first call takes about two minutes; see `polarizability`.
+
+    Args and errors: of `load`.
+    """
+    structures = load(cache).structures
+    path = cache_folder(cache) / "qm9" / "polarizability.npy"
+    if not path.exists():
+        with progress_bar("molecules") as progress:
+            progress.add_task("QM9: turning polarizabilities", total=None)
+            tensors = parse_tensors(_read_csv(_package_folder() / TENSORS))
+            turned, _ = polarizability.in_frame_of_positions(structures, tensors)
+        content = io.BytesIO()
+        np.save(content, turned)
+        part = path.with_suffix(".part")
+        part.write_bytes(content.getvalue())
+        part.replace(path)
+    try:
+        found = np.load(path)
+    except (OSError, ValueError) as error:
+        raise QM9Error(f"{path} is damaged: delete it and run again") from error
+    if found.shape != (len(structures), 3, 3):
+        raise QM9Error(f"{path} is of other molecules: delete it and run again")
+    return found
 
 
 def read(folder: pathlib.Path) -> QM9:
@@ -252,8 +282,7 @@ def parse(source: pathlib.Path) -> dict[str, Any]:
         positions, position_counts = _numbers(parts, "XYZ_Ang")
         charges, charge_counts = _numbers(parts, "Mulliken_pop")
         modes, mode_counts = _numbers(parts, "Harmonic_Freq_cmi")
-        tensor = {n: tensors[n].to_numpy(zero_copy_only=False).astype(np.float64)
-                  for n in ("A_xx", "A_xy", "A_yy", "A_xz", "A_yz", "A_zz")}  # fmt: skip
+        polarizabilities = parse_tensors(tensors)
     except (KeyError, ValueError) as error:
         raise QM9Error(f"{source} is not as qm9pack ships it ({error}): reinstall it") from error
     if (np.diff(index) <= 0).any() or list(joined("XYZ_file")) != tensors["XYZ_file"].to_pylist():
@@ -267,7 +296,6 @@ def parse(source: pathlib.Path) -> dict[str, Any]:
     unknown = set(lookup.tolist()) - ATOMIC_NUMBERS.keys()
     if unknown:
         raise QM9Error(f"{source}: {min(unknown)!r} is not a chemical element: reinstall qm9pack")
-    rows = ["xx", "xy", "xz", "xy", "yy", "yz", "xz", "yz", "zz"]
     return {
         "index": index,
         "SMILES": joined("SMILES"),
@@ -278,9 +306,16 @@ def parse(source: pathlib.Path) -> dict[str, Any]:
         "Mulliken_charges": charges,
         "mode_offsets": np.concatenate([[0], np.cumsum(mode_counts)]),
         "frequencies": modes,
-        "polarizability": np.stack([tensor[f"A_{r}"] for r in rows], -1).reshape(-1, 3, 3),
+        "polarizability": polarizabilities,
         **columns,
     }
+
+
+def parse_tensors(table: Any) -> np.ndarray:
+    """[n, 3, 3] of the package's file of polarizabilities, bohr^3, in the standard orientation."""
+    rows = ("xx", "xy", "xz", "xy", "yy", "yz", "xz", "yz", "zz")
+    columns = [table[f"A_{r}"].to_numpy(zero_copy_only=False).astype(np.float64) for r in rows]
+    return np.stack(columns, -1).reshape(-1, 3, 3)
 
 
 def _read_csv(path: pathlib.Path) -> Any:
