@@ -13,6 +13,7 @@ from ase.constraints import FixAtoms
 from ase.md.langevin import Langevin
 from ase.mep import NEB
 from ase.optimize import BFGS
+from ase.phonons import Phonons
 from small import SMALL, parameters, stirred
 
 from hdgnn_jax.calculator import HDGNNCalculator
@@ -147,6 +148,22 @@ def test_ase_moves_atoms_without_compiling_again(predictor):
     assert np.isfinite(band.get_forces()).all()
     # Neighbours come and go: at most the next size.
     assert predictor.compilations <= compiled + 1
+
+
+def test_phonons_by_finite_differences_compile_once(of_metals, tmp_path):
+    """Copper, 27 cells: three branches that vanish at Gamma, on one compiled program."""
+    crystal = bulk("Cu")
+    phonons = Phonons(
+        crystal, HDGNNCalculator(of_metals), (3, 3, 3), delta=0.05, name=str(tmp_path / "phonons")
+    )
+    before = of_metals.compilations
+    phonons.run()
+    phonons.read(acoustic=True)
+    assert of_metals.compilations == before + 1
+    path = crystal.cell.bandpath("GX", npoints=3)
+    bands = phonons.get_band_structure(path, verbose=False).energies[0]
+    assert bands.shape == (3, 3)
+    assert np.abs(bands[0]).max() < 1e-2 * np.abs(bands[-1]).max()
 
 
 def test_fixed_atoms_stay_and_tags_count(of_metals, tmp_path):

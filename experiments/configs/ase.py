@@ -35,5 +35,6 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.forces_weight = 1.0
     if variant == "quick":
         config.training.batch_size = 16
-        config.training.steps = 1200
+        config.training.steps = 600
+        config.training.validate_every = 200
     return config

@@ -162,6 +162,22 @@ class Checkpoints:
         """
         return self._read_first_sound(which, self._read_contents)["record"]
 
+    def verify(self, step: int) -> None:
+        """Reads all of a kept step and compares it with its digests.
+
+        Raises:
+          CheckpointError: naming what is damaged.
+        """
+        try:
+            saved = self._read_contents(step)["arrays"]
+            packed, start = self._read(step, "state", ocp.args.ArrayRestore()), 0
+            for name, entry in saved.items():
+                content = packed[start : start + _size(entry["type"])]
+                self._check(step, name, content, entry)
+                start += len(content)
+        except _Damaged as damage:
+            raise CheckpointError(f"{damage}: delete its folder") from damage
+
     def close(self) -> None:
         """Waits until the last save is on disk."""
         self._manager.close()
@@ -242,10 +258,15 @@ class Checkpoints:
         for name, leaf in named.items():
             # A slice may start at any byte; a copy is aligned for its dtype.
             content = packed[ends[name] - _size(_type(leaf)) : ends[name]].copy()
-            if hashlib.sha256(content.tobytes()).hexdigest() != saved[name]["sha256"]:
-                raise self._damaged(step, f"{name} differs from its digest")
+            self._check(step, name, content, saved[name])
             arrays.append(content.view(leaf.dtype).reshape(leaf.shape))
         return jax.tree.unflatten(jax.tree.structure(like), arrays)
+
+    def _check(
+        self, step: int, name: str, content: np.ndarray, entry: Mapping[str, str]
+    ) -> None:
+        if hashlib.sha256(content.tobytes()).hexdigest() != entry["sha256"]:
+            raise self._damaged(step, f"{name} differs from its digest")
 
     def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
         try:

@@ -1,0 +1,221 @@
+"""Checks this machine and installation, and says what is wrong and how to mend it.
+
+    python -m experiments.doctor
+
+Devices and whether they compute, versions of Python and of the packages this one needs, memory, the
+folder of data sets and what is in it, disk space, the cache of compiled programs. With
+--workdir=DIR also whether a run can be written there and whether its checkpoints are sound. The
+exit code is 1 where something is wrong; a warning leaves it 0.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments import program
+from hdgnn_jax.data import is2re, qm9
+from hdgnn_jax.data.cache import cache_folder
+from hdgnn_jax.training.card import cores
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+
+GIB = 2**30
+ENOUGH_DISK, ENOUGH_MEMORY = 5 * GIB, 4 * GIB
+"""QM9's cache with its building takes 2 GiB, the checkpoints of a full run 1; training `quick` and
+compiling it 3 of memory."""
+
+
+class Finding(NamedTuple):
+    """What a check found.
+
+    Attributes:
+      subject: of the check.
+      found: in a few words.
+      verdict: `ok`, `warning` or `wrong`.
+      fix: what to do; empty where all is well.
+    """
+
+    subject: str
+    found: str
+    verdict: Literal["ok", "warning", "wrong"] = "ok"
+    fix: str = ""
+
+
+def main() -> None:
+    """The program."""
+    workdir = program.workdir() if program.WORKDIR.value else None
+    if not examine(workdir):
+        sys.exit(1)
+
+
+def examine(workdir: pathlib.Path | None) -> bool:
+    """Prints what was found; whether nothing is wrong."""
+    table = Table(title="Doctor", title_justify="left")
+    for name in ("", "found", "", "to mend it"):
+        table.add_column(name, overflow="fold")
+    wrong = 0
+    for finding in findings(workdir):
+        wrong += finding.verdict == "wrong"
+        table.add_row(finding.subject, finding.found, finding.verdict, finding.fix)
+    console = Console()
+    console.print(table)
+    console.print("nothing is wrong" if not wrong else f"{wrong} wrong")
+    return not wrong
+
+
+def findings(workdir: pathlib.Path | None) -> Iterator[Finding]:
+    """All checks, one after the other."""
+    yield Finding("Python", f"{platform.python_version()} on {platform.platform()}")
+    yield from _packages()
+    yield from _devices()
+    yield from _memory()
+    yield from _data()
+    yield _compilation_cache()
+    if workdir is not None:
+        yield from _run(workdir)
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        needed = importlib.metadata.requires("hdgnn_jax") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("hdgnn_jax", "not installed", "wrong", "pip install . in its folder")
+        return
+    from packaging.requirements import Requirement
+
+    found = []
+    for requirement in map(Requirement, needed):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = ""
+        if not requirement.specifier.contains(version or "0", prereleases=True) or not version:
+            yield Finding(
+                requirement.name, version or "not installed", "wrong",
+                f'pip install "{requirement}"',
+            )  # fmt: skip
+        found.append(f"{requirement.name} {version}")
+    shown = [text for text in found if text.split()[0] in ("jax", "flax", "optax", "numpy")]
+    yield Finding("packages", f"{len(found)}, among them {', '.join(shown)}")
+
+
+def _devices() -> Iterator[Finding]:
+    devices = jax.devices()
+    kind = f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})"
+    accelerators = {"/dev/nvidia0": "cuda12", "/dev/kfd": "rocm", "/dev/accel0": "tpu"}
+    there = [extra for path, extra in accelerators.items() if pathlib.Path(path).exists()]
+    if there and jax.default_backend() == "cpu":
+        yield Finding(
+            "devices", kind, "wrong",
+            f'an accelerator is there and JAX does not see it: pip install "jax[{there[0]}]", '
+            "and unset JAX_PLATFORMS",
+        )  # fmt: skip
+    else:
+        yield Finding("devices", kind)
+    # Not what it holds, but whether every device computes what NumPy does.
+    a = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+    for device in devices:
+        on_device = jax.device_put(a, device)
+        found = np.asarray(jnp.dot(on_device, on_device, precision="highest"))
+        error = np.abs(found - a @ a).max() / np.abs(a @ a).max()
+        if not error < 1e-5:
+            yield Finding(
+                str(device), f"matrix product off by {error:.1e}", "wrong",
+                "do not train on it: update its driver, or leave it out",
+            )  # fmt: skip
+
+
+def _memory() -> Iterator[Finding]:
+    text = pathlib.Path("/proc/meminfo").read_text() if sys.platform == "linux" else ""
+    free = re.search(r"MemAvailable: +(\d+) kB", text)
+    if free:
+        available = int(free[1]) * 1024
+        low = available < ENOUGH_MEMORY
+        yield Finding(
+            "memory", f"{available / GIB:.1f} GiB free, {cores()} cores",
+            "warning" if low else "ok",
+            "training may be killed: close other programs" if low else "",
+        )  # fmt: skip
+
+
+def _data() -> Iterator[Finding]:
+    root = cache_folder()
+    yield _writable("data sets", root, "set HDGNN_CACHE to a folder of yours")
+    yield _space(root)
+    if (root / "qm9").exists():
+        try:
+            yield Finding("QM9", f"{len(qm9.read(root / 'qm9').structures):,} molecules, sound")
+        except qm9.QM9Error as error:
+            yield Finding("QM9", "damaged", "wrong", str(error))
+    for folder in sorted((root / "is2re").glob("*/manifest.json")):
+        try:
+            parts = is2re.parts(folder.parent)
+            records = sum(content["records"] for content in parts.values())
+            yield Finding(f"IS2RE {folder.parent.name}", f"{records:,} systems")
+        except is2re.Is2reError as error:
+            yield Finding(f"IS2RE {folder.parent.name}", "damaged", "wrong", str(error))
+
+
+def _compilation_cache() -> Finding:
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not folder:
+        return Finding(
+            "compiled programs", "not kept", "warning",
+            "set JAX_COMPILATION_CACHE_DIR to a folder: a run that goes on starts sooner",
+        )  # fmt: skip
+    return _writable("compiled programs", pathlib.Path(folder), "name another folder")
+
+
+def _run(workdir: pathlib.Path) -> Iterator[Finding]:
+    yield _writable(str(workdir), workdir, "choose another --workdir")
+    yield _space(workdir)
+    if not (workdir / "checkpoints").is_dir():
+        yield Finding("checkpoints", "none yet")
+        return
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        for step in checkpoints.steps():
+            try:
+                checkpoints.verify(step)
+                yield Finding(f"checkpoint {step}", "sound")
+            except CheckpointError as error:
+                yield Finding(f"checkpoint {step}", "damaged", "wrong", str(error))
+
+
+def _writable(subject: str, folder: pathlib.Path, fix: str) -> Finding:
+    """Whether a file can be made there, or in the nearest folder that exists."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return Finding(subject, str(folder))
+    except OSError as error:
+        return Finding(subject, f"{folder}: {error.strerror or error}", "wrong", fix)
+
+
+def _space(folder: pathlib.Path) -> Finding:
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    low = free < ENOUGH_DISK
+    return Finding(
+        f"disk of {folder.name}", f"{free / GIB:.1f} GiB free", "warning" if low else "ok",
+        "delete what is not needed: a full disk stops a run at its next checkpoint" if low else "",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    program.run(main, str(__doc__), [], [program.WORKDIR])
