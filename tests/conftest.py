@@ -7,6 +7,9 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
 
+# Two workers already share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import jax
 import pytest
 

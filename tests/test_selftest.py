@@ -23,7 +23,11 @@ from hdgnn_jax.training import step
 MESH = step.make_mesh(jax.devices()[:1])
 
 
+SMALLER = {"degree": 1, "product_degree": 1, "layers": 1}
+
+
 def predictor(**options) -> Predictor:
+    options = {**SMALLER, **options}
     model = HDGNN(**{**SMALL, **options})
     elements = model.elements
     params = (
@@ -56,7 +60,7 @@ def test_a_strict_model_turns_its_forces_and_ours_does_not():
     change, size = selftest.turned_forces(predictor(**EXACT), KNOWN[6], turns)
     assert change < 1e-4 * size
     change, size = selftest.turned_forces(predictor(), KNOWN[6], turns)
-    assert change > 1e-2 * size
+    assert change > 1e-3 * size
 
 
 def test_energy_stays_where_steps_are_small_and_not_where_forces_are_wrong():

@@ -68,7 +68,7 @@ def test_what_is_made_already_is_kept(cache, monkeypatch):
     monkeypatch.setattr("hdgnn_jax.data.slabs.make_system", refuse)
     folder = cache / "is2re" / "slabs"
     prepare.slabs(folder, SYSTEMS, seed=0, processes=1)
-    with pytest.raises(ValueError, match=r'holds other slabs, .*"systems": 40.* another --name'):
+    with pytest.raises(ValueError, match=r'holds other ones, .*"systems": 40.* another --name'):
         prepare.slabs(folder, SYSTEMS, seed=1, processes=1)
 
 
