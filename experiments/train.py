@@ -10,10 +10,14 @@ metrics.jsonl and TensorBoard curves, report/.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
+import signal
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -34,8 +38,10 @@ from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import loop, step
 from hdgnn_jax.training.card import reproduction_card
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
 from hdgnn_jax.training.report import write_report
+from hdgnn_jax.training.workdir import occupied
 
 TURNED = 256
 """First so many validation molecules are also predicted turned, each by a random rotation."""
@@ -54,6 +60,8 @@ class Training:
       log_every: steps.
       n_budgets: padded shapes, that is compilations.
       ema: decay of the averaged weights.
+      max_skipped: steps that may be skipped, since their loss or gradient is not finite, before the
+        run stops.
       forces_weight: Å, of the error of forces in the loss, beside that of the target; 0: forces are
         not trained on.
     """
@@ -66,14 +74,15 @@ class Training:
     log_every: int
     n_budgets: int
     ema: float
+    max_skipped: int
     forces_weight: float
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if name not in ("ema", "forces_weight") and value < 1:
+            if name in ("max_skipped", "forces_weight") and value < 0:
+                raise ValueError(f"training.{name} must not be negative: {value}")
+            if name not in ("max_skipped", "forces_weight", "ema") and value < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {value}")
-        if self.forces_weight < 0:
-            raise ValueError(f"training.forces_weight must not be negative: {self.forces_weight}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema must be at least 0 and less than 1, not {self.ema}")
 
@@ -85,25 +94,38 @@ class Training:
 
 
 def main() -> None:
-    """The program."""
-    run(program.read_config(), program.workdir())
+    """The program. SIGTERM, as schedulers send it, ends it after the step at hand."""
+    terminated = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    try:
+        run(program.read_config(), program.workdir(), terminated.is_set)
+    except StoppedError as stopped:
+        print(stopped)
+        sys.exit(128 + signal.SIGTERM)
 
 
-def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
+def run(
+    config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool] = lambda: False
+) -> None:
     """Trains, validates, tests and reports; goes on where an earlier call stopped.
 
     Args:
       config: nested, JSON-able; see experiments/configs.
       workdir: folder of the run.
+      stop: asked after each step whether to end, with the state saved.
 
     Raises:
       ValueError, QM9Error, Is2reError, StructureError, CheckpointError, DivergedError: each
         with one line that says what to do.
+      StoppedError: after `stop`.
     """
     began = time.monotonic()
     settings = from_section(config, "training", Training)
     mesh = step.make_mesh()
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with (
+        Checkpoints(workdir / "checkpoints") as checkpoints,
+        contextlib.ExitStack() as until_the_end,
+    ):
         past = checkpoints.record() if checkpoints.steps() else None
         if past is not None:
             refuse_other_config(past["config"], config, workdir)
@@ -145,6 +167,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         )
 
         # Where an interrupted run stopped
+        until_the_end.enter_context(occupied(workdir))
         seconds_before, compilations_before, resumed = 0.0, 0, []
         if past is not None:
             restored = checkpoints.restore(state)
@@ -213,6 +236,9 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
                 save=save,
                 writer=writer,
                 show=show,
+                max_skipped=settings.max_skipped,
+                records=lambda k: [train.structures.name(m) for m in loader.molecules(k).ravel()],
+                stop=stop,
             )
 
         # Report, from the weights that were best on validation

@@ -88,6 +88,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.log_every = 50
     config.training.n_budgets = 3
     config.training.ema = 0.999
+    config.training.max_skipped = 10
     config.training.forces_weight = 0.0
 
     if variant == "quick":

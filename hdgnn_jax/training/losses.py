@@ -45,6 +45,18 @@ def l1(
     return loss
 
 
+def not_finite(outputs: Any, graph: batching.MolecularGraph, forces_weight: float) -> jax.Array:
+    """Largest id of a real graph whose outputs or targets are not finite; -1 where all are."""
+    real, owner = batching.graph_mask(graph), batching.graph_of_node(graph)
+    value = outputs.value if forces_weight else outputs
+    error = value - graph.globals.target
+    bad = ~jnp.isfinite(error).reshape(len(real), -1).all(1)
+    if forces_weight:
+        of_atoms = ~jnp.isfinite(outputs.forces - graph.nodes.forces).all(1)
+        bad |= jax.ops.segment_max(of_atoms.astype(jnp.int32), owner, len(real)) > 0
+    return jnp.max(jnp.where(bad & real, graph.globals.id, -1))
+
+
 def _sum(error: jax.Array, mask: jax.Array) -> jax.Array:
     """Over real rows, of the mean absolute component."""
     size = jnp.abs(jnp.where(mask.reshape(-1, *[1] * (error.ndim - 1)), error, 0))

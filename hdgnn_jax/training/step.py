@@ -36,10 +36,18 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class StepMetrics(NamedTuple):
-    """Means over the real graphs of the whole batch."""
+    """Of the whole batch.
+
+    Attributes:
+      loss, gradient_norm: means over the real graphs.
+      skipped: whether either is not finite, and the step changed no weight.
+      culprit: id of a graph whose outputs are not finite; -1 where there is none.
+    """
 
     loss: jax.Array
     gradient_norm: jax.Array
+    skipped: jax.Array
+    culprit: jax.Array
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -80,7 +88,8 @@ def make_train_step(
 
     Each device takes its part of the batch; losses and gradients are summed over devices and
     divided by the number of real graphs and atoms in the whole batch, so that the number of devices
-    does not change them.
+    does not change them. A step whose loss or gradient is not finite changes nothing but the count
+    of steps.
 
     Args:
       apply: (variables, graph, train, rngs) -> outputs [G, ...], or their `Derivatives` where
@@ -99,12 +108,14 @@ def make_train_step(
         graph = jax.tree.map(lambda leaf: leaf[0], batch)
         counts = jax.lax.psum(losses.count(graph), AXIS)
 
-        def loss(params: Params) -> jax.Array:
+        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
             rngs = {"frame": jax.random.fold_in(key, step)}
             outputs = apply({"params": params}, graph, train=True, rngs=rngs)
-            return losses.l1(outputs, graph, counts, forces_weight)
+            culprit = losses.not_finite(outputs, graph, forces_weight)
+            return losses.l1(outputs, graph, counts, forces_weight), culprit
 
-        return jax.lax.psum(jax.value_and_grad(loss)(params), AXIS)
+        (value, culprit), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return *jax.lax.psum((value, gradient), AXIS), jax.lax.pmax(culprit, AXIS)
 
     gradient = jax.shard_map(
         shard_gradient,
@@ -115,13 +126,16 @@ def make_train_step(
     )
 
     def train_step(state: TrainState, batch: batching.MolecularGraph):
-        loss, grads = gradient(state.params, state.step, batch)
+        loss, grads, culprit = gradient(state.params, state.step, batch)
+        norm = optax.tree.norm(grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema = optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = StepMetrics(loss, optax.tree.norm(grads))
-        return TrainState(state.step + 1, params, ema, opt_state), metrics
+        new, old = (params, ema, opt_state), (state.params, state.ema, state.opt_state)
+        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        return TrainState(state.step + 1, *kept), StepMetrics(loss, norm, ~good, culprit)
 
     return jax.jit(
         train_step,

@@ -17,6 +17,7 @@ from hdgnn_jax.data.loader import Loader
 from hdgnn_jax.data.qm9 import QM9Error
 from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import read_metrics
 from hdgnn_jax.training.report import format_mae
 
@@ -66,7 +67,11 @@ def test_a_finished_run_is_stated_again_and_left_alone(finished, config, capsys)
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(finished, config, tmp_path, monkeypatch):
+    """Asked to stop after step 3, as by SIGTERM, then broken off after a checkpoint."""
     batch, workdir, drawn = Loader.batch, tmp_path / "run", []
+    asked = iter([False, False, True])
+    with pytest.raises(StoppedError, match="step 3 is saved; the same command goes on from there"):
+        train.run(config, workdir, lambda: next(asked))
 
     def interrupted(self, k):
         if k == FIRST + 3:
@@ -85,7 +90,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(finished, config, tmp_
     train.run(config, workdir)
     assert drawn == list(range(FIRST, STEPS))
 
-    assert read(workdir, "card.json")["resumed_at_steps"] == [FIRST]
+    assert read(workdir, "card.json")["resumed_at_steps"] == [3, FIRST]
     now, then = (read(folder, "summary.json") for folder in (workdir, finished))
     assert now.pop("seconds") != then.pop("seconds")
     assert now == then

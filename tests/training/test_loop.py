@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from hdgnn_jax.training.loop import DivergedError, train
+from hdgnn_jax.training.loop import DivergedError, StoppedError, train
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
 from hdgnn_jax.training.step import StepMetrics
 
@@ -18,14 +18,20 @@ class State(NamedTuple):
     ema: str = "averaged"
 
 
-def run(folder, losses, start=0, log_every=4, validate_at=frozenset({5, 10})):
+def run(
+    folder, losses, start=0, log_every=4, validate_at=frozenset({5, 10}), max_skipped=0, stop=None
+):
     """Trains on the losses after `start`; what was validated, saved and shown."""
     calls = {"validated": [], "saved": [], "shown": []}
     batches = list(enumerate(losses))[start:]
 
     def step(state, batch):
         assert batch[0] == state.step
-        return State(state.step + 1), StepMetrics(np.float32(batch[1]), np.float32(2))
+        skipped = not np.isfinite(batch[1])
+        culprit = 40 + batch[0] if skipped else -1
+        return State(state.step + 1), StepMetrics(
+            np.float32(batch[1]), np.float32(2), np.bool_(skipped), np.int32(culprit)
+        )
 
     def validate(params):
         calls["validated"].append(params)
@@ -36,7 +42,9 @@ def run(folder, losses, start=0, log_every=4, validate_at=frozenset({5, 10})):
             State(start), batches, step, steps=len(losses), log_every=log_every,
             validate_at=set(validate_at), validate=validate, writer=writer,
             save=lambda state, at, mae: calls["saved"].append((state.step, at, mae)),
-            show=lambda *shown: calls["shown"].append(shown),
+            show=lambda *shown: calls["shown"].append(shown), max_skipped=max_skipped,
+            records=lambda k: [f"molecule {k}", f"molecule {40 + k}"],
+            stop=stop(calls) if stop else lambda: False,
         )  # fmt: skip
     assert last.step == len(losses)
     return calls
@@ -68,6 +76,33 @@ def test_a_run_that_goes_on_takes_the_steps_that_are_left(tmp_path):
 @pytest.mark.parametrize("bad", [1, 4, 5, 7, 10])
 def test_a_loss_that_is_no_number_stops_the_run_and_is_never_saved(tmp_path, loss, bad):
     losses = np.where(np.arange(1, 11) >= bad, loss, 1.0)
-    with pytest.raises(DivergedError, match=f"loss of step {bad} is not a finite number: lower"):
+    with pytest.raises(DivergedError, match=r"the output for molecule 4\d\): check these records"):
         run(tmp_path, losses)
     assert all(row["step"] < bad for row in read_metrics(tmp_path))
+
+
+def test_a_few_skipped_steps_are_counted_and_left_out_of_the_mean(tmp_path):
+    losses = np.array([1, math.nan, 2, 3, math.inf, 1, 1, 1, 1, 1])
+    run(tmp_path, losses, max_skipped=2)
+    rows = read_metrics(tmp_path)
+    assert [row.get("skipped") for row in rows] == [1, 2, 2, 2]
+    assert rows[0]["train_loss"] == 2
+    assert math.isnan(rows[1]["train_loss"])
+    message = r"of 2 step\(s\) is not a finite number \(the last: 2, 5; the output for molecule 44"
+    with pytest.raises(DivergedError, match=message):
+        run(tmp_path, losses, max_skipped=1)
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_says_so(tmp_path):
+    seen = []
+
+    def stop(calls):
+        seen.append(calls)
+        asked = iter([False, False, True])
+        return lambda: next(asked)
+
+    with pytest.raises(StoppedError, match="step 3 is saved; the same command goes on from there"):
+        run(tmp_path, np.ones(10), stop=stop)
+    ((state, at, mae),) = seen[0]["saved"]
+    assert (state, at) == (3, 3)
+    assert math.isnan(mae)

@@ -150,7 +150,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_is_the_same_run_to_the_bit(tmp_
                 state, batches(4, start, stop), train_step("hdgnn", 4), steps=stop, log_every=3,
                 validate_at={stop}, validate=lambda ema: {"validation_mae": 0.0}, writer=writer,
                 save=lambda state, at, mae: checkpoints.save(at, state, {}, mae),
-                show=lambda *shown: None,
+                show=lambda *shown: None, max_skipped=0, records=lambda k: [],
             )  # fmt: skip
 
     assert 0 < (7 * 16) % len(MOLECULES) < len(MOLECULES)
@@ -194,3 +194,28 @@ def test_bfloat16_products_leave_float32_gradients_near_the_exact_ones():
     np.testing.assert_allclose(loss, expected, rtol=2e-2)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {np.dtype(np.float32)}
     assert distance(gradient, whole) < 0.1
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_names_the_molecule():
+    """On four devices, of which one has the molecule."""
+    state = fresh("linear", 4)
+    (batch,) = batches(4, 0, 1)
+    # Copies: the step gives its input's buffers away.
+    before = jax.tree.map(np.array, jax.device_get(state))
+    bad = int(np.asarray(batch.globals.id)[2, 1])
+    target = np.array(batch.globals.target)
+    target[2, 1] = np.nan
+    spoilt = batch._replace(globals=batch.globals._replace(target=target))
+    state, metrics = train_step("linear", 4)(state, jax.device_put(spoilt, step.sharded(mesh(4))))
+    assert bool(metrics.skipped)
+    assert int(metrics.culprit) == bad
+    assert int(state.step) == 1
+    for name in ("params", "ema", "opt_state"):
+        here, there = jax.device_get(getattr(state, name)), getattr(before, name)
+        jax.tree.map(np.testing.assert_array_equal, here, there)
+    # The first step that counts warms up from a rate of 0.
+    for good in (batch, *batches(4, 1, 2)):
+        state, metrics = train_step("linear", 4)(state, good)
+        assert not bool(metrics.skipped)
+        assert int(metrics.culprit) == -1
+    assert np.abs(np.asarray(state.params["w"]) - before.params["w"]).max() > 0

@@ -1,0 +1,37 @@
+"""One process at a time writes to a folder."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hdgnn_jax.training.checkpoint import CheckpointError
+from hdgnn_jax.training.workdir import occupied
+
+HOLD = """
+import pathlib, sys, time
+from hdgnn_jax.training.workdir import occupied
+with occupied(pathlib.Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
+    """Killed without a word, as by a scheduler, it leaves nothing that would keep others out."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout.readline() == "in\n"
+        message = rf"another run writes to .*{first.pid}\)"
+        with pytest.raises(CheckpointError, match=message), occupied(tmp_path):
+            pass
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    with occupied(tmp_path):
+        assert (tmp_path / "in_use").read_text().strip().isdigit()
+    with occupied(tmp_path):
+        pass
