@@ -8,7 +8,7 @@ slabs  A stand-in for it that needs no download: metal dimers and trimers on all
        with ASE's EMT, written in OC20's format too. 4,000 systems take 13 minutes on two cores.
 molecules
        Molecules of QM9 in motion, with energies, forces and dipole moments of GFN2-xTB, to train
-       `ase.py` on. 1,000 molecules, four shapes of each, take MINUTES on two cores.
+       `ase.py` on. 1,000 molecules, four shapes of each, take 20 minutes on one core.
 qm9    The molecules of the package qm9pack; training does the same by itself.
 """
 
