@@ -1,0 +1,69 @@
+"""The notebooks run, on made-up molecules, and lie in the repository as they ran."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LARGEST_FILE, LARGEST_IMAGE = 250_000, 60_000
+"""Bytes; of an image, before it is written as text."""
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Environment variables that name folders: made-up molecules, programs that are compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(pathlib.Path(__file__).parent / "experiments"))
+        from fake_qm9 import write_cache
+
+        return {
+            "HDGNN_CACHE": write_cache(tmp_path_factory.mktemp("data") / "cache"),
+            "JAX_COMPILATION_CACHE_DIR": tmp_path_factory.mktemp("programs"),
+        }
+
+
+@each_notebook
+def test_a_notebook_runs(path, folders, tmp_path, monkeypatch):
+    for name, value in {
+        **folders,
+        "HDGNN_STEPS": 4,
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "TMPDIR": tmp_path,
+        "IPYTHONDIR": tmp_path,
+        "JUPYTER_CONFIG_DIR": tmp_path,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("HDGNN_RUN", raising=False)
+    notebook = nbformat.read(path, as_version=4)
+    # In the root, the kernel imports what is tested here.
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}})
+    client.execute()
+
+
+@each_notebook
+def test_a_notebook_holds_small_outputs_and_no_paths(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.encode()) < LARGEST_FILE
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.keys() == {"kernelspec", "language_info"}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    images = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    assert images
+    assert max(map(len, images)) * 3 / 4 < LARGEST_IMAGE
+    assert {o.output_type for o in outputs} <= {"stream", "display_data", "execute_result"}
+    assert all(o.name == "stdout" for o in outputs if o.output_type == "stream")
+    words = [o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in outputs]
+    sources = [cell.source for cell in notebook.cells]
+    for said in words + sources:
+        assert not re.search(r"(?<![\w.)\]/])/[\w.-]+/|[A-Z]:\\|\x1b", said)
