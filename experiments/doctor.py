@@ -116,7 +116,12 @@ def _packages() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    devices = jax.devices()
+    try:
+        devices = jax.devices()
+    except RuntimeError as refusal:
+        reason = str(refusal).splitlines()[0]
+        yield Finding("devices", reason, "wrong", "unset JAX_PLATFORMS, or install what it names")
+        return
     kind = f"{len(devices)} x {devices[0].device_kind} ({jax.default_backend()})"
     accelerators = {"/dev/nvidia0": "cuda12", "/dev/kfd": "rocm", "/dev/accel0": "tpu"}
     there = [extra for path, extra in accelerators.items() if pathlib.Path(path).exists()]

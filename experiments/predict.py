@@ -44,7 +44,7 @@ from hdgnn_jax.data.ase_files import read_structures
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb
 from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure, StructureError, Structures
-from hdgnn_jax.predict import EV, Predictor, PredictorError, predict_all
+from hdgnn_jax.predict import Predictor, PredictorError, predict_all
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.relaxation import relax
 from hdgnn_jax.training.metrics import write_atomically
@@ -68,10 +68,10 @@ class Options:
     conformers: int = 1
     relax: bool = False
     fmax: float = 0.05
-    steps: int = 200
+    relax_steps: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("rolls", "conformers", "fmax", "steps"):
+        for name in ("rolls", "conformers", "fmax", "relax_steps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"--{name} must be positive, not {getattr(self, name)}")
 
@@ -147,8 +147,10 @@ def run(
     """
     if options.forces and output.suffix == ".csv":
         raise ValueError("--forces goes with .json and .extxyz")
-    predictors = [Predictor.load(workdir) for workdir in workdirs]
-    of_energy = [predictor for predictor in predictors if predictor.unit in EV]
+    # So that forces are of the same mean over rolls as the energies.
+    frames = options.rolls if options.rolls > 1 else None
+    predictors = [Predictor.load(workdir, frames) for workdir in workdirs]
+    of_energy = [predictor for predictor in predictors if predictor.has_forces]
     if (options.forces or options.relax) and len(of_energy) != 1:
         raise PredictorError(
             f"--forces and --relax need one run that predicts an energy; {len(of_energy)} of these "
@@ -158,6 +160,8 @@ def run(
     for row in rows:
         reasons = (p.reason_against(s) for s in row.structures for p in predictors)
         row.reason = row.reason or next(filter(None, reasons), None)
+    if not rows:
+        raise ValueError(f"there is no structure in {', '.join(inputs)}")
     good = [row for row in rows if row.reason is None]
     with progress_bar("structures") as progress:
         n = sum(len(row.structures) for row in good)
@@ -166,6 +170,7 @@ def run(
         )
         if good:
             fill(good, predictors, of_energy, options, lambda n: progress.advance(task, n))
+    good = [row for row in good if row.reason is None]
     write = {".csv": as_csv, ".json": as_json, ".extxyz": as_extxyz}[output.suffix]
     write_atomically(output, write(rows).encode())
     bad, doubtful = len(rows) - len(good), sum(bool(row.warning) for row in good)
@@ -186,29 +191,24 @@ def fill(
     advance: Callable[[int], object],
 ) -> None:
     """Puts predictions, warnings and forces into rows that can be predicted."""
+    if options.relax:
+        relax_rows(rows, of_energy[0], options, advance)
+        rows = [row for row in rows if row.reason is None]
+        if not rows:
+            return
     counts = [len(row.structures) for row in rows]
     first = np.cumsum(counts) - counts
     packed = Structures.pack(s for row in rows for s in row.structures)
     warnings = [p.warnings(packed.take(first)) for p in predictors]
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
         row.warning = "; ".join(dict.fromkeys(filter(None, texts)))
-    if options.relax:
-        relaxed = relax(of_energy[0], packed, options.fmax, options.steps, advance)
-        packed = relaxed.structures
-        for row, k, count in zip(rows, first, counts, strict=True):
-            row.structures = [
-                dataclasses.replace(packed[k + c], name=row.name) for c in range(count)
-            ]
-            how = "relaxed" if relaxed.converged[k] else "NOT yet relaxed"
-            said = f"{how} after {relaxed.steps[k]} steps of FIRE"
-            row.geometry = f"{row.geometry}; {said}" if row.geometry else said
     for target, found in predict_all(predictors, packed, options.rolls, advance).items():
         for row, k, count in zip(rows, first, counts, strict=True):
             row.quantities.append(Quantity(target, found.unit, found.value[k]))
             if found.spread is not None:
                 name = f"{target} spread over {found.of}"
                 row.quantities.append(Quantity(name, found.unit, found.spread[k]))
-            if options.conformers > 1:
+            if count > 1:
                 spread = found.value[k : k + count].std(0)
                 name = f"{target} spread over conformers"
                 row.quantities.append(Quantity(name, found.unit, spread))
@@ -217,6 +217,29 @@ def fill(
         forces = np.asarray(of_energy[0].derivatives(chosen, advance).forces)
         for row, of_row in zip(rows, np.split(forces, chosen.offsets[1:-1]), strict=True):
             row.forces = of_row
+
+
+def relax_rows(
+    rows: Sequence[Row],
+    predictor: Predictor,
+    options: Options,
+    advance: Callable[[int], object],
+) -> None:
+    """Puts relaxed structures into rows, or reasons where one could not be followed."""
+    packed = Structures.pack(s for row in rows for s in row.structures)
+    relaxed = relax(predictor, packed, options.fmax, options.relax_steps, advance)
+    start = 0
+    for row in rows:
+        places = range(start, start + len(row.structures))
+        start += len(row.structures)
+        reasons = [relaxed.reasons[k] for k in places if relaxed.reasons[k]]
+        if reasons:
+            row.reason = f"on the way to a minimum it {reasons[0]}"
+            continue
+        row.structures = [dataclasses.replace(relaxed.structures[k], name=row.name) for k in places]
+        how = "relaxed" if relaxed.converged[places[0]] else "NOT yet relaxed"
+        said = f"{how} after {relaxed.steps[places[0]]} steps of FIRE"
+        row.geometry = f"{row.geometry}; {said}" if row.geometry else said
 
 
 def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
@@ -320,7 +343,8 @@ def as_extxyz(rows: Sequence[Row]) -> str:
         s = row.structures[0]
         said: dict[str, str] = {}
         for q in row.quantities:
-            key = q.name.replace(" ", "_")
+            # ASE has its own units for what is called energy or dipole.
+            key = f"predicted_{q.name}".replace(" ", "_")
             said[key] = " ".join(map(repr, np.ravel(q.value).tolist()))
             said[f"{key}_unit"] = q.unit
         words = {"name": row.name, "geometry": row.geometry, "warning": row.warning}
@@ -329,11 +353,20 @@ def as_extxyz(rows: Sequence[Row]) -> str:
             said["Lattice"] = " ".join(map(repr, s.cell.ravel().tolist()))
             said["pbc"] = " ".join("FT"[p] for p in s.periodic)
         columns = "species:S:1:pos:R:3" + ("" if row.forces is None else ":forces:R:3")
+        marks = []
+        if s.tags is not None and s.tags.any():
+            columns += ":tags:I:1"
+            marks.append(s.tags.astype(str))
+        if s.fixed is not None and s.fixed.any():
+            columns += ":move_mask:L:1"
+            marks.append(np.where(s.fixed, "F", "T"))
         info = [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in said.items()]
         lines += [str(len(s.atomic_numbers)), " ".join([f"Properties={columns}", *info])]
         numbers = s.positions if row.forces is None else np.hstack([s.positions, row.forces])
-        for z, values in zip(s.atomic_numbers.tolist(), numbers.tolist(), strict=True):
-            lines.append(" ".join([SYMBOLS[z], *map(repr, values)]))
+        for k, (z, values) in enumerate(
+            zip(s.atomic_numbers.tolist(), numbers.tolist(), strict=True)
+        ):
+            lines.append(" ".join([SYMBOLS[z], *map(repr, values), *(m[k] for m in marks)]))
     return "\n".join([*lines, ""])
 
 

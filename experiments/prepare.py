@@ -36,10 +36,13 @@ SOURCE = flags.DEFINE_string("source", None, "DIR, is2re: folder of the parts as
 NAME = flags.DEFINE_string("name", None, "NAME in the cache, if not oc20, slabs or molecules")
 BAD = flags.DEFINE_enum("bad", "stop", ["stop", "skip"], "is2re: what a bad record does")
 SYSTEMS = flags.DEFINE_integer(
-    "systems", None, "N, 4,000 slabs over all parts or 1,000 molecules if not given"
+    "systems", None, "N, 4,000 slabs over all parts or 1,000 molecules if not given",
+    lower_bound=1,
 )
-SEED = flags.DEFINE_integer("seed", 0, "N, of the slabs or molecules made")
-PROCESSES = flags.DEFINE_integer("processes", None, "N, as many as cores if not given")
+SEED = flags.DEFINE_integer("seed", 0, "N, of the slabs or molecules made", lower_bound=0)
+PROCESSES = flags.DEFINE_integer(
+    "processes", None, "N, as many as cores if not given", lower_bound=1
+)
 
 FILE = 200
 """Slabs in an LMDB file: what an interruption may lose."""
@@ -61,8 +64,6 @@ def main(*words: str) -> None:
         build(pathlib.Path(SOURCE.value), root / "is2re" / (NAME.value or "oc20"), BAD.value)
     else:
         processes = PROCESSES.value or cores() or 1
-        if processes < 1 or SEED.value < 0:
-            raise ValueError("--processes must be at least 1, --seed at least 0")
         if words[0] == "slabs":
             folder = root / "is2re" / (NAME.value or "slabs")
             slabs(folder, SYSTEMS.value or 4000, SEED.value, processes)

@@ -32,6 +32,8 @@ HEADS = {
     "dipole": "dipole_vector",
     "polarizability": "polarizability",
 }
+RANKS = {"dipole_vector": 1, "polarizability": 2}
+"""Of what a head gives; 0 where it is not named."""
 CENTRED = ("invariant", "polarizability")
 """Heads whose sum over atoms counts from a reference; the others give the value itself."""
 
@@ -87,14 +89,20 @@ class Problem:
           ValueError: for a bad value in the config.
         """
         data, elements = data_set(config), config["model"]["elements"]
-        target = data.target(config["target"])
+        target, head = data.target(config["target"]), head_of(config)
+        if RANKS.get(head, 0) != target.rank:
+            kinds = ("a number", "a vector", "a tensor")
+            raise ValueError(
+                f"{target.name} is {kinds[target.rank]} and config.head = {head} gives "
+                f"{kinds[RANKS.get(head, 0)]}: leave it at auto"
+            )
         reference = targets.Reference.fit(
             target,
             elements,
             train.structures,
             train.raw,
             kind=data.reference,
-            centre=head_of(config) in CENTRED,
+            centre=head in CENTRED,
         )
         scalars = targets.isotropic_part(train.raw * target.factor, target.rank)
         to_beat = data.baselines(train.structures, scalars, elements)

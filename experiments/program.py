@@ -41,7 +41,8 @@ MALLOC = (
 large pages; a CPU's step takes about half as long. One arena for all threads (`arena_max=1`) gains
 nothing more and makes compilation a third slower."""
 
-ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream.
+ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream; 143,
+training that SIGTERM ended, saved.
 Environment: HDGNN_CACHE, folder of data sets, ~/.cache/hdgnn_jax if not set;
 JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call."""
 

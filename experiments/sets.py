@@ -302,8 +302,10 @@ class ASEFile:
         data = _calculated(self._file, target.name)
         groups = np.random.default_rng(0).permutation(data.groups.max() + 1)
         size = max(1, round(self.held_out * len(groups)))
-        if len(groups) < 3:
-            raise ValueError(f"{self._file} has {len(groups)} groups of structures, fewer than 3")
+        if len(groups) <= 2 * size:
+            raise ValueError(
+                f"{self._file} has {len(groups)} groups of structures: none is left to train on"
+            )
         begin, end = {
             "validation": (0, size), "test": (size, 2 * size), "train": (2 * size, None)
         }[name]  # fmt: skip

@@ -10,7 +10,6 @@ metrics.jsonl and TensorBoard curves, report/.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import signal
@@ -119,13 +118,15 @@ def run(
         with one line that says what to do.
       StoppedError: after `stop`.
     """
+    with occupied(workdir):
+        _run(config, workdir, stop)
+
+
+def _run(config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool]) -> None:
     began = time.monotonic()
     settings = from_section(config, "training", Training)
     mesh = step.make_mesh()
-    with (
-        Checkpoints(workdir / "checkpoints") as checkpoints,
-        contextlib.ExitStack() as until_the_end,
-    ):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
         past = checkpoints.record() if checkpoints.steps() else None
         if past is not None:
             refuse_other_config(past["config"], config, workdir)
@@ -167,7 +168,6 @@ def run(
         )
 
         # Where an interrupted run stopped
-        until_the_end.enter_context(occupied(workdir))
         seconds_before, compilations_before, resumed = 0.0, 0, []
         if past is not None:
             restored = checkpoints.restore(state)

@@ -16,7 +16,7 @@ from hdgnn_jax.data.targets import isotropic
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import CLOSEST_ATOMS, SYMBOLS
 from hdgnn_jax.models.forces import with_derivatives
-from hdgnn_jax.predict import EV, Predictor
+from hdgnn_jax.predict import Predictor
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -63,7 +63,7 @@ def export_model(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
     inputs = {name: array for name, array in INPUTS.items() if name != "tags" or model.tags}
     shape: tuple[int, ...] = (3,) * reference.rank
     outputs = {"value": Array("float32", ("structures", *shape), "standardised, see reference")}
-    energy = predictor.unit in EV
+    energy = predictor.has_forces
     if energy:
         outputs |= DERIVATIVES
 

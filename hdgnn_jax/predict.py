@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from hdgnn_jax.data.domain import Domain
-from hdgnn_jax.data.targets import Reference
+from hdgnn_jax.data.targets import POTENTIALS, Reference
 from hdgnn_jax.evaluation import accuracy
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, neighbors_of
@@ -129,7 +129,7 @@ class Predictor:
         Args and errors: of a call.
 
         Raises:
-          PredictorError: where the target is no energy.
+          PredictorError: where the target is no energy that atoms move in.
         """
         ev = self.energy_unit()
         found = accuracy.differentiate(self._differentiate, *self._batches(structures, advance))
@@ -161,11 +161,16 @@ class Predictor:
         """The target's unit, in eV.
 
         Raises:
-          PredictorError: where the target is no energy.
+          PredictorError: where the target is no energy that atoms move in.
         """
-        if self.unit not in EV:
-            raise PredictorError(f"{self.target} is in {self.unit}: no energy, so without forces")
+        if not self.has_forces:
+            raise PredictorError(f"{self.target} is no energy that atoms move in: it has no forces")
         return EV[self.unit]
+
+    @property
+    def has_forces(self) -> bool:
+        """Whether the target is an energy that atoms move in."""
+        return self.target in POTENTIALS
 
     @property
     def compilations(self) -> int:

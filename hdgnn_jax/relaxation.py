@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.predict import Predictor
 
 LONGEST_STEP = 0.2
@@ -26,6 +26,8 @@ class Relaxed(NamedTuple):
       forces: [atoms, 3] eV/Å; 0 on fixed atoms.
       steps: [n] taken.
       converged: [n] bool.
+      reasons: [n] why a structure could not be followed, its atoms fallen together or its forces no
+        numbers; "" where it could.
     """
 
     structures: Structures
@@ -33,6 +35,7 @@ class Relaxed(NamedTuple):
     forces: np.ndarray
     steps: np.ndarray
     converged: np.ndarray
+    reasons: list[str]
 
 
 def relax(
@@ -55,8 +58,7 @@ def relax(
       advance: told how many structures have finished, after each step (a progress bar).
 
     Raises:
-      StructureError: naming the first that the model cannot use, or whose atoms fall together.
-      PredictorError: where the model predicts no energy.
+      PredictorError: where the model predicts no energy that atoms move in.
     """
     n = len(structures)
     owner = np.repeat(np.arange(n), structures.n_atoms)
@@ -65,18 +67,36 @@ def relax(
     forces, energies = np.zeros_like(positions), np.zeros(n)
     dt, mixing, downhill = np.full(n, FIRST_STEP), np.full(n, 0.1), np.zeros(n, int)
     taken, active = np.zeros(n, int), np.ones(n, bool)
+    reasons = [""] * n
 
     def total(values: np.ndarray) -> np.ndarray:
         """[n] sums over the atoms of each structure."""
         return np.bincount(owner, values.sum(1), n)
 
     for step in range(steps + 1):
-        moving = np.flatnonzero(active)
         here = dataclasses.replace(structures, positions=positions)
-        found = predictor.derivatives(here.take(moving))
-        of_moving = active[owner]
-        energies[moving], forces[of_moving] = found.value, found.forces
+        try:
+            found = predictor.derivatives(here.take(np.flatnonzero(active)))
+        except StructureError:
+            # One is enough to refuse a batch; the others go on without it.
+            for k in np.flatnonzero(active):
+                reasons[k] = predictor.reason_against(here[int(k)]) or ""
+            lost = active & np.array([bool(reason) for reason in reasons])
+            if not lost.any():
+                raise
+            active &= ~lost
+            advance(int(lost.sum()))
+            if not active.any():
+                break
+            found = predictor.derivatives(here.take(np.flatnonzero(active)))
+        energies[active], forces[active[owner]] = found.value, found.forces
         forces *= free
+        lost = active & ~np.isfinite(total(forces) + energies)
+        if lost.any():
+            for k in np.flatnonzero(lost):
+                reasons[k] = "comes to have energies or forces that are no numbers"
+            active &= ~lost
+            advance(int(lost.sum()))
         largest = np.zeros(n)
         np.maximum.at(largest, owner, np.linalg.norm(forces, axis=1))
         done = active & (largest <= fmax)
@@ -101,4 +121,5 @@ def relax(
         shift *= np.minimum(1, LONGEST_STEP / np.maximum(length, 1e-300))
         positions = np.where(active[owner, None], positions + shift, positions)
     advance(int(active.sum()))
-    return Relaxed(here, energies, forces, taken, ~active)
+    converged = ~active & np.array([not reason for reason in reasons])
+    return Relaxed(here, energies, forces, taken, converged, reasons)

@@ -19,7 +19,7 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Environment variables that name folders: made-up molecules, programs that are compiled once."""
+    """Environment variables: made-up molecules, and programs that are compiled once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(pathlib.Path(__file__).parent / "experiments"))
         from fake_qm9 import write_cache

@@ -11,7 +11,7 @@ from small import SMALL, parameters
 
 from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.graphs.batching import Budget
-from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.models.forces import Derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.predict import Predictor
@@ -69,6 +69,34 @@ def test_fixed_atoms_stay_and_what_is_not_relaxed_is_said():
     early = relax(Springs(KNOWN), start, fmax=1e-3, steps=2)
     assert not early.converged.any()
     assert early.steps.tolist() == [2] * len(KNOWN)
+
+
+def test_one_that_is_lost_stops_none_of_the_others():
+    """Structure 2 is refused once it has moved, 4 comes to have no numbers."""
+
+    class Breaking(Springs):
+        def derivatives(self, structures: Structures) -> Derivatives:
+            late = len(self.asked) > 3
+            if late and 2 in structures.ids:
+                raise StructureError("structure 2 has atoms 0 and 1 at one place")
+            found = super().derivatives(structures)
+            if late and 4 in structures.ids:
+                found.value[list(structures.ids).index(4)] = np.nan
+            return found
+
+        def reason_against(self, structure: Structure) -> str | None:
+            same = np.array_equal(structure.atomic_numbers, KNOWN[2].atomic_numbers)
+            return "has atoms 0 and 1 at one place" if same else None
+
+    told: list[int] = []
+    found = relax(Breaking(KNOWN), shaken(0.3), fmax=1e-3, steps=300, advance=told.append)
+    assert found.reasons[2] == "has atoms 0 and 1 at one place"
+    assert found.reasons[4].endswith("no numbers")
+    assert found.converged.tolist() == [k not in (2, 4) for k in range(len(KNOWN))]
+    assert sum(told) == len(KNOWN)
+    others = np.isin(np.repeat(np.arange(len(KNOWN)), KNOWN.n_atoms), (2, 4), invert=True)
+    at, rest = found.structures.positions[others], KNOWN.positions[others]
+    np.testing.assert_allclose(at, rest, atol=1e-3)
 
 
 def test_a_model_takes_them_downhill_together_as_alone():

@@ -64,13 +64,18 @@ def read_structures(path: str | os.PathLike[str]) -> Iterator[Structure | Struct
 
 def _read(path: pathlib.Path) -> Iterator[Any]:
     """The `Atoms` of a file; where it cannot be read on, the last is the error that says why."""
-    import ase.io
-
     number = 0
     try:
+        import ase.io
+
         for atoms in ase.io.iread(path, index=":"):
             yield atoms
             number += 1
+    except ModuleNotFoundError as error:
+        yield StructureError(
+            f"{path.name}, structure 1: cannot be read ({error.name} is not installed: "
+            'pip install "hdgnn_jax[ase]")'
+        )
     # ASE's readers raise anything, from ValueError to their own.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -101,6 +106,11 @@ def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
         groups.append(str(found.info.get("group", f"structure {k}")))
     packed = Structures.pack(structures, f"{path.name}, structure")
     complete = all(of is not None and np.isfinite(of).all() for of in forces)
+    if name == "energy" and not complete and any(of is not None for of in forces):
+        k = next(k for k, of in enumerate(forces, 1) if of is None or not np.isfinite(of).all())
+        raise StructureError(
+            f"{path.name}, structure {k}: has no forces that are numbers, and others have"
+        )
     return Calculated(
         dataclasses.replace(packed, ids=packed.ids + 1),
         np.stack(values),

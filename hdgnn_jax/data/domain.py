@@ -23,11 +23,13 @@ class Domain:
 
     Attributes:
       atoms: fewest and most atoms of a structure.
+      periodic: whether any, and whether all, have a cell.
       nearest: by element, the smallest and the largest distance, Å, from an atom to the one nearest
         to it; infinite where none is within the model's cutoff.
     """
 
     atoms: tuple[int, int]
+    periodic: tuple[bool, bool]
     nearest: Mapping[int, tuple[float, float]]
 
     @classmethod
@@ -41,7 +43,9 @@ class Domain:
                 float(distance[few.atomic_numbers == z].max(initial=0.0)))
             for z in np.unique(structures.atomic_numbers).tolist()
         }  # fmt: skip
-        return cls((int(n_atoms.min()), int(n_atoms.max())), ranges)
+        with_cell = structures.periodic.any(1)
+        periodic = bool(with_cell.any()), bool(with_cell.all())
+        return cls((int(n_atoms.min()), int(n_atoms.max())), periodic, ranges)
 
     def warnings(self, structures: Structures, neighbors: Neighbors) -> list[str]:
         """[n] how each structure leaves the domain, in words; empty where it does not."""
@@ -50,6 +54,12 @@ class Domain:
         fewest, most = self.atoms
         for k in np.flatnonzero((structures.n_atoms < fewest) | (structures.n_atoms > most)):
             words[k].append(f"{structures.n_atoms[k]} atoms; trained on {fewest} to {most}")
+        for text, of_structure in zip(words, structures.periodic, strict=True):
+            cell = bool(of_structure.any())
+            if cell and not self.periodic[0]:
+                text.append("periodic; trained on molecules")
+            if not cell and self.periodic[1]:
+                text.append("not periodic; trained on structures with cells")
         owner = np.repeat(np.arange(len(structures)), structures.n_atoms)
         for z in np.unique(structures.atomic_numbers).tolist():
             mine = structures.atomic_numbers == z
@@ -58,6 +68,9 @@ class Domain:
                     words[k].append(f"{SYMBOLS[z]}, of which no training structure has any")
                 continue
             low, high = self.nearest[z]
+            if low > high:
+                # None was in the sample.
+                continue
             out = mine & ((distance < low * (1 - MARGIN)) | (distance > high * (1 + MARGIN)))
             for k in np.unique(owner[out]):
                 worst = distance[out & (owner == k)]
@@ -75,8 +88,9 @@ class Domain:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Domain:
         """The inverse of `to_dict`, after JSON too."""
-        low, high = content["atoms"]
-        return cls((low, high), {int(z): (a, b) for z, (a, b) in content["nearest"].items()})
+        (low, high), (some, every) = content["atoms"], content["periodic"]
+        nearest = {int(z): (a, b) for z, (a, b) in content["nearest"].items()}
+        return cls((low, high), (some, every), nearest)
 
 
 def _nearest(structures: Structures, neighbors: Neighbors) -> np.ndarray:

@@ -27,7 +27,7 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     """
     try:
         from rdkit import Chem, rdBase
-        from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+        from rdkit.Chem import Descriptors, rdDistGeom, rdForceFieldHelpers
     except ImportError as error:
         raise StructureError('SMILES need rdkit: pip install "hdgnn_jax[rdkit]"') from error
     with rdBase.BlockLogs():
@@ -43,13 +43,21 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
         relaxed = "as embedded: MMFF94 has not all its atom types"
         energies = np.zeros(len(ids))
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
-            relaxed = "relaxed with MMFF94"
             results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(molecule, maxIters=2000)
-            energies = np.array([energy for _, energy in results])
+            states, energies = (np.array(column) for column in zip(*results, strict=True))
+            # -1: without a force field, and an energy of nothing.
+            energies = np.where(states < 0, np.inf, energies)
+            relaxed = "relaxed with MMFF94" + (" (not to the end)" if states.any() else "")
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], np.int32)
     found = [
         Structure(numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles)
         for k in np.argsort(energies, kind="stable")
     ]
     many = f", the lowest of {len(found)}" if len(found) > 1 else ""
-    return found, f"RDKit ETKDGv3, {relaxed}{many}"
+    charge, radicals = Chem.GetFormalCharge(molecule), Descriptors.NumRadicalElectrons(molecule)
+    notes = [f"charge {charge:+}"] * bool(charge) + [f"{radicals} unpaired electron(s)"] * bool(
+        radicals
+    )
+    notes += ["several molecules"] * (len(Chem.GetMolFrags(molecule)) > 1)
+    unseen = f"; {', '.join(notes)}, which the model does not see" if notes else ""
+    return found, f"RDKit ETKDGv3, {relaxed}{many}{unseen}"

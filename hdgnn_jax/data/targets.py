@@ -33,6 +33,7 @@ class Target:
       paper_mae: of the paper's Table 2, in `unit`; None where it has one for each part.
       atom_energies: of `tabulated` references, by atomic number, in the stored unit.
       threshold: in `unit`; the share of errors below it is reported too.
+      potential: whether it is an energy that atoms move in, so that its derivatives are forces.
       rank: 0 of a number, 1 of a vector [3], 2 of a symmetric tensor [3, 3].
       note: what has to be known of it.
     """
@@ -44,6 +45,7 @@ class Target:
     paper_mae: float | None
     atom_energies: Mapping[int, float] | None = None
     threshold: float | None = None
+    potential: bool = False
     rank: int = 0
     note: str = ""
 
@@ -68,10 +70,10 @@ TARGETS = {
         Target("gap", "meV", _MEV, "none", 32),
         Target("r2", "bohr^2", 1.0, "none", 0.342),
         Target("zpve", "meV", _MEV, "fitted", 1.21),
-        Target("U0", "meV", _MEV, "tabulated", 8.34, atom_energies=_U0),
-        Target("U", "meV", _MEV, "tabulated", 8.12, atom_energies=_U),
-        Target("H", "meV", _MEV, "tabulated", 10, atom_energies=_H),
-        Target("G", "meV", _MEV, "tabulated", 11, atom_energies=_G),
+        Target("U0", "meV", _MEV, "tabulated", 8.34, _U0, potential=True),
+        Target("U", "meV", _MEV, "tabulated", 8.12, _U, potential=True),
+        Target("H", "meV", _MEV, "tabulated", 10, _H, potential=True),
+        Target("G", "meV", _MEV, "tabulated", 11, _G, potential=True),
         Target("Cv", "cal/(mol K)", 1.0, "fitted", 0.023),
     )
 }
@@ -92,13 +94,15 @@ POLARIZABILITY = Target(
 CALCULATED = {
     target.name: target
     for target in (
-        Target("energy", "meV", 1000.0, "fitted", None),
+        Target("energy", "meV", 1000.0, "fitted", None, potential=True),
         Target("dipole", "D", DEBYE_PER_E_ANGSTROM, "none", None, rank=1),
     )
 }
 """Of files that ASE reads, which store eV and e Å."""
 
-RELAXED_ENERGY = Target("relaxed_energy", "meV", 1000.0, "none", None, threshold=20.0)
+RELAXED_ENERGY = Target(
+    "relaxed_energy", "meV", 1000.0, "none", None, threshold=20.0, potential=True
+)
 """OC20 IS2RE's, stored in eV. EwT, the share within 0.02 eV, is its second measure."""
 
 
@@ -218,6 +222,14 @@ def isotropic(scalars: np.ndarray, rank: int) -> np.ndarray:
     if rank == 1:
         return np.zeros((len(scalars), 3))
     return scalars if rank == 0 else scalars[:, None, None] * np.eye(3)
+
+
+POTENTIALS = frozenset(
+    target.name
+    for target in (*TARGETS.values(), *CALCULATED.values(), RELAXED_ENERGY)
+    if target.potential
+)
+"""Names of the targets whose derivatives are forces: a gap, too, is in meV."""
 
 
 def turned(values: np.ndarray, rotations: np.ndarray, rank: int) -> np.ndarray:

@@ -105,7 +105,8 @@ class MoleculeHead(nn.Module):
             return total(scalars[:, 0]) / (n_atoms if self.readout == "mean" else 1)
         if self.kind == "polarizability":
             quadrupole = Dense(1, self.precision, bias=False, name="tensor")(x[:, degrees.block(2)])
-            traceless = jnp.einsum("nmc,mij->nij", quadrupole, symmetric_traceless())
+            shapes = symmetric_traceless()
+            traceless = jnp.einsum("nmc,mij->nij", quadrupole, shapes, precision="highest")
             return total(scalars[..., None] * jnp.eye(3, dtype=x.dtype) + traceless)
 
         mass = jnp.asarray(np.array(MASSES, float), x.dtype)[graph.nodes.atomic_numbers]

@@ -54,6 +54,10 @@ def test_each_way_out_is_named():
     assert warning(domain, Structure(np.array([1]), np.zeros((1, 3)))).startswith(
         "1 atoms; trained on 3 to 9; H inf Å from the next atom"
     )
+    boxed = dataclasses.replace(WATER, cell=9 * np.eye(3), periodic=(True,) * 3)
+    assert warning(domain, boxed) == "periodic; trained on molecules"
+    crystals = domain_of(Structures.pack([random_crystal(0), random_crystal(1)]))
+    assert "not periodic; trained on structures with cells" in warning(crystals, WATER)
     gold = dataclasses.replace(WATER, atomic_numbers=np.array([79, 1, 1]))
     assert "Au, of which no training structure has any" in warning(domain, gold)
     near = dataclasses.replace(WATER, positions=WATER.positions * 0.6)

@@ -45,6 +45,12 @@ def test_what_mmff_does_not_know_is_said():
     assert "MMFF94 has not all its atom types" in conformers("[Au]C")[1]
 
 
+def test_what_a_model_does_not_see_is_said():
+    assert "charge +1, which the model does not see" in conformers("[NH4+]")[1]
+    assert "1 unpaired electron(s), which" in conformers("[CH3]")[1]
+    assert "several molecules, which" in conformers("CC(=O)[O-].C[NH3+]")[1]
+
+
 @pytest.mark.parametrize("smiles", ["", "C1CC", "not a molecule", "C(C)(C)(C)(C)C"])
 def test_bad_smiles_are_refused_in_silence(smiles, capfd):
     with pytest.raises(StructureError, match="is no SMILES that RDKit can read"):

@@ -14,7 +14,7 @@ from experiments import predict
 from experiments.predict import Options
 from hdgnn_jax.data import qm9
 from hdgnn_jax.data.ase_files import structure_of
-from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.predict import Predictor, PredictorError
 from hdgnn_jax.training.checkpoint import CheckpointError
 
@@ -64,8 +64,8 @@ def test_json_and_extxyz_hold_values_and_forces(finished, inputs, tmp_path):
     assert len(rows) == len(frames) == 7
     for row, atoms in zip(rows, frames, strict=True):
         if row["reason"] is None:
-            assert atoms.info["U0"] == row["U0 [meV]"]
-            assert atoms.info["U0_unit"] == "meV"
+            assert atoms.info["predicted_U0"] == row["U0 [meV]"]
+            assert atoms.info["predicted_U0_unit"] == "meV"
             np.testing.assert_array_equal(atoms.get_forces(), row["forces [eV/Å]"])
         else:
             assert atoms.info["reason"] == row["reason"]
@@ -91,7 +91,7 @@ def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path):
 
 def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_path):
     out = tmp_path / "out.extxyz"
-    options = Options(relax=True, forces=True, fmax=0.01, steps=3)
+    options = Options(relax=True, forces=True, fmax=0.01, relax_steps=3)
     predict.run([finished], [str(inputs / "good.xyz")], out, options)
     before = ase.io.read(inputs / "good.xyz", index=":")
     for was, atoms in zip(before, ase.io.read(out, index=":"), strict=True):
@@ -102,7 +102,26 @@ def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_
         moved = np.abs(was.positions - atoms.positions).max()
         assert 0 <= moved < 0.7
         (value,) = Predictor.load(finished)(Structures.pack([structure_of(atoms)]))
-        assert atoms.info["U0"] == pytest.approx(value, rel=1e-6)
+        assert atoms.info["predicted_U0"] == pytest.approx(value, rel=1e-6)
+
+
+def test_slabs_keep_tags_and_fixed_atoms_and_units_are_not_taken_for_ases(tmp_path):
+    """What ASE would read as an energy in eV has another name."""
+    slab = Structure(
+        np.array([29, 29, 8]), np.eye(3) * 3, "slab", np.eye(3) * 9,
+        tags=np.array([0, 1, 2]), fixed=np.array([True, False, False]),
+    )  # fmt: skip
+    row = predict.Row("slab", [slab])
+    row.quantities = [predict.Quantity("energy", "meV", np.float64(1234.5))]
+    row.forces = np.arange(9.0).reshape(3, 3)
+    (tmp_path / "out.extxyz").write_text(predict.as_extxyz([row]))
+    atoms = ase.io.read(tmp_path / "out.extxyz")
+    assert atoms.info["predicted_energy"] == 1234.5
+    assert "energy" not in atoms.calc.results
+    np.testing.assert_array_equal(atoms.calc.results["forces"], row.forces)
+    back = structure_of(atoms)
+    assert back.tags.tolist() == [0, 1, 2]
+    assert back.fixed.tolist() == [True, False, False]
 
 
 def test_a_loaded_predictor_is_that_of_the_report(finished, config):
@@ -118,6 +137,10 @@ def test_what_cannot_be_done_is_said(finished, inputs, tmp_path):
         predict.run([finished], ["nowhere.xyz"], tmp_path / "out.csv")
     with pytest.raises(ValueError, match="qm9:x must be qm9:INDEX or qm9:FIRST-LAST"):
         predict.run([finished], ["qm9:x"], tmp_path / "out.csv")
+    (tmp_path / "empty.smi").write_text("\n")
+    with pytest.raises(ValueError, match=r"there is no structure in .*empty.smi"):
+        predict.run([finished], [str(tmp_path / "empty.smi")], tmp_path / "out.csv")
+    (tmp_path / "empty.smi").unlink()
     with pytest.raises(ValueError, match="--forces goes with"):
         predict.run([finished], [], tmp_path / "out.csv", Options(forces=True))
     with pytest.raises(ValueError, match="--rolls must be positive, not 0"):

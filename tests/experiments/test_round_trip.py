@@ -123,7 +123,7 @@ def test_dipole_vectors_are_learnt_and_predicted_by_component(of_dipoles, tmp_pa
     predict.run([of_dipoles], ["smiles:CCO"], tmp_path / "out.csv")
     header = (tmp_path / "out.csv").read_text().splitlines()[0]
     assert header.startswith("structure,dipole_x [D],dipole_y [D],dipole_z [D],geometry")
-    with pytest.raises(PredictorError, match="dipole is in D: no energy"):
+    with pytest.raises(PredictorError, match="dipole is no energy that atoms move in"):
         selftest.measure(Predictor.load(of_dipoles), [selftest.ETHANOL], steps=2, kelvin=1.0)
 
 
@@ -143,6 +143,11 @@ def test_what_is_made_already_is_kept(cache):
     [
         ({"target": "U0"}, ValueError, "a file of ASE has energy, dipole"),
         ({"target": "dipole"}, ValueError, "has no forces of dipole: set training.forces_weight"),
+        (
+            {"target": "dipole", "training.forces_weight": 0.0, "head": "invariant"},
+            ValueError, "dipole is a vector and config.head = invariant gives a number",
+        ),
+        ({"data.held_out": 0.49}, ValueError, "none is left to train on"),
         ({"data.path": "nowhere.xyz"}, StructureError, "there is no file nowhere.xyz: set config"),
         ({"data.held_out": 0.7}, ValueError, "data.held_out must lie between 0 and 0.5, not 0.7"),
         ({"training.forces_weight": -1.0}, ValueError, "forces_weight must not be negative: -1.0"),
