@@ -102,7 +102,7 @@ def manual(
         *(f"--{name}={_value(name)}" for name in first),
         *(f"[--{name}]" if flags.FLAGS[name].boolean else f"[--{name}={_value(name)}]"
           for name in others),
-        *["WORD ..."] * words,
+        *["[WORD ...]"] * words,
     ]  # fmt: skip
     lines = []
     for name in first + others:
