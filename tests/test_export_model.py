@@ -35,7 +35,8 @@ def made(unit: str = "meV", rank: int = 0, **options) -> Predictor:
     reference = Reference(1.0, elements, known, 3.0, 50.0, rank)
     # Weights on several devices: the program is of one all the same.
     mesh = step.make_mesh()
-    return Predictor(model, params, reference, "energy" if unit == "meV" else "dipole", unit, Budget(160, 48, 9), mesh)
+    target = "energy" if unit == "meV" else "dipole"
+    return Predictor(model, params, reference, target, unit, Budget(160, 48, 9), mesh)
 
 
 def arrays_of(model, structures) -> dict:
