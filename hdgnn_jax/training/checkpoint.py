@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import math
+import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 PyTree = Any
 Which = Literal["latest", "best"]
@@ -22,6 +26,8 @@ T = TypeVar("T")
 NEWEST_KEPT = 2
 """Steps kept besides the best one. Two, so that a damaged newest step has one to fall back on even
 while every validation is the best so far."""
+
+_AS_BYTES = ocp.args.ArrayRestore(restore_args=ocp.RestoreArgs(restore_type=np.ndarray))
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +58,10 @@ class Restored:
 class Checkpoints:
     """The checkpoints of one run: its newest steps, and the step best on validation.
 
-    Orbax writes them in the background, each under its final name only once it is complete. It
-    keeps no checksum of the arrays, and a flipped bit would restore without a word: so the SHA-256
-    of every array is saved in the step's record and verified when the step is restored.
+    Orbax writes them in the background, each under its final name only once it is complete; of
+    several processes each writes a part, to a folder that all of them see. It keeps no checksum of
+    the arrays, and a flipped bit would restore without a word: so the SHA-256 of every array is
+    saved in the step's record and verified when the step is restored.
 
     A step has two items: `record`, JSON with the name, type and digest of every array, and `state`,
     their bytes end to end. One array and not hundreds, because a damaged step would leave hundreds
@@ -93,12 +100,13 @@ class Checkpoints:
 
         Args:
           step: training steps done.
-          state: pytree of arrays, each whole or replicated on every process.
+          state: pytree of arrays, however they are divided among devices and processes.
           record: JSON-able: what the run is rebuilt from (configuration, seed, references, ...).
           metric: validation error, lower is better; None if this step was not validated.
 
         Raises:
-          CheckpointError: if the folder holds steps of a run that was not restored from it.
+          CheckpointError: if the folder holds steps of a run that was not restored from it, or if
+            the step before could not be written; those already written are whole.
           TypeError: if the record cannot be written as JSON.
         """
         if self._position is None and self.steps():
@@ -106,26 +114,29 @@ class Checkpoints:
                 f"{self.directory} already holds step {self.steps()[-1]} of another run: "
                 "resume that run, or choose an empty folder"
             )
-        arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
+        arrays = {name: _whole(leaf) for name, leaf in _named_leaves(state).items()}
         contents = {
             "record": json.loads(json.dumps(record)),
             "metric": None if metric is None or math.isnan(metric) else float(metric),
             "arrays": {name: _describe(array) for name, array in arrays.items()},
         }
-        self._manager.wait_until_finished()
+        self._wait()
         for kept in self.steps():
             if kept >= step or (self._position is not None and kept > self._position):
                 self._manager.delete(kept)
         self._position = step
         self._retention.metrics = self._kept_metrics() | {step: contents["metric"]}
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.ArraySave(_pack(arrays.values())),
-                record=ocp.args.JsonSave({"contents": contents, "sha256": _json_digest(contents)}),
-            ),
-        )
+        with self._writing():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.ArraySave(_spread(_pack(arrays.values()))),
+                    record=ocp.args.JsonSave(
+                        {"contents": contents, "sha256": _json_digest(contents)}
+                    ),
+                ),
+            )
 
     def restore(self, like: PyTree, which: Which = "latest", part: str = "") -> Restored:
         """Reads a step back, bit for bit.
@@ -170,7 +181,7 @@ class Checkpoints:
         """
         try:
             saved = self._read_contents(step)["arrays"]
-            packed, start = self._read(step, "state", ocp.args.ArrayRestore()), 0
+            packed, start = self._read(step, "state", _AS_BYTES), 0
             for name, entry in saved.items():
                 content = packed[start : start + _size(entry["type"])]
                 self._check(step, name, content, entry)
@@ -179,8 +190,13 @@ class Checkpoints:
             raise CheckpointError(f"{damage}: delete its folder") from damage
 
     def close(self) -> None:
-        """Waits until the last save is on disk."""
-        self._manager.close()
+        """Waits until the last save is on disk.
+
+        Raises:
+          CheckpointError: where it cannot be written.
+        """
+        with self._writing():
+            self._manager.close()
 
     def __enter__(self) -> Self:
         return self
@@ -188,9 +204,27 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _wait(self) -> None:
+        """Until the last save is on disk. Else its error would look like one of what comes next."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        # Tensorstore raises ValueError for a full disk.
+        except Exception as error:
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            reason = os.strerror(int(found[1])) if found else str(error).splitlines()[0][:120]
+            raise CheckpointError(
+                f"step {self._position} cannot be written to {self.directory} ({reason}); the "
+                "steps before it are whole: mend that, and the same command goes on from them"
+            ) from error
+
     def _read_first_sound(self, which: Which, read: Callable[[int], T]) -> T:
         """`read(step)` of the first step that `which` allows and that is not damaged."""
-        self._manager.wait_until_finished()
+        self._wait()
         steps = self.steps()
         if not steps:
             raise CheckpointError(f"{self.directory} holds no checkpoint: check the path")
@@ -251,7 +285,7 @@ class Checkpoints:
                 f"step {step} in {self.directory} holds another model, with {differences[0]}; "
                 "build the model from the checkpoint's record"
             )
-        packed = self._read(step, "state", ocp.args.ArrayRestore())
+        packed = self._read(step, "state", _AS_BYTES)
         ends = dict(zip(saved, np.cumsum([_size(entry["type"]) for entry in saved.values()]),
                         strict=True))  # fmt: skip
         arrays = []
@@ -310,6 +344,24 @@ def _named_leaves(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
+def _whole(leaf: Any) -> np.ndarray:
+    """An array on the host of each process."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
+
+
+def _spread(packed: np.ndarray) -> np.ndarray | jax.Array:
+    """Of several processes, each gets the bytes that it writes, with zeros at the end."""
+    n = jax.device_count()
+    if jax.process_count() == 1:
+        return packed
+    mesh = jax.make_mesh((n,), ("bytes",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("bytes"))
+    padded = np.pad(packed, (0, -len(packed) % n))
+    return jax.make_array_from_callback(padded.shape, sharding, lambda at: padded[at])
+
+
 def _pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
     """The bytes of all arrays end to end, [bytes] uint8, in memory of their own."""
     return np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
@@ -357,5 +409,5 @@ def _place(array: np.ndarray, like: Any) -> Any:
 
 
 def _is_not_orbax_chatter(entry: logging.LogRecord) -> bool:
-    """Drops what Orbax tells absl's log about each save; what a run must know is raised here."""
-    return entry.levelno >= logging.ERROR or "orbax" not in pathlib.Path(entry.pathname).parts
+    """Drops what Orbax tells absl's log, tracebacks too: what a run must know is raised here."""
+    return "orbax" not in pathlib.Path(entry.pathname).parts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
+import resource
 import shutil
 
 import flax.struct
@@ -133,6 +135,50 @@ def test_restores_onto_the_shardings_of_like(tmp_path):
     assert all(leaf.sharding == replicated for leaf in jax.tree.leaves(restored))
     assert_same_bits(on_one, state)
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(on_one))
+
+
+@contextlib.contextmanager
+def full_disk(folder):
+    """No file can grow beyond some bytes, less than a state has."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+@contextlib.contextmanager
+def unwritable(folder):
+    """Even for a superuser."""
+    away = folder.with_name("away")
+    folder.rename(away)
+    folder.write_text("a file where the folder was")
+    yield
+    folder.unlink()
+    away.rename(folder)
+
+
+@pytest.mark.parametrize("happens", [full_disk, unwritable])
+def test_what_cannot_be_written_is_said_and_costs_no_earlier_step(tmp_path, happens):
+    folder = tmp_path / "checkpoints"
+    save_steps(folder, {1: 1.0, 2: 2.0})
+    checkpoints = Checkpoints(folder)
+    checkpoints.restore(make_state(2))
+
+    def save():
+        checkpoints.save(3, make_state(3, 256), {}, 3.0)
+        checkpoints.close()
+
+    with happens(folder), pytest.raises(CheckpointError, match=r"step 3 cannot be written to .*\("):
+        save()
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+        assert_same_bits(checkpoints.restore(make_state(2)).state, make_state(2))
+        assert_same_bits(checkpoints.restore(make_state(1), "best").state, make_state(1))
+        assert checkpoints.restore(make_state(2)).step == 2
+        checkpoints.save(3, make_state(3), {}, 3.0)
+        assert checkpoints.restore(make_state(3)).step == 3
 
 
 def test_buffers_may_be_donated_after_save(tmp_path):
