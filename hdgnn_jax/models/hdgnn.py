@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -265,6 +265,18 @@ class HDGNN(nn.Module):
         self, graph: batching.MolecularGraph, roll: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """What the head sees: node states [N, S, C] and the invariant branch [N, C0]."""
+        start, rest = self.start(graph, roll)
+        return self.stack(start, self.lasts(), *rest)[0]
+
+    @nn.nowrap
+    def lasts(self) -> jax.Array:
+        """[K] whether a layer is the last one."""
+        return jnp.arange(self.layers) == self.layers - 1
+
+    def start(
+        self, graph: batching.MolecularGraph, roll: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
+        """What the first layer gets: the state, and what is the same for all layers."""
         geometry = self.geometry(graph, roll)
         species = element_index(graph.nodes.atomic_numbers, self.elements)
         start = self.embedding(species)
@@ -276,11 +288,7 @@ class HDGNN(nn.Module):
         # Degree 0 from the atom, the others 0.
         higher = degrees.size(self.degree) - 1
         x = jnp.pad(start[:, None], ((0, 0), (0, higher), (0, 0)))
-        last = jnp.arange(self.layers) == self.layers - 1
-        (x, f), _ = self.stack(
-            (x, f), last, geometry, species, graph.senders, graph.receivers
-        )
-        return x, f
+        return (x, f), (geometry, species, graph.senders, graph.receivers)
 
 
 class Layer(nn.Module):

@@ -1,0 +1,105 @@
+"""Where in a network the first number arises that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.models.hdgnn import HDGNN, Layer, edge_rolls
+
+
+class _Found(Exception):
+    """Ends a forward pass; the message says where."""
+
+
+def locate(
+    model: HDGNN,
+    params: Any,
+    graph: batching.MolecularGraph,
+    key: jax.Array,
+    loss: Callable[[Any], jax.Array],
+) -> str | None:
+    """The first module whose output is not finite, else the weights whose gradient is not.
+
+    The layers are called one by one and operation by operation, so that each module's output is a
+    number when it returns: the innermost module that is to blame returns first.
+
+    Args:
+      model, params: any.
+      graph: padded.
+      key: of the RNG stream `frame`, as in training.
+      loss: of the weights.
+
+    Returns:
+      For example "layer 2, update/out", or "the gradient of norm/weight in layer 1"; None where all
+      is finite.
+    """
+    where = ""
+
+    def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        found = call(*args, **kwargs)
+        if not _finite(found):
+            raise _Found(", ".join(filter(None, [where, "/".join(context.module.path)])))
+        return found
+
+    bound = model.bind({"params": params}, rngs={"frame": key})
+    graph = jax.tree.map(jnp.asarray, graph)
+    if model.frame == "random":
+        rolls = edge_rolls(bound.make_rng("frame"), graph)[None]
+    else:
+        n = 1 if model.frame == "canonical" else model.frame
+        rolls = jnp.tile(2 * jnp.pi * jnp.arange(n)[:, None] / n, (1, len(graph.senders)))
+    layer = Layer(model.clone(parent=None), model.points())
+    try:
+        with jax.disable_jit(), nn.intercept_methods(watch):
+            for roll in rolls:
+                where = ""
+                state, rest = bound.start(graph, roll)
+                for k, last in enumerate(model.lasts()):
+                    where = f"layer {k + 1}"
+                    of_layer = jax.tree.map(lambda leaf, k=k: leaf[k], params["stack"])
+                    state, _ = layer.apply({"params": of_layer}, state, last, *rest)
+                where = ""
+                bound.molecule_head(*state, graph)
+    except _Found as found:
+        return str(found) or "the positions, or their distances"
+    gradient = jax.jit(jax.grad(loss))(params)
+    return _worst({
+        "/".join(key.key for key in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(gradient)[0]
+        if not _finite(leaf)
+    })  # fmt: skip
+
+
+def _worst(gradients: dict[str, np.ndarray]) -> str | None:
+    """Of what is not finite, the weights that the backward pass reaches first."""
+    if not gradients:
+        return None
+    for name in gradients:
+        if name.startswith("molecule_head/"):
+            return f"the gradient of {name}"
+    layers = {
+        name: int(np.flatnonzero(~np.isfinite(leaf).reshape(len(leaf), -1).all(1))[-1])
+        for name, leaf in gradients.items()
+        if name.startswith("stack/")
+    }
+    if not layers:
+        return f"the gradient of {next(iter(gradients))}"
+    name = max(layers, key=lambda name: layers[name])
+    return f"the gradient of {name.removeprefix('stack/')} in layer {layers[name] + 1}"
+
+
+def _finite(tree: Any) -> bool:
+    """Whether all numbers are; what is being traced has none yet."""
+    return all(
+        bool(jnp.isfinite(leaf).all())
+        for leaf in jax.tree.leaves(tree)
+        if not isinstance(leaf, jax.core.Tracer)
+        and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    )

@@ -1,0 +1,96 @@
+"""What is not finite is traced to its layer."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from molecules import CUTOFF, graph_of, random_molecules
+
+from hdgnn_jax.models import nonfinite
+from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.training import losses
+
+KEY = jax.random.key(1)
+
+
+@functools.cache
+def graph():
+    return graph_of(random_molecules(3, 1), cutoff=CUTOFF)
+
+
+@functools.cache
+def model(frame="random"):
+    return HDGNN(
+        cutoff=CUTOFF, degree=1, product_degree=1, layers=2, channels=4, hidden=8,
+        invariant_channels=8, edge_channels=8, n_gaussians=8, frame=frame,
+    )  # fmt: skip
+
+
+@functools.cache
+def params():
+    return jax.jit(model().init)(jax.random.key(0), graph())["params"]
+
+
+def found(params, frame="random", loss=None):
+    def usual(params):
+        outputs = model(frame).apply({"params": params}, graph(), train=True, rngs={"frame": KEY})
+        return losses.l1(outputs, graph(), losses.count(graph()))
+
+    return nonfinite.locate(model(frame), params, graph(), KEY, loss or usual)
+
+
+@pytest.mark.parametrize(
+    ("path", "layer", "expected"),
+    [
+        ("embedding/table", None, "embedding"),
+        ("stack/update/out/kernel", 0, "layer 1, update/out"),
+        ("stack/message/nn2/kernel", 1, "layer 2, message/nn2"),
+        ("molecule_head/scalars/sphere_out/bias", None, "molecule_head/scalars/sphere_out"),
+    ],
+)
+@pytest.mark.parametrize("frame", ["random", 2])
+def test_a_spoilt_weight_is_found_in_its_module_and_layer(path, layer, expected, frame):
+    def spoil(at, leaf):
+        if "/".join(key.key for key in at) != path:
+            return leaf
+        return leaf.at[(..., 0) if layer is None else (layer, ..., 0)].set(jnp.inf)
+
+    assert found(jax.tree_util.tree_map_with_path(spoil, params()), frame) == expected
+
+
+def test_a_gradient_that_is_not_finite_is_found_where_the_backward_pass_meets_it_first():
+    def loss(params):
+        weight = params["stack"]["norm"]["weight"]
+        return jnp.sqrt(jnp.abs(weight[1] - weight[1])).sum() + params["embedding"]["table"].sum()
+
+    assert found(params(), loss=loss) == "the gradient of norm/weight in layer 2"
+
+
+def test_nothing_is_found_where_all_is_finite():
+    assert found(params()) is None
+
+
+def test_layers_one_by_one_are_those_of_the_model():
+    """Else what is located is not what was trained."""
+    seen = []
+    layer = nonfinite.Layer
+    whole = model("canonical").apply(
+        {"params": params()}, graph(), jnp.zeros(len(graph().senders)), method="states"
+    )
+
+    class Watched(layer):
+        def apply(self, *args, **kwargs):
+            seen.append(super().apply(*args, **kwargs))
+            return seen[-1]
+
+    nonfinite.Layer = Watched
+    try:
+        found(params(), "canonical")
+    finally:
+        nonfinite.Layer = layer
+    np.testing.assert_allclose(seen[-1][0][0], whole[0], atol=1e-5)
+    np.testing.assert_allclose(seen[-1][0][1], whole[1], atol=1e-5)
