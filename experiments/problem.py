@@ -17,11 +17,12 @@ from hdgnn_jax.evaluation import accuracy, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, neighbors_of
 from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.models import nonfinite
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.predict import one_atom, refuse_older, restore_weights
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training import step
+from hdgnn_jax.training import losses, step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.report import SplitResult, print_table
@@ -197,11 +198,36 @@ class Problem:
 
         return differentiate
 
-    def init_state(self, mesh: jax.sharding.Mesh) -> step.TrainState:
-        """The state before the first step, a function of the seed alone."""
+    def locate(
+        self, state: step.TrainState, batch: batching.MolecularGraph, key: jax.Array
+    ) -> str:
+        """Where a step's first number arises that is not finite.
+
+        Args:
+          state: whose weights the step left as they were.
+          batch: of the step, on the devices.
+          key: of its frames.
+        """
+        mesh = batch.n_node.sharding.mesh
+        params = jax.device_get(jax.device_put(state.params, step.replicated(mesh)))
+        for shard in range(len(batch.n_node.addressable_shards)):
+            graph = jax.tree.map(
+                lambda leaf, k=shard: np.asarray(leaf.addressable_shards[k].data)[0], batch
+            )
+
+            def loss(params: step.Params, graph: batching.MolecularGraph = graph) -> jax.Array:
+                outputs = self.apply({"params": params}, graph, train=True, rngs={"frame": key})
+                return losses.l1(outputs, graph, losses.count(graph), self.forces_weight)
+
+            if found := nonfinite.locate(self.model, params, graph, key, loss):
+                return found
+        return "none of this process's numbers, one by one"
+
+    def init_state(self, mesh: jax.sharding.Mesh, divide: bool = False) -> step.TrainState:
+        """The state before the first step, a function of the seed alone; see `step`."""
         key = jax.random.fold_in(jax.random.key(self.config["seed"]), 0)
         params = jax.jit(self.model.init)(key, one_atom(self.model))["params"]
-        return step.init_state(params, self.optimizer, mesh)
+        return step.init_state(params, self.optimizer, mesh, divide)
 
 
 @dataclasses.dataclass(frozen=True)

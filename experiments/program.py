@@ -14,12 +14,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 from hdgnn_jax.data.is2re import Is2reError
 from hdgnn_jax.data.qm9 import QM9Error
+from hdgnn_jax.training import hosts
 from hdgnn_jax.training.checkpoint import CheckpointError
+from hdgnn_jax.training.hosts import HostsError
 from hdgnn_jax.training.loop import DivergedError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
@@ -46,7 +49,9 @@ training that SIGTERM ended, saved.
 Environment: HDGNN_CACHE, folder of data sets, ~/.cache/hdgnn_jax if not set;
 JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call."""
 
-ERRORS = (ValueError, QM9Error, Is2reError, CheckpointError, DivergedError, OSError)
+ERRORS = (
+    ValueError, QM9Error, Is2reError, CheckpointError, DivergedError, HostsError, OSError
+)  # fmt: skip
 """What a user can cause; StructureError is a ValueError. Anything else is our bug: a traceback."""
 
 
@@ -144,6 +149,8 @@ def fail(message: object) -> NoReturn:
     """Ends the program with one line on the standard error stream."""
     text = " ".join(str(message).split())
     print(f"error: {text}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        hosts.abort()
     sys.exit(1)
 
 

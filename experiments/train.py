@@ -11,16 +11,19 @@ metrics.jsonl and TensorBoard curves, report/.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import jax
 import numpy as np
+from absl import flags
 
 from experiments import program
 from experiments.problem import (
@@ -33,8 +36,9 @@ from experiments.problem import (
 )
 from experiments.sets import data_set
 from hdgnn_jax.data.loader import Loader, prefetch
+from hdgnn_jax.graphs import batching
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training import loop, step
+from hdgnn_jax.training import hosts, loop, step
 from hdgnn_jax.training.card import reproduction_card
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.loop import StoppedError
@@ -44,6 +48,23 @@ from hdgnn_jax.training.workdir import occupied
 
 TURNED = 256
 """First so many validation molecules are also predicted turned, each by a random rotation."""
+MAX_SPIKES = 5
+"""A run that goes back more often will not converge."""
+
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "one of several processes; Cloud TPU or Slurm says which"
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT, of process 0, where nothing else says it"
+)
+PROCESSES = flags.DEFINE_integer("num_processes", None, "N, processes that train together")
+PROCESS = flags.DEFINE_integer("process_id", None, "K, this one, from 0")
+PATIENCE = flags.DEFINE_float(
+    "patience", 300, "SECONDS, to wait until all processes are there", lower_bound=1
+)
+DEBUG_NANS = flags.DEFINE_bool(
+    "debug_nans", False, "stop at the first number that is not finite and name its layer; slower"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +82,9 @@ class Training:
       ema: decay of the averaged weights.
       max_skipped: steps that may be skipped, since their loss or gradient is not finite, before the
         run stops.
+      spike: where a logged loss is more than so many times the median of those before it, the run
+        goes back to its last checkpoint and leaves out the batches since; 0: never.
+      divide_state: whether each device holds but its part of weights and optimiser state (FSDP).
       forces_weight: Å, of the error of forces in the loss, beside that of the target; 0: forces are
         not trained on.
     """
@@ -74,16 +98,21 @@ class Training:
     n_budgets: int
     ema: float
     max_skipped: int
+    spike: float
+    divide_state: bool
     forces_weight: float
 
     def __post_init__(self) -> None:
+        free = ("max_skipped", "forces_weight", "spike")
         for name, value in dataclasses.asdict(self).items():
-            if name in ("max_skipped", "forces_weight") and value < 0:
+            if name in free and value < 0:
                 raise ValueError(f"training.{name} must not be negative: {value}")
-            if name not in ("max_skipped", "forces_weight", "ema") and value < 1:
+            if name not in (*free, "ema", "divide_state") and value < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {value}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema must be at least 0 and less than 1, not {self.ema}")
+        if 0 < self.spike <= 1:
+            raise ValueError(f"training.spike must be 0 or more than 1, not {self.spike}")
 
     @property
     def validations(self) -> set[int]:
@@ -94,17 +123,32 @@ class Training:
 
 def main() -> None:
     """The program. SIGTERM, as schedulers send it, ends it after the step at hand."""
-    terminated = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    place = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    if DISTRIBUTED.value or any(value is not None for value in place):
+        hosts.connect(*place, PATIENCE.value)
+        # JAX has a handler of its own by now, so that all processes stop after the same step.
+        stop = hosts.preempted
+        if not hosts.is_first():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, to the end of the process
+    else:
+        terminated = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+
+        def stop(step: int) -> bool:
+            return terminated.is_set()
+
     try:
-        run(program.read_config(), program.workdir(), terminated.is_set)
+        run(program.read_config(), program.workdir(), stop, DEBUG_NANS.value)
     except StoppedError as stopped:
         print(stopped)
         sys.exit(128 + signal.SIGTERM)
 
 
 def run(
-    config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool] = lambda: False
+    config: dict[str, Any],
+    workdir: pathlib.Path,
+    stop: Callable[[int], bool] = lambda step: False,
+    debug_nans: bool = False,
 ) -> None:
     """Trains, validates, tests and reports; goes on where an earlier call stopped.
 
@@ -112,6 +156,7 @@ def run(
       config: nested, JSON-able; see experiments/configs.
       workdir: folder of the run.
       stop: asked after each step whether to end, with the state saved.
+      debug_nans: whether to stop at the first number that is not finite, and name its layer.
 
     Raises:
       ValueError, QM9Error, Is2reError, StructureError, CheckpointError, DivergedError: each
@@ -119,10 +164,12 @@ def run(
       StoppedError: after `stop`.
     """
     with occupied(workdir):
-        _run(config, workdir, stop)
+        _run(config, workdir, stop, debug_nans)
 
 
-def _run(config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool]) -> None:
+def _run(
+    config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[int], bool], debug_nans: bool
+) -> None:
     began = time.monotonic()
     settings = from_section(config, "training", Training)
     mesh = step.make_mesh()
@@ -143,7 +190,9 @@ def _run(config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool]
             return
 
         # Data
-        train, validation = part(config, "train"), part(config, "validation")
+        # What the first process builds into the cache, the others find there.
+        with hosts.first_goes_first("data"):
+            train, validation = part(config, "train"), part(config, "validation")
         some = validation.first(settings.validation_size)
         problem = Problem.from_training_set(config, train)
         loader = Loader(
@@ -156,24 +205,31 @@ def _run(config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool]
             mesh.size,
             settings.n_budgets,
             problem.standardised_forces(train),
+            batching.own_shards(step.sharded(mesh)),
         )
 
         # Model
         predictor = Predictor(problem, mesh, loader.budgets[-1])
-        state = problem.init_state(mesh)
+        state = problem.init_state(mesh, settings.divide_state)
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+        )
         n_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         key = jax.random.fold_in(jax.random.key(config["seed"]), 1)
         train_step = step.make_train_step(
-            problem.apply, problem.optimizer, mesh, key, settings.ema, settings.forces_weight
-        )
+            problem.apply, problem.optimizer, mesh, key, settings.ema, settings.forces_weight,
+            settings.divide_state,
+        )  # fmt: skip
 
         # Where an interrupted run stopped
-        seconds_before, compilations_before, resumed = 0.0, 0, []
+        seconds_before, compilations_before, resumed, left_out = 0.0, 0, [], 0
+        memory = loop.Memory()
         if past is not None:
-            restored = checkpoints.restore(state)
+            restored = checkpoints.restore(like)
             state, past = restored.state, restored.record
             seconds_before, compilations_before = past["seconds"], past["compilations"]
-            resumed = [*past["resumed"], restored.step]
+            resumed, left_out = [*past["resumed"], restored.step], past["left_out"]
+            memory = loop.Memory.from_dict(past["memory"])
         start = int(state.step)
 
         few = some.first(TURNED)
@@ -192,12 +248,17 @@ def _run(config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool]
                 # A process that goes on with a run compiles the same shapes again.
                 "compilations": max(compilations_before, step.compilations(train_step)),
                 "resumed": resumed,
+                "left_out": left_out,
             }
 
-        def save(state: step.TrainState, at: int, mae: float) -> None:
+        def locate(state: step.TrainState, batch: batching.MolecularGraph) -> str:
+            return problem.locate(state, batch, jax.random.fold_in(key, int(state.step) - 1))
+
+        def save(state: step.TrainState, at: int, mae: float, memory: loop.Memory) -> None:
             record = {
                 **predictor.record(),
                 **course(),
+                "memory": memory.to_dict(),
                 "split_digest": split_digest,
                 "key": np.asarray(jax.random.key_data(key)).tolist(),
             }
@@ -213,36 +274,74 @@ def _run(config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool]
             f"padding efficiency {loader.padding_efficiency:.1%}"
             + (f"; goes on from step {start:,}" if start else "")
         )
-        with (
-            MetricWriter(workdir, start if past is not None else None) as writer,
-            progress_bar("molecules") as progress,
-        ):
-            task = progress.add_task(
-                "compiling", total=steps, completed=start, per=settings.batch_size
+        first = hosts.is_first()
+
+        def of_step(k: int) -> int:
+            # The budgets are those of the run's own batches; a few of them come twice.
+            return (k + left_out) % steps
+
+        def names_of(k: int) -> list[str]:
+            return [train.structures.name(m) for m in loader.molecules(of_step(k)).ravel()]
+
+        def go_on(state: step.TrainState, start: int, memory: loop.Memory) -> None:
+            batches = prefetch(
+                lambda k: loader.batch(of_step(k)), start, steps, step.sharded(mesh)
             )
+            with (
+                MetricWriter(workdir, start or None) if first else nullcontext() as writer,
+                progress_bar("molecules") as progress,
+            ):
+                task = progress.add_task(
+                    "compiling", total=steps, completed=start, per=settings.batch_size
+                )
 
-            def show(done: int, loss: float, mae: float | None) -> None:
-                text = f"loss {loss:.4f}" + ("" if mae is None else f", MAE {mae:.4g}")
-                progress.update(task, completed=done, description=text)
+                def show(done: int, loss: float, mae: float | None) -> None:
+                    text = f"loss {loss:.4f}" + ("" if mae is None else f", MAE {mae:.4g}")
+                    progress.update(task, completed=done, description=text)
 
-            loop.train(
-                state,
-                prefetch(loader.batch, start, steps, step.sharded(mesh)),
-                train_step,
-                steps=steps,
-                log_every=settings.log_every,
-                validate_at=settings.validations,
-                validate=validate,
-                save=save,
-                writer=writer,
-                show=show,
-                max_skipped=settings.max_skipped,
-                records=lambda k: [train.structures.name(m) for m in loader.molecules(k).ravel()],
-                stop=stop,
+                loop.train(
+                    state,
+                    batches,
+                    train_step,
+                    steps=steps,
+                    log_every=settings.log_every,
+                    validate_at=settings.validations,
+                    validate=validate,
+                    save=save,
+                    write=writer.write if writer else lambda at, row: None,
+                    show=show,
+                    max_skipped=settings.max_skipped,
+                    records=names_of,
+                    stop=stop,
+                    spike=settings.spike,
+                    memory=memory,
+                    locate=locate if debug_nans else None,
+                )
+
+        for _ in range(MAX_SPIKES):
+            try:
+                go_on(state, start, memory)
+                break
+            except loop.SpikeError as spike:
+                if not checkpoints.steps():
+                    raise loop.DivergedError(
+                        f"{spike}, before the first checkpoint: lower optimizer.learning_rate or "
+                        "optimizer.clip"
+                    ) from spike
+                restored = checkpoints.restore(like)
+                state, start = restored.state, restored.step
+                memory = loop.Memory.from_dict(restored.record["memory"])
+                left_out += spike.step - start
+                print(f"{spike}: back to step {start:,}, without the batches since")
+        else:
+            raise loop.DivergedError(
+                f"{MAX_SPIKES} spikes of the loss: lower optimizer.learning_rate or optimizer.clip"
             )
 
         # Report, from the weights that were best on validation
         results = best_results(checkpoints, predictor, problem.data.reported)
+    if not first:
+        return
     done = course()
     write_report(
         workdir / "report",
@@ -265,6 +364,7 @@ def _run(config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool]
             parameters=n_parameters,
             seconds=done["seconds"],
             resumed=resumed,
+            left_out=left_out,
         ),
     )
     print_results(problem, results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -41,5 +42,6 @@ def progress_bar(unit: str, disable: bool = False) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(table_column=whole),
         console=Console(stderr=True),
-        disable=disable,
+        # Of processes that work together, the first shows it.
+        disable=disable or (jax.distributed.is_initialized() and jax.process_index() > 0),
     )

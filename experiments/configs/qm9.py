@@ -89,6 +89,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.n_budgets = 3
     config.training.ema = 0.999
     config.training.max_skipped = 10
+    config.training.spike = 0.0
+    config.training.divide_state = False
     config.training.forces_weight = 0.0
 
     if variant == "quick":

@@ -6,7 +6,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -33,6 +33,7 @@ class Loader:
       shards: devices that share a batch.
       n_budgets: how many padded shapes, that is compilations, to allow.
       forces: [atoms, 3] standardised; None: they are not trained on.
+      own: the shards that this process builds; None: all.
     """
 
     structures: Structures
@@ -44,6 +45,7 @@ class Loader:
     shards: int = 1
     n_budgets: int = 3
     forces: np.ndarray | None = None
+    own: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if len(self.structures) == 0:
@@ -55,7 +57,7 @@ class Loader:
         return places[batching.deal(self.neighbors.n_edges[places][None], self.shards)[0]]
 
     def batch(self, k: int) -> batching.MolecularGraph:
-        """Batch k, every array with a leading axis of `shards`."""
+        """Batch k, every array with a leading axis of this process's shards."""
         shards = self.molecules(k)
         nodes, edges = self._sizes(shards[None])
         budget = batching.smallest_fit(self.budgets, nodes[0], edges[0], shards.shape[1])
@@ -64,7 +66,7 @@ class Loader:
                 batching.collate(
                     self.structures, self.neighbors, self.targets, places, budget, self.forces
                 )
-                for places in shards
+                for places in (shards if self.own is None else shards[list(self.own)])
             ]
         )
 
@@ -125,13 +127,13 @@ def prefetch(
     make: Callable[[int], batching.MolecularGraph],
     start: int,
     stop: int,
-    sharding: jax.sharding.Sharding,
+    sharding: jax.sharding.NamedSharding,
     ahead: int = 2,
 ) -> Iterator[batching.MolecularGraph]:
     """make(start), ..., make(stop - 1) on the devices, built in a thread while the step runs."""
 
     def load(k: int) -> batching.MolecularGraph:
-        return jax.device_put(make(k), sharding)
+        return batching.place(make(k), sharding)
 
     with concurrent.futures.ThreadPoolExecutor(1, "loader") as pool:
         coming = collections.deque(

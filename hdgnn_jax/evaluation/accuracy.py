@@ -26,7 +26,7 @@ def predict(
     """Standardised outputs [n, ...] float64 of every structure.
 
     Args:
-      predict_step: (params, stacked batch) -> [devices, G, ...].
+      predict_step: (params, stacked batch) -> [devices, G, ...], whole on every device.
       params: weights.
       structures, neighbors: the set.
       budget: shape of each device's batch.
@@ -81,12 +81,14 @@ def _answers(
     structures, neighbors = structures.take(order), neighbors.take(order)
     packs = batching.pack(structures, neighbors, budget)
     nothing = np.zeros(len(structures))
-    shards = sharding.mesh.size
+    shards, own = sharding.mesh.size, batching.own_shards(sharding)
     for start in range(0, len(packs), shards):
         group = packs[start : start + shards]
         group += [np.zeros(0, int)] * (shards - len(group))
-        graphs = [batching.collate(structures, neighbors, nothing, p, budget) for p in group]
-        found = jax.device_get(step(params, jax.device_put(batching.stack(graphs), sharding)))
+        graphs = [
+            batching.collate(structures, neighbors, nothing, group[k], budget) for k in own
+        ]
+        found = jax.device_get(step(params, batching.place(batching.stack(graphs), sharding)))
         for shard, pack in enumerate(group):
             yield order[pack], jax.tree.map(lambda leaf, shard=shard: leaf[shard], found)
         advance(sum(map(len, group)))

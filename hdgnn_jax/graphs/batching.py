@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.struct
 import jax
@@ -244,6 +244,34 @@ def collate(
 def stack(graphs: Sequence[MolecularGraph]) -> MolecularGraph:
     """Graphs of one shape, one per device, along a new first axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)
+
+
+def own_shards(sharding: jax.sharding.NamedSharding) -> list[int]:
+    """Places, along the first axis of a stacked batch, whose devices belong to this process."""
+    here = jax.process_index()
+    return [k for k, d in enumerate(sharding.mesh.devices.flat) if d.process_index == here]
+
+
+def place(own: MolecularGraph, sharding: jax.sharding.NamedSharding) -> MolecularGraph:
+    """A stacked batch on the devices of all processes.
+
+    Args:
+      own: the graphs of `own_shards`, stacked.
+      sharding: of the whole batch: its first axis over the devices.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(own, sharding)
+    rows = {shard: row for row, shard in enumerate(own_shards(sharding))}
+
+    def spread(leaf: np.ndarray) -> jax.Array:
+        shape = (sharding.mesh.size, *leaf.shape[1:])
+
+        def row(at: Any) -> np.ndarray:
+            return leaf[[rows[range(shape[0])[at[0]][0]]]]
+
+        return jax.make_array_from_callback(shape, sharding, row)
+
+    return jax.tree.map(spread, own)
 
 
 def graph_mask(graph: MolecularGraph) -> jax.Array:

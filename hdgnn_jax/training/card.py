@@ -26,6 +26,7 @@ def reproduction_card(
     parameters: int,
     seconds: float,
     resumed: Sequence[int] = (),
+    left_out: int = 0,
 ) -> dict[str, Any]:
     """What somebody needs to know to get the same numbers, JSON-able.
 
@@ -36,11 +37,13 @@ def reproduction_card(
       parameters: how many numbers the model learns.
       seconds: wall time.
       resumed: steps at which the run was stopped and went on.
+      left_out: batches left out after spikes of the loss.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
         "resumed_at_steps": list(resumed),
+        "batches_left_out": left_out,
         "seed": seed,
         "split_digest": split_digest,
         "parameters": parameters,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -63,17 +64,35 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def divided(tree: Params, mesh: Mesh) -> Params:
+    """The sharding of each array of a state that no device holds whole (FSDP).
+
+    Along its longest axis that the number of devices divides; an array without one is copied.
+    """
+
+    def of_leaf(leaf: jax.Array) -> NamedSharding:
+        sizes = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
+        if not any(sizes):
+            return replicated(mesh)
+        # Nothing after the axis: the compiler does not name it either, and shardings must agree.
+        return NamedSharding(mesh, PartitionSpec(*[None] * int(np.argmax(sizes)), AXIS))
+
+    return jax.tree.map(of_leaf, tree)
+
+
 def sharded(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: its first axis over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state before the first step, on every device."""
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, divide: bool = False
+) -> TrainState:
+    """The state before the first step: whole on every device, or `divided` among them."""
     # Copies: the step gives its input's buffers away, which nothing else may share.
     own, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
     state = TrainState(jnp.zeros((), jnp.int32), own, ema, optimizer.init(params))
-    return jax.device_put(state, replicated(mesh))
+    return jax.device_put(state, divided(state, mesh) if divide else replicated(mesh))
 
 
 def make_train_step(
@@ -83,6 +102,7 @@ def make_train_step(
     key: jax.Array,
     ema_decay: float,
     forces_weight: float = 0.0,
+    divide: bool = False,
 ) -> jax.stages.Wrapped:
     """The jitted step.
 
@@ -99,33 +119,45 @@ def make_train_step(
       key: the root of the run's random numbers; step k uses fold_in(key, k).
       ema_decay: of the average, reached gradually as (1 + k) / (10 + k).
       forces_weight: see `losses.l1`.
+      divide: whether the state is `divided` among the devices. Weights are then gathered for the
+        step and their gradient is scattered; the optimiser sees but a device's own part.
 
     Returns:
       (state, stacked batch) -> (state, metrics). The state passed in is given up.
     """
 
-    def shard_gradient(params: Params, step: jax.Array, batch: batching.MolecularGraph):
-        graph = jax.tree.map(lambda leaf: leaf[0], batch)
-        counts = jax.lax.psum(losses.count(graph), AXIS)
-
-        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-            rngs = {"frame": jax.random.fold_in(key, step)}
-            outputs = apply({"params": params}, graph, train=True, rngs=rngs)
-            culprit = losses.not_finite(outputs, graph, forces_weight)
-            return losses.l1(outputs, graph, counts, forces_weight), culprit
-
-        (value, culprit), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        return *jax.lax.psum((value, gradient), AXIS), jax.lax.pmax(culprit, AXIS)
-
-    gradient = jax.shard_map(
-        shard_gradient,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )
-
     def train_step(state: TrainState, batch: batching.MolecularGraph):
+        everywhere = replicated(mesh)
+        placed = divided(state, mesh) if divide else jax.tree.map(lambda _: everywhere, state)
+        specs = jax.tree.map(lambda sharding: sharding.spec, placed.params)
+
+        def shard_gradient(params: Params, step: jax.Array, batch: batching.MolecularGraph):
+            graph = jax.tree.map(lambda leaf: leaf[0], batch)
+            counts = jax.lax.psum(losses.count(graph), AXIS)
+
+            def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+                # The derivative of a gathering is a sum over devices, scattered.
+                whole = jax.tree.map(_gathered, params, specs)
+                rngs = {"frame": jax.random.fold_in(key, step)}
+                outputs = apply({"params": whole}, graph, train=True, rngs=rngs)
+                culprit = losses.not_finite(outputs, graph, forces_weight)
+                return losses.l1(outputs, graph, counts, forces_weight), culprit
+
+            (value, culprit), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+            summed = jax.tree.map(
+                lambda leaf, spec: leaf if AXIS in spec else jax.lax.psum(leaf, AXIS),
+                gradient,
+                specs,
+            )
+            return jax.lax.psum(value, AXIS), summed, jax.lax.pmax(culprit, AXIS)
+
+        gradient = jax.shard_map(
+            shard_gradient,
+            mesh=mesh,
+            in_specs=(specs, PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=(PartitionSpec(), specs, PartitionSpec()),
+            check_vma=False,
+        )
         loss, grads, culprit = gradient(state.params, state.step, batch)
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -135,14 +167,19 @@ def make_train_step(
         ema = optax.incremental_update(params, state.ema, 1 - decay)
         new, old = (params, ema, opt_state), (state.params, state.ema, state.opt_state)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
-        return TrainState(state.step + 1, *kept), StepMetrics(loss, norm, ~good, culprit)
+        metrics = StepMetrics(loss, norm, ~good, culprit)
+        return jax.lax.with_sharding_constraint(
+            (TrainState(state.step + 1, *kept), metrics), (placed, everywhere)
+        )
 
-    return jax.jit(
-        train_step,
-        donate_argnums=0,
-        in_shardings=(replicated(mesh), sharded(mesh)),
-        out_shardings=replicated(mesh),
-    )
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def _gathered(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """A device's part of an array, with the parts of the others."""
+    if AXIS not in spec:
+        return leaf
+    return jax.lax.all_gather(leaf, AXIS, axis=list(spec).index(AXIS), tiled=True)
 
 
 def compilations(jitted: Callable[..., Any]) -> int:
@@ -154,6 +191,8 @@ def make_predict_step(
     apply: Apply, mesh: Mesh
 ) -> Callable[[Params, batching.MolecularGraph], Any]:
     """(params, stacked batch) -> what `apply` gives, an axis of devices first.
+
+    Every device, and so every process, has all of it.
 
     Args:
       apply: (variables, graph) -> arrays.
@@ -171,4 +210,4 @@ def make_predict_step(
         out_specs=PartitionSpec(AXIS),
         check_vma=False,
     )
-    return jax.jit(predict, in_shardings=(replicated(mesh), sharded(mesh)))
+    return jax.jit(predict, out_shardings=replicated(mesh))

@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from hdgnn_jax.training import hosts
 from hdgnn_jax.training.checkpoint import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,14 @@ def occupied(workdir: pathlib.Path) -> Iterator[None]:
     By the kernel's lock on a file beside the folder, which is gone afterwards: a process that was
     killed leaves at most the file, which keeps nobody out.
 
+    Of processes that train together, the first does it for all.
+
     Raises:
       CheckpointError: where another process is in.
     """
+    if not hosts.is_first():
+        yield
+        return
     path = workdir.absolute().parent / f".{workdir.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:

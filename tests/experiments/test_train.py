@@ -12,12 +12,13 @@ import pytest
 from fake_qm9 import write_cache
 
 from experiments import sets, train
+from experiments.problem import Problem
 from hdgnn_jax.data import splits
 from hdgnn_jax.data.loader import Loader
 from hdgnn_jax.data.qm9 import QM9Error
 from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
-from hdgnn_jax.training.loop import StoppedError
+from hdgnn_jax.training.loop import DivergedError, StoppedError
 from hdgnn_jax.training.metrics import read_metrics
 from hdgnn_jax.training.report import format_mae
 
@@ -71,7 +72,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(finished, config, tmp_
     batch, workdir, drawn = Loader.batch, tmp_path / "run", []
     asked = iter([False, False, True])
     with pytest.raises(StoppedError, match="step 3 is saved; the same command goes on from there"):
-        train.run(config, workdir, lambda: next(asked))
+        train.run(config, workdir, lambda step: next(asked))
 
     def interrupted(self, k):
         if k == FIRST + 3:
@@ -99,6 +100,74 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(finished, config, tmp_
             for folder in (workdir, finished)]  # fmt: skip
     assert rows[0] == rows[1]
     assert rows[0][STEPS][1] > 0
+
+
+def test_a_spike_sends_the_run_back_to_its_checkpoint_without_the_batches_since(
+    changed, tmp_path, monkeypatch, capsys
+):
+    """Also where it is interrupted afterwards, for what was left out is in the checkpoint."""
+    config = changed(
+        **{"training.steps": 20, "training.first_validation": 12, "training.validate_every": 18,
+           "training.log_every": 1, "training.spike": 100.0}
+    )  # fmt: skip
+    batch, drawn = Loader.batch, []
+
+    def spoilt(self, k):
+        drawn.append(k)
+        graph = batch(self, k)
+        if k != 15:
+            return graph
+        return graph._replace(globals=graph.globals._replace(target=graph.globals.target + 1e6))
+
+    monkeypatch.setattr(Loader, "batch", spoilt)
+    for stop in (14, 19):
+        drawn.clear()
+        with pytest.raises(StoppedError, match=f"step {stop} is saved"):
+            # Not before the spike, when batch 15 is but drawn ahead.
+            train.run(
+                config,
+                tmp_path / "run",
+                lambda step, stop=stop: step == stop and 15 not in drawn[-2:],
+            )
+        printed = capsys.readouterr().out
+        assert ("step 16: loss" in printed) == (stop == 14)
+    assert drawn == [18, 19, 0, 1, 2, 3]
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert checkpoints.record()["left_out"] == 4
+    rows = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, 20))
+    assert max(row["train_loss"] for row in rows) < 100
+
+
+def test_a_spike_before_any_checkpoint_stops_the_run(changed, tmp_path, monkeypatch):
+    settings = {"training.steps": 13, "training.log_every": 1, "training.spike": 100.0}
+    batch = Loader.batch
+
+    def spoilt(self, k):
+        graph = batch(self, k)
+        worse = np.float32(10.0 ** (k if k > 10 else 0))
+        return graph._replace(
+            globals=graph.globals._replace(target=graph.globals.target * worse)
+        )
+
+    monkeypatch.setattr(Loader, "batch", spoilt)
+    late = changed(**settings | {"training.first_validation": 13})
+    with pytest.raises(DivergedError, match=r"step 12: .*, before the first checkpoint: lower"):
+        train.run(late, tmp_path / "late")
+
+
+def test_debug_nans_names_the_layer(config, tmp_path, monkeypatch):
+    fresh = Problem.init_state
+
+    def spoilt(self, mesh, divide):
+        state = fresh(self, mesh, divide)
+        state.params["stack"]["message"]["nn1"]["kernel"] *= np.nan
+        return state
+
+    monkeypatch.setattr(Problem, "init_state", spoilt)
+    message = r"step 1: not finite is layer 1, message/nn1 \(QM9 molecule \d+, "
+    with pytest.raises(DivergedError, match=message):
+        train.run(config, tmp_path / "run", debug_nans=True)
 
 
 def test_a_lost_report_is_written_again_from_the_checkpoints(finished, config, tmp_path):
@@ -151,6 +220,7 @@ def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message)
         ({"optimizer.rate": 1}, "config.optimizer: .* unexpected keyword argument 'rate'"),
         ({"training.epochs": 1}, "config.training: .* unexpected keyword argument 'epochs'"),
         ({"training.steps": 0}, "training.steps must be at least 1, not 0"),
+        ({"training.spike": 0.5}, "training.spike must be 0 or more than 1, not 0.5"),
         ({"training.ema": 1.0}, "training.ema must be at least 0 and less than 1"),
         ({"training.batch_size": 6}, "6 molecules cannot be dealt to 4 devices evenly"),
         ({"head": "energy"}, "head must be one of invariant, extent, dipole"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from hdgnn_jax.training.loop import DivergedError, StoppedError, train
+from hdgnn_jax.training.loop import DivergedError, Memory, SpikeError, StoppedError, train
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
 from hdgnn_jax.training.step import StepMetrics
 
@@ -19,8 +20,9 @@ class State(NamedTuple):
 
 
 def run(
-    folder, losses, start=0, log_every=4, validate_at=frozenset({5, 10}), max_skipped=0, stop=None
-):
+    folder, losses, start=0, log_every=4, validate_at=frozenset({5, 10}), max_skipped=0, stop=None,
+    **options,
+):  # fmt: skip
     """Trains on the losses after `start`; what was validated, saved and shown."""
     calls = {"validated": [], "saved": [], "shown": []}
     batches = list(enumerate(losses))[start:]
@@ -40,11 +42,14 @@ def run(
     with MetricWriter(folder, start) as writer:
         last = train(
             State(start), batches, step, steps=len(losses), log_every=log_every,
-            validate_at=set(validate_at), validate=validate, writer=writer,
-            save=lambda state, at, mae: calls["saved"].append((state.step, at, mae)),
+            validate_at=set(validate_at), validate=validate, write=writer.write,
+            save=lambda state, at, mae, memory: (
+                calls["saved"].append((state.step, at, mae)),
+                calls.update(memory=memory.to_dict()),
+            ),
             show=lambda *shown: calls["shown"].append(shown), max_skipped=max_skipped,
             records=lambda k: [f"molecule {k}", f"molecule {40 + k}"],
-            stop=stop(calls) if stop else lambda: False,
+            stop=stop(calls) if stop else lambda step: False, **options,
         )  # fmt: skip
     assert last.step == len(losses)
     return calls
@@ -99,10 +104,52 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_so(tmp_path):
     def stop(calls):
         seen.append(calls)
         asked = iter([False, False, True])
-        return lambda: next(asked)
+        return lambda step: next(asked)
 
     with pytest.raises(StoppedError, match="step 3 is saved; the same command goes on from there"):
         run(tmp_path, np.ones(10), stop=stop)
     ((state, at, mae),) = seen[0]["saved"]
     assert (state, at) == (3, 3)
     assert math.isnan(mae)
+
+
+def test_a_run_that_was_stopped_between_rows_writes_the_same_rows(tmp_path):
+    losses = np.random.default_rng(0).normal(size=10).astype(np.float32)
+    losses[5] = math.nan
+    run(tmp_path / "whole", losses, max_skipped=1)
+    seen = []
+    with pytest.raises(StoppedError):
+        run(
+            tmp_path / "parts", losses, max_skipped=1,
+            stop=lambda calls: seen.append(calls) or (lambda step: step == 7),
+        )  # fmt: skip
+    memory = Memory.from_dict(json.loads(json.dumps(seen[0]["memory"])))
+    assert len(memory.waiting) == 2
+    run(tmp_path / "parts", losses, start=7, max_skipped=1, memory=memory)
+    here, there = (read_metrics(tmp_path / name) for name in ("parts", "whole"))
+    for name in ("step", "train_loss", "gradient_norm", "skipped"):
+        assert [row.get(name) for row in here] == [row.get(name) for row in there]
+
+
+def test_a_spike_of_the_loss_ends_the_run_before_it_is_saved(tmp_path):
+    losses = np.ones(40, np.float32)
+    losses[24] = 50
+    options = {"log_every": 1, "validate_at": frozenset({20, 25})}
+    with pytest.raises(SpikeError, match="step 25: loss 50, usually 1") as caught:
+        run(tmp_path, losses, spike=40.0, **options)
+    assert caught.value.step == 25
+    assert read_metrics(tmp_path)[-1]["step"] == 24
+    for spike in (0.0, 60.0):
+        assert run(tmp_path, losses, spike=spike, **options)["saved"][-1] == (25, 25, 12)
+    losses[5], losses[24] = 50, 1
+    run(tmp_path, losses, spike=40.0, **options)  # nothing usual is known yet
+
+
+def test_the_first_number_that_is_not_finite_is_located_after_its_step(tmp_path):
+    losses = np.where(np.arange(10) == 2, math.nan, 1.0)
+    message = r"step 3: not finite is layer 2 after step 3, batch 2 \(molecule 2, molecule 42\)"
+    with pytest.raises(DivergedError, match=message):
+        run(
+            tmp_path, losses, max_skipped=9,
+            locate=lambda state, batch: f"layer 2 after step {state.step}, batch {batch[0]}",
+        )  # fmt: skip

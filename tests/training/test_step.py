@@ -57,8 +57,10 @@ def optimizer() -> optax.GradientTransformation:
 
 
 @functools.cache
-def train_step(model: str, devices: int):
-    return step.make_train_step(APPLY[model], optimizer(), mesh(devices), KEY, EMA)
+def train_step(model: str, devices: int, divide: bool = False):
+    return step.make_train_step(
+        APPLY[model], optimizer(), mesh(devices), KEY, EMA, divide=divide
+    )
 
 
 @functools.cache
@@ -73,8 +75,8 @@ def whole_batch(k: int) -> batching.MolecularGraph:
     return jax.tree.map(lambda leaf: leaf[0], loader(1).batch(k))
 
 
-def fresh(model: str, devices: int) -> step.TrainState:
-    return step.init_state(params(model), optimizer(), mesh(devices))
+def fresh(model: str, devices: int, divide: bool = False) -> step.TrainState:
+    return step.init_state(params(model), optimizer(), mesh(devices), divide)
 
 
 def batches(devices: int, start: int = 0, stop: int = STEPS, n_budgets: int = 1):
@@ -83,12 +85,12 @@ def batches(devices: int, start: int = 0, stop: int = STEPS, n_budgets: int = 1)
 
 
 @functools.cache
-def course(model: str, devices: int) -> tuple[list, list]:
+def course(model: str, devices: int, divide: bool = False) -> tuple[list, list]:
     """Parameters and averages before and after every step, on the host, and the metrics."""
-    state = fresh(model, devices)
+    state = fresh(model, devices, divide)
     states, metrics = [jax.device_get((state.params, state.ema))], []
     for batch in batches(devices):
-        state, metric = train_step(model, devices)(state, batch)
+        state, metric = train_step(model, devices, divide)(state, batch)
         states.append(jax.device_get((state.params, state.ema)))
         metrics.append(jax.device_get(metric))
     return states, metrics
@@ -101,6 +103,29 @@ def test_four_devices_train_as_one_does(model):
     norms = ([m.gradient_norm for m in course(model, n)[1]] for n in (1, 4))
     np.testing.assert_allclose(*norms, rtol=1e-4)
     assert len(set(one)) == STEPS
+
+
+def test_a_state_divided_among_devices_trains_as_a_copied_one(tmp_path):
+    """Each device holds a quarter of what can be divided; saved, it restores onto one device."""
+    (whole, metrics), (parts, of_parts) = (course("hdgnn", 4, d) for d in (False, True))
+    for name, tolerance in (("loss", 1e-5), ("gradient_norm", 1e-4)):
+        here, there = (np.array([getattr(m, name) for m in ms]) for ms in (of_parts, metrics))
+        np.testing.assert_allclose(here, there, rtol=tolerance)
+    assert distance(parts[-1][1], whole[-1][1]) < 1e-5
+    assert step.compilations(train_step("hdgnn", 4, True)) == 1
+
+    state = fresh("hdgnn", 4, divide=True)
+    for batch in batches(4, 0, 2):
+        state, _ = train_step("hdgnn", 4, True)(state, batch)
+    held = [
+        (leaf.nbytes, leaf.addressable_shards[0].data.nbytes) for leaf in jax.tree.leaves(state)
+    ]
+    total, here = map(sum, zip(*held, strict=True))
+    assert here < 0.3 * total
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state, {}, None)
+        restored = checkpoints.restore(fresh("hdgnn", 1)).state
+    jax.tree.map(np.testing.assert_array_equal, *jax.device_get((restored, state)))
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -148,8 +173,9 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_is_the_same_run_to_the_bit(tmp_
         with MetricWriter(tmp_path, start) as writer:
             return loop.train(
                 state, batches(4, start, stop), train_step("hdgnn", 4), steps=stop, log_every=3,
-                validate_at={stop}, validate=lambda ema: {"validation_mae": 0.0}, writer=writer,
-                save=lambda state, at, mae: checkpoints.save(at, state, {}, mae),
+                validate_at={stop}, validate=lambda ema: {"validation_mae": 0.0},
+                write=writer.write,
+                save=lambda state, at, mae, memory: checkpoints.save(at, state, {}, mae),
                 show=lambda *shown: None, max_skipped=0, records=lambda k: [],
             )  # fmt: skip
 

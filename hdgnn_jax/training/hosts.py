@@ -1,0 +1,104 @@
+"""Many processes, each with devices of its own, that run one program together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+SILENCE = 100
+"""Seconds after which the others give up a process that says nothing any more."""
+
+
+class HostsError(RuntimeError):
+    """Processes that do not find each other; the message says what is missing."""
+
+
+def connect(
+    coordinator: str | None, processes: int | None, process: int | None, seconds: float
+) -> None:
+    """Joins the other processes; before anything else that asks for devices.
+
+    Args:
+      coordinator: host:port of process 0; None, as the next two: from the environment of Cloud TPU,
+        Slurm or Open MPI.
+      processes: how many there are.
+      process: this one's number, from 0.
+      seconds: to wait for the others. Then the program ends with one line and exit code 1.
+
+    Raises:
+      HostsError: where the environment says nothing of other processes, or nonsense.
+    """
+
+    if coordinator is not None and not re.fullmatch(r"\S+:\d+", coordinator):
+        raise HostsError(f"--coordinator_address={coordinator} must be HOST:PORT")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise HostsError(f"--process_id={process} must lie between 0 and --num_processes - 1")
+
+    def give_up() -> None:
+        where = f"the coordinator {coordinator}" if coordinator else "their coordinator"
+        print(
+            f"error: after {seconds:g} s not all processes have reached {where}: start all of them "
+            "with the same address, and see that its port is open",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    # JAX itself would end the process without a word to catch, but from C++ and with a stack trace.
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=int(seconds) + 60,
+            heartbeat_timeout_seconds=SILENCE,
+            shutdown_timeout_seconds=SILENCE,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise HostsError(
+            f"this process does not know its place among others ({error}): start it under Slurm or "
+            "on Cloud TPU, or give --coordinator_address=HOST:PORT --num_processes=N --process_id=K"
+        ) from error
+    finally:
+        timer.cancel()
+
+
+def is_first() -> bool:
+    """Whether this process writes logs and reports."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def first_goes_first(what: str) -> Iterator[None]:
+    """Processes after the first enter once it has left, as to find a cache that it built.
+
+    Args:
+      what: another word at each place.
+    """
+    if jax.process_count() > 1 and not is_first():
+        multihost_utils.sync_global_devices(what)
+    yield
+    if jax.process_count() > 1 and is_first():
+        multihost_utils.sync_global_devices(what)
+
+
+def preempted(step: int) -> bool:
+    """Whether to stop after this step, the same for all: one of them was sent SIGTERM."""
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def abort() -> None:
+    """Ends this process at once: one that ends in order would wait for the others first."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,144 @@
+"""Processes that train together give the numbers of one, and say so where they do not meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import train
+from hdgnn_jax.training import hosts, step
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.metrics import read_metrics
+
+ROOT = pathlib.Path(train.__file__).parents[1]
+
+
+def start(arguments: list[str], devices: int) -> subprocess.Popen:
+    """The training program, on so many devices."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags, "COLUMNS": "80"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def of_two(arguments: list[str]) -> list[list[str]]:
+    """The arguments of two processes on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2", "--patience=60"]
+    return [[*arguments, *place, f"--process_id={k}"] for k in range(2)]
+
+
+def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """Exit codes and output of all."""
+    return [(p.wait(240), *p.communicate()) for p in processes]
+
+
+def compare(workdir: pathlib.Path, finished: pathlib.Path) -> None:
+    """Curves and test errors of both to 1e-5."""
+    curves = [
+        [
+            (row["step"], row["train_loss"], row.get("validation_mae", 0))
+            for row in read_metrics(folder)
+        ]
+        for folder in (workdir, finished)
+    ]
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+    summaries = [
+        json.loads((folder / "report" / "summary.json").read_text())
+        for folder in (workdir, finished)
+    ]
+    np.testing.assert_allclose(*[s["mae"] for s in summaries], rtol=1e-5)
+
+
+@pytest.fixture
+def arguments(command, tmp_path):
+    """Of the finished run, into another folder."""
+    others = [a for a in command.args[3:] if not a.startswith("--workdir")]
+    return [*others, f"--workdir={tmp_path / 'run'}"]
+
+
+def test_two_processes_of_two_devices_train_as_one_of_four(finished, arguments, tmp_path):
+    """Stopped at its start by SIGTERM to one of them, and gone on with."""
+    processes = [start(a, 2) for a in of_two(arguments)]
+    for line in processes[0].stdout:
+        if line.startswith("HDGNN"):
+            break
+    assert "on 4 device(s)" in line
+    processes[1].send_signal(signal.SIGTERM)
+    stopped = finish(processes)
+    assert [code for code, _, _ in stopped] == [128 + signal.SIGTERM] * 2, stopped
+    assert "is saved; the same command goes on from there" in stopped[0][1]
+
+    done = finish([start(a, 2) for a in of_two(arguments)])
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert "goes on from step" in done[0][1]
+    # Gloo, which connects CPUs, speaks for itself.
+    assert [line for line in done[1][1].splitlines() if not line.startswith("[Gloo]")] == []
+    compare(tmp_path / "run", finished)
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        for kept in checkpoints.steps():
+            checkpoints.verify(kept)
+
+
+def test_two_processes_that_divide_the_state_train_as_one_that_has_it_whole(
+    finished, arguments, tmp_path
+):
+    divided = [*arguments, "--config.training.divide_state=True"]
+    done = finish([start(a, 2) for a in of_two(divided)])
+    assert [code for code, _, _ in done] == [0, 0], done
+    compare(tmp_path / "run", finished)
+
+
+def test_one_device_goes_on_as_four_would(finished, config, tmp_path, monkeypatch):
+    """From the first checkpoint of four; and from nothing."""
+    one = step.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(step, "make_mesh", lambda: one)
+    train.run(config, tmp_path / "fresh")
+    compare(tmp_path / "fresh", finished)
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "report")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(config["training"]["steps"]))
+    train.run(config, tmp_path / "run")
+    compare(tmp_path / "run", finished)
+
+
+def test_a_missing_coordinator_is_named_in_time(arguments):
+    began = time.monotonic()
+    (_, second) = of_two(arguments)
+    ((code, _, errors),) = finish([start([*second, "--patience=2"], 1)])
+    assert code == 1
+    assert errors.startswith("error: after 2 s not all processes have reached the coordinator 127.")
+    assert len(errors.splitlines()) == 1
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ((None, None, None), "does not know its place among others"),
+        ((None, 2, 0), "does not know its place among others"),
+        (("here", 2, 0), "--coordinator_address=here must be HOST:PORT"),
+        (("a:1", 2, 2), "--process_id=2 must lie between 0 and --num_processes - 1"),
+    ],
+)
+def test_a_process_without_its_place_says_so(place, message):
+    with pytest.raises(hosts.HostsError, match=message):
+        hosts.connect(*place, seconds=60)
