@@ -1,6 +1,7 @@
 """The test run is stricter than a user's."""
 
 import os
+import tempfile
 
 # Programs run for seconds here; to optimise them would take longer.
 os.environ["XLA_FLAGS"] = (
@@ -9,6 +10,11 @@ os.environ["XLA_FLAGS"] = (
 
 # Two workers already share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# What one worker or program has compiled, the others need not.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="hdgnn_jax_tests_"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest

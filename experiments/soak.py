@@ -1,0 +1,178 @@
+"""Trains again and again in one process, and watches memory, compilations and step time.
+
+    python -m experiments.soak --config=experiments/configs/qm9.py:quick --workdir=runs/soak --plot=soak.png
+
+Each run is one of `experiments.train`, in a folder that is removed when the run is finished. What
+stays the same from run to run is not leaking: the table compares the second run with the last, the
+first having loaded and compiled what all share.
+"""  # noqa: E501, one command
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments import program, train
+from hdgnn_jax.training.loop import StoppedError
+from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.report import BLUE, GREY, empty_figure
+
+MINUTES = flags.DEFINE_float("minutes", 60, "M, after which the run at hand is stopped")
+EVERY = 20
+"""Steps between two samples."""
+COMPILATION = "/jax/core/compile/backend_compile_duration"
+
+
+@dataclasses.dataclass
+class Watch:
+    """Samples, from the step that trains.
+
+    Attributes:
+      until: `time.monotonic()` when it is over.
+      run: number of the one at hand.
+      compilations: of the process.
+      samples: run, step, seconds since the start, CPU seconds, resident MiB, compilations.
+    """
+
+    until: float
+    run: int = 0
+    compilations: int = 0
+    samples: list[tuple[int, int, float, float, float, int]] = dataclasses.field(
+        default_factory=list
+    )
+
+    def __post_init__(self) -> None:
+        self.began = time.monotonic()
+        jax.monitoring.register_event_duration_secs_listener(self.heard)
+
+    def heard(self, event: str, duration_secs: float, **_: Any) -> None:
+        """Counts what XLA compiles."""
+        self.compilations += event == COMPILATION
+
+    def after(self, step: int) -> bool:
+        """Called after each step: whether it is over."""
+        now = time.monotonic()
+        if step % EVERY == 0:
+            self.samples.append(
+                (self.run, step, now - self.began, time.process_time(), resident(),
+                 self.compilations)
+            )  # fmt: skip
+        return now > self.until
+
+
+def main() -> None:
+    """The program."""
+    config, workdir = program.read_config(), program.workdir()
+    found = soak(config, workdir, MINUTES.value)
+    show(found)
+    if program.JSON.value:
+        write_atomically(pathlib.Path(program.JSON.value), json.dumps(found, indent=1).encode())
+    if program.PLOT.value:
+        draw(pathlib.Path(program.PLOT.value), found)
+
+
+def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[str, Any]:
+    """Runs until the time is over.
+
+    Args:
+      config: of each run.
+      workdir: folder for their folders; what it holds of an earlier soak is removed.
+      minutes: in all.
+    """
+    watch = Watch(time.monotonic() + 60 * minutes)
+    while time.monotonic() < watch.until:
+        folder = workdir / str(watch.run)
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(StoppedError):
+            train.run(config, folder, watch.after)
+        shutil.rmtree(folder, ignore_errors=True)
+        watch.run += 1
+    names = ("run", "step", "seconds", "cpu_seconds", "resident_mib", "compilations")
+    columns = zip(*watch.samples, strict=True)
+    return {name: list(column) for name, column in zip(names, columns, strict=True)}
+
+
+def of_runs(found: dict[str, Any]) -> list[dict[str, float]]:
+    """Of each run: steps, most memory, ms of a step and compilations since the run before."""
+    columns = {name: np.array(values) for name, values in found.items()}
+    rows, before = [], 0
+    for run in np.unique(columns["run"]):
+        here = {name: values[columns["run"] == run] for name, values in columns.items()}
+        # Validation lies between two samples: a median leaves it out.
+        wall, cpu = (
+            1e3 * np.median(np.diff(here[name])) / EVERY for name in ("seconds", "cpu_seconds")
+        )
+        rows.append({
+            "run": int(run) + 1,
+            "steps": int(here["step"][-1]),
+            "resident_mib": float(here["resident_mib"].max()),
+            "step_ms": float(wall),
+            "step_cpu_ms": float(cpu),
+            "compilations": int(here["compilations"][-1]) - before,
+        })  # fmt: skip
+        before = int(here["compilations"][-1])
+    return rows
+
+
+def show(found: dict[str, Any]) -> None:
+    """Prints a row for each run."""
+    table = Table(title=f"Soak, {found['seconds'][-1] / 60:.0f} minutes", title_justify="left")
+    for name in ("run", "steps", "most memory, MiB", "step, ms", "CPU, ms", "compilations"):
+        table.add_column(name, justify="right")
+    for row in of_runs(found):
+        table.add_row(
+            f"{row['run']}", f"{row['steps']:,}", f"{row['resident_mib']:.0f}",
+            f"{row['step_ms']:.1f}", f"{row['step_cpu_ms']:.1f}", f"{row['compilations']}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
+    """Memory, step time and compilations against time; a line where a run begins."""
+    columns = {name: np.array(values) for name, values in found.items()}
+    minutes = columns["seconds"] / 60
+    figure = empty_figure(7, 6)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    top.plot(minutes, columns["resident_mib"], color=BLUE)
+    top.set_ylabel("memory, MiB")
+    within = np.flatnonzero(np.diff(columns["run"]) == 0)
+    for name, color, label in (
+        ("cpu_seconds", GREY, "CPU, both cores"), ("seconds", BLUE, "wall clock")
+    ):  # fmt: skip
+        step = 1e3 * np.diff(columns[name])[within] / EVERY
+        middle.plot(minutes[within], step, ".", markersize=2, color=color, label=label)
+        middle.axhline(float(np.median(step)), color=color, linewidth=0.8)
+    middle.set_ylabel("step, ms")
+    # What lies above had a validation in between.
+    middle.set_ylim(0, 3e3 * np.median(np.diff(columns["cpu_seconds"])[within]) / EVERY)
+    middle.legend(loc="upper right", frameon=False)
+    bottom.plot(minutes, columns["compilations"], color=BLUE)
+    bottom.set_ylabel("compilations")
+    bottom.set_xlabel("minutes")
+    for axes in (top, middle, bottom):
+        axes.set_ylim(bottom=0)
+        for start in minutes[1:][np.diff(columns["run"]) > 0]:
+            axes.axvline(start, color=GREY, linewidth=0.5, linestyle=":")
+    figure.savefig(path)
+
+
+def resident() -> float:
+    """MiB of this process in memory."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+if __name__ == "__main__":
+    program.run(main, str(__doc__), [program.CONFIG, program.WORKDIR], [program.JSON, program.PLOT])

@@ -1,0 +1,28 @@
+"""The soak samples what it promises, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from experiments import soak
+
+
+def test_a_run_is_sampled_until_the_time_is_over(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(soak, "EVERY", 2)
+    after = soak.Watch.after
+
+    def until_step_7(self, step):
+        if step == 7:
+            self.until = 0
+        return after(self, step)
+
+    monkeypatch.setattr(soak.Watch, "after", until_step_7)
+    found = soak.soak(config, tmp_path / "soak", minutes=60)
+    assert found["step"] == [2, 4, 6]
+    assert {len(column) for column in found.values()} == {3}
+    (row,) = soak.of_runs(found)
+    assert row["resident_mib"] > 100
+    assert row["compilations"] > 0
+    soak.show(found)
+    soak.draw(tmp_path / "soak.png", found)
+    assert (tmp_path / "soak.png").stat().st_size
+    assert "Soak" in capsys.readouterr().out
+    assert list((tmp_path / "soak").iterdir()) == []

@@ -1,0 +1,61 @@
+"""A run that is killed again and again ends with the bits of one that never was."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+
+from experiments import train
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.metrics import read_metrics
+
+KILLS = 20
+
+
+def arrays(workdir, step):
+    """All bytes of a kept step, by its digests, and its metric."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.verify(step)
+        contents = checkpoints._read_contents(step)
+    return contents["arrays"], contents["metric"]
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
+    config, finished, tmp_path, record_property
+):
+    """While it starts, saves, validates and reports too; nothing that was saved is lost."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.train"])
+    moments, kills, runs, longest = random.Random(0), 0, 0, 3.0
+    while kills < KILLS or runs == 0:
+        runs += 1
+        workdir, newest = tmp_path / str(runs), 0
+        while True:
+            child = context.Process(target=train.run, args=(config, workdir))
+            began = time.monotonic()
+            child.start()
+            child.join(moments.uniform(0, longest) if kills < KILLS else None)
+            if child.exitcode is not None:
+                break
+            child.kill()
+            child.join()
+            kills += 1
+            with Checkpoints(workdir / "checkpoints") as checkpoints:
+                steps = checkpoints.steps()
+            assert max(steps, default=0) >= newest
+            newest = max(steps, default=0)
+        assert child.exitcode == 0
+        longest = max(longest, time.monotonic() - began)
+        for step in (5, 12):
+            assert arrays(workdir, step) == arrays(finished, step)
+        assert read_metrics(workdir) == read_metrics(finished)
+        here, there = (
+            json.loads((folder / "report" / "summary.json").read_text())
+            for folder in (workdir, finished)
+        )
+        assert here.pop("seconds") != there.pop("seconds")
+        assert here == there
+    record_property("tried", kills)
+    record_property("what", "kills")
