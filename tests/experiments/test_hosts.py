@@ -24,13 +24,13 @@ from hdgnn_jax.training.metrics import read_metrics
 ROOT = pathlib.Path(train.__file__).parents[1]
 
 
-def start(arguments: list[str], devices: int) -> subprocess.Popen:
+def start(arguments: list[str], devices: int, **environment: str) -> subprocess.Popen:
     """The training program, on so many devices."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, "COLUMNS": "80"},
+        env={**os.environ, "XLA_FLAGS": flags, "COLUMNS": "80", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -101,8 +101,16 @@ def test_two_processes_of_two_devices_train_as_one_of_four(finished, arguments, 
 def test_two_processes_that_divide_the_state_train_as_one_that_has_it_whole(
     finished, arguments, tmp_path
 ):
-    divided = [*arguments, "--config.training.divide_state=True"]
-    done = finish([start(a, 2) for a in of_two(divided)])
+    """And find each other by what Slurm says."""
+    divided = [*arguments, "--config.training.divide_state=True", "--distributed"]
+    slurm = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+    }
+    done = finish([
+        start(divided, 2, **slurm, SLURM_PROCID=str(k), SLURM_LOCALID=str(k)) for k in range(2)
+    ])  # fmt: skip
     assert [code for code, _, _ in done] == [0, 0], done
     compare(tmp_path / "run", finished)
 
