@@ -74,7 +74,7 @@ def read_metrics(folder: str | pathlib.Path) -> list[dict[str, Any]]:
     """
     path = pathlib.Path(folder) / FILE
     rows = []
-    # Only "\\n" ends a line: other separators are damage, after which more rows may follow.
+    # Only "\n" ends a line: other separators are damage, after which more rows may follow.
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             row = json.loads(line.decode())
