@@ -27,6 +27,7 @@ from experiments.problem import (
     Predictor,
     Problem,
     best_results,
+    check,
     from_section,
     part,
     print_results,
@@ -125,6 +126,7 @@ def run(
 def _run(config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[], bool]) -> None:
     began = time.monotonic()
     settings = from_section(config, "training", Training)
+    check(config)
     mesh = step.make_mesh()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         past = checkpoints.record() if checkpoints.steps() else None
