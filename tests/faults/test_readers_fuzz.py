@@ -364,7 +364,7 @@ def test_a_damaged_pickle_is_refused_or_a_valid_record_and_calls_nothing(tried):
     sources.append(torch_pickle.dumps(oc20_lmdb._fields(records(2)[1])))
     sys.addaudithook(spy)
 
-    @law(600)
+    @law(400)
     @given(st.sampled_from(sources).flatmap(damaged))
     def check(case):
         tried["damaged pickles"] += 1
@@ -462,7 +462,7 @@ def test_an_lmdb_file_with_damaged_pages_is_refused_or_read(tmp_path, tried):
     Its own limit: about one in a thousand such damages, of a page's list of sizes, makes LMDB read
     past the end of the map, and the process ends with SIGBUS. None of these cases is of that kind.
     """
-    cases = 250
+    cases = 200
     path = tmp_path / "some.lmdb"
     oc20_lmdb.write_lmdb(path, records(12))
     root = pathlib.Path(__file__).parents[2]
