@@ -56,6 +56,8 @@ CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of a SMILES, to choose th
 RELAX = flags.DEFINE_bool("relax", False, "relax first, with the run that predicts an energy")
 FMAX = flags.DEFINE_float("fmax", 0.05, "F, eV/Å, largest force on an atom of a relaxed structure")
 STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "N, at most")
+LAST_OF_QM9 = 133_885
+"""Index of its last molecule."""
 FORMATS = (".csv", ".json", ".extxyz")
 
 
@@ -268,7 +270,11 @@ def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
                                       tags=r.tags, fixed=r.fixed)  # fmt: skip
                     yield Row(named, [found])
     elif path.suffix == ".smi":
-        for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8: save it as such") from error
+        for line in lines:
             if line.strip():
                 smiles, *words = line.split(maxsplit=1)
                 yield _of_smiles(smiles, " ".join(words).strip() or smiles, n_conformers)
@@ -291,8 +297,10 @@ def _of_smiles(smiles: str, name: str, n: int) -> Row:
 
 def _of_qm9(text: str) -> Iterator[Row]:
     first, _, last = text.partition("-")
-    if not (first.isdigit() and (last or first).isdigit()):
-        raise ValueError(f"qm9:{text} must be qm9:INDEX or qm9:FIRST-LAST")
+    if not all(n.isdecimal() and int(n[:9]) <= LAST_OF_QM9 for n in (first, last or first)):
+        raise ValueError(
+            f"qm9:{text[:40]} must be qm9:INDEX or qm9:FIRST-LAST, of numbers to {LAST_OF_QM9}"
+        )
     molecules = qm9.load().structures
     for index in range(int(first), int(last or first) + 1):
         at = int(np.searchsorted(molecules.ids, index))

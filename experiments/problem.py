@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import optax
 
-from experiments.sets import DataSet, data_set, from_section
+from experiments.sets import DataSet, check_type, data_set, from_section
 from hdgnn_jax.data import baselines, domain, targets
 from hdgnn_jax.evaluation import accuracy, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, neighbors_of
-from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.models import nonfinite
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -360,6 +360,29 @@ def print_results(problem: Problem, results: Sequence[SplitResult]) -> None:
     print_table(
         results, target=target.name, unit=target.unit, paper=data.paper(target), note=problem.note
     )
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses a config that no run can use, before any data are read.
+
+    What only the data can tell, such as a training set larger than there is, is found later.
+
+    Raises:
+      ValueError: naming the field.
+    """
+    for name, hint in (("target", str), ("seed", int), ("head", str)):
+        check_type(f"config.{name}", config.get(name), hint)
+    if not 0 <= config["seed"] < 2**32:
+        # JAX leaves out what is beyond 32 bits: another seed, the same run.
+        raise ValueError(f"config.seed must be at least 0 and below 2^32, not {config['seed']}")
+    data_set(config).target(config["target"])
+    model = from_section(config, "model", HDGNN, head=head_of(config))
+    from_section(config, "optimizer", make_optimizer, steps=config["training"]["steps"])
+    for z in model.elements:
+        if not 0 < z < len(SYMBOLS):
+            raise ValueError(f"config.model.elements must be atomic numbers, not {z}")
+    # Of the rule for the sphere.
+    model.points()
 
 
 def part(config: Mapping[str, Any], name: str) -> Molecules:

@@ -30,6 +30,7 @@ from experiments.problem import (
     Predictor,
     Problem,
     best_results,
+    check,
     from_section,
     part,
     print_results,
@@ -172,6 +173,7 @@ def _run(
 ) -> None:
     began = time.monotonic()
     settings = from_section(config, "training", Training)
+    check(config)
     mesh = step.make_mesh()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         past = checkpoints.record() if checkpoints.steps() else None

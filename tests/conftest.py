@@ -1,5 +1,6 @@
 """The test run is stricter than a user's."""
 
+import collections
 import os
 import tempfile
 
@@ -25,3 +26,22 @@ def x64():
     """Float64 for the length of a test."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line on what the fault tests tried, where all that ran have passed."""
+    stats = terminalreporter.stats
+    bad = [report for key in ("failed", "error") for report in stats.get(key, ())]
+    if any("tests/faults/" in report.nodeid for report in bad):
+        return
+    tried = collections.Counter()
+    for report in stats.get("passed", ()):
+        for name, count in report.user_properties:
+            if name.startswith("tried "):
+                tried[name.removeprefix("tried ")] += count
+    if tried:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in tried.items())
+        terminalreporter.write_line(
+            f"faults: {tried.total():,} cases tried: {kinds}; none lost data or gave a silent "
+            "wrong number"
+        )

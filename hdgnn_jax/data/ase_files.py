@@ -97,17 +97,25 @@ def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
         if isinstance(found, StructureError):
             raise found
         results = {} if found.calc is None else found.calc.results
-        value = np.asarray(results.get(name, np.nan), float)
-        if not np.isfinite(value).all():
-            raise StructureError(f"{path.name}, structure {k}: has no {name} that is a number")
+        value = _numbers(results.get(name), (3,) if name == "dipole" else ())
+        if value is None:
+            kind = "three numbers" if name == "dipole" else "a number"
+            raise StructureError(f"{path.name}, structure {k}: has no {name} that is {kind}")
         structures.append(structure_of(found, f"{path.name}, structure {k}"))
         values.append(value)
-        forces.append(results.get("forces") if name == "energy" else None)
+        of_atoms = results.get("forces") if name == "energy" else None
+        if of_atoms is not None:
+            of_atoms = _numbers(of_atoms, (len(found), 3))
+            if of_atoms is None:
+                raise StructureError(
+                    f"{path.name}, structure {k}: has forces that are not three numbers an atom"
+                )
+        forces.append(of_atoms)
         groups.append(str(found.info.get("group", f"structure {k}")))
     packed = Structures.pack(structures, f"{path.name}, structure")
-    complete = all(of is not None and np.isfinite(of).all() for of in forces)
-    if name == "energy" and not complete and any(of is not None for of in forces):
-        k = next(k for k, of in enumerate(forces, 1) if of is None or not np.isfinite(of).all())
+    complete = all(of is not None for of in forces)
+    if not complete and any(of is not None for of in forces):
+        k = next(k for k, of in enumerate(forces, 1) if of is None)
         raise StructureError(
             f"{path.name}, structure {k}: has no forces that are numbers, and others have"
         )
@@ -117,3 +125,11 @@ def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
         np.concatenate(forces) if complete else None,
         np.unique(groups, return_inverse=True)[1],
     )
+
+
+def _numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Finite float64 of that shape; None where the value is something else."""
+    array = np.asarray(value)
+    if array.shape != shape or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        return None
+    return array.astype(np.float64)

@@ -79,6 +79,13 @@ def read(folder: str | os.PathLike[str], part: str) -> IS2REPart:
             raise Is2reError(f"{path} is missing or damaged: build again, which makes only it anew")
         with np.load(path) as arrays:
             shards.append({key: arrays[key] for key in arrays.files})
+    records = found[part]["records"]
+    if sum(len(shard["sids"]) for shard in shards) != records or not shards:
+        # A damaged name of a file would leave out its records.
+        raise Is2reError(
+            f"{folder}/manifest.json is damaged: its files do not hold the {records} records of "
+            f"{part}; delete it and build again"
+        )
     whole = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     for name in ("positions", "cells", "positions_relaxed"):
         whole[name] = whole[name].astype(np.float64)
@@ -93,8 +100,14 @@ def parts(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
       Is2reError: where it is not finished.
     """
     try:
-        return json.loads((pathlib.Path(folder) / "manifest.json").read_text())["parts"]
-    except (OSError, ValueError, KeyError) as error:
+        content = json.loads((pathlib.Path(folder) / "manifest.json").read_text(encoding="utf-8"))
+        for part in content["parts"].values():
+            if not all(type(v) is str for v in part["files"].values()):
+                raise ValueError("a digest is no text")
+            if type(part["records"]) is not int:
+                raise ValueError("the number of records is none")
+        return content["parts"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Is2reError(
             f"{folder}/manifest.json cannot be read: the cache is not finished, build (again)"
         ) from error

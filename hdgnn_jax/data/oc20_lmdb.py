@@ -91,6 +91,9 @@ class Lmdb:
             raise Is2reError(f"{path} cannot be read as LMDB ({error}): copy it again") from error
         try:
             self._length = self._count()
+        except lmdb.Error as error:
+            self._env.close()
+            raise Is2reError(f"{path} is damaged ({error}): copy it again") from error
         except Is2reError:
             self._env.close()
             raise
@@ -134,7 +137,10 @@ class Lmdb:
             yield found
 
     def __getitem__(self, key: int) -> Record:
-        content = self._content.get(b"%d" % key)
+        try:
+            content = self._content.get(b"%d" % key)
+        except _import_lmdb().Error as error:
+            raise BadRecord(self.path, key, f"is not to be found ({error})") from error
         if content is None:
             raise BadRecord(self.path, key, f"is missing, though there should be {len(self)}")
         try:

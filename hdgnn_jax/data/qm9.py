@@ -93,7 +93,8 @@ def load_polarizability(cache: str | os.PathLike[str] | None = None) -> np.ndarr
     """
     structures = load(cache).structures
     path = cache_folder(cache) / "qm9" / "polarizability.npy"
-    if not path.exists():
+    digest = path.with_suffix(".sha256")
+    if not (path.exists() and digest.exists()):
         with progress_bar("molecules") as progress:
             progress.add_task("QM9: turning polarizabilities", total=None)
             tensors = parse_tensors(_read_csv(_package_folder() / TENSORS))
@@ -103,10 +104,12 @@ def load_polarizability(cache: str | os.PathLike[str] | None = None) -> np.ndarr
         part = path.with_suffix(".part")
         part.write_bytes(content.getvalue())
         part.replace(path)
-    try:
-        found = np.load(path)
-    except (OSError, ValueError) as error:
-        raise QM9Error(f"{path} is damaged: delete it and run again") from error
+        # The last, so that tensors without one are made anew.
+        part.write_text(sha256(path) + "\n")
+        part.replace(digest)
+    if sha256(path) != digest.read_text(errors="replace").strip():
+        raise QM9Error(f"{path} is damaged (its SHA-256 has changed): delete it and run again")
+    found = np.load(path)
     if found.shape != (len(structures), 3, 3):
         raise QM9Error(f"{path} is of other molecules: delete it and run again")
     return found
@@ -121,7 +124,7 @@ def read(folder: pathlib.Path) -> QM9:
     packed, digest = folder / "packed.npz", folder / "packed.sha256"
     fix = f"delete the folder {folder} and run again: it is rebuilt in about a minute"
     try:
-        if sha256(packed) != digest.read_text().strip():
+        if sha256(packed) != digest.read_text(errors="replace").strip():
             raise QM9Error(f"{packed} is damaged (its SHA-256 has changed): {fix}")
         with np.load(packed) as arrays:
             content = {name: arrays[name] for name in arrays.files}

@@ -31,7 +31,9 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     except ImportError as error:
         raise StructureError('SMILES need rdkit: pip install "hdgnn_jax[rdkit]"') from error
     with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles)
+        # RDKit stops at a NUL, and takes no half of a character.
+        readable = not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in smiles)
+        molecule = Chem.MolFromSmiles(smiles) if readable else None
         if molecule is None or molecule.GetNumAtoms() == 0:
             raise StructureError(f"{smiles!r} is no SMILES that RDKit can read")
         molecule = Chem.AddHs(molecule)

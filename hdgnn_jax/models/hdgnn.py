@@ -143,7 +143,10 @@ class HDGNN(nn.Module):
                     f"not {self.near_neighbors}"
                 )
             if not 0 <= self.far_degree <= self.degree or self.far_hidden < 1:
-                raise ValueError("far_degree must not exceed degree, and far_hidden be positive")
+                raise ValueError(
+                    "with near_neighbors, far_degree must not exceed degree and far_hidden must be "
+                    "positive"
+                )
         lowest = min(self.shell_degrees())
         for name in ("m_max", "product_degree"):
             if not 0 <= getattr(self, name) <= lowest:

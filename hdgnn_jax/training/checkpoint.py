@@ -116,6 +116,7 @@ class Checkpoints:
             )
         arrays = {name: _whole(leaf) for name, leaf in _named_leaves(state).items()}
         contents = {
+            "step": step,
             "record": json.loads(json.dumps(record)),
             "metric": None if metric is None or math.isnan(metric) else float(metric),
             "arrays": {name: _describe(array) for name, array in arrays.items()},
@@ -272,7 +273,11 @@ class Checkpoints:
             raise self._damaged(step, "its record is incomplete")
         if _json_digest(stored["contents"]) != stored["sha256"]:
             raise self._damaged(step, "its record differs from its digest")
-        return stored["contents"]
+        contents = stored["contents"]
+        # Files copied from another step agree with each other. Early revisions kept no step.
+        if contents.get("step", step) != step:
+            raise self._damaged(step, f"its record is that of step {contents['step']}")
+        return contents
 
     def _read_arrays(
         self, step: int, saved: Mapping[str, Any], like: PyTree, part: str

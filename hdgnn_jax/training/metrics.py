@@ -74,14 +74,16 @@ def read_metrics(folder: str | pathlib.Path) -> list[dict[str, Any]]:
     """
     path = pathlib.Path(folder) / FILE
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
-        if not line.endswith("\n"):
-            break
+    # Only "\n" ends a line: other separators are damage, after which more rows may follow.
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            row = json.loads(line)
-            rows.append({"step": row["step"]} | {k: _number(v) for k, v in row.items()})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number} is not a row of metrics: {line!r}") from error
+            row = json.loads(line.decode())
+            if type(row["step"]) is not int:
+                raise ValueError("no step")
+            rows.append({k: v if k == "step" else _number(v) for k, v in row.items()})
+        except (ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
+            text = line[:200].decode(errors="replace")
+            raise ValueError(f"{path}, line {number} is not a row of metrics: {text!r}") from error
     return rows
 
 
@@ -101,5 +103,10 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _number(value: object) -> float:
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} is no number")
+    number = float(value)  # type: ignore[arg-type]
+    return number if math.isfinite(number) else math.nan

@@ -38,9 +38,25 @@ def make_optimizer(
       b1, b2: of Adam.
 
     Raises:
-      ValueError: where a drop lies outside the run.
+      ValueError: naming what is out of its range, such as a drop outside the run.
     """
+    for name, value, good in (
+        ("learning_rate", learning_rate, learning_rate > 0),
+        ("warmup", warmup, 0 <= warmup < 1),
+        ("final", final, 0 <= final <= 1),
+        ("weight_decay", weight_decay, weight_decay >= 0),
+        ("clip", clip, clip > 0),
+        ("b1", b1, 0 <= b1 < 1),
+        ("b2", b2, 0 <= b2 < 1),
+    ):
+        if not good:
+            raise ValueError(f"optimizer.{name} is out of its range: {value}")
     first = max(1, round(warmup * steps))
+    if first >= steps:
+        raise ValueError(
+            f"optimizer.warmup = {warmup} leaves none of the {steps} training.steps (at least 1 of "
+            "them is a warm-up)"
+        )
     if drops:
         if not all(warmup < drop < 1 for drop in drops):
             raise ValueError(f"optimizer.drops must lie between warmup and 1, not {tuple(drops)}")

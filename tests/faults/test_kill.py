@@ -23,7 +23,7 @@ def arrays(workdir, step):
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
-    config, finished, tmp_path, record_property
+    config, finished, tmp_path, tried
 ):
     """While it starts, saves, validates and reports too; nothing that was saved is lost."""
     context = multiprocessing.get_context("forkserver")
@@ -57,5 +57,4 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
         )
         assert here.pop("seconds") != there.pop("seconds")
         assert here == there
-    record_property("tried", kills)
-    record_property("what", "kills")
+    tried["kills"] = kills
