@@ -160,8 +160,10 @@ def run(
         )
     rows = [row for name in inputs for row in read(name, options.conformers)]
     for row in rows:
-        reasons = (p.reason_against(s) for s in row.structures for p in predictors)
-        row.reason = row.reason or next(filter(None, reasons), None)
+        for workdir, predictor in zip(workdirs, predictors, strict=True):
+            reasons = filter(None, map(predictor.reason_against, row.structures))
+            if row.reason is None and (reason := next(reasons, None)):
+                row.reason = reason if len(workdirs) == 1 else f"{reason} ({workdir})"
     if not rows:
         raise ValueError(f"there is no structure in {', '.join(inputs)}")
     good = [row for row in rows if row.reason is None]

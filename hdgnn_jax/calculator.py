@@ -39,7 +39,7 @@ class HDGNNCalculator(Calculator):
 
         Args:
           model: folder of a run, or a predictor.
-          evaluation_frame: see `Predictor.load`; of a folder only.
+          evaluation_frame: see `Predictor.load`.
           **options: of ASE's `Calculator`.
 
         Raises:
@@ -48,7 +48,9 @@ class HDGNNCalculator(Calculator):
         """
         super().__init__(**options)
         if not isinstance(model, Predictor):
-            model = Predictor.load(model, evaluation_frame)
+            model = Predictor.load(model)
+        if evaluation_frame is not None:
+            model = model.averaged(evaluation_frame)
         model.energy_unit()  # before atoms move, not when they first do
         self.predictor = model
 

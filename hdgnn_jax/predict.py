@@ -27,6 +27,10 @@ EV = {"meV": 1e-3, "eV": 1.0}
 """Units of targets that are energies, in eV."""
 
 
+FROM_A_CENTRE = ("dipole", "dipole_vector", "extent")
+"""Heads that see where atoms lie from the centre of mass, which a crystal has not."""
+
+
 class PredictorError(ValueError):
     """A model that cannot do what is asked of it; the message says why."""
 
@@ -77,9 +81,7 @@ class Predictor:
             record = checkpoints.record("best")
             model = model_of(record)
             params = restore_weights(checkpoints, model, mesh)
-        if evaluation_frame is not None:
-            model = model.clone(evaluation_frame=evaluation_frame)
-        return cls(
+        found = cls(
             model,
             params,
             Reference.from_dict(record["reference"]),
@@ -89,6 +91,11 @@ class Predictor:
             mesh,
             Domain.from_dict(record["domain"]),
         )
+        return found if evaluation_frame is None else found.averaged(evaluation_frame)
+
+    def averaged(self, frames: int) -> Predictor:
+        """The same, of the mean over so many rolls of the edge frames."""
+        return dataclasses.replace(self, model=self.model.clone(evaluation_frame=frames))
 
     def __call__(
         self, structures: Structures, advance: Callable[[int], object] = lambda n: None
@@ -140,11 +147,25 @@ class Predictor:
             found.virial * slope,
         )
 
+    def check(self, structures: Structures) -> None:
+        """Refuses what the model cannot use.
+
+        Raises:
+          StructureError: naming the first.
+        """
+        structures.check(self.model.elements, self.model.tags)
+        periodic = structures.periodic.any(1)
+        if self.model.head in FROM_A_CENTRE and periodic.any():
+            name = structures.name(int(np.argmax(periodic)))
+            raise StructureError(
+                f"{name} is periodic: it has no centre to count {self.target} from"
+            )
+
     def reason_against(self, structure: Structure) -> str | None:
         """Why the model cannot use a structure; None where it can."""
         try:
             packed = Structures.pack([structure])
-            packed.check(self.model.elements, self.model.tags)
+            self.check(packed)
             self.neighbors(packed).found()
         except StructureError as error:
             # The name is that of a set of one.
@@ -189,7 +210,7 @@ class Predictor:
         Raises:
           StructureError: naming the first that the model cannot use.
         """
-        structures.check(self.model.elements, self.model.tags)
+        self.check(structures)
         neighbors = self.neighbors(structures)
         if len(structures) == 1:
             # Small, and its true size: atoms that move one by one are worth a shape of their own.

@@ -69,10 +69,24 @@ def test_energy_is_the_predictors_in_ev(predictor):
 def test_rolls_are_the_evaluation_frames_and_their_mean_is_the_prediction(predictor):
     packed = Structures.pack([structure_of(atoms_of(name)) for name in ("H2O", "CH3OH")])
     each = predictor.of_rolls(packed, 3)
-    averaged = dataclasses.replace(predictor, model=HDGNN(**SMALL, evaluation_frame=3))
-    np.testing.assert_allclose(each.mean(0), averaged(packed), rtol=1e-6)
+    np.testing.assert_allclose(each.mean(0), predictor.averaged(3)(packed), rtol=1e-6)
+    atoms = atoms_of("H2O")
+    atoms.calc = HDGNNCalculator(predictor, evaluation_frame=3)
+    assert atoms.get_potential_energy() == pytest.approx(each[:, 0].mean() / 1000, rel=1e-6)
     np.testing.assert_allclose(each[0], predictor(packed), rtol=1e-6)
     assert (each.std(0) > 1e-3).all()
+
+
+@pytest.mark.parametrize("head", ["dipole", "dipole_vector", "extent"])
+def test_a_crystal_has_no_centre_that_these_count_from(predictor, head):
+    of_head = dataclasses.replace(predictor, model=predictor.model.clone(head=head), target="mu")
+    diamond = structure_of(bulk("C", cubic=True))
+    message = "is periodic: it has no centre to count mu from"
+    assert of_head.reason_against(diamond) == message
+    with pytest.raises(StructureError, match=message):
+        of_head(Structures.pack([diamond]))
+    assert of_head.reason_against(structure_of(molecule("H2O"))) is None
+    assert predictor.reason_against(diamond) is None
 
 
 def test_models_of_one_property_are_an_ensemble(predictor):

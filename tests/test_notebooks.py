@@ -7,6 +7,7 @@ import re
 
 import nbformat
 import pytest
+from fake_qm9 import write_cache
 from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -19,15 +20,8 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Environment variables: made-up molecules, and programs that are compiled once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(pathlib.Path(__file__).parent / "experiments"))
-        from fake_qm9 import write_cache
-
-        return {
-            "HDGNN_CACHE": write_cache(tmp_path_factory.mktemp("data") / "cache"),
-            "JAX_COMPILATION_CACHE_DIR": tmp_path_factory.mktemp("programs"),
-        }
+    """Environment variables: made-up molecules."""
+    return {"HDGNN_CACHE": write_cache(tmp_path_factory.mktemp("data") / "cache")}
 
 
 @each_notebook

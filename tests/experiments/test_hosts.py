@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from experiments import train
 from hdgnn_jax.training import hosts, step
 from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(train.__file__).parents[1]
@@ -76,20 +76,9 @@ def arguments(command, tmp_path):
 
 
 def test_two_processes_of_two_devices_train_as_one_of_four(finished, arguments, tmp_path):
-    """Stopped at its start by SIGTERM to one of them, and gone on with."""
-    processes = [start(a, 2) for a in of_two(arguments)]
-    for line in processes[0].stdout:
-        if line.startswith("HDGNN"):
-            break
-    assert "on 4 device(s)" in line
-    processes[1].send_signal(signal.SIGTERM)
-    stopped = finish(processes)
-    assert [code for code, _, _ in stopped] == [128 + signal.SIGTERM] * 2, stopped
-    assert "is saved; the same command goes on from there" in stopped[0][1]
-
     done = finish([start(a, 2) for a in of_two(arguments)])
     assert [code for code, _, _ in done] == [0, 0], done
-    assert "goes on from step" in done[0][1]
+    assert "on 4 device(s)" in done[0][1]
     # Gloo, which connects CPUs, speaks for itself.
     assert [line for line in done[1][1].splitlines() if not line.startswith("[Gloo]")] == []
     compare(tmp_path / "run", finished)
@@ -98,32 +87,34 @@ def test_two_processes_of_two_devices_train_as_one_of_four(finished, arguments, 
             checkpoints.verify(kept)
 
 
-def test_two_processes_that_divide_the_state_train_as_one_that_has_it_whole(
-    finished, arguments, tmp_path
-):
-    """And find each other by what Slurm says."""
+def test_sigterm_to_one_stops_both_and_one_process_goes_on(finished, arguments, changed, tmp_path):
+    """Their state was divided among them. They have found each other by what Slurm says."""
     divided = [*arguments, "--config.training.divide_state=True", "--distributed"]
     slurm = {
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": "2",
     }
-    done = finish([
+    processes = [
         start(divided, 2, **slurm, SLURM_PROCID=str(k), SLURM_LOCALID=str(k)) for k in range(2)
-    ])  # fmt: skip
-    assert [code for code, _, _ in done] == [0, 0], done
+    ]
+    for line in processes[0].stdout:
+        if line.startswith("HDGNN"):
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    stopped = finish(processes)
+    assert [code for code, _, _ in stopped] == [128 + signal.SIGTERM] * 2, stopped
+    assert "is saved; the same command goes on from there" in stopped[0][1]
+    train.run(changed(**{"training.divide_state": True}), tmp_path / "run")
     compare(tmp_path / "run", finished)
 
 
-def test_one_device_goes_on_as_four_would(finished, config, tmp_path, monkeypatch):
-    """From the first checkpoint of four; and from nothing."""
+def test_one_device_trains_as_four_and_four_go_on(finished, config, tmp_path, monkeypatch):
     one = step.make_mesh(jax.devices()[:1])
     monkeypatch.setattr(step, "make_mesh", lambda: one)
-    train.run(config, tmp_path / "fresh")
-    compare(tmp_path / "fresh", finished)
-    shutil.copytree(finished, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "report")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(config["training"]["steps"]))
+    with pytest.raises(StoppedError):
+        train.run(config, tmp_path / "run", lambda at: at == 9)
+    monkeypatch.undo()
     train.run(config, tmp_path / "run")
     compare(tmp_path / "run", finished)
 

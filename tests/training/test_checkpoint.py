@@ -163,11 +163,11 @@ def unwritable(folder):
 def test_what_cannot_be_written_is_said_and_costs_no_earlier_step(tmp_path, happens):
     folder = tmp_path / "checkpoints"
     save_steps(folder, {1: 1.0, 2: 2.0})
-    checkpoints = Checkpoints(folder)
+    checkpoints, large = Checkpoints(folder), make_state(3, 256)
     checkpoints.restore(make_state(2))
 
     def save():
-        checkpoints.save(3, make_state(3, 256), {}, 3.0)
+        checkpoints.save(3, large, {}, 3.0)
         checkpoints.close()
 
     with happens(folder), pytest.raises(CheckpointError, match=r"step 3 cannot be written to .*\("):
