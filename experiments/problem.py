@@ -22,7 +22,7 @@ from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.predict import one_atom, refuse_older, restore_weights
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training import losses, step
+from hdgnn_jax.training import hosts, losses, step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.report import SplitResult, print_table
@@ -210,6 +210,7 @@ class Problem:
         """
         mesh = batch.n_node.sharding.mesh
         params = jax.device_get(jax.device_put(state.params, step.replicated(mesh)))
+        found = None
         for shard in range(len(batch.n_node.addressable_shards)):
             graph = jax.tree.map(
                 lambda leaf, k=shard: np.asarray(leaf.addressable_shards[k].data)[0], batch
@@ -219,9 +220,8 @@ class Problem:
                 outputs = self.apply({"params": params}, graph, train=True, rngs={"frame": key})
                 return losses.l1(outputs, graph, losses.count(graph), self.forces_weight)
 
-            if found := nonfinite.locate(self.model, params, graph, key, loss):
-                return found
-        return "none of this process's numbers, one by one"
+            found = found or nonfinite.locate(self.model, params, graph, key, loss)
+        return hosts.first_said(found) or "nothing, where each device's part is computed alone"
 
     def init_state(self, mesh: jax.sharding.Mesh, divide: bool = False) -> step.TrainState:
         """The state before the first step, a function of the seed alone; see `step`."""

@@ -29,7 +29,9 @@ from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import BLUE, GREY, empty_figure
 
-MINUTES = flags.DEFINE_float("minutes", 60, "M, after which the run at hand is stopped")
+MINUTES = flags.DEFINE_float(
+    "minutes", 60, "M, after which the run at hand is stopped", lower_bound=1
+)
 EVERY = 20
 """Steps between two samples."""
 COMPILATION = "/jax/core/compile/backend_compile_duration"
@@ -90,16 +92,21 @@ def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[
       config: of each run.
       workdir: folder for their folders; what it holds of an earlier soak is removed.
       minutes: in all.
+
+    Raises:
+      ValueError: where no run had a step to be sampled.
     """
     watch = Watch(time.monotonic() + 60 * minutes)
     while time.monotonic() < watch.until:
-        folder = workdir / str(watch.run)
+        folder = workdir / f"soak_{watch.run}"
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(StoppedError):
             train.run(config, folder, watch.after)
         shutil.rmtree(folder, ignore_errors=True)
         watch.run += 1
     names = ("run", "step", "seconds", "cpu_seconds", "resident_mib", "compilations")
+    if not watch.samples:
+        raise ValueError(f"no run came to step {EVERY}: give it more --minutes, or more steps")
     columns = zip(*watch.samples, strict=True)
     return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
@@ -112,7 +119,8 @@ def of_runs(found: dict[str, Any]) -> list[dict[str, float]]:
         here = {name: values[columns["run"] == run] for name, values in columns.items()}
         # Validation lies between two samples: a median leaves it out.
         wall, cpu = (
-            1e3 * np.median(np.diff(here[name])) / EVERY for name in ("seconds", "cpu_seconds")
+            1e3 * np.median(np.diff(here[name]) if len(here[name]) > 1 else np.nan) / EVERY
+            for name in ("seconds", "cpu_seconds")
         )
         rows.append({
             "run": int(run) + 1,
@@ -149,7 +157,7 @@ def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
     top.set_ylabel("memory, MiB")
     within = np.flatnonzero(np.diff(columns["run"]) == 0)
     for name, color, label in (
-        ("cpu_seconds", GREY, "CPU, both cores"), ("seconds", BLUE, "wall clock")
+        ("cpu_seconds", GREY, "CPU, all cores"), ("seconds", BLUE, "wall clock")
     ):  # fmt: skip
         step = 1e3 * np.diff(columns[name])[within] / EVERY
         middle.plot(minutes[within], step, ".", markersize=2, color=color, label=label)

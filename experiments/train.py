@@ -11,6 +11,7 @@ metrics.jsonl and TensorBoard curves, report/.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 import signal
@@ -131,6 +132,7 @@ def main() -> None:
         stop = hosts.preempted
         if not hosts.is_first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, to the end of the process
+            logging.getLogger("hdgnn_jax").setLevel(logging.ERROR)
     else:
         terminated = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: terminated.set())
@@ -175,6 +177,8 @@ def _run(
     settings = from_section(config, "training", Training)
     check(config)
     mesh = step.make_mesh()
+    # Refuses a batch that cannot be dealt, before any data are read.
+    batching.deal(np.zeros((1, settings.batch_size), int), mesh.size)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         past = checkpoints.record() if checkpoints.steps() else None
         if past is not None:
@@ -192,7 +196,7 @@ def _run(
             return
 
         # Data
-        # What the first process builds into the cache, the others find there.
+        # What the first process builds into a cache that they share, the others find there.
         with hosts.first_goes_first("data"):
             train, validation = part(config, "train"), part(config, "validation")
         some = validation.first(settings.validation_size)

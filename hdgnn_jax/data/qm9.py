@@ -105,6 +105,7 @@ def load_polarizability(cache: str | os.PathLike[str] | None = None) -> np.ndarr
         part.write_bytes(content.getvalue())
         part.replace(path)
         # The last, so that tensors without one are made anew.
+        part = digest.with_suffix(".sha256.part")
         part.write_text(sha256(path) + "\n")
         part.replace(digest)
     if sha256(path) != digest.read_text(errors="replace").strip():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import flax.struct
 import jax
@@ -260,18 +260,9 @@ def place(own: MolecularGraph, sharding: jax.sharding.NamedSharding) -> Molecula
       sharding: of the whole batch: its first axis over the devices.
     """
     if sharding.is_fully_addressable:
+        # In one call for all arrays.
         return jax.device_put(own, sharding)
-    rows = {shard: row for row, shard in enumerate(own_shards(sharding))}
-
-    def spread(leaf: np.ndarray) -> jax.Array:
-        shape = (sharding.mesh.size, *leaf.shape[1:])
-
-        def row(at: Any) -> np.ndarray:
-            return leaf[[rows[range(shape[0])[at[0]][0]]]]
-
-        return jax.make_array_from_callback(shape, sharding, row)
-
-    return jax.tree.map(spread, own)
+    return jax.make_array_from_process_local_data(sharding, own)
 
 
 def graph_mask(graph: MolecularGraph) -> jax.Array:

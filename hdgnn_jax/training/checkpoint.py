@@ -27,6 +27,9 @@ NEWEST_KEPT = 2
 """Steps kept besides the best one. Two, so that a damaged newest step has one to fall back on even
 while every validation is the best so far."""
 
+PATIENCE = 300
+"""Seconds after which a process gives up others that do not finish their part of a save."""
+
 _AS_BYTES = ocp.args.ArrayRestore(restore_args=ocp.RestoreArgs(restore_type=np.ndarray))
 
 logger = logging.getLogger(__name__)
@@ -83,7 +86,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_names=("state", "record"),
-            options=ocp.CheckpointManagerOptions(create=False, preservation_policy=self._retention),
+            options=ocp.CheckpointManagerOptions(
+                create=False,
+                preservation_policy=self._retention,
+                async_options=ocp.AsyncOptions(timeout_secs=PATIENCE),
+            ),
         )
 
     def steps(self) -> list[int]:
@@ -217,7 +224,7 @@ class Checkpoints:
         # Tensorstore raises ValueError for a full disk.
         except Exception as error:
             found = re.search(r"os_error_code='(\d+)'", str(error))
-            reason = os.strerror(int(found[1])) if found else str(error).splitlines()[0][:120]
+            reason = os.strerror(int(found[1])) if found else _first_line(error)
             raise CheckpointError(
                 f"step {self._position} cannot be written to {self.directory} ({reason}); the "
                 "steps before it are whole: mend that, and the same command goes on from them"
@@ -231,20 +238,36 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory} holds no checkpoint: check the path")
         if which == "best":
             try:
-                return read(self._best_step())
+                return self._same(best := self._best_step(), read(best))
             except _Damaged as damage:
                 raise CheckpointError(
-                    f"{damage}: bring it back from a copy, or restore 'latest'"
+                    f"{damage}: bring it back from a copy, or delete its folder and the next best "
+                    "step is used"
                 ) from damage
         for step in reversed(steps):
             try:
-                return read(step)
+                return self._same(step, read(step))
             except _Damaged as damage:
                 logger.warning("%s; trying the next older step", damage)
         raise CheckpointError(
             f"every step in {self.directory} is damaged ({', '.join(map(str, steps))}): "
             "bring one back from a copy, or train again in an empty folder"
         )
+
+    def _same(self, step: int, found: T) -> T:
+        """What was found, if every process found it in the same step.
+
+        Raises:
+          CheckpointError: where one has fallen back on another: their weights would differ.
+        """
+        if jax.process_count() > 1:
+            steps = multihost_utils.process_allgather(np.int32(step)).tolist()
+            if len(set(steps)) > 1:
+                raise CheckpointError(
+                    f"processes can read different steps in {self.directory} ({steps}): see that "
+                    "all of them see the same folder, and start again"
+                )
+        return found
 
     def _best_step(self) -> int:
         best = _lowest({step: self._read_contents(step)["metric"] for step in self.steps()})
@@ -313,8 +336,7 @@ class Checkpoints:
         # Orbax documents no error for damaged files, and raises anything from KeyError to a bare
         # Exception, with messages of many lines.
         except Exception as error:
-            summary = (str(error).splitlines() or [""])[0]
-            raise self._damaged(step, f"{type(error).__name__} {summary[:120]}") from error
+            raise self._damaged(step, _first_line(error)) from error
 
     def _damaged(self, step: int, reason: str) -> _Damaged:
         return _Damaged(f"checkpoint step {step} in {self.directory} is damaged ({reason})")
@@ -347,6 +369,11 @@ def _named_leaves(tree: PyTree) -> dict[str, Any]:
     """Leaves by the name that code would write, e.g. ".params['embedding']['kernel']"."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _first_line(error: Exception) -> str:
+    """Type and beginning of its message, which may be long, or empty."""
+    return f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}".strip()
 
 
 def _whole(leaf: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 SILENCE = 100
@@ -64,7 +66,12 @@ def connect(
             heartbeat_timeout_seconds=SILENCE,
             shutdown_timeout_seconds=SILENCE,
         )
-    except (ValueError, TypeError, RuntimeError) as error:
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:120]
+        raise HostsError(
+            f"{coordinator or 'the port'} cannot be listened on ({reason}): choose another"
+        ) from error
+    except (ValueError, TypeError) as error:
         raise HostsError(
             f"this process does not know its place among others ({error}): start it under Slurm or "
             "on Cloud TPU, or give --coordinator_address=HOST:PORT --num_processes=N --process_id=K"
@@ -92,9 +99,26 @@ def first_goes_first(what: str) -> Iterator[None]:
         multihost_utils.sync_global_devices(what)
 
 
+_calls = itertools.count(1)
+
+
 def preempted(step: int) -> bool:
-    """Whether to stop after this step, the same for all: one of them was sent SIGTERM."""
-    return multihost_utils.reached_preemption_sync_point(step)
+    """Whether to stop after this step, the same for all: one of them was sent SIGTERM.
+
+    Called once a step by all. JAX is told how often, for steps may go back and this must not.
+    """
+    return multihost_utils.reached_preemption_sync_point(next(_calls))
+
+
+def first_said(text: str | None) -> str | None:
+    """What the first process that has something to say says; called by all."""
+    if jax.process_count() == 1:
+        return text
+    said = np.zeros(200, np.uint8)
+    content = np.frombuffer((text or "").encode()[: len(said)], np.uint8)
+    said[: len(content)] = content
+    texts = [bytes(row).rstrip(b"\0") for row in multihost_utils.process_allgather(said)]
+    return next((found.decode(errors="replace") for found in texts if found), None)
 
 
 def abort() -> None:

@@ -122,24 +122,30 @@ def train(
         memory.waiting.append(metrics)
         step += 1
         if locate is not None and metrics.skipped:
-            names = ", ".join(records(step - 1))
-            raise DivergedError(f"step {step}: not finite is {locate(state, batch)} ({names})")
+            where, whose = locate(state, batch), _blamed(int(metrics.culprit), records(step - 1))
+            raise DivergedError(f"step {step}: not finite is {where}; {whose}")
         stopping = stop(step) and step < steps
-        if step % log_every == 0 or step in validate_at or step == steps:
+        regular = step % log_every == 0 or step in validate_at or step == steps
+        if regular or stopping:
             row = _row(memory, step)
             if len(memory.skipped) > max_skipped:
                 raise DivergedError(_diverged(memory.skipped, records))
             loss, usual = row["train_loss"], np.median(memory.recent or [math.inf])
+            # Before any save: a run that went on from such a state would spike for ever.
             if spike and len(memory.recent) == RECENT and loss > spike * usual:
                 raise SpikeError(step, f"step {step}: loss {loss:.4g}, usually {usual:.4g}")
+        if regular:
+            memory.waiting = []
             if math.isfinite(loss):
                 memory.recent = [*memory.recent, loss][-RECENT:]
             if step in validate_at:
                 row |= validate(state.ema)
                 validation = row["validation_mae"]
-                save(state, step, validation, memory)
+            # Before the save: a run that is killed in between finds no row missing.
             write(step, row)
             show(step, loss, validation)
+            if step in validate_at:
+                save(state, step, row["validation_mae"], memory)
         if stopping:
             if step not in validate_at:
                 save(state, step, math.nan, memory)
@@ -150,14 +156,16 @@ def train(
 
 
 def _row(memory: Memory, step: int) -> dict[str, float]:
-    """Of the steps that were waiting for it, those that were not skipped; none wait afterwards."""
+    """Of the steps that wait for it, those that were not skipped; the others are counted."""
     bad = np.array([m.skipped for m in memory.waiting], bool)
     first = step - len(bad)
+    known = {at for at, _ in memory.skipped}
     memory.skipped += [
-        (first + int(k), int(memory.waiting[k].culprit)) for k in np.flatnonzero(bad)
+        (first + int(k), int(memory.waiting[k].culprit))
+        for k in np.flatnonzero(bad)
+        if first + int(k) not in known
     ]
     good = [m for m, skipped in zip(memory.waiting, bad, strict=True) if not skipped]
-    memory.waiting = []
     row = {
         name: float(np.mean([getattr(m, of) for m in good])) if good else math.nan
         for name, of in (("train_loss", "loss"), ("gradient_norm", "gradient_norm"))
@@ -169,12 +177,16 @@ def _diverged(
     skipped: Sequence[tuple[int, int]], records: Callable[[int], Sequence[str]]
 ) -> str:
     step, culprit = skipped[-1]
-    names = records(step)
-    found = [name for name in names if name.endswith(f" {culprit}")]
     steps = ", ".join(str(at + 1) for at, _ in skipped[-5:])
-    several = ", ".join(names[:8]) + ", ..." * (len(names) > 8)
-    what = f"the output for {found[0]}" if found else f"a gradient of {several}"
     return (
         f"loss or gradient of {len(skipped)} step(s) is not a finite number (the last: {steps}; "
-        f"{what}): check these records, or lower optimizer.learning_rate or optimizer.clip"
+        f"{_blamed(culprit, records(step))}): check these records, or lower "
+        "optimizer.learning_rate or optimizer.clip"
     )
+
+
+def _blamed(culprit: int, names: Sequence[str]) -> str:
+    """The structure of a batch whose output is not finite, or those that have a gradient."""
+    found = [name for name in names if name.endswith(f" {culprit}")]
+    several = ", ".join(names[:8]) + ", ..." * (len(names) > 8)
+    return f"the output for {found[0]}" if found else f"a gradient of {several}"

@@ -231,9 +231,12 @@ def test_a_damaged_best_step_is_an_error(tmp_path, damage):
     save_steps(tmp_path, {20: 1.0, 30: 2.0})
     damage(tmp_path / "20")
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(CheckpointError, match=r"step 20 in .* is damaged.*restore 'latest'"):
+        with pytest.raises(CheckpointError, match=r"step 20 in .* is damaged.*delete its folder"):
             checkpoints.restore(make_state(0), "best")
         assert checkpoints.restore(make_state(0)).step == 30
+    shutil.rmtree(tmp_path / "20")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(make_state(0), "best").step == 30
 
 
 def test_arrays_that_orbax_finds_sound_are_held_against_their_digests(tmp_path, caplog):

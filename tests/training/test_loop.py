@@ -145,9 +145,25 @@ def test_a_spike_of_the_loss_ends_the_run_before_it_is_saved(tmp_path):
     run(tmp_path, losses, spike=40.0, **options)  # nothing usual is known yet
 
 
+def test_a_run_that_is_asked_to_stop_in_a_spike_does_not_save_it(tmp_path):
+    """Else it would go on with it, for ever."""
+    losses = np.ones(40, np.float32)
+    losses[34:37] = 500
+    with pytest.raises(SpikeError, match=r"step 36: loss 333.7, usually 1"):
+        run(
+            tmp_path, losses, spike=40.0, log_every=3, validate_at=frozenset({33}),
+            stop=lambda calls: lambda step: step == 36,
+        )  # fmt: skip
+    with pytest.raises(SpikeError, match=r"step 35: loss 250.5, usually 1"):
+        run(
+            tmp_path, losses, spike=40.0, log_every=3, validate_at=frozenset({33}),
+            stop=lambda calls: lambda step: step == 35,
+        )  # fmt: skip
+
+
 def test_the_first_number_that_is_not_finite_is_located_after_its_step(tmp_path):
     losses = np.where(np.arange(10) == 2, math.nan, 1.0)
-    message = r"step 3: not finite is layer 2 after step 3, batch 2 \(molecule 2, molecule 42\)"
+    message = "step 3: not finite is layer 2 after step 3, batch 2; the output for molecule 42"
     with pytest.raises(DivergedError, match=message):
         run(
             tmp_path, losses, max_skipped=9,
