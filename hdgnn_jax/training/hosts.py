@@ -66,12 +66,12 @@ def connect(
             heartbeat_timeout_seconds=SILENCE,
             shutdown_timeout_seconds=SILENCE,
         )
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0][:120]
-        raise HostsError(
-            f"{coordinator or 'the port'} cannot be listened on ({reason}): choose another"
-        ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
+        if "RPC server" in str(error):
+            raise HostsError(
+                f"{coordinator or 'the port'} cannot be listened on, as where another run has it: "
+                "choose another"
+            ) from error
         raise HostsError(
             f"this process does not know its place among others ({error}): start it under Slurm or "
             "on Cloud TPU, or give --coordinator_address=HOST:PORT --num_processes=N --process_id=K"
