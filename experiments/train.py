@@ -196,9 +196,7 @@ def _run(
             return
 
         # Data
-        # What the first process builds into a cache that they share, the others find there.
-        with hosts.first_goes_first("data"):
-            train, validation = part(config, "train"), part(config, "validation")
+        train, validation = part(config, "train"), part(config, "validation")
         some = validation.first(settings.validation_size)
         problem = Problem.from_training_set(config, train)
         loader = Loader(

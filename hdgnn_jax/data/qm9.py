@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import io
 import logging
 import os
 import pathlib
@@ -99,15 +98,14 @@ def load_polarizability(cache: str | os.PathLike[str] | None = None) -> np.ndarr
             progress.add_task("QM9: turning polarizabilities", total=None)
             tensors = parse_tensors(_read_csv(_package_folder() / TENSORS))
             turned, _ = polarizability.in_frame_of_positions(structures, tensors)
-        content = io.BytesIO()
-        np.save(content, turned)
-        part = path.with_suffix(".part")
-        part.write_bytes(content.getvalue())
-        part.replace(path)
-        # The last, so that tensors without one are made anew.
-        part = digest.with_suffix(".sha256.part")
-        part.write_text(sha256(path) + "\n")
-        part.replace(digest)
+        # A name of its own, for another process may be at it too; what it makes is the same.
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=path.parent) as folder:
+            unfinished = pathlib.Path(folder) / path.name
+            np.save(unfinished, turned)
+            (written := unfinished.with_suffix(".sha256")).write_text(sha256(unfinished) + "\n")
+            unfinished.replace(path)
+            # The last, so that tensors without one are made anew.
+            written.replace(digest)
     if sha256(path) != digest.read_text(errors="replace").strip():
         raise QM9Error(f"{path} is damaged (its SHA-256 has changed): delete it and run again")
     found = np.load(path)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -83,20 +81,6 @@ def connect(
 def is_first() -> bool:
     """Whether this process writes logs and reports."""
     return jax.process_index() == 0
-
-
-@contextlib.contextmanager
-def first_goes_first(what: str) -> Iterator[None]:
-    """Processes after the first enter once it has left, as to find a cache that it built.
-
-    Args:
-      what: another word at each place.
-    """
-    if jax.process_count() > 1 and not is_first():
-        multihost_utils.sync_global_devices(what)
-    yield
-    if jax.process_count() > 1 and is_first():
-        multihost_utils.sync_global_devices(what)
 
 
 _calls = itertools.count(1)
