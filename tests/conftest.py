@@ -2,6 +2,7 @@
 
 import collections
 import os
+import shutil
 import tempfile
 
 # Programs run for seconds here; to optimise them would take longer.
@@ -13,7 +14,9 @@ os.environ["XLA_FLAGS"] = (
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # What one worker or program has compiled, the others need not.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="hdgnn_jax_tests_"))
+PROGRAMS = None  # the folder, of the process that made it
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hdgnn_jax_tests_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -26,6 +29,12 @@ def x64():
     """Float64 for the length of a test."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_unconfigure():
+    """Workers are gone by now."""
+    if PROGRAMS is not None:
+        shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter):
