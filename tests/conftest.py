@@ -14,9 +14,9 @@ os.environ["XLA_FLAGS"] = (
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # What one worker or program has compiled, the others need not.
-PROGRAMS = None  # the folder, of the process that made it
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="hdgnn_jax_tests_")
+NAME = "JAX_COMPILATION_CACHE_DIR"
+PROGRAMS = None if NAME in os.environ else tempfile.mkdtemp(prefix="hdgnn_jax_tests_")
+os.environ.setdefault(NAME, PROGRAMS or "")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
