@@ -26,7 +26,7 @@ def test_n_fold_structures_differ_from_degree_n_on(n):
 @pytest.mark.parametrize("variant", program.VARIANTS)
 def test_one_layer_of_degree_2_sees_what_it_can(variant):
     """Two neighbours by all; three, every seed, by the learned pathway alone."""
-    folds, seeds = (2, 3), 2
+    folds, seeds = (2, 3), 3
     pairs = [expressiveness.n_fold(n, seed) for n in folds for seed in range(seeds)]
     done = expressiveness.told_apart(program.model_of(variant, 2, 1), pairs, seed=0)
     two, three = done.reshape(len(folds), seeds)

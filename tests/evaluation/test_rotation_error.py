@@ -48,7 +48,7 @@ def test_rotation_is_what_turning_the_molecules_does():
         ({"sphere_order": FINE}, {"sphere"}),
         # Eq. 9 and 10 in the edge's frame alone.
         ({"pathway": "nn_of_rotated", "m_max": 2}, {"axes"}),
-        # Nor does a strict pathway see the rolls.
+        ({"pathway": "none", "tensor_product": "fully_connected"}, {"roll", "axes"}),
         ({"pathway": "so2"}, {"roll", "axes"}),
     ],
 )
@@ -61,10 +61,11 @@ def test_a_choice_that_does_not_enter_changes_nothing(options, still):
 def test_averaged_frames_make_the_error_fall():
     """A sphere without aliasing and nothing but D x: the rolls are all there is."""
     options = {"pathway": "nn_of_rotated", "m_max": 2, "sphere_order": FINE}
-    one, many = (
-        changes(frames=n, choices=("rotation",), **options)["rotation"][0] for n in (1, 16)
+    one, four, sixteen = (
+        changes(frames=n, choices=("rotation",), **options)["rotation"][0] for n in (1, 4, 16)
     )
-    assert many < one / 3
+    assert sixteen < four < one
+    assert sixteen < one / 3
 
 
 def test_states_of_each_layer():
