@@ -35,7 +35,6 @@ def connect(
     Raises:
       HostsError: where the environment says nothing of other processes, or nonsense.
     """
-
     if coordinator is not None and not re.fullmatch(r"\S+:\d+", coordinator):
         raise HostsError(f"--coordinator_address={coordinator} must be HOST:PORT")
     if processes is not None and process is not None and not 0 <= process < processes:
@@ -47,9 +46,8 @@ def connect(
             f"error: after {seconds:g} s not all processes have reached {where}: start all of them "
             "with the same address, and see that its port is open",
             file=sys.stderr,
-            flush=True,
         )
-        os._exit(1)
+        abort()
 
     # JAX itself would end the process without a word to catch, but from C++ and with a stack trace.
     timer = threading.Timer(seconds, give_up)

@@ -560,12 +560,17 @@ def test_damaged_polarizabilities_are_refused_and_missing_ones_made_again(
     check()
 
 
-def test_a_damaged_cache_of_is2re_is_the_same_or_refused(tmp_path, tried, monkeypatch):
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A cache of ten records in three files."""
     monkeypatch.setattr(is2re, "SHARD", 4)
     (tmp_path / "source" / "train").mkdir(parents=True)
     oc20_lmdb.write_lmdb(tmp_path / "source" / "train" / "data.lmdb", records(10))
-    folder = tmp_path / "cache"
-    is2re.build(tmp_path / "source", folder)
+    is2re.build(tmp_path / "source", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_a_damaged_cache_of_is2re_is_the_same_or_refused(folder, tried):
     expected = is2re.read(folder, "train")
     files = [folder / "manifest.json", *sorted(folder.glob("*.npz"))]
     originals = {file: file.read_bytes() for file in files}
@@ -597,13 +602,8 @@ def test_a_damaged_cache_of_is2re_is_the_same_or_refused(tmp_path, tried, monkey
     check()
 
 
-def test_a_shard_whose_name_is_damaged_is_missed(tmp_path, tried, monkeypatch):
+def test_a_shard_whose_name_is_damaged_is_missed(folder, tried):
     """One bit of a name's ending, and its records would silently be left out."""
-    monkeypatch.setattr(is2re, "SHARD", 4)
-    (tmp_path / "source" / "train").mkdir(parents=True)
-    oc20_lmdb.write_lmdb(tmp_path / "source" / "train" / "data.lmdb", records(10))
-    folder = tmp_path / "cache"
-    is2re.build(tmp_path / "source", folder)
     manifest = folder / "manifest.json"
     whole = manifest.read_text()
     for old, new in ((".npz", ".np{"), ("00001-of-00003.npz", "00001-of-00003.npx"),
