@@ -17,3 +17,8 @@ def sha256(path: pathlib.Path) -> str:
     """Of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_unchanged(path: pathlib.Path, digest: pathlib.Path) -> bool:
+    """Whether a file still has the SHA-256 that the other holds; damage of either says no."""
+    return sha256(path) == digest.read_text(errors="replace").strip()

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from hdgnn_jax.data import polarizability
-from hdgnn_jax.data.cache import cache_folder, sha256
+from hdgnn_jax.data.cache import cache_folder, is_unchanged, sha256
 from hdgnn_jax.data.splits import N_MOLECULES
 from hdgnn_jax.data.targets import TARGETS
 from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS, Structures
@@ -106,7 +106,7 @@ def load_polarizability(cache: str | os.PathLike[str] | None = None) -> np.ndarr
             unfinished.replace(path)
             # The last, so that tensors without one are made anew.
             written.replace(digest)
-    if sha256(path) != digest.read_text(errors="replace").strip():
+    if not is_unchanged(path, digest):
         raise QM9Error(f"{path} is damaged (its SHA-256 has changed): delete it and run again")
     found = np.load(path)
     if found.shape != (len(structures), 3, 3):
@@ -123,7 +123,7 @@ def read(folder: pathlib.Path) -> QM9:
     packed, digest = folder / "packed.npz", folder / "packed.sha256"
     fix = f"delete the folder {folder} and run again: it is rebuilt in about a minute"
     try:
-        if sha256(packed) != digest.read_text(errors="replace").strip():
+        if not is_unchanged(packed, digest):
             raise QM9Error(f"{packed} is damaged (its SHA-256 has changed): {fix}")
         with np.load(packed) as arrays:
             content = {name: arrays[name] for name in arrays.files}
