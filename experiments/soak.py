@@ -2,9 +2,9 @@
 
     python -m experiments.soak --config=experiments/configs/qm9.py:quick --workdir=runs/soak --plot=soak.png
 
-Each run is one of `experiments.train`, in a folder that is removed when the run is finished. What
-stays the same from run to run is not leaking: the table compares the second run with the last, the
-first having loaded and compiled what all share.
+Each run is one of `experiments.train`, in a folder that is removed when the run is finished, and
+what it left free goes back to the system: memory before a run is what the process holds on to. The
+second run is to be compared with the last, the first having loaded and compiled what all share.
 """  # noqa: E501, one command
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Watch:
       until: `time.monotonic()` when it is over.
       run: number of the one at hand.
       compilations: of the process.
-      samples: run, step, seconds since the start, CPU seconds, resident MiB, compilations.
+      samples: run, step (0: before the run), seconds since the start, CPU seconds, resident MiB,
+        compilations.
     """
 
     until: float
@@ -65,13 +66,16 @@ class Watch:
 
     def after(self, step: int) -> bool:
         """Called after each step: whether it is over."""
-        now = time.monotonic()
         if step % EVERY == 0:
-            self.samples.append(
-                (self.run, step, now - self.began, time.process_time(), resident(),
-                 self.compilations)
-            )  # fmt: skip
-        return now > self.until
+            self.sample(step)
+        return time.monotonic() > self.until
+
+    def sample(self, step: int) -> None:
+        """Takes one."""
+        self.samples.append(
+            (self.run, step, time.monotonic() - self.began, time.process_time(), resident(),
+             self.compilations)
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -100,32 +104,35 @@ def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[
     while time.monotonic() < watch.until:
         folder = workdir / f"soak_{watch.run}"
         shutil.rmtree(folder, ignore_errors=True)
+        watch.sample(0)
         with contextlib.suppress(StoppedError):
             train.run(config, folder, watch.after)
         shutil.rmtree(folder, ignore_errors=True)
+        program.release_memory()
         watch.run += 1
     names = ("run", "step", "seconds", "cpu_seconds", "resident_mib", "compilations")
-    if not watch.samples:
+    if not any(step for _, step, *_ in watch.samples):
         raise ValueError(f"no run came to step {EVERY}: give it more --minutes, or more steps")
     columns = zip(*watch.samples, strict=True)
     return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
 
 def of_runs(found: dict[str, Any]) -> list[dict[str, float]]:
-    """Of each run: steps, most memory, ms of a step and compilations since the run before."""
+    """Of each run: steps, memory before and at most, ms of a step, compilations since the last."""
     columns = {name: np.array(values) for name, values in found.items()}
     rows, before = [], 0
     for run in np.unique(columns["run"]):
         here = {name: values[columns["run"] == run] for name, values in columns.items()}
         # Validation lies between two samples: a median leaves it out.
         wall, cpu = (
-            1e3 * np.median(np.diff(here[name]) if len(here[name]) > 1 else np.nan) / EVERY
+            1e3 * np.median(np.diff(here[name][1:]) if len(here[name]) > 2 else np.nan) / EVERY
             for name in ("seconds", "cpu_seconds")
         )
         rows.append({
             "run": int(run) + 1,
             "steps": int(here["step"][-1]),
-            "resident_mib": float(here["resident_mib"].max()),
+            "before_mib": float(here["resident_mib"][0]),
+            "most_mib": float(here["resident_mib"].max()),
             "step_ms": float(wall),
             "step_cpu_ms": float(cpu),
             "compilations": int(here["compilations"][-1]) - before,
@@ -137,12 +144,13 @@ def of_runs(found: dict[str, Any]) -> list[dict[str, float]]:
 def show(found: dict[str, Any]) -> None:
     """Prints a row for each run."""
     table = Table(title=f"Soak, {found['seconds'][-1] / 60:.0f} minutes", title_justify="left")
-    for name in ("run", "steps", "most memory, MiB", "step, ms", "CPU, ms", "compilations"):
+    for name in ("run", "steps", "MiB before", "MiB at most", "step, ms", "CPU, ms", "compiled"):
         table.add_column(name, justify="right")
     for row in of_runs(found):
         table.add_row(
-            f"{row['run']}", f"{row['steps']:,}", f"{row['resident_mib']:.0f}",
-            f"{row['step_ms']:.1f}", f"{row['step_cpu_ms']:.1f}", f"{row['compilations']}",
+            f"{row['run']}", f"{row['steps']:,}", f"{row['before_mib']:.0f}",
+            f"{row['most_mib']:.0f}", f"{row['step_ms']:.1f}", f"{row['step_cpu_ms']:.1f}",
+            f"{row['compilations']}",
         )  # fmt: skip
     Console().print(table)
 
@@ -155,7 +163,8 @@ def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(minutes, columns["resident_mib"], color=BLUE)
     top.set_ylabel("memory, MiB")
-    within = np.flatnonzero(np.diff(columns["run"]) == 0)
+    # From a step to a later one of the same run.
+    within = np.flatnonzero((np.diff(columns["run"]) == 0) & (columns["step"][:-1] > 0))
     for name, color, label in (
         ("cpu_seconds", GREY, "CPU, all cores"), ("seconds", BLUE, "wall clock")
     ):  # fmt: skip

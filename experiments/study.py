@@ -130,6 +130,7 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
             measure(folder, seed)
         # A hundred compiled programs are some GiB.
         jax.clear_caches()
+        program.release_memory()
     missing = [folder for *_, folder in runs if not study_page.finished(folder)]
     if missing:
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished; first missing: "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import re
+import subprocess
 import sys
 import warnings
 
@@ -131,3 +134,22 @@ def test_a_run_prints_its_progress_in_80_columns_and_nothing_else(command, finis
     assert first.startswith("HDGNN, ")
     assert "Mean absolute error of U0 [meV]" in "".join(table)
     assert last.endswith(f"compilations; report in {finished / 'report'}")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its settings")
+def test_memory_that_is_free_goes_back_to_the_system():
+    of_100_mib = (
+        "from experiments import program, soak\n"
+        "blocks = [bytearray(2**20) for _ in range(100)]\n"
+        "on_top = bytearray(2000)\n"
+        "full = soak.resident()\n"
+        "del blocks\n"
+        "assert soak.resident() > full - 10\n"
+        "program.release_memory()\n"
+        "assert soak.resident() < full - 90\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", of_100_mib],
+        env=os.environ | {"GLIBC_TUNABLES": program.MALLOC},
+        check=True,
+    )
