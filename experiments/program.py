@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import gc
 import json
 import logging
-import os
 import pathlib
-import platform
 import sys
 import textwrap
 import warnings
@@ -20,6 +16,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
+from experiments import memory
 from hdgnn_jax.data.is2re import Is2reError
 from hdgnn_jax.data.qm9 import QM9Error
 from hdgnn_jax.training import hosts
@@ -38,13 +35,6 @@ FRAMES = flags.DEFINE_integer(
 )  # fmt: skip
 SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES)
 """Each program says which of these it reads."""
-
-MALLOC = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
-)
-"""XLA allocates its buffers anew at each step. With these settings they stay in the process, on
-large pages; a CPU's step takes about half as long. One arena for all threads (`arena_max=1`) gains
-nothing more and makes compilation a third slower."""
 
 ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream; 143,
 training that SIGTERM ended, saved.
@@ -77,7 +67,8 @@ def run(
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(manual(document, needed, optional, words))
         return
-    _restart()
+    # Where it was not started by `python -m`.
+    memory.restart()
     warnings.filterwarnings("ignore")
     try:
         rest = _parse(needed, optional, words)
@@ -191,7 +182,7 @@ def _parse(
 
 
 def _reason(error: Exception) -> str:
-    """The line of an error that says what is wrong: the last, of a message with a traceback."""
+    """An error in one line: the last, of a message with a traceback."""
     if isinstance(error, (AttributeError, KeyError)):
         # The first line quotes the field; a second proposes one that is spelt much the same.
         text = error.args[0]
@@ -199,28 +190,8 @@ def _reason(error: Exception) -> str:
             text = text.args[0]
         field, *hint = str(text).splitlines()
         return ". ".join(["the config has no field " + field.strip("'\""), *hint])
-    line = [line for line in str(error).splitlines() if line.strip()][-1]
-    return line.removeprefix("ValueError: ").strip()
-
-
-def _restart() -> None:
-    """Starts the program again with settings that are read when a process starts."""
-    wanted = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    if _has_glibc():
-        wanted["GLIBC_TUNABLES"] = MALLOC
-    # jax sets the log level to 1 where it is not set.
-    missing = {name: v for name, v in wanted.items() if os.environ.get(name, "1") == "1"}
-    if missing:
-        os.environ.update(missing)
-        os.execv(sys.executable, sys.orig_argv)
-
-
-def release_memory() -> None:
-    """Gives the system what a finished run has left free, which `MALLOC` keeps in the process."""
-    gc.collect()
-    if _has_glibc():
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _has_glibc() -> bool:
-    return platform.libc_ver()[0] == "glibc"
+    text = str(error)
+    if "Traceback" in text:
+        return text.strip().splitlines()[-1].removeprefix("ValueError: ")
+    # A value may have ends of lines of its own.
+    return " ".join(text.split())

@@ -24,7 +24,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import program, train
+from experiments import memory, program, train
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import BLUE, GREY, empty_figure
@@ -108,7 +108,7 @@ def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[
         with contextlib.suppress(StoppedError):
             train.run(config, folder, watch.after)
         shutil.rmtree(folder, ignore_errors=True)
-        program.release_memory()
+        memory.release()
         watch.run += 1
     names = ("run", "step", "seconds", "cpu_seconds", "resident_mib", "compilations")
     if not any(step for _, step, *_ in watch.samples):

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import program, study_page, train
+from experiments import memory, program, study_page, train
 from experiments.configs import ablations
 from experiments.problem import Predictor, best_params, part
 from hdgnn_jax.data.targets import find_target
@@ -130,7 +130,7 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
             measure(folder, seed)
         # A hundred compiled programs are some GiB.
         jax.clear_caches()
-        program.release_memory()
+        memory.release()
     missing = [folder for *_, folder in runs if not study_page.finished(folder)]
     if missing:
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished; first missing: "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from experiments import (
     evaluate,
     export,
     expressiveness,
+    memory,
     predict,
     prepare,
     program,
@@ -47,7 +47,6 @@ def call(monkeypatch, capfd):
             return end.code, *capfd.readouterr()
         return 0, *capfd.readouterr()
 
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     names = (None, "absl", "jax", "hdgnn_jax")
     levels = {name: logging.getLogger(name).level for name in names}
@@ -136,20 +135,20 @@ def test_a_run_prints_its_progress_in_80_columns_and_nothing_else(command, finis
     assert last.endswith(f"compilations; report in {finished / 'report'}")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its settings")
+@pytest.mark.skipif(not memory.HAS_GLIBC, reason="its settings")
 def test_memory_that_is_free_goes_back_to_the_system():
     of_100_mib = (
-        "from experiments import program, soak\n"
+        "from experiments import memory, soak\n"
         "blocks = [bytearray(2**20) for _ in range(100)]\n"
         "on_top = bytearray(2000)\n"
         "full = soak.resident()\n"
         "del blocks\n"
         "assert soak.resident() > full - 10\n"
-        "program.release_memory()\n"
+        "memory.release()\n"
         "assert soak.resident() < full - 90\n"
     )
     subprocess.run(
         [sys.executable, "-c", of_100_mib],
-        env=os.environ | {"GLIBC_TUNABLES": program.MALLOC},
+        env=os.environ | {"GLIBC_TUNABLES": memory.SETTINGS},
         check=True,
     )

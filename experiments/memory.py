@@ -1,0 +1,30 @@
+"""The C library's memory settings, without which a CPU's step takes about twice as long."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import sys
+
+SETTINGS = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
+)
+"""XLA allocates its buffers anew at each step. So they stay in the process, on large pages. One
+arena for all threads (`arena_max=1`) gains nothing more and makes compilation a third slower."""
+HAS_GLIBC = platform.libc_ver()[0] == "glibc"
+
+
+def restart() -> None:
+    """Starts the program again with these settings, which are read when a process starts."""
+    if HAS_GLIBC and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = SETTINGS
+        os.execv(sys.executable, sys.orig_argv)
+
+
+def release() -> None:
+    """Gives the system what a finished run has left free, which the settings keep."""
+    gc.collect()
+    if HAS_GLIBC:
+        ctypes.CDLL(None).malloc_trim(0)
