@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 
@@ -29,7 +30,7 @@ def test_a_notebook_runs(path, folders, tmp_path, monkeypatch):
     for name, value in {
         **folders,
         "HDGNN_STEPS": 4,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
         "TMPDIR": tmp_path,
         "IPYTHONDIR": tmp_path,
         "JUPYTER_CONFIG_DIR": tmp_path,

@@ -11,7 +11,7 @@ import warnings
 import pytest
 from absl import flags
 from fuzz import law
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from experiments import problem, program
@@ -120,7 +120,6 @@ def test_missing_and_unknown_fields_and_sections_are_refused(name, tried):
 @pytest.fixture
 def start(monkeypatch, capfd):
     """`start(*arguments)` as from a shell, up to the data: exit code and standard error."""
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     # It sets the levels of all logs, for a process of its own.
     monkeypatch.setattr(program, "quiet", lambda: None)
@@ -167,6 +166,8 @@ def test_any_command_line_is_good_or_one_line_that_says_why(start, tried):
 
     @law(250)
     @given(st.one_of(overrides, overrides, odd))
+    @example("--config.data.train_size=\r")
+    @example("--config.data.train_size=a\nb")
     def call(argument):
         tried["command lines"] += 1
         code, err = start("--config=experiments/configs/qm9.py:quick", "--workdir=run", argument)
