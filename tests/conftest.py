@@ -5,8 +5,8 @@ import os
 import shutil
 import tempfile
 
-# Programs run for seconds here; to optimise them would take longer. Nor are fusions compiled by way
-# of MLIR, which takes as long as all the rest; `test_hosts.py` holds programs with them against ours.
+# Programs run for seconds here; to optimise them would take longer. To compile fusions by way of
+# MLIR takes as long as all the rest: `test_hosts.py` does, and holds it against what is done here.
 COMPILER = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=4 {COMPILER}"
 
