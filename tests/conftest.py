@@ -7,8 +7,10 @@ import tempfile
 
 # Programs run for seconds here; to optimise them would take longer. To compile fusions by way of
 # MLIR takes as long as all the rest: `test_hosts.py` does, and holds it against what is done here.
-COMPILER = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=4 {COMPILER}"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 
 # Two workers already share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"

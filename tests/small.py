@@ -32,9 +32,6 @@ EXACT = {"attention": (0.0, 0.0, 0.0, 1.0), "sphere_order": 65}
 BUDGET = batching.Budget(n_edge=144, n_node=40, n_graph=len(KNOWN) + 1)
 """Holds the known molecules: one shape, so one compilation for all of them in any order."""
 
-# Most tests compile a model to run it once.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def silu(x: np.ndarray) -> np.ndarray:
     """In NumPy, for the oracles."""
@@ -65,7 +62,7 @@ def parameters(**options: Any) -> Any:
 @functools.cache
 def compiled(**options: Any) -> Callable[..., jax.Array]:
     """The evaluation of the small model with these options: `(params, graph) -> [G]`."""
-    return jit(HDGNN(**{**SMALL, **options}).apply)
+    return jax.jit(HDGNN(**{**SMALL, **options}).apply)
 
 
 def predict(structures: Structures, **options: Any) -> np.ndarray:

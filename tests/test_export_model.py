@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from crystals import random_crystal
-from small import SMALL, jit, stirred
+from small import SMALL, stirred
 
 from experiments import export_run
 from hdgnn_jax.data.targets import Reference
@@ -70,7 +70,7 @@ def applied(predictor: Predictor):
 
 def call(program: bytes, arrays: dict) -> dict:
     """What the program gives."""
-    return jax.device_get(jit(jax.export.deserialize(bytearray(program)).call)(arrays))
+    return jax.device_get(jax.jit(jax.export.deserialize(bytearray(program)).call)(arrays))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_energy_forces_and_virial_of_periodic_structures(of_metals, crystals):
     arrays["n_atoms"][-2], arrays["n_edges"][-2] = 3, 2
     found = call(program, arrays)
     assert {n: str(a.dtype) for n, a in found.items()} == dtypes(model["outputs"])
-    expected = jit(with_derivatives, static_argnums=0)(
+    expected = jax.jit(with_derivatives, static_argnums=0)(
         applied(of_metals), graph_of(crystals, of_metals.model)
     )
     for name, count in (("value", 5), ("forces", crystals.offsets[-1]), ("virial", 5)):
@@ -156,7 +156,7 @@ def test_what_is_no_energy_is_a_value_alone_even_a_tensor():
     water = Structure.from_symbols("OHH", np.array([[0, 0, 0.1], [0, 0.8, -0.5], [0, -0.8, -0.5]]))
     several = [water, Structure.from_symbols("C", np.zeros((1, 3)))]
     graph = graph_of(Structures.pack(several), predictor.model)
-    expected = np.asarray(jit(applied(predictor))(graph))[:2]
+    expected = np.asarray(jax.jit(applied(predictor))(graph))[:2]
     found = call(program, arrays_of(model, several))["value"]
     assert found.shape == (2, 3, 3)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ import pytest
 from crystals import ELEMENTS, random_crystal
 from molecules import CUTOFF, KNOWN, graph_of
 from scipy.spatial.transform import Rotation
-from small import BUDGET, SMALL, jit, stirred
+from small import BUDGET, SMALL, stirred
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
@@ -33,7 +33,7 @@ def machinery(periodic: bool):
     graph = double(graph_with(random_crystal(0))) if periodic else double(graph_of(KNOWN))
     params = jax.tree.map(jnp.float64, stirred(model.init, graph))
     predict = functools.partial(model.apply, params)
-    return jit(predict), jit(functools.partial(with_derivatives, predict))
+    return jax.jit(predict), jax.jit(functools.partial(with_derivatives, predict))
 
 
 def double(graph):
@@ -80,12 +80,12 @@ def test_gradients_of_a_loss_on_forces_are_finite_differences():
 
     direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
 
-    compiled = jit(loss)
+    compiled = jax.jit(loss)
 
     def along(t: float) -> np.ndarray:
         return np.asarray(compiled(jax.tree.map(lambda p, d: p + t * d, params, direction)))
 
-    gradient = jit(jax.grad(loss))(params)
+    gradient = jax.jit(jax.grad(loss))(params)
     expected = sum(map(np.vdot, jax.tree.leaves(gradient), jax.tree.leaves(direction)))
     np.testing.assert_allclose(difference(along), expected, rtol=1e-6)
 

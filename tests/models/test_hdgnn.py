@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.errors
 import flax.linen as nn
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from molecules import CUTOFF, KNOWN, graph_of, random_molecules
-from small import BUDGET, EXACT, SMALL, compiled, jit, parameters, predict, stirred
+from small import BUDGET, EXACT, SMALL, compiled, parameters, predict, stirred
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structure, Structures
@@ -31,7 +33,7 @@ def state_and_prediction(
 ) -> tuple[np.ndarray, np.ndarray]:
     """[atoms, S, C] as it reaches the head, and what the head makes of it."""
 
-    @jit
+    @jax.jit
     def run(params, graph):
         seen = []
 
@@ -122,7 +124,7 @@ def test_random_frames_follow_the_key_and_the_molecule():
     with pytest.raises(flax.errors.InvalidRngError, match="frame"):
         jax.eval_shape(lambda: model.apply(params, GRAPH, train=True))
 
-    @jit
+    @jax.jit
     def train(graph, key):
         return model.apply(params, graph, train=True, rngs={"frame": key})[REAL]
 
@@ -136,7 +138,7 @@ def test_random_frames_follow_the_key_and_the_molecule():
 def test_frames_can_be_fixed_or_averaged():
     """n is the mean over the rolls 2 pi k / n; canonical is n = 1, in training too."""
     model, params = HDGNN(**SMALL), parameters()
-    full = jit(lambda roll: model.apply(params, GRAPH, roll, method="predict")[REAL])
+    full = jax.jit(lambda roll: model.apply(params, GRAPH, roll, method="predict")[REAL])
     angles = 2 * np.pi * np.arange(3) / 3
     each = [full(np.full(GRAPH.senders.shape, a, np.float32)) for a in angles]
     assert np.std(each, 0).max() > 1e-4
@@ -146,7 +148,7 @@ def test_frames_can_be_fixed_or_averaged():
     canonical = predict(KNOWN)
     np.testing.assert_allclose(each[0], canonical, rtol=1e-5, atol=1e-5)
     for options in ({"frame": 1}, {"frame": "canonical"}):
-        fixed = jit(lambda o=options: HDGNN(**SMALL, **o).apply(params, GRAPH, train=True))
+        fixed = jax.jit(lambda o=options: HDGNN(**SMALL, **o).apply(params, GRAPH, train=True))
         np.testing.assert_allclose(fixed()[REAL], canonical, rtol=1e-5, atol=1e-5)
 
 
@@ -224,7 +226,7 @@ def loss_of(**options):
         predictions = model.apply(params, graph, train=True)
         return jnp.sum(jnp.where(batching.graph_mask(graph), predictions, 0) ** 2)
 
-    return jit(jax.value_and_grad(loss))
+    return jax.jit(jax.value_and_grad(loss))
 
 
 def test_rematerialised_layers_are_the_same_function():
@@ -243,7 +245,7 @@ def test_envelope_lets_atoms_cross_the_cutoff(envelope):
     """Energy and forces are continuous there with it, and the energy jumps without."""
     model = HDGNN(**{**SMALL, "layers": 1, "envelope": envelope})
     z = np.array([8, 1, 6])
-    run = jit(jax.value_and_grad(lambda x, graph: model.apply(
+    run = jax.jit(jax.value_and_grad(lambda x, graph: model.apply(
         params, graph._replace(nodes=graph.nodes._replace(positions=x))
     )[0]))  # fmt: skip
     results, budget = [], batching.Budget(8, 5, 2)
@@ -272,7 +274,7 @@ def test_forces_are_the_finite_differences_of_the_energy(poles):
     model = HDGNN(**options)
     params = stirred(model.init, graph)
 
-    @jit
+    @jax.jit
     @jax.value_and_grad
     def energy(x):
         there = graph._replace(nodes=graph.nodes._replace(positions=x))
@@ -300,7 +302,7 @@ def test_every_parameter_receives_a_gradient(tensor_product, attention, head):
     """From the start, in every layer, whatever the molecules."""
     options = {"tensor_product": tensor_product, "attention": attention, "head": head}
     gradient = loss_of(**options)
-    init = jit(HDGNN(**{**SMALL, **options}).init)
+    init = jax.jit(HDGNN(**{**SMALL, **options}).init)
     for seed in range(3):
         graph = graph_of(random_molecules(8, seed), budget=batching.Budget(480, 72, 9))
         params = init(jax.random.key(seed), graph)
@@ -325,7 +327,7 @@ def test_every_degree_starts_at_order_one(options):
     """Degrees l >= 1 within a factor 10 of degree 0 after the layers; the output below one."""
     model = HDGNN(**{**SMALL, **options})
     graph = graph_of(random_molecules(12, seed=0))
-    params = jit(model.init)(jax.random.key(0), graph)
+    params = jax.jit(model.init)(jax.random.key(0), graph)
     state, prediction = state_and_prediction(model, params, graph)
     for l in range(1, model.degree + 1):
         assert 0.1 < rms(state, l) / rms(state, 0) < 10, l
@@ -345,7 +347,8 @@ def test_fits_32_molecules():
     def loss(params):
         return jnp.mean((model.apply(params, graph, train=True)[:32] - targets) ** 2)
 
-    @jax.jit
+    # So many steps are worth some optimisation.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
     def fit(params):
         def step(carry, _):
             params, state = carry
@@ -355,7 +358,7 @@ def test_fits_32_molecules():
         (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
         return jnp.abs(model.apply(params, graph)[:32] - targets).mean()
 
-    assert fit(jit(model.init)(jax.random.key(0), graph)) < 0.02
+    assert fit(jax.jit(model.init)(jax.random.key(0), graph)) < 0.02
 
 
 def pair_sum(molecule: Structure) -> float:

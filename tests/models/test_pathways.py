@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from molecules import graph_of, random_molecules
-from small import SMALL, jit, silu, stirred
+from small import SMALL, silu, stirred
 
 from experiments.configs import ablations, qm9
 from hdgnn_jax.graphs import batching
@@ -34,7 +34,7 @@ def run(kind: str, m_max: int = 1, roll: np.ndarray = ROLL, params: dict | None 
     arrays = (jnp.array(X), (jnp.array(X[RECEIVERS]), jnp.array(X[SENDERS])), jnp.array(E))
     given = (*arrays, jnp.array(A), frame, (RECEIVERS, SENDERS))
     params = stirred(module.init, *given)["params"] if params is None else params
-    return np.asarray(jit(module.apply)({"params": params}, *given)), params
+    return np.asarray(jax.jit(module.apply)({"params": params}, *given)), params
 
 
 @pytest.mark.usefixtures("x64")
@@ -125,9 +125,9 @@ def test_every_parameter_of_a_variant_receives_a_gradient(variant):
     """None is zero."""
     model = HDGNN(**{**SMALL, **ablations.VARIANTS[variant]})
     graph = graph_of(random_molecules(8, 0), budget=batching.Budget(480, 72, 9))
-    params = jit(model.init)(jax.random.key(0), graph)
+    params = jax.jit(model.init)(jax.random.key(0), graph)
 
-    @jit
+    @jax.jit
     @jax.grad
     def slopes(params):
         return jnp.sum(jnp.where(batching.graph_mask(graph), model.apply(params, graph), 0) ** 2)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from crystals import ELEMENTS, other_cell, random_crystal, repeated, wrapped
 from molecules import permuted
-from small import SMALL, jit, stirred
+from small import SMALL, stirred
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
@@ -31,7 +31,7 @@ OPTIONS = (CRYSTAL, SHELLS)
 def compiled(which: int):
     model = HDGNN(**OPTIONS[which])
     graph = graph_of(random_crystal(0), model)
-    return model, stirred(model.init, graph), jit(model.apply)
+    return model, stirred(model.init, graph), jax.jit(model.apply)
 
 
 def graph_of(structure: Structure | Structures, model: HDGNN) -> batching.MolecularGraph:
@@ -78,7 +78,7 @@ def test_energy_is_continuous_where_neighbours_change_ranks():
     step, steps = 1e-3, 120
 
     def path(model: HDGNN) -> tuple[np.ndarray, np.ndarray, list]:
-        @jit
+        @jax.jit
         @jax.value_and_grad
         def along(t, graph):
             moved = graph.nodes.positions.at[: len(direction)].add(t * direction)
@@ -133,7 +133,7 @@ def test_padding_changes_no_energy_and_no_gradient():
     packed = Structures.pack([random_crystal(0), alone, atom])
     neighbors = find_neighbors(packed, CUTOFF, model.max_neighbors)
 
-    @jit
+    @jax.jit
     def run(params, graph):
         def total(params, positions):
             graph_there = graph._replace(nodes=graph.nodes._replace(positions=positions))

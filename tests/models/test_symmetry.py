@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from equivariance import equivariance_error
 from molecules import KNOWN, graph_of, moved, permuted
-from small import BUDGET, EXACT, SMALL, compiled, jit, parameters, predict
+from small import BUDGET, EXACT, SMALL, compiled, parameters, predict
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -66,7 +66,7 @@ def test_padding_changes_no_value_and_no_gradient():
     results = []
     for budget in (BUDGET, batching.Budget(301, 77, 19)):
         graph = graph_of(KNOWN, budget=budget)
-        run = jit(jax.value_and_grad(loss, (0, 1)))
+        run = jax.jit(jax.value_and_grad(loss, (0, 1)))
         value, (weights, positions) = run(params, graph.nodes.positions, graph)
         assert np.all(positions[len(KNOWN.positions) :] == 0)
         results.append((value, weights, positions[: len(KNOWN.positions)]))

@@ -16,11 +16,8 @@ from scipy.spatial.transform import Rotation
 from hdgnn_jax.so3 import degrees, frames, safe, wigner
 from hdgnn_jax.so3.harmonics import harmonics
 
-# Each run on a few edges once: what takes time is to compile.
-QUICK = {"xla_backend_optimization_level": 0}
 
-
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def full(rotation):
     """[E, 81, 81] D(R) up to degree 8."""
     return wigner.block_diagonal(wigner.wigner_rows(8, rotation))
@@ -79,7 +76,7 @@ def test_truncation_keeps_rows_of_the_full_matrix(quaternions):
             np.testing.assert_allclose(matrix.reshape(expected.shape), expected, atol=1e-15)
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def value_and_gradient(edges):
     """[E] a number that sees every entry of D, and [E, 4] its gradient by vector and roll."""
 
