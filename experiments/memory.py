@@ -11,15 +11,23 @@ import sys
 SETTINGS = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
 )
-"""XLA allocates its buffers anew at each step. So they stay in the process, on large pages. One
+"""XLA allocates its buffers anew at each step. Here they stay in the process, on large pages. One
 arena for all threads (`arena_max=1`) gains nothing more and makes compilation a third slower."""
 HAS_GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 def restart() -> None:
-    """Starts the program again with these settings, which are read when a process starts."""
-    if HAS_GLIBC and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = SETTINGS
+    """Starts the program again with these settings, which are read when a process starts.
+
+    Other libraries are told to be quiet in the same way.
+    """
+    wanted = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    if HAS_GLIBC:
+        wanted["GLIBC_TUNABLES"] = SETTINGS
+    # jax sets the log level to 1 where it is not set.
+    missing = {name: v for name, v in wanted.items() if os.environ.get(name, "1") == "1"}
+    if missing:
+        os.environ.update(missing)
         os.execv(sys.executable, sys.orig_argv)
 
 

@@ -47,6 +47,7 @@ def call(monkeypatch, capfd):
             return end.code, *capfd.readouterr()
         return 0, *capfd.readouterr()
 
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     names = (None, "absl", "jax", "hdgnn_jax")
     levels = {name: logging.getLogger(name).level for name in names}

@@ -120,6 +120,7 @@ def test_missing_and_unknown_fields_and_sections_are_refused(name, tried):
 @pytest.fixture
 def start(monkeypatch, capfd):
     """`start(*arguments)` as from a shell, up to the data: exit code and standard error."""
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     # It sets the levels of all logs, for a process of its own.
     monkeypatch.setattr(program, "quiet", lambda: None)
