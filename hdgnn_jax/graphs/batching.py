@@ -275,6 +275,11 @@ def edge_mask(graph: MolecularGraph) -> jax.Array:
     return jraph.get_edge_padding_mask(graph)
 
 
+def gather(x: jax.Array, places: jax.Array) -> jax.Array:
+    """x[places], of places that are all inside; without the checks a CPU takes half the time."""
+    return x.at[places].get(mode="promise_in_bounds")
+
+
 def graph_of_node(graph: MolecularGraph) -> jax.Array:
     """[N] the graph each node belongs to, ascending."""
     n_node = graph.nodes.positions.shape[0]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hdgnn_jax.graphs.batching import gather
 from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision
 
 N_TAGS = 3
@@ -26,14 +27,21 @@ def element_index(atomic_numbers: jax.Array, elements: Sequence[int]) -> jax.Arr
 
 
 class ElementEmbedding(nn.Module):
-    """A learned vector per element, unit normal at the start: `[N] -> [N, features]`."""
+    """A learned vector per element, normal at the start: `[N] -> [N, features]`.
+
+    Attributes:
+      n_elements: rows of the table.
+      features: of each.
+      scale: standard deviation at the start.
+    """
 
     n_elements: int
     features: int
+    scale: float = 1.0
 
     @nn.compact
     def __call__(self, species: jax.Array) -> jax.Array:
-        init = nn.initializers.normal(1.0)
+        init = nn.initializers.normal(self.scale)
         return self.param("table", init, (self.n_elements, self.features))[species]
 
 
@@ -53,6 +61,6 @@ class DistanceBlock(nn.Module):
         radial = Dense(self.features, self.precision, gain=gain, name="distance")(smeared)
         sender = ElementEmbedding(self.n_elements, self.features, name="sender")(species)
         receiver = ElementEmbedding(self.n_elements, self.features, name="receiver")(species)
-        total = (radial + sender[senders] + receiver[receivers]) / 3**0.5
+        total = (radial + gather(sender, senders) + gather(receiver, receivers)) / 3**0.5
         mix = Dense(self.features, self.precision, gain=AFTER_SILU, name="mix")
         return nn.silu(mix(nn.silu(total)))

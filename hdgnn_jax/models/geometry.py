@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.so3 import frames, safe, wigner
+from hdgnn_jax.so3 import frames, harmonics, safe, wigner
+from hdgnn_jax.so3 import degrees as layout
 
 TIE = 1e-3
 """Å. Without an envelope, neighbours that are farther than an atom's reach less this are cut: equal
@@ -27,6 +28,7 @@ class Shell(NamedTuple):
       product: D(R_ij), rows |m| <= L': into the frame of the Clebsch-Gordan product.
       low: D(R_ij) of degrees l <= L': back from it.
       full: D(R_ij), all rows, where the fifth term asks for them.
+      axis: [E', S] the row m = 0 of D(R_ij) for each degree, S(r_ij) / sqrt(2l + 1).
     """
 
     edges: jax.Array | None
@@ -37,6 +39,7 @@ class Shell(NamedTuple):
     product: wigner.Wigner
     low: wigner.Wigner
     full: wigner.Wigner | None
+    axis: jax.Array
 
 
 class EdgeGeometry(NamedTuple):
@@ -130,6 +133,7 @@ def edge_geometry(
     """
     vectors = edge_vectors(graph)
     distance, rotations = safe.norm(vectors), _edge_frames(vectors, roll)
+    directions = safe.normalise(vectors)
     start, count = _edges_of_nodes(graph)
 
     def weights(limit: int | None) -> jax.Array:
@@ -161,6 +165,7 @@ def edge_geometry(
             product=wigner.wigner(rows, m_max=product_degree),
             low=wigner.wigner(rows, l_max=product_degree),
             full=wigner.wigner(rows) if full else None,
+            axis=polar_rows(degree, of(directions)),
         )
 
     total = weights(max_neighbors)
@@ -183,6 +188,12 @@ def edge_geometry(
             shell(degrees[1], None, graph.receivers, total - near),
         )
     return EdgeGeometry(gaussian_smearing(distance, cutoff, n_gaussians), total, shells)
+
+
+def polar_rows(degree: int, directions: jax.Array) -> jax.Array:
+    """[E, S] the rows m = 0 of D(R_ij), which no roll changes, of unit vectors [E, 3]."""
+    norms = (2 * layout.degree_of(degree) + 1) ** -0.5
+    return harmonics.harmonics(degree, directions) * norms.astype(directions.dtype)
 
 
 def _edges_of_nodes(graph: batching.MolecularGraph) -> tuple[jax.Array, jax.Array]:

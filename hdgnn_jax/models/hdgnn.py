@@ -27,6 +27,10 @@ KEEP = jax.checkpoint_policies.save_only_these_names(KEPT)
 states. To compute activation functions again is cheaper than to write and read their values."""
 
 
+START = 0.25
+"""Scale of the embedding: a quarter of an update's, so that the surroundings are seen beside it."""
+
+
 class HDGNN(nn.Module):
     """The Hybrid Directional Graph Neural Network (An et al., ICLR 2024).
 
@@ -51,16 +55,22 @@ class HDGNN(nn.Module):
       m_max: orders |m| that the learned pathway sees; `degree` for the untruncated form.
       pathway: what the learned terms of eq. 11 are made of: `edge_networks` (the paper's),
         `unshared`, `nn_of_rotated`, `linear`, `unrestricted`, `so2` or `none`; see `pathways`.
-      tensor_product: of the fourth term: `metp` (eq. 7), `fully_connected` or `none`.
+      last_silu: whether a SiLU follows the second layer of its networks, as in the authors' code.
+      tensor_product: of the fourth term: `metp` (eq. 7), `fully_connected`, `depthwise` (ours, see
+        `DepthwiseProduct`) or `none`.
       full_product: whether there is a fifth term, one channel of all degrees; see `MessageBlock`.
       product_degree: L', the highest degree that comes out of it.
       attention: `sigmoid`, `softmax` or four fixed weights (Table 4).
       neighbors: the usual number of neighbours of an atom; sums over them are divided by its root.
       envelope: whether messages fade out towards the cutoff.
       layer_norm: whether the state is normalised before the message block.
+      rescale: whether sums are brought back to unit variance: summed messages by a norm, and
+        x^k + update by a factor. Without it messages shrink, and what the head sees of the
+        surroundings is lost beside the element's embedding.
       extra_linear: whether an equivariant linear layer follows the norm (Table 5).
       invariant_branch: whether there is one; without it attention sees e_ij alone.
       residual: whether x^{k+1} = x^k + update.
+      update_channels: hidden channels of the update block; None: 2C, as in the paper.
       squeeze_excite: whether the update block gates channels by their mean over the sphere.
       sphere_rule: `lebedev`, `product`, or the points themselves.
       sphere_order: of the Lebedev rule; None: see `so3.sphere.sphere`.
@@ -93,6 +103,7 @@ class HDGNN(nn.Module):
     n_gaussians: int = 250
     m_max: int = 1
     pathway: Pathway = "edge_networks"
+    last_silu: bool = False
     tensor_product: TensorProduct = "metp"
     full_product: bool = False
     product_degree: int = 2
@@ -100,9 +111,11 @@ class HDGNN(nn.Module):
     neighbors: float = 13.0
     envelope: bool = True
     layer_norm: bool = True
+    rescale: bool = True
     extra_linear: bool = False
     invariant_branch: bool = True
     residual: bool = True
+    update_channels: int | None = None
     squeeze_excite: bool = True
     sphere_rule: sphere.Rule | sphere.Sphere = "lebedev"
     sphere_order: int | None = None
@@ -158,6 +171,8 @@ class HDGNN(nn.Module):
                      "edge_channels"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.update_channels is not None and self.update_channels < 1:
+            raise ValueError(f"update_channels must be positive, not {self.update_channels}")
         if not self.elements:
             raise ValueError("elements must not be empty")
         if self.n_gaussians < 2:
@@ -166,9 +181,10 @@ class HDGNN(nn.Module):
 
     def setup(self) -> None:
         points = self.points()
-        self.embedding = ElementEmbedding(len(self.elements), self.channels)
+        scale = START if self.rescale else 1.0
+        self.embedding = ElementEmbedding(len(self.elements), self.channels, scale)
         if self.tags:
-            self.tag_embedding = ElementEmbedding(N_TAGS, self.channels)
+            self.tag_embedding = ElementEmbedding(N_TAGS, self.channels, scale)
         if self.invariant_branch:
             self.invariant_embedding = ElementEmbedding(
                 len(self.elements), self.invariant_channels
@@ -332,22 +348,28 @@ class Layer(nn.Module):
                     hidden=hidden,
                     attention=config.attention,
                     pathway=config.pathway,
+                    last_silu=config.last_silu,
                     tensor_product=config.tensor_product,
                     neighbors=config.neighbors,
                     precision=precision,
                     name=name,
                 )(normed[:, :size], f, e if shell.edges is None else e[shell.edges], shell)
             )
-        update = UpdateBlock(self.points, config.squeeze_excite, precision, name="update")(
+        if config.rescale:
+            messages = EquivariantLayerNorm(name="message_norm")(messages)
+        width = config.update_channels or 2 * config.channels
+        update = UpdateBlock(self.points, width, config.squeeze_excite, precision, name="update")(
             messages, x
         )
+        if config.residual:
+            update = (x + update) * (0.5**0.5 if config.rescale else 1)
         if config.invariant_branch:
             f = InvariantBranch(config.neighbors, precision, name="invariant")(
                 f, e, geometry.envelope, receivers
             )
             # No SiLU after the last layer.
             f = jnp.where(last, f, nn.silu(f))
-        return (x + update if config.residual else update, f), None
+        return (update, f), None
 
 
 def edge_rolls(key: jax.Array, graph: batching.MolecularGraph) -> jax.Array:

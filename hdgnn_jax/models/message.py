@@ -8,12 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision, dot
+from hdgnn_jax.graphs.batching import gather
+from hdgnn_jax.models.dense import AFTER_SILU, DegreeDense, Dense, Precision, dot
 from hdgnn_jax.models.geometry import Shell
 from hdgnn_jax.models.pathways import Pathway, learned_pathway
 from hdgnn_jax.so3 import degrees, products, wigner
 
-TensorProduct = Literal["metp", "fully_connected", "none"]
+TensorProduct = Literal["metp", "fully_connected", "depthwise", "none"]
 Attention = Literal["sigmoid", "softmax"] | tuple[float, float, float, float]
 
 
@@ -29,9 +30,10 @@ class MessageBlock(nn.Module):
       product_degree: L' of the Clebsch-Gordan product.
       hidden: H of the edge networks.
       attention: how the four terms are weighted; four numbers are fixed weights.
-      tensor_product: `metp` (eq. 7), `fully_connected` or `none`.
+      tensor_product: `metp` (eq. 7), `fully_connected`, `depthwise` or `none`.
       pathway: what the other three terms are made of, see `pathways`.
       neighbors: the sum over neighbours is divided by the square root of this, their usual number.
+      last_silu: whether a SiLU follows the second layer of the learned pathway's networks.
       precision: of the matrix products; rotations are float32 always.
     """
 
@@ -42,6 +44,7 @@ class MessageBlock(nn.Module):
     attention: Attention
     tensor_product: TensorProduct
     pathway: Pathway
+    last_silu: bool
     neighbors: float
     precision: Precision
 
@@ -66,33 +69,40 @@ class MessageBlock(nn.Module):
         """
         n_nodes, _, channels = x.shape
         senders, receivers = shell.senders, shell.receivers
-        x_i, x_j = x[receivers], x[senders]
+        x_i, x_j = gather(x, receivers), gather(x, senders)
         fade = shell.envelope[:, None] / self.neighbors**0.5
         learned = learned_pathway(
-            self.pathway, self.degree, self.m_max, self.hidden, self.precision
+            self.pathway, self.degree, self.m_max, self.hidden, self.precision, self.last_silu
         )
         n_learned = 0 if learned is None else learned.n_terms
         n_exact = (self.tensor_product != "none") + (shell.full is not None)
         gates = self.weigh(n_learned, n_exact, f, e, channels, senders, receivers)
         a = [fade * gate for gate in gates]
 
-        def gather(messages: jax.Array) -> jax.Array:
+        def collect(messages: jax.Array) -> jax.Array:
             return jax.ops.segment_sum(messages, receivers, n_nodes, indices_are_sorted=True)
 
         total = jnp.zeros_like(x)
         if learned is not None:
             nn.share_scope(self, learned)
-            total += gather(learned(x, (x_i, x_j), e, a, shell.learned, (receivers, senders)))
-        if self.tensor_product != "none":
+            total += collect(learned(x, (x_i, x_j), e, a, shell.learned, (receivers, senders)))
+        if self.tensor_product == "depthwise":
+            parts = DepthwiseProduct(self.degree, self.product_degree, self.precision, name="product")(
+                x, e, a[n_learned], shell.axis, senders
+            )
+            # Each degree is summed alone: to join them is cheaper by node than by edge.
+            exact = jnp.concatenate([collect(part) for part in parts], 1)
+            total = total.at[:, : exact.shape[1]].add(exact)
+        elif self.tensor_product != "none":
             exact = self.product(x, x_i, x_j, shell.product, senders, receivers)
-            exact = gather(wigner.rotate_back(shell.low, a[n_learned][:, None] * exact))
+            exact = collect(wigner.rotate_back(shell.low, a[n_learned][:, None] * exact))
             total = total.at[:, : degrees.size(self.product_degree)].add(exact)
         if shell.full is not None:
             turned = wigner.rotate(shell.full, mean_channel(x, senders, receivers)) / 2**0.5
             single = TensorProductGate(
                 self.degree, self.degree, 1, self.precision, name="full_product"
             )(turned)
-            total += gather(a[-1][:, None] * wigner.rotate_back(shell.full, single))
+            total += collect(a[-1][:, None] * wigner.rotate_back(shell.full, single))
         return total
 
     def weigh(
@@ -116,7 +126,7 @@ class MessageBlock(nn.Module):
         if f.shape[-1]:
             of_i = Dense(hidden, self.precision, bias=False, name="attention_receiver")(f)
             of_j = Dense(hidden, self.precision, bias=False, name="attention_sender")(f)
-            mixed = (mixed + of_i[receivers] + of_j[senders]) / 3**0.5
+            mixed = (mixed + gather(of_i, receivers) + gather(of_j, senders)) / 3**0.5
         mixed = nn.silu(mixed)
         logits = Dense(n * channels, self.precision, gain=AFTER_SILU, name="attention")(mixed)
         gates = jnp.split(logits, n, -1)
@@ -149,7 +159,59 @@ def mean_channel(x: jax.Array, senders: jax.Array, receivers: jax.Array) -> jax.
     """x_i + x_j of METP (eq. 7), one channel: [E, S, 1]."""
     # The mean of unit-variance channels has variance 1 / C; the root restores it.
     mean = x.mean(-1, keepdims=True) * x.shape[-1] ** 0.5
-    return mean[receivers] + mean[senders]
+    return gather(mean, receivers) + gather(mean, senders)
+
+
+class DepthwiseProduct(nn.Module):
+    """x_j (x) S(r_ij), each channel alone, with weights from e_ij for each path.
+
+    As NequIP (Batzner et al. 2022) and Equiformer (Liao & Smidt 2023) have it; channels are mixed
+    at the nodes, before and (by the update block) after. With n_l = S^l(r) / sqrt(2l + 1), the axis
+    of the edge, degree l' of the message is
+
+        n_l' sum_l w_l'l (n_l . x_l)  +  v_l' x_l'
+
+    The first are the paths of order m = 0 in the edge's frame, the others the product with S^0.
+    No edge has a product of channels but for its weights.
+    """
+
+    degree: int
+    degree_out: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, e: jax.Array, a: jax.Array, axis: jax.Array, senders: jax.Array
+    ) -> list[jax.Array]:
+        """Messages of each degree up to L', `[E, 2l + 1, C]`.
+
+        Args:
+          x: [N, S, C].
+          e: [E, B] distance block.
+          a: [E, C] weight of the term.
+          axis: [E, S] n of all degrees.
+          senders: [E].
+        """
+        n_nodes, _, channels = x.shape
+        mixed = DegreeDense(channels, self.precision, name="mix")(x)
+
+        def weight(name: str) -> jax.Array:
+            return a * Dense(channels, self.precision, gain=AFTER_SILU, name=name)(e)
+
+        ends, along = [], []
+        for l in range(self.degree + 1):
+            flat = mixed[:, degrees.block(l)].reshape(n_nodes, -1)
+            ends.append(gather(flat, senders).reshape(-1, 2 * l + 1, channels))
+            along.append(jnp.sum(axis[:, degrees.block(l), None] * ends[l], 1))
+        scale = (self.degree + 1) ** -0.5
+        messages = []
+        for l in range(self.degree_out + 1):
+            one = scale * sum(weight(f"weight_{l}_{k}") * along[k] for k in range(self.degree + 1))
+            # n_l has length 1: its components are as large as those of x_l with this factor.
+            turned = (2 * l + 1) ** 0.5 * axis[:, degrees.block(l), None] * one[:, None]
+            whole = weight(f"whole_{l}")[:, None] * ends[l] if l else 0
+            messages.append((turned + whole) * (0.5**0.5 if l else 1))
+        return messages
 
 
 class TensorProductGate(nn.Module):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from hdgnn_jax.graphs.batching import gather
 from hdgnn_jax.models.dense import AFTER_SILU, KEPT, DegreeDense, Dense, Precision
 from hdgnn_jax.so3 import degrees, wigner
 
@@ -31,20 +32,27 @@ class Networks(nn.Module):
       m_max: orders the networks see.
       hidden: H.
       precision: of the matrix products; rotations are float32 always.
+      last_silu: whether a SiLU follows the second layer, as in the authors' code.
     """
 
     degree: int
     m_max: int
     hidden: int
     precision: Precision
+    last_silu: bool = False
     n_terms: ClassVar[int] = 3
+
+    @nn.nowrap
+    def last(self, u: jax.Array) -> jax.Array:
+        """What follows a network's second layer."""
+        return nn.silu(u) if self.last_silu else u
 
 
 class EdgeNetworks(Networks):
-    """NN(x'') + NN(x) in the edge's frame, with NN(v) = SiLU(W_b (SiLU(W_a v) * c_ij)) (eq. 9-10).
+    """NN(x'') + NN(x) in the edge's frame, with NN(v) = W_b (SiLU(W_a v) * c_ij) (eq. 9-10).
 
     W_a x is a product per node, and W_a x'' = W_a D x - W_a x, so only W_a D x is a product per
-    edge.
+    edge. Without a SiLU behind it W_b is linear: the two networks of one end share one product.
 
     Attributes:
       shared: whether receiver and sender have one network, NN1 (Table 5 row 4 has two).
@@ -88,22 +96,29 @@ class EdgeNetworks(Networks):
             turned = first(
                 checkpoint_name(wigner.rotate(frame, x_k), KEPT).reshape(-1, size)
             )
-            parts = [turned] if plain is None else [turned - plain[at], plain[at]]
+            if plain is None:
+                return [jnp.split(turned, len(names), -1)]
+            still = gather(plain, at)
+            parts = [turned - still, still]
             return [jnp.split(part, len(names), -1) for part in parts]
 
         of_i, of_j = (inputs(x_k, at) for x_k, at in zip(ends, nodes, strict=True))
 
-        def network(name: str):
-            # Its input is a product of two SiLUs. Its outputs are the largest arrays there are:
-            # to multiply again costs less than to keep them.
-            second = Dense(size, self.precision, False, AFTER_SILU**2, keep=False, name=name)
-            return lambda u: nn.silu(second(nn.silu(u) * c))
+        # The input is a product of two SiLUs, or a sum of two. The outputs are the largest arrays
+        # there are: to multiply again costs less than to keep them.
+        gain = AFTER_SILU**2 / len(of_i) ** 0.5
+        seconds = [Dense(size, self.precision, False, gain, keep=False, name=n) for n in names]
 
-        networks = [network(name) for name in names]
+        def network(second: Dense, inputs: Sequence[jax.Array]) -> jax.Array:
+            gated = [nn.silu(u) * c for u in inputs]
+            if self.last_silu:
+                return sum(nn.silu(second(u)) for u in gated)
+            return second(sum(gated))
+
         terms = (
-            sum(networks[0](u[0]) for u in of_i),
-            sum(networks[-2](u[-2]) for u in of_j),
-            sum(networks[-1](u[-1] + v[-1]) for u, v in zip(of_i, of_j, strict=True)),
+            network(seconds[0], [u[0] for u in of_i]),
+            network(seconds[-2], [u[-2] for u in of_j]),
+            network(seconds[-1], [u[-1] + v[-1] for u, v in zip(of_i, of_j, strict=True)]),
         )
         shaped = [term.reshape(-1, len(kept), channels) for term in terms]
         return wigner.rotate_back(frame, weighted(a, shaped))
@@ -113,7 +128,7 @@ class SO2Networks(Networks):
     """Ours: networks on D x that turn with the frame's roll, so that the roll cancels exactly.
 
     Orders +m and -m are the real and imaginary part of a number that a roll multiplies by a phase:
-    they meet complex matrices and gates made of m = 0 only, the SiLU acts on m = 0 alone.
+    they meet complex matrices and gates made of m = 0 only, SiLUs act on m = 0 alone.
     """
 
     @nn.compact
@@ -122,7 +137,9 @@ class SO2Networks(Networks):
         c = nn.silu(Dense(self.hidden, self.precision, gain=AFTER_SILU, name="c")(e))
         x_i, x_j = (wigner.rotate(frame, x_k) for x_k in ends)
         nn1, nn2 = (
-            SO2Network(self.degree, self.m_max, self.hidden, self.precision, name=name)
+            SO2Network(
+                self.degree, self.m_max, self.hidden, self.precision, self.last_silu, name=name
+            )
             for name in ("nn1", "nn2")
         )
         return wigner.rotate_back(frame, weighted(a, (nn1(x_i, c), nn1(x_j, c), nn2(x_i + x_j, c))))
@@ -142,7 +159,7 @@ class SO2Network(Networks):
 
         flat = {m: v[:, degrees.where(order == m)].reshape(n_edges, -1) for m in set(order)}
         zero = nn.silu(dense("in_0", self.hidden, flat[0])) * c
-        out = {0: nn.silu(dense("out_0", flat[0].shape[-1], zero, AFTER_SILU**2))}
+        out = {0: self.last(dense("out_0", flat[0].shape[-1], zero, AFTER_SILU**2))}
         for m in range(1, self.m_max + 1):
             gate = nn.sigmoid(dense(f"gate_{m}", self.hidden, zero, AFTER_SILU**2))
             hidden = Complex(self.hidden, self.precision, name=f"in_{m}")(flat[m], flat[-m])
@@ -178,7 +195,11 @@ class EquivariantLinear(nn.Module):
         channels, (receivers, senders) = x.shape[-1], nodes
         c = nn.silu(Dense(channels, self.precision, gain=AFTER_SILU, name="c")(e))
         one, two = (DegreeDense(channels, self.precision, name=name)(x) for name in ("nn1", "nn2"))
-        terms = (one[receivers], one[senders], two[receivers] + two[senders])
+        terms = (
+            gather(one, receivers),
+            gather(one, senders),
+            gather(two, receivers) + gather(two, senders),
+        )
         return c[:, None] * weighted(a, terms)
 
 
@@ -199,17 +220,18 @@ class Unrestricted(Networks):
         flat = x.reshape(-1, size)
         inputs = Dense(self.hidden, self.precision, bias=False, name="in_direction")(s)
         for name, at in zip(("in_receiver", "in_sender"), nodes, strict=True):
-            inputs = inputs + Dense(self.hidden, self.precision, bias=False, name=name)(flat)[at]
+            of_end = Dense(self.hidden, self.precision, bias=False, name=name)(flat)
+            inputs = inputs + gather(of_end, at)
         second = Dense(size, self.precision, False, AFTER_SILU**2, keep=False, name="nn1")
-        out = nn.silu(second(nn.silu(inputs / 3**0.5) * c))
+        out = self.last(second(nn.silu(inputs / 3**0.5) * c))
         return weighted(a, [out.reshape(-1, *x.shape[1:])])
 
 
 def learned_pathway(
-    kind: Pathway, degree: int, m_max: int, hidden: int, precision: Precision
+    kind: Pathway, degree: int, m_max: int, hidden: int, precision: Precision, last_silu: bool
 ) -> Networks | EquivariantLinear | None:
     """The module of that name; `none` leaves the Clebsch-Gordan product alone."""
-    sizes = (degree, m_max, hidden, precision)
+    sizes = (degree, m_max, hidden, precision, last_silu)
     match kind:
         case "edge_networks":
             return EdgeNetworks(*sizes)

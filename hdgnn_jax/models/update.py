@@ -10,8 +10,12 @@ from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision
 from hdgnn_jax.so3 import degrees, sphere
 
 
+LOST = 2.0
+"""What two SiLUs on the sphere take from the root mean square of each degree, at the start."""
+
+
 class UpdateBlock(nn.Module):
-    """`4C -> 2C -> 2C`, squeeze-and-excitation, `-> C` on the sphere.
+    """`4C -> W -> W`, squeeze-and-excitation, `-> C` on the sphere; W = 2C in the paper.
 
     P(r) = [m(r), m(-r), x(r), x(-r)] with p(r) = e + o and p(-r) = e - o: the first layer is one
     matrix for even and one for odd degrees, and as it commutes with the transform it is applied to
@@ -20,11 +24,13 @@ class UpdateBlock(nn.Module):
 
     Attributes:
       points: the quadrature.
+      width: W.
       squeeze_excite: whether channels are gated by their mean over the sphere.
       precision: of the matrix products; transforms are float32 always.
     """
 
     points: sphere.Sphere
+    width: int
     squeeze_excite: bool
     precision: Precision
 
@@ -32,7 +38,7 @@ class UpdateBlock(nn.Module):
     def __call__(self, messages: jax.Array, x: jax.Array) -> jax.Array:
         """`[N, S, C]` messages and shortcut x^k to the update `[N, S, C]`."""
         channels = x.shape[-1]
-        wide = 2 * channels
+        wide = self.width
         # Coefficients first: both transforms are then plain matrix products.
         both = jnp.swapaxes(jnp.concatenate([messages, x], -1), 0, 1)
         even, odd = sphere.split_parity(both)
@@ -53,6 +59,8 @@ class UpdateBlock(nn.Module):
             squeezed = nn.silu(Dense(max(wide // 4, 4), self.precision, name="squeeze")(update[0]))
             gate = Dense(wide, self.precision, name="excite")(squeezed)
             update = update * nn.sigmoid(gate)
-        update = Dense(channels, self.precision, bias=False, gain=AFTER_SILU, name="out")(update)
+        # The gate starts at one half; a nonlinearity leaves about half of a signal in its degree.
+        gain_out = AFTER_SILU * LOST * (2 if self.squeeze_excite else 1)
+        update = Dense(channels, self.precision, bias=False, gain=gain_out, name="out")(update)
         update = jnp.concatenate([update[:1], update[1:] / gain])
         return jnp.swapaxes(update, 0, 1)

@@ -24,6 +24,10 @@ Rule = Literal["lebedev", "product"]
 
 HIGHEST_ORDER = 131
 """Of the Lebedev rules that there are."""
+WRITTEN_OUT = 32
+"""Entries other than 0 up to which a transform is a written-out sum: L = 1, at 6 or 14 points."""
+NEGLIGIBLE = 1e-14
+"""Harmonics that are 0 but for rounding."""
 
 
 class Sphere(NamedTuple):
@@ -178,6 +182,13 @@ def sphere_mean(sphere: Sphere, values: jax.Array) -> jax.Array:
 
 
 def _dot(constant: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
+    """constant x over the first axis of x."""
+    if isinstance(constant, np.ndarray) and 0 < np.count_nonzero(constant) <= WRITTEN_OUT:
+        # So few products are faster as sums than as a matrix product.
+        rows = [
+            sum(float(row[k]) * x[k] for k in np.flatnonzero(row)) for row in constant
+        ]
+        return jnp.stack([jnp.broadcast_to(row, x.shape[1:]) for row in rows]).astype(x.dtype)
     return jnp.tensordot(jnp.asarray(constant, x.dtype), x, 1, precision="highest")
 
 
@@ -188,6 +199,7 @@ def _from_points(degree: int, points: np.ndarray, weights: np.ndarray) -> Sphere
         keep = np.arange(len(points)) < pairs.argmax(-1)
         points, weights = points[keep], weights[keep]
     y = np.asarray(harmonics.harmonics(degree, points))
+    y = np.where(np.abs(y) < NEGLIGIBLE, 0, y)
     odd = degrees.degree_of(degree) % 2 == 1
     return Sphere(y[:, ~odd], y[:, odd], weights, antipodal, degree)
 
