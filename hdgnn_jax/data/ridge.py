@@ -29,7 +29,7 @@ def ridge(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
       [F] float64 and the constant.
     """
     n = len(design)
-    mean = np.mean(design, 0, dtype=np.float64)
+    mean = np.asarray(np.mean(design, 0, dtype=np.float64))
     square = np.zeros(design.shape[1])
     for start in range(0, n, CHUNK):
         square += ((design[start : start + CHUNK] - mean) ** 2).sum(0)

@@ -203,6 +203,6 @@ class Linear:
 
 
 def _gaussians(distance: jax.Array, centres: np.ndarray, width: float) -> jax.Array:
-    centres = jnp.asarray(centres, distance.dtype)
-    return jnp.exp(-0.5 * ((distance[:, None] - centres) / width) ** 2)
+    apart = distance[:, None] - jnp.asarray(centres, distance.dtype)
+    return jnp.exp(-0.5 * (apart / width) ** 2)
 
