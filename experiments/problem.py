@@ -63,6 +63,21 @@ class Molecules:
         structures, neighbors = self.structures.take(rows), self.neighbors.take(rows)
         return Molecules(structures, neighbors, self.raw[rows], forces)
 
+    def without(
+        self, fit: baselines.LinearFit, factor: float, known: np.ndarray | None = None
+    ) -> Molecules:
+        """The same, less what a linear model gives for their geometry.
+
+        Args:
+          fit: in the reported unit.
+          factor: reported unit per stored unit.
+          known: [n] its energies, where they are known already.
+        """
+        at = self.structures, self.neighbors
+        known = fit.energies(*at) if known is None else known
+        forces = None if self.forces is None else self.forces - fit.forces(*at) / factor
+        return dataclasses.replace(self, raw=self.raw - known / factor, forces=forces)
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -89,6 +104,15 @@ class Problem:
         Raises:
           ValueError: for a bad value in the config.
         """
+        return cls.fitted(config, train)[0]
+
+    @classmethod
+    def fitted(cls, config: Mapping[str, Any], train: Molecules) -> tuple[Problem, Molecules]:
+        """The same, and the training molecules as `to_learn` leaves them.
+
+        Raises:
+          ValueError: for a bad value in the config.
+        """
         data, elements = data_set(config), config["model"]["elements"]
         target, head = data.target(config["target"]), head_of(config)
         if RANKS.get(head, 0) != target.rank:
@@ -97,20 +121,30 @@ class Problem:
                 f"{target.name} is {kinds[target.rank]} and config.head = {head} gives "
                 f"{kinds[RANKS.get(head, 0)]}: leave it at auto"
             )
+        scalars = targets.isotropic_part(train.raw * target.factor, target.rank)
+        to_beat = data.baselines(train.structures, scalars, elements)
+        learned, linear = train, None
+        if target.rank == 0:
+            fit, known = baselines.LinearFit.fit(
+                train.structures, train.neighbors, scalars, elements, config["model"]["cutoff"]
+            )
+            to_beat["linear"] = fit
+            if data.reference == "linear":
+                linear = fit.linear
+                learned = train.without(fit, target.factor, known)
         reference = targets.Reference.fit(
             target,
             elements,
             train.structures,
-            train.raw,
+            learned.raw,
             kind=data.reference,
             centre=head in CENTRED,
+            linear=linear,
         )
-        scalars = targets.isotropic_part(train.raw * target.factor, target.rank)
-        to_beat = data.baselines(train.structures, scalars, elements)
         mean = train.neighbors.n_edges.sum() / max(len(train.structures.atomic_numbers), 1)
         some = train.neighbors.take(np.arange(min(len(train.structures), domain.SAMPLE))).found()
         seen = domain.Domain.of(train.structures, some)
-        return cls(config, reference, to_beat, float(mean), seen)
+        return cls(config, reference, to_beat, float(mean), seen), learned
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Problem:
@@ -173,8 +207,15 @@ class Problem:
         steps = self.config["training"]["steps"]
         return from_section(self.config, "optimizer", make_optimizer, steps=steps)
 
+    def to_learn(self, molecules: Molecules) -> Molecules:
+        """Less what a linear reference knows of them."""
+        fit = self.baselines.get("linear")
+        if self.reference.linear is None or not isinstance(fit, baselines.LinearFit):
+            return molecules
+        return molecules.without(fit, self.reference.factor)
+
     def standardised_forces(self, molecules: Molecules) -> np.ndarray | None:
-        """[atoms, 3] what the network learns of forces, per Å."""
+        """[atoms, 3] what the network learns of forces `to_learn`, per Å."""
         if molecules.forces is None:
             return None
         return molecules.forces * (self.reference.factor / self.reference.scale)
@@ -186,8 +227,15 @@ class Problem:
 
     @property
     def apply(self) -> step.Apply:
-        """The network, with derivatives where forces are trained on."""
-        apply: step.Apply = self.model.apply
+        """The network that is trained, with derivatives where forces are trained on."""
+        return self._with_forces(self.model.apply)
+
+    @property
+    def evaluate(self) -> step.Apply:
+        """What it predicts: the same with the linear reference added."""
+        return self._with_forces(self.reference.completed(self.model.apply))
+
+    def _with_forces(self, apply: step.Apply) -> step.Apply:
         if not self.forces_weight:
             return apply
 
@@ -254,7 +302,7 @@ class Predictor:
         return {**self.problem.record(), "budget": dataclasses.astuple(self.budget)}
 
     def result(
-        self, name: str, molecules: Molecules, params: step.Params, show: bool = True
+        self, name: str, molecules: Molecules, params: step.Params, final: bool = True
     ) -> SplitResult:
         """Predictions, truth and baselines in the reported unit.
 
@@ -262,11 +310,11 @@ class Predictor:
           name: of the molecules.
           molecules: a part of the split.
           params: weights.
-          show: whether to show a progress bar.
+          final: whether to show a progress bar, and to hold the baselines beside it.
         """
         problem = self.problem
         structures, target = molecules.structures, problem.target
-        with progress_bar("molecules", disable=not show) as progress:
+        with progress_bar("molecules", disable=not final) as progress:
             task = progress.add_task(name, total=len(structures))
             arguments: tuple[Any, ...] = (
                 self._step,
@@ -283,12 +331,19 @@ class Predictor:
                 found = accuracy.differentiate(*arguments)
                 outputs = np.asarray(found.value)
                 truth = molecules.forces * target.factor
+                to_beat = {"no forces": np.zeros_like(truth)}
+                if final:
+                    to_beat |= {
+                        k: b.forces(structures, molecules.neighbors)
+                        for k, b in problem.baselines.items()
+                        if isinstance(b, baselines.LinearFit)
+                    }
                 of_forces = SplitResult(
                     split=name,
                     ids=np.repeat(structures.ids, structures.n_atoms),
                     truth=truth,
                     prediction=np.asarray(found.forces) * problem.reference.scale,
-                    baselines={"no forces": np.zeros_like(truth)},
+                    baselines=to_beat,
                 )
         return SplitResult(
             split=name,
@@ -296,8 +351,9 @@ class Predictor:
             truth=molecules.raw * target.factor,
             prediction=problem.reference.restore(structures, outputs),
             baselines={
-                k: targets.isotropic(b.predict(structures), target.rank)
+                k: targets.isotropic(b.predict(structures, molecules.neighbors), target.rank)
                 for k, b in problem.baselines.items()
+                if final
             },
             threshold=target.threshold,
             forces=of_forces,
@@ -310,13 +366,13 @@ class Predictor:
         """
         rotations = symmetry.random_rotations(len(molecules.structures), seed)
         turned = dataclasses.replace(molecules, structures=molecules.structures.turned(rotations))
-        here, there = (self.result("", m, params, show=False) for m in (molecules, turned))
+        here, there = (self.result("", m, params, final=False) for m in (molecules, turned))
         expected = targets.turned(here.prediction, rotations, self.problem.target.rank)
         return float(np.mean(np.abs(expected - there.prediction)))
 
     @functools.cached_property
     def _step(self) -> Callable[..., jax.Array]:
-        return step.make_predict_step(self.problem.apply, self.mesh)
+        return step.make_predict_step(self.problem.evaluate, self.mesh)
 
 
 def best_params(checkpoints: Checkpoints, problem: Problem, mesh: jax.sharding.Mesh) -> step.Params:
@@ -375,8 +431,20 @@ def check(config: Mapping[str, Any]) -> None:
     if not 0 <= config["seed"] < 2**32:
         # JAX leaves out what is beyond 32 bits: another seed, the same run.
         raise ValueError(f"config.seed must be at least 0 and below 2^32, not {config['seed']}")
-    data_set(config).target(config["target"])
-    model = from_section(config, "model", HDGNN, head=head_of(config))
+    data, head = data_set(config), head_of(config)
+    data.target(config["target"])
+    model = from_section(config, "model", HDGNN, head=head)
+    if data.reference == "linear":
+        if head != "invariant":
+            raise ValueError(
+                f"config.data.reference = linear needs the invariant head, a sum over atoms, and "
+                f"{config['target']} has the {head} head: set another reference"
+            )
+        if model.max_neighbors is not None:
+            raise ValueError(
+                "config.data.reference = linear needs config.model.max_neighbors = None: it would "
+                "jump where neighbours change ranks"
+            )
     from_section(config, "optimizer", make_optimizer, steps=config["training"]["steps"])
     for z in model.elements:
         if not 0 < z < len(SYMBOLS):

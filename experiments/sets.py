@@ -54,7 +54,7 @@ class QM9:
     Attributes:
       split: `standard` or `cormorant`.
       train_size: first so many training molecules of the split; None: all.
-      reference: `none`, `fitted` or `tabulated`; None: the usual one of the target.
+      reference: `none`, `fitted`, `tabulated` or `linear`; None: the usual one of the target.
       cache: folder; None: see `cache_folder`.
     """
 
@@ -118,7 +118,7 @@ class IS2RE:
         stand-in made here.
       validation_size: training systems held out to choose the best weights by.
       train_size: so many of the others; None: all.
-      reference: `none` or `fitted`; None: none.
+      reference: `none`, `fitted` or `linear`; None: none.
       cache: folder; None: see `cache_folder`.
     """
 
@@ -260,7 +260,7 @@ class ASEFile:
       held_out: share of the structures in each of validation and test. Those of one group, such as
         one molecule in several shapes, stay together.
       train_size: so many of the others; None: all.
-      reference: `none` or `fitted`; None: the usual one of the target.
+      reference: `none`, `fitted` or `linear`; None: the usual one of the target.
       cache: folder; None: see `cache_folder`.
     """
 

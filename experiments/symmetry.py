@@ -117,6 +117,7 @@ def measure(
     problem: Problem, params: step.Params, graph: batching.MolecularGraph, rotations: np.ndarray
 ) -> dict[str, Any]:
     """All numbers, JSON-able, in the target's unit."""
+    # The network alone: a linear reference turns with the molecule, and changes none of this.
     model, scale = problem.model, problem.reference.scale
     usual = model.evaluation_frame if isinstance(model.evaluation_frame, int) else 1
     rules = itertools.islice(sphere.lebedev_rules(model.degree), SPHERES)

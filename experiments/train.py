@@ -198,17 +198,22 @@ def _run(
         # Data
         train, validation = part(config, "train"), part(config, "validation")
         some = validation.first(settings.validation_size)
-        problem = Problem.from_training_set(config, train)
+        if past is None:
+            problem, learned = Problem.fitted(config, train)
+        else:
+            # What was fitted then: elsewhere the same fit can end in other digits.
+            problem = Problem.from_record(past)
+            learned = problem.to_learn(train)
         loader = Loader(
             train.structures,
             train.neighbors,
-            problem.reference.standardise(train.structures, train.raw),
+            problem.reference.standardise(train.structures, learned.raw),
             settings.batch_size,
             config["seed"],
             settings.steps,
             mesh.size,
             settings.n_budgets,
-            problem.standardised_forces(train),
+            problem.standardised_forces(learned),
             batching.own_shards(step.sharded(mesh)),
         )
 
@@ -239,7 +244,7 @@ def _run(
         few = some.first(TURNED)
 
         def validate(params: step.Params) -> dict[str, float]:
-            found = predictor.result("validation", some, params, show=False)
+            found = predictor.result("validation", some, params, final=False)
             return {
                 "validation_mae": found.mae,
                 **({} if found.forces is None else {"validation_mae_forces": found.forces.mae}),

@@ -69,7 +69,7 @@ def export_model(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
 
     def run(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         def apply(graph: batching.MolecularGraph) -> Any:
-            return model.apply({"params": params}, graph)
+            return predictor.apply({"params": params}, graph)
 
         graph = _padded(arrays, model.max_neighbors)
         found = with_derivatives(apply, graph)._asdict() if energy else {"value": apply(graph)}

@@ -147,6 +147,11 @@ class Predictor:
             found.virial * slope,
         )
 
+    @property
+    def apply(self) -> step.Apply:
+        """(variables, graph) -> [G, ...] standardised: network and linear reference."""
+        return self.reference.completed(self.model.apply)
+
     def check(self, structures: Structures) -> None:
         """Refuses what the model cannot use.
 
@@ -228,11 +233,11 @@ class Predictor:
 
     @functools.cached_property
     def _predict(self) -> Callable[..., jax.Array]:
-        return step.make_predict_step(self.model.apply, self.mesh)
+        return step.make_predict_step(self.apply, self.mesh)
 
     @functools.cached_property
     def _differentiate(self) -> Callable[..., Derivatives]:
-        apply: Any = self.model.apply
+        apply = self.apply
 
         def differentiate(variables: Any, graph: batching.MolecularGraph) -> Derivatives:
             return with_derivatives(lambda moved: apply(variables, moved), graph)
@@ -244,7 +249,7 @@ class Predictor:
         @functools.cache
         def compiled(n: int) -> Callable[..., jax.Array]:
             def of_rolls(variables: Any, graph: batching.MolecularGraph) -> Any:
-                rolls: Any = self.model.apply(variables, graph, n, method="of_rolls")
+                rolls = self.apply(variables, graph, n, method="of_rolls")
                 return jax.numpy.moveaxis(rolls, 0, 1)
 
             return step.make_predict_step(of_rolls, self.mesh)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0
     with jax.enable_x64(True):
         graph = jax.tree.map(_double, graph)
         params = jax.tree.map(jnp.asarray, jax.tree.map(_double, jax.device_get(predictor.params)))
-        apply: Any = predictor.model.apply
+        apply = predictor.apply
 
         def energy(moved: batching.MolecularGraph) -> jax.Array:
             return apply({"params": params}, moved)

@@ -19,6 +19,7 @@ from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure, Structures
 from hdgnn_jax.models.forces import with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.linear import Linear, Terms
 from hdgnn_jax.predict import Predictor, one_atom
 from hdgnn_jax.training import step
 
@@ -176,3 +177,31 @@ def test_sizes_stay_open_whatever_the_model(options):
     program, _ = export_model(made("D", **options))
     sizes = {n for a in jax.export.deserialize(bytearray(program)).in_avals for n in a.shape}
     assert {str(n) for n in sizes} == {"3", "atoms", "edges - 1", "structures"}
+
+
+def test_a_linear_reference_is_in_the_program():
+    predictor = made()
+    terms = Terms(predictor.model.elements, predictor.model.cutoff)
+    weights = np.random.default_rng(0).normal(size=terms.n_features, scale=100)
+    linear = Linear(terms.elements, terms.cutoff, tuple(weights.tolist()))
+    reference = dataclasses.replace(predictor.reference, linear=linear)
+    with_linear = dataclasses.replace(predictor, reference=reference)
+    structures = Structures.pack([random_crystal(seed, 3) for seed in range(2)])
+    without, expected = (p.derivatives(structures) for p in (predictor, with_linear))
+    assert np.abs(expected.value - without.value).min() > 1e-3
+    program, description = export_model(with_linear)
+    found = jax.jit(jax.export.deserialize(bytearray(program)).call)(
+        arrays_of(description, structures)
+    )
+    reference = description["reference"]
+    known = [sum(-1000.0 * z for z in s.atomic_numbers) + 3 for s in structures]
+    scale = reference["scale"]
+    value = (np.asarray(found["value"], float) * scale + known) / 1000
+    size = scale / 1000
+    np.testing.assert_allclose(value, expected.value, rtol=0, atol=2e-5 * size)
+    for name in ("forces", "virial"):
+        ours = getattr(expected, name)
+        there = np.asarray(found[name]) * size
+        np.testing.assert_allclose(there, ours, rtol=0, atol=1e-4 * np.abs(ours).max())
+    rolls = with_linear.of_rolls(structures, 1)[0] / 1000
+    np.testing.assert_allclose(rolls, expected.value, rtol=0, atol=2e-5 * size)

@@ -17,6 +17,7 @@ from hdgnn_jax.evaluation.symmetry import random_rotations
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.models import forces
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.linear import Linear, Terms
 from hdgnn_jax.predict import Predictor, one_atom
 from hdgnn_jax.training import step
 
@@ -37,6 +38,19 @@ def predictor(**options) -> Predictor:
     )
     reference = Reference(1000.0, elements, (0.0,) * len(elements), 0.0, 100.0)
     return Predictor(model, params, reference, "energy", "meV", Budget(160, 48, 9), MESH)
+
+
+def test_finite_differences_agree_with_a_linear_reference():
+    exact = predictor()
+    terms = Terms(exact.model.elements, exact.model.cutoff)
+    weights = np.random.default_rng(0).normal(size=terms.n_features, scale=1e3)
+    linear = Linear(terms.elements, terms.cutoff, tuple(weights.tolist()))
+    added = dataclasses.replace(
+        exact, reference=dataclasses.replace(exact.reference, linear=linear)
+    )
+    assert selftest.finite_differences(added, KNOWN[6]) < 1e-6
+    forces = [np.asarray(p.derivatives(KNOWN).forces) for p in (exact, added)]
+    assert np.abs(forces[0] - forces[1]).max() > 0.1
 
 
 def test_finite_differences_agree_for_molecules_and_cells_and_disagree_where_forces_are_wrong(

@@ -1,17 +1,29 @@
-"""What a model has to beat: predictors that see no geometry, fitted on training data alone."""
+"""What a model has to beat: means and linear fits, of training data alone."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from hdgnn_jax.graphs.structure import SYMBOLS, Structures
+from hdgnn_jax.data.ridge import ridge
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
+from hdgnn_jax.graphs.structure import SYMBOLS, Structures, concatenated_ranges
+from hdgnn_jax.models.forces import Derivatives, with_derivatives
+from hdgnn_jax.models.linear import Linear, Terms
 
 ADSORBATE = 2
 """Tag of an adsorbate's atoms."""
+BATCH = 256
+"""Structures in a batch of the linear model."""
+FITTED_EDGES = 30_000_000
+"""The linear model is fitted to the first structures that have so many edges: all 110,000 of QM9,
+and of slabs of thousands of edges as many as can be gone through in a minute or two."""
 
 
 def element_counts(structures: Structures, elements: Sequence[int]) -> np.ndarray:
@@ -57,8 +69,10 @@ class Composition:
         constant = float(mean - centre @ per_element)
         return cls(tuple(elements), tuple(per_element.tolist()), constant)
 
-    def predict(self, structures: Structures) -> np.ndarray:
-        """[n] answers."""
+    def predict(
+        self, structures: Structures, neighbors: Neighbors | NeighborSearch | None = None
+    ) -> np.ndarray:
+        """[n] answers, for which neighbours do not matter."""
         counts = element_counts(structures, self.elements)
         return self.constant + counts @ np.array(self.per_element)
 
@@ -83,17 +97,153 @@ class AdsorbateMean:
         by_name = dict(zip(names.tolist(), means.tolist(), strict=True))
         return cls(by_name, float(values.mean()))
 
-    def predict(self, structures: Structures) -> np.ndarray:
-        """[n] answers."""
+    def predict(
+        self, structures: Structures, neighbors: Neighbors | NeighborSearch | None = None
+    ) -> np.ndarray:
+        """[n] answers, for which neighbours do not matter."""
         return np.array([self.means.get(name, self.constant) for name in adsorbates(structures)])
 
 
-Baseline = Composition | AdsorbateMean
+@dataclasses.dataclass(frozen=True)
+class LinearFit:
+    """Ridge regression on counts of elements and on features of pairs and bonded triples.
+
+    Attributes:
+      composition: what counts of elements give, and the constant; float64, on the host.
+      linear: what geometry gives; float32, in compiled programs.
+    """
+
+    composition: Composition
+    linear: Linear
+
+    @classmethod
+    def fit(
+        cls,
+        structures: Structures,
+        neighbors: Neighbors | NeighborSearch,
+        values: np.ndarray,
+        elements: Sequence[int],
+        cutoff: float,
+    ) -> tuple[LinearFit, np.ndarray]:
+        """From the training values [n], in random order.
+
+        Args:
+          structures, neighbors: the training set, and its edges within the cutoff.
+          values: [n].
+          elements: atomic numbers.
+          cutoff: Å.
+
+        Returns:
+          The fit, and [n] what it gives for the geometry of the training structures.
+        """
+        terms = Terms(tuple(elements), cutoff)
+        n = int(np.searchsorted(np.cumsum(neighbors.n_edges), FITTED_EDGES)) or 1
+        rows = np.arange(min(n, len(structures)))
+        some, edges, y = structures.take(rows), neighbors.take(rows), values[rows]
+        composition = Composition.fit(some, y, elements)
+        counts, n_elements = element_counts(some, elements), len(elements)
+        design = np.empty((len(rows), n_elements + terms.n_features), np.float32)
+        design[:, :n_elements] = counts
+        for at, found in _over_batches(_features(terms), some, edges):
+            design[at, n_elements:] = found[: len(at)]
+        # The composition first, in float64: energies of atoms are a thousand times what is left.
+        weights, constant = ridge(design, y - composition.predict(some))
+        composition = Composition(
+            tuple(elements),
+            tuple((np.array(composition.per_element) + weights[:n_elements]).tolist()),
+            composition.constant + constant,
+        )
+        of_geometry = weights[n_elements:]
+        fit = cls(composition, Linear(terms.elements, cutoff, tuple(of_geometry.tolist())))
+        known = design[:, n_elements:] @ of_geometry.astype(np.float32)
+        rest = np.arange(len(rows), len(structures))
+        of_rest = fit.energies(structures.take(rest), neighbors.take(rest))
+        return fit, np.concatenate([known, of_rest])
+
+    def predict(
+        self, structures: Structures, neighbors: Neighbors | NeighborSearch
+    ) -> np.ndarray:
+        """[n] answers."""
+        return self.composition.predict(structures) + self.energies(structures, neighbors)
+
+    def energies(
+        self, structures: Structures, neighbors: Neighbors | NeighborSearch
+    ) -> np.ndarray:
+        """[n] what geometry gives, float64 of float32 sums."""
+        energies, weights = np.zeros(len(structures)), np.array(self.linear.weights, np.float32)
+        compiled = _energies(self.linear.terms)
+        batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
+        for at, found in batches:
+            energies[at] = found[: len(at)]
+        return energies
+
+    def forces(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
+        """[atoms, 3] minus the slope of `energies`, per Å."""
+        forces = np.zeros((len(structures.positions), 3))
+        weights = np.array(self.linear.weights, np.float32)
+        compiled = _derivatives(self.linear.terms)
+        batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
+        for at, found in batches:
+            atoms = concatenated_ranges(structures.offsets[at], structures.n_atoms[at])
+            forces[atoms] = found.forces[: len(atoms)]
+        return forces
+
+
+@functools.cache
+def _features(terms: Terms) -> Callable[..., jax.Array]:
+    return jax.jit(terms.features)
+
+
+@functools.cache
+def _energies(terms: Terms) -> Callable[..., jax.Array]:
+    return jax.jit(terms.energies)
+
+
+@functools.cache
+def _derivatives(terms: Terms) -> Callable[..., Derivatives]:
+    def derivatives(graph: batching.MolecularGraph, weights: jax.Array) -> Derivatives:
+        return with_derivatives(lambda moved: terms.energies(moved, weights), graph)
+
+    return jax.jit(derivatives)
+
+
+def _over_batches(
+    compiled: Callable[[batching.MolecularGraph], Any],
+    structures: Structures,
+    neighbors: Neighbors | NeighborSearch,
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Places of structures, and what a function of a padded graph gives for them."""
+    if not len(structures):
+        return
+    n = min(BATCH, len(structures))
+
+    def enough(counts: np.ndarray) -> int:
+        # A power of two, so that parts of one data set mostly share a shape.
+        return 1 << int(max(n * counts.mean(), counts.max())).bit_length()
+
+    budget = batching.Budget(enough(neighbors.n_edges), enough(structures.n_atoms), n + 1)
+    nothing = np.zeros(len(structures))
+    for at in batching.pack(structures, neighbors, budget):
+        yield at, jax.device_get(
+            compiled(batching.collate(structures, neighbors, nothing, at, budget))
+        )
+
+
+Baseline = Composition | AdsorbateMean | LinearFit
 
 
 def from_dict(content: Mapping[str, Any]) -> Baseline:
     """The inverse of `dataclasses.asdict`, after JSON too."""
     if "means" in content:
         return AdsorbateMean(**content)
+    if "linear" in content:
+        composition = from_dict(content["composition"])
+        assert isinstance(composition, Composition)
+        return LinearFit(composition, linear_from_dict(content["linear"]))
     elements, per_element = (tuple(content[name]) for name in ("elements", "per_element"))
     return Composition(elements, per_element, content["constant"])
+
+
+def linear_from_dict(content: Mapping[str, Any]) -> Linear:
+    """The same of the part that geometry gives."""
+    return Linear(tuple(content["elements"]), content["cutoff"], tuple(content["weights"]))

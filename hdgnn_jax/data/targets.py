@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import jax
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hdgnn_jax.data.baselines import Composition, element_counts
+from hdgnn_jax.data.baselines import Composition, element_counts, linear_from_dict
+from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.models.linear import Linear
 
 HARTREE_IN_MEV = 27_211.386245988
 """CODATA 2018."""
@@ -18,7 +21,8 @@ HARTREE_IN_MEV = 27_211.386245988
 DEBYE_PER_E_ANGSTROM = 4.803204712570263
 """CODATA 2018: e in C times 1e-10 m over 1e-21 / c C m."""
 
-ReferenceKind = Literal["none", "fitted", "tabulated"]
+ReferenceKind = Literal["none", "fitted", "tabulated", "linear"]
+"""Of `linear` the per-element part is fitted, to what the linear model's geometry leaves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Reference:
       per_element: taken off per atom of each element.
       mean, scale: of what is left.
       rank: of the target; of a tensor, references and mean are taken off its isotropic part.
+      linear: taken off too, before all of these, and added by `completed`; None: there is none.
     """
 
     factor: float
@@ -140,6 +145,7 @@ class Reference:
     mean: float
     scale: float
     rank: int = 0
+    linear: Linear | None = None
 
     @classmethod
     def fit(
@@ -151,6 +157,7 @@ class Reference:
         *,
         kind: ReferenceKind | None = None,
         centre: bool = True,
+        linear: Linear | None = None,
     ) -> Reference:
         """Fits references, mean and standard deviation.
 
@@ -158,9 +165,11 @@ class Reference:
           target: the property.
           elements: atomic numbers.
           structures: the training set.
-          raw: [n, ...] float64 of the training set, in the stored unit.
+          raw: [n, ...] float64 of the training set, in the stored unit; of `linear`, what its
+            energies leave.
           kind: of the reference; by default the target's own.
           centre: False leaves reference and mean at 0, for heads that give the value itself.
+          linear: the linear model, of that kind.
 
         Raises:
           ValueError: for another kind, or `tabulated` where the target has no table.
@@ -173,7 +182,7 @@ class Reference:
         values = raw * target.factor
         scalars = isotropic_part(values, target.rank)
         per_element = np.zeros(len(elements))
-        if centre and kind == "fitted":
+        if centre and kind in ("fitted", "linear"):
             per_element = np.array(Composition.fit(structures, scalars, elements).per_element)
         elif centre and kind == "tabulated":
             if target.atom_energies is None:
@@ -189,19 +198,44 @@ class Reference:
             mean if centre else 0.0,
             float(np.sqrt(np.mean(left**2))),
             target.rank,
+            linear,
         )
 
     def standardise(self, structures: Structures, raw: np.ndarray) -> np.ndarray:
-        """[n, ...] raw values, stored unit, to what the network learns, float64."""
+        """[n, ...] raw values, stored unit, to what the network learns, float64.
+
+        Of a linear reference, the values that its energies leave.
+        """
         return (raw * self.factor - self._known(structures)) / self.scale
 
     def restore(self, structures: Structures, outputs: np.ndarray) -> np.ndarray:
-        """[n, ...] outputs of the network to values in the reported unit, float64."""
+        """[n, ...] outputs, `completed`, to values in the reported unit, float64."""
         return np.asarray(outputs, np.float64) * self.scale + self._known(structures)
 
     def _known(self, structures: Structures) -> np.ndarray:
         counts = element_counts(structures, self.elements)
         return isotropic(self.mean + counts @ np.array(self.per_element), self.rank)
+
+    def completed(self, apply: Callable[..., Any]) -> Callable[..., Any]:
+        """The network's predictions with the linear reference added: the one place that does.
+
+        Args:
+          apply: (variables, graph, ...) -> [..., G] standardised, of the network.
+
+        Returns:
+          The same with the linear model's energies, in the same compiled program.
+        """
+        linear = self.linear
+        if linear is None:
+            return apply
+
+        def complete(
+            variables: Any, graph: batching.MolecularGraph, *arguments: Any, **options: Any
+        ) -> jax.Array:
+            outputs: jax.Array = apply(variables, graph, *arguments, **options)
+            return outputs + linear.energies(graph) / self.scale
+
+        return complete
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""
@@ -213,6 +247,8 @@ class Reference:
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
         }
+        if fields.get("linear") is not None:
+            fields["linear"] = linear_from_dict(fields["linear"])
         return cls(**fields)
 
 

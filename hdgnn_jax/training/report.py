@@ -20,7 +20,7 @@ from rich.table import Table
 
 from hdgnn_jax.training.metrics import write_atomically
 
-BLUE, ORANGE, GREY, RED = "#2166ac", "#e08214", "#777777", "#b2182b"
+BLUE, ORANGE, GREY, RED, GREEN = "#2166ac", "#e08214", "#777777", "#b2182b", "#1b7837"
 CROWDED = 3000
 """Points from which a scatter plot hides its own density."""
 
@@ -83,6 +83,20 @@ def format_mae(mae: float) -> str:
     return f"{rounded:.0f}" if rounded >= 1000 else f"{rounded:#.4g}"
 
 
+def verdict(results: Sequence[SplitResult], unit: str) -> str:
+    """One line where the model of the headline does not beat the linear model; else empty."""
+    headline = _headline(results)
+    if "linear" not in headline.baselines:
+        return ""
+    mae, linear = headline.mae, headline.accuracy("linear").mae
+    if mae < linear:
+        return ""
+    return (
+        f"A linear model is better on the {headline.split} split: {format_mae(linear)} {unit}, "
+        f"HDGNN {format_mae(mae)}. Train longer, or with config.data.reference = linear."
+    )
+
+
 def print_table(
     results: Sequence[SplitResult],
     *,
@@ -100,8 +114,8 @@ def print_table(
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    if note:
-        console.print(note, markup=False)
+    for line in filter(None, (note, verdict(results, unit))):
+        console.print(line, markup=False)
 
 
 def write_report(
@@ -273,7 +287,10 @@ def _learning_curve(
         axes.plot(steps, values, color=colour, lw=1.4, marker=marker, ms=3, label="HDGNN")
         axes.set_yscale("log")
         _tidy(axes)
-    for name, colour, style in zip(validation.baselines, (RED, ORANGE), (":", "--"), strict=False):
+    lines = zip(
+        validation.baselines, (RED, ORANGE, GREEN), (":", "--", (0, (6, 1))), strict=False
+    )
+    for name, colour, style in lines:
         mae = validation.accuracy(name).mae
         label = f"{name.replace('_', ' ')}: {format_mae(mae)}"
         bottom.axhline(mae, color=colour, ls=style, lw=1.3, label=label)
@@ -388,13 +405,14 @@ def _markdown(
     for title, (header, *rows) in _tables(results, summary["target"], summary["unit"], paper):
         rule = line(["---", *["---:"] * (len(header) - 1)])
         tables += [f"{title}:", "", line(header), rule, *map(line, rows), ""]
+    beaten = verdict(results, summary["unit"])
     return f"""# HDGNN on {summary["target"]}
 
 Mean absolute error on the {summary["split"]} split: **{format_mae(summary["mae"])} \
 {summary["unit"]}**.
 
 {chr(10).join(tables[:-1])}
-{note and chr(10) + note + chr(10)}
+{"".join(chr(10) + text + chr(10) for text in (note, beaten) if text)}
 Trained in {summary["seconds"]:,.0f} s: {summary["parameters"]:,} parameters, \
 {summary["compilations"]} compilations, {summary["padding_efficiency"]:.1%} of the padded arrays \
 filled.

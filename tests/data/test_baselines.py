@@ -7,17 +7,21 @@ import json
 
 import numpy as np
 import pytest
+from crystals import random_crystal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from molecules import KNOWN, random_molecules
+from molecules import CUTOFF, KNOWN, random_molecules
 
+from hdgnn_jax.data import baselines
 from hdgnn_jax.data.baselines import (
     AdsorbateMean,
     Composition,
+    LinearFit,
     adsorbates,
     element_counts,
     from_dict,
 )
+from hdgnn_jax.graphs.neighbors import find_neighbors, neighbors_of
 from hdgnn_jax.graphs.structure import Structure, Structures
 
 ELEMENTS = (1, 6, 7, 8, 9)
@@ -79,9 +83,81 @@ def test_an_adsorbate_that_training_never_saw_gets_the_mean_over_all():
     assert baseline.predict(gold).tolist() == [19.5]
 
 
+def linear_fit(n: int = 300) -> tuple[Structures, np.ndarray, LinearFit, np.ndarray]:
+    """Energies of atoms, and a smooth function of all distances."""
+    molecules = random_molecules(n, 5)
+    edges = find_neighbors(molecules, CUTOFF)
+    owner = np.repeat(np.arange(n), edges.n_edges)
+    at = molecules.offsets[owner]
+    x = molecules.positions
+    d = np.linalg.norm(x[at + edges.senders] - x[at + edges.receivers], axis=1)
+    pairs = np.bincount(owner, (d - 1.4) ** 2 * (CUTOFF - d) ** 2, n)
+    values = element_counts(molecules, ELEMENTS) @ (-3e4 * np.arange(1, 6)) + 100 * pairs
+    fit, known = LinearFit.fit(molecules, edges, values, ELEMENTS, CUTOFF)
+    return molecules, values, fit, known
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return linear_fit()
+
+
+def test_the_linear_fit_learns_from_distances(fitted):
+    molecules, values, fit, known = fitted
+    edges = find_neighbors(molecules, CUTOFF)
+    predicted = fit.predict(molecules, edges)
+    composition = Composition.fit(molecules, values, ELEMENTS).predict(molecules)
+    assert np.abs(predicted - values).mean() < 0.5 * np.abs(composition - values).mean()
+    scale = np.abs(known).mean()
+    np.testing.assert_allclose(known, fit.energies(molecules, edges), rtol=0, atol=1e-4 * scale)
+    expected = fit.composition.predict(molecules) + known
+    np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-4 * scale)
+
+
+def test_its_forces_are_slopes(fitted):
+    molecules, _, fit, _ = fitted
+    some = molecules.take(np.arange(5))
+    along = np.random.default_rng(0).normal(size=some.positions.shape)
+    forces = fit.forces(some, find_neighbors(some, CUTOFF))
+
+    def total(t: float) -> float:
+        there = dataclasses.replace(some, positions=some.positions + t * along)
+        return fit.energies(there, find_neighbors(there, CUTOFF)).sum()
+
+    slope = (total(2e-3) - total(-2e-3)) / 4e-3
+    assert slope == pytest.approx(-np.sum(forces * along), rel=1e-2)
+
+
+def test_it_is_fitted_to_as_many_as_can_be_gone_through(fitted, monkeypatch):
+    molecules, values, _, _ = fitted
+    edges = find_neighbors(molecules, CUTOFF)
+    monkeypatch.setattr(baselines, "FITTED_EDGES", edges.n_edges[:100].sum())
+    fit, known = LinearFit.fit(molecules, edges, values, ELEMENTS, CUTOFF)
+    assert known.shape == (300,)
+    scale = np.abs(known).mean()
+    np.testing.assert_allclose(known, fit.energies(molecules, edges), rtol=0, atol=1e-4 * scale)
+    rows = np.arange(99)
+    there = LinearFit.fit(molecules.take(rows), edges.take(rows), values[rows], ELEMENTS, CUTOFF)
+    assert there[0] == fit
+
+
+def test_crystals_and_limited_neighbours_have_a_linear_fit():
+    crystals = Structures.pack([random_crystal(seed) for seed in range(4)])
+    elements = sorted(set(crystals.atomic_numbers.tolist()))
+    for limit in (None, 4):
+        edges = neighbors_of(crystals, CUTOFF, limit)
+        fit, known = LinearFit.fit(crystals, edges, np.arange(4.0), elements, CUTOFF)
+        assert np.isfinite(fit.predict(crystals, edges)).all()
+        assert known.shape == (4,)
+
+
 @pytest.mark.parametrize(
     "baseline",
-    [Composition.fit(KNOWN, np.arange(7.0), ELEMENTS), AdsorbateMean.fit(systems(1), np.ones(40))],
+    [
+        Composition.fit(KNOWN, np.arange(7.0), ELEMENTS),
+        AdsorbateMean.fit(systems(1), np.ones(40)),
+        LinearFit.fit(KNOWN, find_neighbors(KNOWN, CUTOFF), np.arange(7.0), ELEMENTS, CUTOFF)[0],
+    ],
 )
 def test_a_baseline_survives_json_to_the_bit(baseline):
     assert from_dict(json.loads(json.dumps(dataclasses.asdict(baseline)))) == baseline

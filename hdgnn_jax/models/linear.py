@@ -1,0 +1,208 @@
+"""A linear model of pairs and bonded triples of atoms, a function of the network's own graph.
+
+Its energy is a sum of features times weights (besides an energy per atom, which is no matter of
+geometry: see `data.baselines.LinearFit`):
+
+- For each pair of elements, Gaussians of the distance, 0.2 Å apart from 0.6 Å to the cutoff and one
+  spacing wide, times the smooth cutoff. Every directed edge counts one half, so that a pair of
+  atoms counts once. Of more than `PAIRED` elements there are too many pairs: then it is Gaussians
+  of the receiver's element, whatever the sender.
+- For each element of a central atom i, angles between its bonds. A_i[z, n, lm] is the sum over
+  neighbours j of element z of R_n(r_ij) Y_lm(r_ij), and the features are sum_m A_i[a, lm]
+  A_i[b, lm] / (2 l + 1) of channels a <= b, a channel being a pair (z, n): the sum over ordered
+  pairs (j, k), j = k too, of R_a R_b P_l(cos angle). Of more than `BONDED` elements there are too
+  many of these, and they are left out.
+
+All are smooth in the positions, and 0 on padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.models.embedding import element_index
+from hdgnn_jax.models.geometry import edge_vectors, polynomial_cutoff
+from hdgnn_jax.so3 import safe
+from hdgnn_jax.so3.harmonics import harmonics
+
+NEAREST, SPACING = 0.6, 0.2
+"""Å, of the pairs' Gaussians: the first centre, and between centres."""
+CENTRES, WIDTH, REACH = (1.05, 1.25, 1.5), 0.15, 2.2
+"""Å, of the bonds' Gaussians: the longest bonds of light elements, C-C and C-F, are 1.55 Å."""
+DEGREE = 4
+"""Highest l of the angles."""
+PAIRED, BONDED = 12, 6
+"""The most elements of which there are pairs, and triples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """Which features there are.
+
+    Attributes:
+      elements: atomic numbers.
+      cutoff: Å, of the graphs.
+    """
+
+    elements: tuple[int, ...]
+    cutoff: float
+
+    @property
+    def centres(self) -> np.ndarray:
+        """[n] of the pairs' Gaussians, Å."""
+        return NEAREST + SPACING * np.arange(
+            max(1, math.floor((self.cutoff - NEAREST) / SPACING + 1e-9) + 1)
+        )
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """[elements, elements] the kind of pair that receiver and sender are."""
+        n = len(self.elements)
+        if n > PAIRED:
+            return np.tile(np.arange(n)[:, None], (1, n))
+        table = np.zeros((n, n), int)
+        first, second = np.triu_indices(n)
+        table[first, second] = table[second, first] = np.arange(len(first))
+        return table
+
+    @property
+    def n_channels(self) -> int:
+        """Of a central atom's bonds; 0: there are no triples."""
+        return len(self.elements) * len(CENTRES) if len(self.elements) <= BONDED else 0
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int, int]]:
+        """Of the features of pairs, [kinds, centres], and of triples, [elements, l, a <= b]."""
+        channels = self.n_channels
+        return (
+            (int(self.kinds.max()) + 1, len(self.centres)),
+            (len(self.elements), DEGREE + 1, channels * (channels + 1) // 2),
+        )
+
+    @property
+    def n_features(self) -> int:
+        """F."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def features(self, graph: batching.MolecularGraph) -> jax.Array:
+        """[G, F] of each structure, the pairs' before the triples'."""
+        graph = jax.tree.map(jnp.asarray, graph)
+        seen, (pairs, triples) = self._see(graph), self.shapes
+        n_graphs, owner = graph.n_node.shape[0], batching.graph_of_node(graph)
+        of_pairs = jax.ops.segment_sum(
+            seen.radial, owner[graph.receivers] * pairs[0] + seen.kind, n_graphs * pairs[0]
+        )
+        found = [of_pairs.reshape(n_graphs, -1)]
+        if seen.products is not None:
+            of_triples = jax.ops.segment_sum(
+                seen.products,
+                owner * triples[0] + seen.species,
+                n_graphs * triples[0],
+            )
+            found.append(of_triples.reshape(n_graphs, -1))
+        return jnp.concatenate(found, 1)
+
+    def energies(
+        self, graph: batching.MolecularGraph, weights: jax.Array | np.ndarray
+    ) -> jax.Array:
+        """[G] the same as `features(graph) @ weights`, without the features.
+
+        Args:
+          graph: padded.
+          weights: [F].
+        """
+        graph = jax.tree.map(jnp.asarray, graph)
+        seen, (pairs, triples) = self._see(graph), self.shapes
+        own = jnp.asarray(weights, seen.radial.dtype)
+        of_pairs = own[: math.prod(pairs)].reshape(pairs)
+        atoms = jax.ops.segment_sum(
+            jnp.sum(seen.radial * of_pairs[seen.kind], -1),
+            graph.receivers,
+            graph.nodes.positions.shape[0],
+        )
+        if seen.products is not None:
+            of_triples = own[math.prod(pairs) :].reshape(triples[0], -1)
+            atoms += jnp.sum(seen.products * of_triples[seen.species], -1)
+        return jax.ops.segment_sum(atoms, batching.graph_of_node(graph), graph.n_node.shape[0])
+
+    def _see(self, graph: batching.MolecularGraph) -> _Seen:
+        vectors, real = edge_vectors(graph), batching.edge_mask(graph)
+        distance = safe.norm(vectors)
+        species = element_index(graph.nodes.atomic_numbers, self.elements)
+        kind = jnp.asarray(self.kinds)[species[graph.receivers], species[graph.senders]]
+
+        def fading(reach: float) -> jax.Array:
+            return jnp.where(real, polynomial_cutoff(distance / reach), 0)[:, None]
+
+        radial = _gaussians(distance, self.centres, SPACING) * fading(self.cutoff) / 2
+        if not self.n_channels:
+            return _Seen(radial, kind, species, None)
+        bonds = _gaussians(distance, np.array(CENTRES), WIDTH) * fading(min(REACH, self.cutoff))
+        directions = harmonics(DEGREE, safe.normalise(vectors))
+        n = len(self.elements)
+        density = jax.ops.segment_sum(
+            (bonds[:, :, None] * directions[:, None]).reshape(len(bonds), -1),
+            graph.receivers * n + species[graph.senders],
+            graph.nodes.positions.shape[0] * n,
+        )
+        density = density.reshape(-1, self.n_channels, (DEGREE + 1) ** 2)
+        first, second = np.triu_indices(self.n_channels)
+        products = []
+        for l in range(DEGREE + 1):
+            of_l = density[..., l * l : (l + 1) ** 2]
+            # All pairs, then half of them: faster than to gather the halves and multiply.
+            both = jnp.einsum("nam,nbm->nab", of_l, of_l, precision="highest")
+            products.append(both[:, first, second] / (2 * l + 1))
+        return _Seen(radial, kind, species, jnp.concatenate(products, 1))
+
+
+class _Seen(NamedTuple):
+    """What features and energies are made of.
+
+    Attributes:
+      radial: [E, centres] Gaussians, fading out towards the cutoff, halved; 0 on padded edges.
+      kind: [E] of pair.
+      species: [N] place of each atom's element.
+      products: [N, (DEGREE + 1) * pairs] the triples' features of each atom; None: there are none.
+    """
+
+    radial: jax.Array
+    kind: jax.Array
+    species: jax.Array
+    products: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Terms with their weights.
+
+    Attributes:
+      elements, cutoff: of `Terms`.
+      weights: [F] float64, in the unit of the energy.
+    """
+
+    elements: tuple[int, ...]
+    cutoff: float
+    weights: tuple[float, ...]
+
+    @property
+    def terms(self) -> Terms:
+        """Which features there are."""
+        return Terms(self.elements, self.cutoff)
+
+    def energies(self, graph: batching.MolecularGraph) -> jax.Array:
+        """[G] of a padded graph, whose neighbours lie within the cutoff."""
+        return self.terms.energies(graph, np.array(self.weights))
+
+
+def _gaussians(distance: jax.Array, centres: np.ndarray, width: float) -> jax.Array:
+    apart = distance[:, None] - jnp.asarray(centres, distance.dtype)
+    return jnp.exp(-0.5 * (apart / width) ** 2)
+
