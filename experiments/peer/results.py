@@ -115,8 +115,11 @@ def report(workdir: pathlib.Path, settings: Settings, models: Mapping[str, Any])
     ]
     unit = summary["unit"]
     table = Table(title=rf"Mean absolute error of {summary['target']} \[{unit}]")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "model" else "right")
+    name, *others = COLUMNS
+    # "composition" stands whole where the rest leaves it 80 columns.
+    table.add_column(name, min_width=11)
+    for column in others:
+        table.add_column(column, justify="right")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
