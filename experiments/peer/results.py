@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -114,9 +115,10 @@ def report(workdir: pathlib.Path, settings: Settings, models: Mapping[str, Any])
         *_baselines(summary),
     ]
     unit = summary["unit"]
-    table = Table(title=rf"Mean absolute error of {summary['target']} \[{unit}]")
+    # So it fits 80 columns, and "composition" is not cut.
+    title = rf"Mean absolute error of {summary['target']} \[{unit}]"
+    table = Table(title=title, pad_edge=False)
     name, *others = COLUMNS
-    # "composition" stands whole where the rest leaves it 80 columns.
     table.add_column(name, min_width=11)
     for column in others:
         table.add_column(column, justify="right")
@@ -165,8 +167,14 @@ def draw(
             axes.plot(x, y, color=colour, lw=1.4, marker="o", ms=3, label=name)
         axes.set_yscale("log")
         axes.set_xlabel(label)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         tidy(axes)
     panels[1].set_xscale("log")
+    for axes in panels:
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    # Their labels would lie on one another.
+    panels[1].xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel(f"validation MAE of {target} [{superscripts(unit)}]")
     panels[1].legend(frameon=False, fontsize=9)
     buffer = io.BytesIO()
