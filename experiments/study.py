@@ -42,12 +42,12 @@ SIZE = {
 }
 """What differs from `ablations.py`: the budget is the same for all variants."""
 
+SEEDS = 3
 TURNED = 512
 """First so many test molecules are predicted turned too, each by a random rotation."""
 
 LIST = flags.DEFINE_list("variants", list(VARIANTS), "NAMES in ablations.py, baseline first")
 TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "NAMES of QM9's")
-SEEDS = flags.DEFINE_integer("seeds", 3, "N, runs of each variant and target")
 STEPS = flags.DEFINE_integer("steps", SIZE["training.steps"], "N, of each run")
 SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
 PAGE = flags.DEFINE_string("page", None, "FILE.md, the page; FILE.png and FILE.json beside it")
@@ -89,9 +89,8 @@ class Plan:
 
 def main() -> None:
     """The program."""
-    plan = Plan(
-        program.workdir(), tuple(LIST.value), tuple(TARGETS.value), SEEDS.value, STEPS.value
-    )
+    seeds = program.SEEDS.value or SEEDS
+    plan = Plan(program.workdir(), tuple(LIST.value), tuple(TARGETS.value), seeds, STEPS.value)
     run(plan, SHARE.value, pathlib.Path(PAGE.value) if PAGE.value else None)
 
 
@@ -152,4 +151,4 @@ def measure(folder: pathlib.Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR])
+    program.run(main, str(__doc__), [program.WORKDIR], [program.SEEDS])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from experiments.peer import results as results_of_peers
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import empty_figure, format_mae
 
@@ -174,13 +175,13 @@ def write(
     plot = page.with_suffix(".png")
     write_atomically(page.with_suffix(".json"), (json.dumps(numbers, indent=1) + "\n").encode())
     draw(plot, results)
-    peers = {t: workdir / "peer" / f"{t}.json" for t in targets}
+    peers = {t: workdir / t / variants[0] / "0" / "report" / results_of_peers.FILE for t in targets}
     parts = [
         _head(cards, seeds, plot.name),
         *(_target(references[t], rows, turned[t]) for t, rows in results.items()),
         _conclusions(results),
         *(
-            _peer(references[t], rows[0], json.loads(peers[t].read_text()))
+            _peers(references[t], rows[0], json.loads(peers[t].read_text()))
             for t, rows in results.items()
             if peers[t].exists()
         ),
@@ -265,32 +266,45 @@ def _target(
     return "\n".join([*lines, ""])
 
 
-def _peer(reference: Mapping[str, Any], base: Comparison, peer: Mapping[str, Any]) -> str:
-    """What `peer/painn.py` found."""
-    if not peer["finished"]:
-        raise ValueError(f"the peer of {reference['target']} has runs to go: call painn.py again")
-    runs = peer["runs"]
-    other = Comparison(peer["name"], tuple(run["test"] for run in runs))
-    # Two programs share no seed: Welch's test.
-    test = scipy.stats.ttest_ind(other.maes, base.maes, equal_var=False)
-    low, high = test.confidence_interval()
-    unit = reference["unit"]
-    seconds, steps = (np.mean([run[key] for run in runs]) for key in ("seconds", "steps"))
-    return f"""## {reference["target"]}, beside {peer["name"]}
+def _peers(reference: Mapping[str, Any], base: Comparison, found: Mapping[str, Any]) -> str:
+    """What `experiments.peer` found beside the first run of the baseline."""
+    target, unit, settings = reference["target"], reference["unit"], found["settings"]
+    command = f"python -m experiments.peer --workdir=DIR/{target}/{BASELINE}/0 --seeds=N"
+    rows, differences = [], []
+    for name, title in results_of_peers.MODELS.items():
+        model = found["models"].get(name, {"runs": []})
+        if len(model["runs"]) < 2:
+            raise ValueError(
+                f"{title} beside {target} has runs to go, an interval takes two seeds: {command}"
+            )
+        other = Comparison(title, tuple(run["test"] for run in model["runs"]))
+        # Two programs share no seed: Welch's test.
+        test = scipy.stats.ttest_ind(other.maes, base.maes, equal_var=False)
+        low, high = test.confidence_interval()
+        molecules = np.mean([run["molecules"] for run in model["runs"]])
+        rows.append(
+            f"| {title} ({model['software']}, {model['size']}) | {model['parameters']:,} | "
+            f"{molecules:,.0f} | {format_mae(other.mean)} ± {other.spread:.2g} |"
+        )
+        differences.append(
+            f"{title}: {(low + high) / 2:+.3g} ± {(high - low) / 2:.2g} {unit}, "
+            f"p = {test.pvalue:.2g} (Welch)."
+        )
+    return f"""## {target}, beside other models
 
-The same molecules, edges and time ({seconds:.0f} s; {steps:,.0f} steps of the same size). Its
+The same molecules and time ({settings["seconds"]:.0f} s; batches of {settings["batch_size"]},
+cutoff {settings["cutoff"]:g} Å, the best of {len(settings["rates"])} rates on validation). Their
 clock is for training alone; ours has compilation and the report's predictions in it.
 
-| model | parameters | test MAE, {unit} |
-| --- | ---: | ---: |
-| {base.variant} | {reference["parameters"]:,} | {format_mae(base.mean)} ± {base.spread:.2g} |
-| {peer["name"]} | {peer["parameters"]:,} | {format_mae(other.mean)} ± {other.spread:.2g} |
+| model | parameters | molecules seen | test MAE, {unit} |
+| --- | ---: | ---: | ---: |
+| {base.variant} | {reference["parameters"]:,} | | {format_mae(base.mean)} ± {base.spread:.2g} |
+{chr(10).join(rows)}
 
-Difference {(low + high) / 2:+.3g} ± {(high - low) / 2:.2g} {unit}, p = {test.pvalue:.2g} (Welch).
+{chr(10).join(differences)}
 
 ```
-python -m experiments.peer --workdir=DIR
-peer/bin/python experiments/peer/painn.py DIR/peer/*.npz
+{command}
 ```
 """
 

@@ -308,6 +308,10 @@ def _run(
                     text = f"loss {loss:.4f}" + ("" if mae is None else f", MAE {mae:.4g}")
                     progress.update(task, completed=done, description=text)
 
+                def write(at: int, row: Mapping[str, Any]) -> None:
+                    if writer:
+                        writer.write(at, {**row, "seconds": course()["seconds"]})
+
                 loop.train(
                     state,
                     batches,
@@ -317,7 +321,7 @@ def _run(
                     validate_at=settings.validations,
                     validate=validate,
                     save=save,
-                    write=writer.write if writer else lambda at, row: None,
+                    write=write,
                     show=show,
                     max_skipped=settings.max_skipped,
                     records=names_of,

@@ -1,1 +1,1 @@
-"""Another model on a study's molecules, for as long as a study's run took."""
+"""Other models on a run's molecules, for as long as the run took."""

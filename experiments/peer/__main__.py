@@ -1,85 +1,360 @@
-"""Writes what a peer needs to train on the molecules of a study, for the same time.
+"""Trains PaiNN and SchNet of SchNetPack on a finished run's molecules, for as long as it took.
 
-    python -m experiments.peer --workdir=runs/study
+    python -m experiments.peer --workdir=runs/quick
 
-For each target a file runs/study/peer/TARGET.npz: molecules, edges and standardised targets of
-the study's baseline, and the seconds its runs took. What trains on it is
-`experiments/peer/painn.py`, in an environment of its own. `experiments.study` then has it on its
-page.
+The same training molecules, the same wall-clock seconds on the same cores, each model at the best
+of three rates on validation. What is found goes to report/peers.json and peers.png in the folder of
+the run, and into its report.md. The same command goes on where it was stopped. Runs of one number
+for a structure, of QM9 or of a file that ASE reads; forces are left out.
+
+SchNetPack needs torch. Where this environment has it not, another is named by --python:
+
+    python -m venv peers && peers/bin/pip install torch schnetpack==2.1.1
+    python -m experiments.peer --workdir=runs/quick --python=peers/bin/python
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
+import os
 import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from absl import flags
 
-from experiments import program, study_page
+from experiments import program
+from experiments.peer import results
+from experiments.peer.results import MODELS, Settings
 from experiments.problem import Molecules, Problem, part
+from experiments.sets import IS2RE
+from hdgnn_jax.data.targets import Reference
+from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.training.card import cores
 from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.workdir import occupied
+
+TRAINER = pathlib.Path(__file__).with_name("schnetpack_models.py")
+RATES = (5e-4, 1e-3, 3e-3)
+TRIAL = 0.1
+"""Share of the time, on top of it, that each rate is tried for."""
+VALIDATIONS = 12
+
+PYTHON = flags.DEFINE_string(
+    "python", sys.executable, "FILE, interpreter of an environment with SchNetPack"
+)
+SECONDS = flags.DEFINE_float(
+    "seconds", None, "S, of each training, if not those of the run", lower_bound=1
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "N, molecules", lower_bound=1)
+CUTOFF = flags.DEFINE_float("cutoff", None, "R, Å, if not the run's edges", lower_bound=0.1)
+
+logger = logging.getLogger("hdgnn_jax.peer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    Attributes:
+      python: interpreter that has SchNetPack.
+      seconds: of each training; None: those of the run.
+      batch_size: molecules.
+      cutoff: Å; None: the run's edges.
+      seeds: trainings of each model.
+    """
+
+    python: str = sys.executable
+    seconds: float | None = None
+    batch_size: int = 32
+    cutoff: float | None = None
+    seeds: int = 1
 
 
 def main() -> None:
     """The program."""
-    run(program.workdir())
+    seeds = program.SEEDS.value or 1
+    options = Options(PYTHON.value, SECONDS.value, BATCH_SIZE.value, CUTOFF.value, seeds)
+    run(program.workdir(), options)
 
 
-def run(workdir: pathlib.Path, variant: str = study_page.BASELINE) -> None:
-    """Writes a file for each target that the variant has a finished run of.
+def run(workdir: pathlib.Path, options: Options) -> None:
+    """Trains what is missing, then writes the run's report anew.
 
     Raises:
-      ValueError: where there is none.
-      QM9Error, CheckpointError: each with one line.
+      ValueError: where the run is none that others can be held against, or SchNetPack is missing.
+      QM9Error, StructureError, CheckpointError: each with one line.
     """
-    folders = sorted(f for f in workdir.glob(f"*/{variant}/0") if study_page.finished(f))
-    if not folders:
-        raise ValueError(f"{workdir} holds no finished run of {variant}: run experiments.study")
-    for folder in folders:
-        with Checkpoints(folder / "checkpoints") as checkpoints:
-            problem = Problem.from_record(checkpoints.record("best"))
-        seconds = [
-            json.loads(path.read_text())["seconds"]
-            for path in sorted(folder.parent.glob("*/report/summary.json"))
-        ]
-        validation = part(problem.config, "validation")
-        parts = {
-            "train": part(problem.config, "train"),
-            "validation": validation.first(problem.config["training"]["validation_size"]),
-            "test": part(problem.config, "test"),
-        }
-        arrays: dict[str, Any] = {
-            f"{name}_{key}": value
-            for name, molecules in parts.items()
-            for key, value in columns(problem, molecules).items()
-        }
-        out = workdir / "peer" / f"{problem.target.name}.npz"
-        out.parent.mkdir(exist_ok=True)
-        np.savez(
-            out,
-            seconds=np.mean(seconds),
-            scale=problem.reference.scale,
-            cutoff=problem.model.cutoff,
-            batch_size=problem.config["training"]["batch_size"],
-            **arrays,
+    summary_file = workdir / "report" / "summary.json"
+    if not summary_file.exists():
+        raise ValueError(
+            f"{workdir} holds no finished run: train it first, with python -m experiments.train"
         )
-        print(f"{out}: {np.mean(seconds):.0f} s")
+    with occupied(workdir):
+        summary = json.loads(summary_file.read_text())
+        card = json.loads((workdir / "report" / "card.json").read_text())
+        problem = comparable(workdir)
+        seconds = summary["seconds"] if options.seconds is None else options.seconds
+        settings = Settings(
+            seconds=seconds,
+            trial_seconds=TRIAL * seconds,
+            rates=RATES,
+            batch_size=options.batch_size,
+            cutoff=problem.model.cutoff if options.cutoff is None else options.cutoff,
+            cores=cores() or 1,
+        )
+        models = results.read(workdir, settings)
+        if any(missing(models.get(name, {}), settings, options.seeds) for name in MODELS):
+            warn_of_other_hardware(card["hardware"], settings)
+            train_missing(workdir, problem, settings, models, options)
+        results.report(workdir, settings, models)
 
 
-def columns(problem: Problem, molecules: Molecules) -> dict[str, np.ndarray]:
-    """Arrays end to end: molecule k has atoms and edges `offsets[k]` to `offsets[k + 1]`."""
-    structures, neighbors = molecules.structures, molecules.neighbors.found()
-    return {
+def comparable(workdir: pathlib.Path) -> Problem:
+    """The problem of a run, where PaiNN and SchNet can learn it as they are.
+
+    Raises:
+      ValueError: saying why they cannot.
+      CheckpointError: where an earlier revision trained the run.
+    """
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        problem = Problem.from_record(checkpoints.record("best"))
+    if problem.target.rank:
+        kind = ("number", "vector", "tensor")[problem.target.rank]
+        raise ValueError(
+            f"{workdir} predicts {problem.target.name}, a {kind}: the other models are trained on "
+            "one number for a structure"
+        )
+    if isinstance(problem.data, IS2RE):
+        raise ValueError(
+            f"{workdir} was trained on {problem.data.title}: the other models are trained on QM9 "
+            "and on files of ASE"
+        )
+    if problem.forces_weight:
+        logger.warning("forces are left out: the other models learn %s alone", problem.target.name)
+    return problem
+
+
+def warn_of_other_hardware(hardware: Mapping[str, Any], settings: Settings) -> None:
+    """Seconds are comparable on the same cores only."""
+    if hardware["jax_backend"] != "cpu":
+        logger.warning("the run had a %s; the other models have a CPU", hardware["jax_backend"])
+    elif hardware["cores"] != settings.cores:
+        logger.warning(
+            "the run had %s cores, the other models have %d: the same seconds are other work",
+            hardware["cores"], settings.cores,
+        )  # fmt: skip
+
+
+def missing(
+    model: Mapping[str, Any], settings: Settings, seeds: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of one model: each training to come, and whether it is one of the `trials` or the `runs`.
+
+    Ask for the next one when the one before is in `model`: the runs take the rate of the trials.
+    """
+    for rate in settings.rates:
+        if not any(trial["rate"] == rate for trial in model.get("trials", [])):
+            yield "trials", {
+                "seed": 0, "rate": rate, "seconds": settings.trial_seconds,
+                "batch_size": settings.batch_size, "validations": 1, "test": False,
+            }  # fmt: skip
+    for seed in range(seeds):
+        if not any(run["seed"] == seed for run in model.get("runs", [])):
+            yield "runs", {
+                "seed": seed, "rate": results.best_rate(model), "seconds": settings.seconds,
+                "batch_size": settings.batch_size, "validations": VALIDATIONS, "test": True,
+            }  # fmt: skip
+
+
+def train_missing(
+    workdir: pathlib.Path,
+    problem: Problem,
+    settings: Settings,
+    models: dict[str, Any],
+    options: Options,
+) -> None:
+    """Trains what `models` has not; each training is on disk when the next begins.
+
+    Raises:
+      ValueError: where SchNetPack is missing, or a training fails.
+    """
+    versions = check_interpreter(options.python)
+    title = f"SchNetPack {versions['schnetpack']}"
+    each = settings.trial_seconds * len(settings.rates) + settings.seconds * options.seeds
+    print(
+        f"PaiNN and SchNet, {title}: each {len(settings.rates)} rates for "
+        f"{settings.trial_seconds:.0f} s, the best for {settings.seconds:.0f} s, seeds "
+        f"{options.seeds}; {each * len(MODELS) / 60:.0f} minutes in all, and the time to validate"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        molecules = pathlib.Path(folder) / "molecules.npz"
+        write_molecules(molecules, problem, options.cutoff)
+        for name in MODELS:
+            model = models.setdefault(name, {"software": title, "trials": [], "runs": []})
+            for kind, task in missing(model, settings, options.seeds):
+                found = train(options.python, molecules, {"model": name, **task})
+                model[kind].append(found)
+                model.update({key: found.pop(key) for key in ("parameters", "size")})
+                results.write(workdir, problem.target, settings, models)
+
+
+def check_interpreter(python: str) -> dict[str, str]:
+    """The versions of SchNetPack and torch.
+
+    Raises:
+      ValueError: saying what to install.
+    """
+    try:
+        found = subprocess.run(
+            [python, str(TRAINER)], env=environment(), capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise ValueError(f"--python={python} cannot be started: {error.strerror}") from error
+    if "ModuleNotFoundError" in found.stderr:
+        raise ValueError(
+            f"{python} has no SchNetPack ({_last_line(found.stderr)}): "
+            "python -m venv peers && peers/bin/pip install torch schnetpack==2.1.1, "
+            "then the same command with --python=peers/bin/python"
+        )
+    if found.returncode:
+        raise ValueError(f"SchNetPack cannot be used by {python}: {_last_line(found.stderr)}")
+    versions: dict[str, str] = json.loads(found.stdout.splitlines()[-1])
+    return versions
+
+
+def write_molecules(path: pathlib.Path, problem: Problem, cutoff: float | None) -> None:
+    """Writes what the trainer reads: `NAME_KEY` for each part, `cutoff` in Å, and `scale`.
+
+    Args:
+      path: FILE.npz.
+      problem: of the run.
+      cutoff: Å; None: the run's edges.
+    """
+    validation = part(problem.config, "validation")
+    parts = {
+        "train": part(problem.config, "train"),
+        "validation": validation.first(problem.config["training"]["validation_size"]),
+        "test": part(problem.config, "test"),
+    }
+    train = parts["train"]
+    # As is usual: whatever the run itself was given to start from.
+    reference = Reference.fit(
+        problem.target, problem.config["model"]["elements"], train.structures, train.raw,
+        kind="fitted",
+    )  # fmt: skip
+    arrays: dict[str, Any] = {
+        f"{name}_{key}": value
+        for name, molecules in parts.items()
+        for key, value in columns(molecules, reference, cutoff).items()
+    }
+    cutoff = problem.model.cutoff if cutoff is None else cutoff
+    np.savez(path, cutoff=cutoff, scale=reference.scale, **arrays)
+
+
+def columns(
+    molecules: Molecules, reference: Reference, cutoff: float | None
+) -> dict[str, np.ndarray]:
+    """Arrays end to end: molecule k has atoms `atoms[k]` to `atoms[k + 1]`, edges likewise.
+
+    Args:
+      molecules: a part of the split.
+      reference: taken off the targets.
+      cutoff: Å; None: the run's edges.
+    """
+    structures = molecules.structures
+    neighbors = (
+        molecules.neighbors.found() if cutoff is None else find_neighbors(structures, cutoff)
+    )
+    found = {
         "atoms": structures.offsets,
         "numbers": structures.atomic_numbers,
         "positions": structures.positions.astype(np.float32),
         "edges": neighbors.offsets,
         "receivers": neighbors.receivers,
         "senders": neighbors.senders,
-        "target": problem.reference.standardise(structures, molecules.raw),
+        "target": reference.standardise(structures, molecules.raw),
     }
+    if neighbors.images is not None:
+        cells = np.repeat(structures.cells, neighbors.n_edges, axis=0)
+        shifts = np.einsum("ek,ekx->ex", neighbors.images, cells)
+        found["shifts"] = shifts.astype(np.float32)
+    return found
+
+
+def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict[str, Any]:
+    """One training, in a process of its own, with a progress bar.
+
+    Args:
+      python: interpreter.
+      molecules: of `write_molecules`.
+      task: see `schnetpack_models.py`.
+
+    Returns:
+      What it found: rate, seed, seconds, molecules, steps, validation and test MAE, parameters, and
+      its `curve`, rows of seconds, molecules and validation MAE.
+
+    Raises:
+      ValueError: where it fails, or diverges; of a trial, the error is None then.
+    """
+    title = f"{MODELS[task['model']]}, rate {task['rate']:g}"
+    curve: list[dict[str, float]] = []
+    found: dict[str, Any] = {}
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [python, str(TRAINER), str(molecules), json.dumps(task)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+        progress_bar("molecules") as progress,
+    ):
+        bar = progress.add_task(title, total=task["seconds"])
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                # A library may print something of its own.
+                row = json.loads(line) if line.startswith("{") else {}
+                if not row or "found" in row:
+                    found = row or found
+                    continue
+                if row.get("validation") is not None:
+                    curve.append(row)
+                    progress.update(bar, description=f"{title}, MAE {row['validation']:.4g}")
+                # The bar counts seconds; what it shows is how many molecules go by in one.
+                per = row["molecules"] / max(row["seconds"], 1e-9)
+                progress.update(bar, completed=min(row["seconds"], task["seconds"]), per=per)
+        except BaseException:
+            process.kill()
+            raise
+        code = process.wait()
+        errors.seek(0)
+        said = errors.read()
+    if not found:
+        raise ValueError(f"{title}: stopped with exit code {code}: {_last_line(said)}")
+    if task["test"] and None in (found["validation"], found["test"]):
+        raise ValueError(f"{title}: diverged, its errors are no finite numbers")
+    del found["found"]
+    return {"seed": task["seed"], "rate": task["rate"], **found, "curve": curve}
+
+
+def environment() -> dict[str, str]:
+    """Of the trainer: without the settings of the C library that XLA needs."""
+    return {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1]
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR])
+    program.run(main, str(__doc__), [program.WORKDIR], [program.SEEDS])

@@ -286,7 +286,7 @@ def _learning_curve(
         marker = "o" if len(points) <= 50 else None
         axes.plot(steps, values, color=colour, lw=1.4, marker=marker, ms=3, label="HDGNN")
         axes.set_yscale("log")
-        _tidy(axes)
+        tidy(axes)
     lines = zip(
         validation.baselines, (RED, ORANGE, GREEN), (":", "--", (0, (6, 1))), strict=False
     )
@@ -299,7 +299,7 @@ def _learning_curve(
         bottom.axhline(paper.mae, color="black", ls="-.", lw=1.3, label=label)
     top.set_title(f"Learning curve of {target}")
     top.set_ylabel("training loss")
-    bottom.set_ylabel(f"validation MAE [{_superscripts(unit)}]")
+    bottom.set_ylabel(f"validation MAE [{superscripts(unit)}]")
     bottom.set_xlabel("training step")
     bottom.set_xlim(left=0)
     bottom.xaxis.set_major_formatter("{x:,.0f}")
@@ -325,18 +325,18 @@ def _parity(result: SplitResult, target: str, unit: str) -> Figure:
         axes.scatter(truth, prediction, s=14, color=BLUE, alpha=0.6, linewidths=0)
     axes.plot(limits, limits, color=RED, lw=0.8, ls="--")
     axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.set_xlabel(f"true {target} [{_superscripts(unit)}]")
-    axes.set_ylabel(f"predicted {target} [{_superscripts(unit)}]")
+    axes.set_xlabel(f"true {target} [{superscripts(unit)}]")
+    axes.set_ylabel(f"predicted {target} [{superscripts(unit)}]")
     axes.set_title(
-        f"{target}, {result.split} split: MAE {format_mae(result.mae)} {_superscripts(unit)} "
+        f"{target}, {result.split} split: MAE {format_mae(result.mae)} {superscripts(unit)} "
         f"(n = {len(truth):,})"
     )
-    _tidy(axes)
+    tidy(axes)
 
     inset = axes.inset_axes((0.6, 0.12, 0.36, 0.24))
     reach = 5 * result.mae or 1.0
     inset.hist(prediction - truth, bins=41, range=(-reach, reach), color=BLUE)
-    inset.set_title(f"prediction - truth [{_superscripts(unit)}]", fontsize=8)
+    inset.set_title(f"prediction - truth [{superscripts(unit)}]", fontsize=8)
     inset.tick_params(labelsize=8)
     inset.set_yticks([])
     inset.spines[["top", "right", "left"]].set_visible(False)
@@ -350,13 +350,14 @@ def empty_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Grid and frame as all of the report's plots have them."""
     axes.grid(True, color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _superscripts(unit: str) -> str:
+def superscripts(unit: str) -> str:
     """bohr^3 as matplotlib raises it."""
     return re.sub(r"\^(\d+)", r"$^{\1}$", unit)
 

@@ -25,9 +25,12 @@ from experiments import (
     symmetry,
     train,
 )
+from experiments.peer import __main__ as peer
 
 FLAGS = {
     train: ([program.CONFIG, program.WORKDIR], []),
+    study: ([program.WORKDIR], [program.SEEDS]),
+    peer: ([program.WORKDIR], [program.SEEDS]),
     expressiveness: ([], [program.JSON, program.PLOT]),
 }
 """Needed and optional; `evaluate` and the others need a folder."""
@@ -109,13 +112,14 @@ def test_what_cannot_be_written_is_said_before_the_work(call, arguments, message
 
 @pytest.mark.parametrize(
     "module",
-    [train, evaluate, symmetry, expressiveness, study, predict, prepare, export, selftest],
+    [train, evaluate, symmetry, expressiveness, study, predict, prepare, export, selftest, peer],
 )
 def test_help_says_how_to_call_the_command(call, module):
     code, out, err = call(module, "--help")
     assert (code, err) == (0, "")
     assert out.startswith("usage: python -m ")
-    assert re.search(rf"\n\n    python -m {module.__name__} \S", out), "no example"
+    name = module.__name__.removesuffix(".__main__")
+    assert re.search(rf"\n\n    python -m {name} \S", out), "no example"
     assert "\n\nFlags\n  --" in out
     assert "\n\nExit codes: 0" in out
 

@@ -12,10 +12,10 @@ import pytest
 import scipy.stats
 
 from experiments import study, study_page, train
-from experiments.peer import __main__ as peer
 from hdgnn_jax.training.checkpoint import CheckpointError
 
-PEER = {"name": "PaiNN", "parameters": 7, "budget": 60.0, "finished": True}
+SETTINGS = {"seconds": 60.0, "batch_size": 32, "cutoff": 4.0, "rates": [1e-3, 3e-3]}
+PEER = {"software": "SchNetPack", "size": "F = 64", "parameters": 7}
 VARIANTS = ("baseline", "linear", "unrestricted", "softmax", "so2")
 
 
@@ -74,19 +74,19 @@ def test_all_variants_have_one_budget(plan):
 @pytest.mark.usefixtures("trained")
 def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     page = tmp_path / "results" / "page.md"
-    peers = plan.workdir / "peer"
-    peers.mkdir(parents=True)
-    runs = [{"seed": s, "steps": 9, "seconds": 60.0, "test": 81 + s} for s in range(3)]
-    (peers / "U0.json").write_text(json.dumps({**PEER, "runs": runs}))
-    study.run(plan, "0/1", page)
+    study.run(plan, "0/1", None)
+    runs = [{"seed": s, "molecules": 900, "test": 81 + s} for s in range(3)]
+    write_peers(plan, "U0", runs)
+    study_page.write(page, plan.workdir, plan.targets, plan.variants, plan.seeds)
     text = page.read_text()
     assert re.search(r"\| baseline \| 101.0 ± 2.9 \|.*\| 6.000 \|", text)
     assert "- U0, agrees: unrestricted." in text
     assert "- U0, not the paper's size: linear, unrestricted, softmax." in text
     assert "- U0, contradicts: none." in text
     assert "- gap, undecided: linear, softmax." in text
-    assert "| PaiNN | 7 | 82.00 ± 2.5 |" in text
-    assert text.count("beside PaiNN") == 1
+    assert "| SchNet (SchNetPack, F = 64) | 7 | 900 | 82.00 ± 2.5 |" in text
+    assert "PaiNN: -19 ± " in text
+    assert text.count("beside other models") == 1
     numbers = json.loads(page.with_suffix(".json").read_text())
     assert numbers["gap"][2]["maes"] == pytest.approx([900.3, 901, 901.7])
     assert page.with_suffix(".png").stat().st_size
@@ -159,28 +159,26 @@ def test_runs_of_two_budgets_are_not_compared(plan):
 
 
 @pytest.mark.usefixtures("trained")
-def test_a_peer_that_has_not_finished_is_said(plan, tmp_path):
-    (plan.workdir / "peer").mkdir(parents=True)
-    file = plan.workdir / "peer" / "gap.json"
-    file.write_text(json.dumps({**PEER, "finished": False, "runs": []}))
-    with pytest.raises(ValueError, match="the peer of gap has runs to go"):
-        study.run(plan, "0/1", tmp_path / "page.md")
+def test_peers_of_one_seed_are_said_to_have_runs_to_go(plan, tmp_path):
+    plan = dataclasses.replace(plan, variants=VARIANTS[:2], seeds=2)
+    study.run(plan, "0/1", None)
+    write_peers(plan, "gap", [{"seed": 0, "molecules": 900, "test": 81}])
+    message = r"PaiNN beside gap has runs to go.* --workdir=DIR/gap/baseline/0 --seeds=N"
+    with pytest.raises(ValueError, match=message):
+        study_page.write(
+            tmp_path / "page.md", plan.workdir, plan.targets, plan.variants, plan.seeds
+        )
 
 
-def test_a_peer_gets_the_molecules_of_the_study(finished, tmp_path):
-    """Those of a run, with its time."""
-    folder = tmp_path / "U0" / "baseline"
-    folder.mkdir(parents=True)
-    shutil.copytree(finished, folder / "0")
-    study.measure(folder / "0", seed=0)
-    assert json.loads(study_page.rotation_file(folder / "0").read_text())["rotation_error"] > 0
-    peer.run(tmp_path)
-    file = np.load(tmp_path / "peer" / "U0.npz")
-    config = json.loads((finished / "report" / "card.json").read_text())["config"]
-    assert len(file["train_target"]) == config["data"]["train_size"]
-    assert file["train_atoms"][-1] == len(file["train_positions"]) == len(file["train_numbers"])
-    assert file["test_edges"][-1] == len(file["test_senders"]) == len(file["test_receivers"])
-    summary = json.loads((finished / "report" / "summary.json").read_text())
-    assert file["seconds"] == summary["seconds"]
-    with pytest.raises(ValueError, match="holds no finished run of linear"):
-        peer.run(tmp_path, "linear")
+def write_peers(plan, target, runs):
+    """As `experiments.peer` leaves them beside the first run of the baseline."""
+    models = {name: {**PEER, "runs": runs} for name in ("painn", "schnet")}
+    file = plan.workdir / target / "baseline" / "0" / "report" / "peers.json"
+    file.write_text(json.dumps({"settings": SETTINGS, "models": models}))
+
+
+def test_the_rotation_error_of_a_finished_run_is_measured(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    study.measure(tmp_path / "run", seed=0)
+    content = json.loads(study_page.rotation_file(tmp_path / "run").read_text())
+    assert content["rotation_error"] > 0

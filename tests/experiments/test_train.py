@@ -43,7 +43,9 @@ def test_a_run_leaves_checkpoints_curves_and_a_report(finished, config):
         record = checkpoints.record()
     assert record["config"] == config
     assert record["split_digest"] == splits.DIGESTS["standard"]
-    assert [row["step"] for row in read_metrics(finished)] == [4, 5, 8, 12]
+    rows = read_metrics(finished)
+    assert [row["step"] for row in rows] == [4, 5, 8, 12]
+    assert 0 < rows[0]["seconds"] < rows[-1]["seconds"] < read(finished, "summary.json")["seconds"]
     assert list(finished.glob("events.out.tfevents.*"))
     for name in ("learning_curve.png", "parity.png", "report.md"):
         assert (finished / "report" / name).stat().st_size

@@ -1,0 +1,259 @@
+"""What other models found beside a run: kept in its report, as numbers, table, curves and text."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from matplotlib.ticker import NullFormatter
+from rich.console import Console
+from rich.table import Table
+
+from hdgnn_jax.data.targets import Target
+from hdgnn_jax.training.metrics import read_metrics, write_atomically
+from hdgnn_jax.training.report import (
+    BLUE,
+    ORANGE,
+    RED,
+    empty_figure,
+    format_mae,
+    superscripts,
+    tidy,
+)
+
+FILE = "peers.json"
+MODELS = {"painn": "PaiNN", "schnet": "SchNet"}
+COLOURS = {"painn": ORANGE, "schnet": RED}
+TITLE, NEXT = "## Beside other models\n", "## Reproduction card\n"
+"""The section of `report.md`, and the one it stands before."""
+COLUMNS = ("model", "parameters", "seconds", "molecules seen", "rate", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What two results must share to stand in one table.
+
+    Attributes:
+      seconds: of each training.
+      trial_seconds: that each rate is tried for.
+      rates: learning rates that are tried.
+      batch_size: molecules.
+      cutoff: Å.
+      cores: of the processor.
+    """
+
+    seconds: float
+    trial_seconds: float
+    rates: tuple[float, ...]
+    batch_size: int
+    cutoff: float
+    cores: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it reads back from JSON."""
+        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return content
+
+
+def read(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
+    """What is there, by model, of these settings; nothing where it is of others."""
+    path = workdir / "report" / FILE
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text())
+    there, here = content["settings"], settings.to_dict()
+    differing = [name for name in here if there.get(name) != here[name]]
+    if not differing:
+        models: dict[str, Any] = content["models"]
+        return models
+    shown = ", ".join(f"{k} = {there.get(k)} there, {here[k]} here" for k in differing)
+    print(f"{path} is of other settings ({shown}): what is found now takes its place")
+    return {}
+
+
+def write(
+    workdir: pathlib.Path, target: Target, settings: Settings, models: Mapping[str, Any]
+) -> None:
+    """Writes `peers.json`: by model `software`, `parameters`, `size`, `trials` and `runs`."""
+    content = {
+        "target": target.name,
+        "unit": target.unit,
+        "settings": settings.to_dict(),
+        "models": models,
+    }
+    data = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    write_atomically(workdir / "report" / FILE, data)
+
+
+def best_rate(model: Mapping[str, Any]) -> float:
+    """The rate that was best on validation.
+
+    Raises:
+      ValueError: where none came to a number.
+    """
+    tried = [trial for trial in model["trials"] if trial["validation"] is not None]
+    if not tried:
+        raise ValueError("no rate gave a finite validation error")
+    best: float = min(tried, key=lambda trial: trial["validation"])["rate"]
+    return best
+
+
+def report(workdir: pathlib.Path, settings: Settings, models: Mapping[str, Any]) -> None:
+    """Prints the table, draws the curves, and puts both into the run's `report.md`."""
+    folder = workdir / "report"
+    summary = json.loads((folder / "summary.json").read_text())
+    config = json.loads((folder / "card.json").read_text())["config"]
+    ours = course(workdir, config["training"]["batch_size"])
+    rows = [
+        _ours(summary, config, ours),
+        *(row for name, model in models.items() for row in _of_model(name, model)),
+        *_baselines(summary),
+    ]
+    unit = summary["unit"]
+    # So it fits 80 columns, and "composition" is not cut.
+    title = rf"Mean absolute error of {summary['target']} \[{unit}]"
+    table = Table(title=title, pad_edge=False)
+    name, *others = COLUMNS
+    table.add_column(name, min_width=11)
+    for column in others:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    write_atomically(folder / "peers.png", draw(ours, models, summary["target"], unit))
+    path = folder / "report.md"
+    text = with_section(path.read_text(), section(summary, settings, models, rows))
+    write_atomically(path, text.encode())
+    print(f"beside other models: {path}")
+
+
+def course(workdir: pathlib.Path, batch_size: int) -> list[dict[str, float]]:
+    """Rows of our run's validations: `molecules`, `validation`, and `seconds` since it began.
+
+    The seconds are NaN where an earlier revision, which did not note them, trained the run.
+    """
+    return [
+        {
+            "molecules": row["step"] * batch_size,
+            "seconds": row.get("seconds", math.nan),
+            "validation": row["validation_mae"],
+        }
+        for row in read_metrics(workdir)
+        if math.isfinite(row.get("validation_mae", math.nan))
+    ]
+
+
+def draw(
+    ours: Sequence[Mapping[str, float]], models: Mapping[str, Any], target: str, unit: str
+) -> bytes:
+    """Validation error against seconds and against molecules seen, as PNG."""
+    figure = empty_figure(9, 4)
+    panels = figure.subplots(1, 2, sharey=True)
+    curves = [("HDGNN", BLUE, ours)] + [
+        (MODELS[name] if k == 0 else None, COLOURS[name], run["curve"])
+        for name, model in models.items()
+        for k, run in enumerate(model["runs"])
+    ]
+    for axes, key, label in zip(
+        panels, ("seconds", "molecules"), ("seconds", "molecules seen"), strict=True
+    ):
+        for name, colour, rows in curves:
+            x, y = ([row[of] for row in rows] for of in (key, "validation"))
+            axes.plot(x, y, color=colour, lw=1.4, marker="o", ms=3, label=name)
+        axes.set_yscale("log")
+        axes.set_xlabel(label)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        tidy(axes)
+    panels[1].set_xscale("log")
+    for axes in panels:
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    # Their labels would lie on one another.
+    panels[1].xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_ylabel(f"validation MAE of {target} [{superscripts(unit)}]")
+    panels[1].legend(frameon=False, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def section(
+    summary: Mapping[str, Any],
+    settings: Settings,
+    models: Mapping[str, Any],
+    rows: Sequence[Sequence[str]],
+) -> str:
+    """The text of the section, its title first."""
+    lines = [
+        "| " + " | ".join(COLUMNS) + " |",
+        "| --- |" + " ---: |" * (len(COLUMNS) - 1),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+    software = " and ".join(
+        f"{MODELS[name]} ({model['software']}, {model['size']})" for name, model in models.items()
+    )
+    rates = ", ".join(f"{rate:g}" for rate in settings.rates)
+    forces = " Forces, on which HDGNN was trained too, are left out." * ("forces" in summary)
+    return f"""{TITLE}
+{software}, on the same training molecules. Each had \
+{settings.seconds:,.0f} s for training alone, on {settings.cores} core(s); the seconds of HDGNN \
+have data set, compilation and report in them. The rate is the best on validation of {rates}, each \
+tried for {settings.trial_seconds:,.0f} s, which come on top. Batches of {settings.batch_size}, \
+cutoff {settings.cutoff:g} Å; targets without the linear fit to the composition.{forces}
+
+Mean absolute error in {summary["unit"]}; validation: of the molecules that are predicted in \
+training.
+
+{chr(10).join(lines)}
+
+![Error against time and molecules](peers.png)
+
+"""
+
+
+def with_section(text: str, new: str) -> str:
+    """A report with the section in its place; the one that was there before is gone."""
+    before, title, after = text.partition(NEXT)
+    return before.partition(TITLE)[0] + new + title + after
+
+
+def _ours(
+    summary: Mapping[str, Any], config: Mapping[str, Any], ours: Sequence[Mapping[str, float]]
+) -> tuple[str, ...]:
+    training = config["training"]
+    return (
+        "HDGNN",
+        f"{summary['parameters']:,}",
+        f"{summary['seconds']:,.0f}",
+        f"{training['steps'] * training['batch_size']:,}",
+        f"{config['optimizer']['learning_rate']:g}",
+        format_mae(min((row["validation"] for row in ours), default=math.nan)),
+        format_mae(summary["mae"]),
+    )
+
+
+def _of_model(name: str, model: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for each seed."""
+    for run in model["runs"]:
+        yield (
+            MODELS[name] + f", seed {run['seed']}" * (len(model["runs"]) > 1),
+            f"{model['parameters']:,}",
+            f"{run['seconds']:,.0f}",
+            f"{run['molecules']:,}",
+            f"{run['rate']:g}",
+            format_mae(run["validation"]),
+            format_mae(run["test"]),
+        )
+
+
+def _baselines(summary: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Their error is of the whole validation split, so it is left out."""
+    for key, mae in summary.items():
+        name = key.removeprefix("mae_")
+        if name not in (key, "paper") and mae is not None:
+            yield name.replace("_", " "), "", "", "", "", "", format_mae(mae)

@@ -1,0 +1,191 @@
+"""Trains PaiNN or SchNet of SchNetPack for so many seconds; `python -m experiments.peer` calls it.
+
+    python schnetpack_models.py MOLECULES.npz TASK
+    python schnetpack_models.py
+
+Needs SchNetPack alone, nothing of ours: it may run in an environment of its own. TASK is a JSON
+object: `model` (painn, schnet), `seed`, `seconds`, `rate`, `batch_size`, `validations` (how many on
+the way, the one at the end among them) and `test` (whether to predict the test split).
+It prints a JSON object a line: how far it is (`seconds`, `molecules`), with `validation` where that
+was measured, at last all it found. Without arguments it prints its versions.
+
+Trained as ours is: L1 loss, warm-up and cosine (by the clock, in place of steps), clipped
+gradients, averaged weights, of which those count that were best on validation. The clock stands
+still while it validates. It takes the cores it is given.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import schnetpack
+import torch
+from schnetpack import properties
+
+FEATURES, INTERACTIONS = 64, 3
+GAUSSIANS = {"painn": 20, "schnet": 50}
+REPRESENTATIONS = {
+    "painn": schnetpack.representation.PaiNN,
+    "schnet": schnetpack.representation.SchNet,
+}
+WARMUP, CLIP, DECAY, WEIGHT_DECAY = 0.05, 1.0, 0.99, 1e-4
+EVERY = 0.5
+"""Seconds between two lines that say how far it is."""
+
+
+class Molecules:
+    """One part of the file: batches of it as SchNetPack's inputs.
+
+    Molecule k has atoms `atoms[k]` to `atoms[k + 1]` and edges `edges[k]` to `edges[k + 1]`;
+    `positions` and, of periodic structures, the senders' `shifts` are in Å.
+    """
+
+    def __init__(self, file: Any, name: str):
+        self.data = {
+            key.removeprefix(f"{name}_"): file[key] for key in file if key.startswith(f"{name}_")
+        }
+
+    def __len__(self) -> int:
+        return len(self.data["target"])
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """The molecules at these places."""
+        data, parts, start = self.data, [], 0
+        for k, row in enumerate(rows):
+            atom = slice(*data["atoms"][row : row + 2])
+            edge = slice(*data["edges"][row : row + 2])
+            i, j, r = data["receivers"][edge], data["senders"][edge], data["positions"][atom]
+            vectors = r[j] - r[i]
+            if "shifts" in data:
+                vectors = vectors + data["shifts"][edge]
+            n = len(r)
+            parts.append((data["numbers"][atom], vectors, i + start, j + start, np.full(n, k)))
+            start += n
+        z, r_ij, i, j, owner = (
+            torch.from_numpy(np.concatenate(p)) for p in zip(*parts, strict=True)
+        )
+        return {
+            properties.Z: z.long(), properties.Rij: r_ij, properties.idx_i: i.long(),
+            properties.idx_j: j.long(), properties.idx_m: owner.long(),
+        }  # fmt: skip
+
+
+class Model(torch.nn.Module):
+    """A representation and a sum of atoms' numbers, which start near zero as ours do."""
+
+    def __init__(self, name: str, cutoff: float):
+        super().__init__()
+        self.representation = REPRESENTATIONS[name](
+            FEATURES,
+            INTERACTIONS,
+            schnetpack.nn.GaussianRBF(GAUSSIANS[name], cutoff),
+            schnetpack.nn.CosineCutoff(cutoff),
+        )
+        self.head = schnetpack.atomistic.Atomwise(FEATURES)
+        with torch.no_grad():
+            list(self.head.parameters())[-2].mul_(0.03)
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """[molecules] standardised targets."""
+        return self.head(self.representation(inputs))["y"]
+
+
+def say(**content: Any) -> None:
+    """A line of JSON, which has no NaN: what is not finite becomes null."""
+    finite = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()
+    }
+    print(json.dumps(finite), flush=True)
+
+
+def train(file: Any, task: dict[str, Any]) -> None:
+    """One training; errors are said in the target's unit."""
+    torch.manual_seed(task["seed"])
+    rng = np.random.default_rng(task["seed"])
+    molecules, validation = Molecules(file, "train"), Molecules(file, "validation")
+    model, scale = Model(task["model"], float(file["cutoff"])), float(file["scale"])
+    seconds, rate, size = task["seconds"], task["rate"], min(task["batch_size"], len(molecules))
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(DECAY)
+    )
+    target = torch.from_numpy(molecules.data["target"]).float()
+    least, best = math.inf, average.state_dict()
+    steps, validations, said, order = 0, 0, 0.0, np.empty(0, int)
+    began, paused = time.monotonic(), 0.0
+    while True:
+        now = time.monotonic() - began - paused
+        t = now / seconds
+        if t >= 1 or int(t * task["validations"]) > validations:
+            validations = int(t * task["validations"])
+            mae = error(average, validation) * scale
+            if mae < least:
+                least, best = mae, copy.deepcopy(average.state_dict())
+            say(seconds=now, molecules=steps * size, validation=mae)
+            paused = time.monotonic() - began - now
+            if t >= 1:
+                break
+        elif now >= said + EVERY:
+            said = now
+            say(seconds=now, molecules=steps * size)
+        if len(order) < size:
+            order = rng.permutation(len(molecules))
+        rows, order = order[:size], order[size:]
+        optimizer.param_groups[0]["lr"] = rate * min(
+            t / WARMUP, 0.5 + 0.5 * math.cos(math.pi * max(t - WARMUP, 0) / (1 - WARMUP))
+        )
+        loss = (model(molecules.batch(rows)) - target[rows]).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        if torch.isfinite(norm):
+            optimizer.step()
+            average.update_parameters(model)
+        steps += 1
+    tested = {}
+    if task["test"]:
+        average.load_state_dict(best)
+        tested = {"test": error(average, Molecules(file, "test")) * scale}
+    say(
+        found=True,
+        parameters=sum(p.numel() for p in model.parameters()),
+        steps=steps,
+        molecules=steps * size,
+        seconds=now,
+        validation=least,
+        size=f"F = {FEATURES}, {INTERACTIONS} interactions, {GAUSSIANS[task['model']]} Gaussians",
+        **tested,
+    )
+
+
+@torch.no_grad()
+def error(model: torch.nn.Module, molecules: Molecules) -> float:
+    """Mean absolute error, standardised."""
+    out = [
+        model(molecules.batch(rows))
+        for rows in np.array_split(np.arange(len(molecules)), len(molecules) // 64 + 1)
+    ]
+    return float(np.abs(torch.cat(out).numpy() - molecules.data["target"]).mean())
+
+
+def main() -> None:
+    """The program."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if len(sys.argv) == 1:
+        say(schnetpack=schnetpack.__version__, torch=torch.__version__)
+        return
+    path, task = sys.argv[1:]
+    with np.load(path) as file:
+        # What is read from the file itself is read again each time.
+        train(dict(file), json.loads(task))
+
+
+if __name__ == "__main__":
+    main()
