@@ -198,7 +198,12 @@ class Problem:
     def model(self) -> HDGNN:
         """The network."""
         return from_section(
-            self.config, "model", HDGNN, head=head_of(self.config), neighbors=self.neighbors
+            self.config,
+            "model",
+            HDGNN,
+            head=head_of(self.config),
+            neighbors=self.neighbors,
+            auxiliary=self.config["training"]["auxiliary"],
         )
 
     @functools.cached_property
@@ -213,6 +218,20 @@ class Problem:
         if self.reference.linear is None or not isinstance(fit, baselines.LinearFit):
             return molecules
         return molecules.without(fit, self.reference.factor)
+
+    def training_targets(self, train: Molecules, learned: Molecules) -> np.ndarray:
+        """[n, ...] what the network learns; [n, 2] with an auxiliary output.
+
+        Args:
+          train: the training molecules.
+          learned: the same as `to_learn` leaves them.
+        """
+        targets = self.reference.standardise(train.structures, learned.raw)
+        if not self.model.auxiliary:
+            return targets
+        of_atoms = self.baselines["composition"].predict(train.structures, train.neighbors)
+        left = train.raw * self.reference.factor - of_atoms
+        return np.stack([targets, left / left.std()], 1)
 
     def standardised_forces(self, molecules: Molecules) -> np.ndarray | None:
         """[atoms, 3] what the network learns of forces `to_learn`, per Å."""
@@ -445,6 +464,8 @@ def check(config: Mapping[str, Any]) -> None:
                 "config.data.reference = linear needs config.model.max_neighbors = None: it would "
                 "jump where neighbours change ranks"
             )
+    if config["training"]["auxiliary"] and data.reference != "linear":
+        raise ValueError("config.training.auxiliary = True needs config.data.reference = linear")
     from_section(config, "optimizer", make_optimizer, steps=config["training"]["steps"])
     for z in model.elements:
         if not 0 < z < len(SYMBOLS):

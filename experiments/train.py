@@ -87,6 +87,9 @@ class Training:
       spike: where a logged loss is more than so many times the median of those before it, the run
         goes back to its last checkpoint and leaves out the batches since; 0: never.
       divide_state: whether each device holds but its part of weights and optimiser state (FSDP).
+      auxiliary: whether the network also learns, with a second output and the same weight, what
+        the composition leaves of the target. With `data.reference = linear` what is left is too
+        little to find features by; those found for this output serve both.
       forces_weight: Å, of the error of forces in the loss, beside that of the target; 0: forces are
         not trained on.
     """
@@ -102,6 +105,7 @@ class Training:
     max_skipped: int
     spike: float
     divide_state: bool
+    auxiliary: bool
     forces_weight: float
 
     def __post_init__(self) -> None:
@@ -109,7 +113,7 @@ class Training:
         for name, value in dataclasses.asdict(self).items():
             if name in free and value < 0:
                 raise ValueError(f"training.{name} must not be negative: {value}")
-            if name not in (*free, "ema", "divide_state") and value < 1:
+            if name not in (*free, "ema", "divide_state", "auxiliary") and value < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {value}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"training.ema must be at least 0 and less than 1, not {self.ema}")
@@ -207,7 +211,7 @@ def _run(
         loader = Loader(
             train.structures,
             train.neighbors,
-            problem.reference.standardise(train.structures, learned.raw),
+            problem.training_targets(train, learned),
             settings.batch_size,
             config["seed"],
             settings.steps,

@@ -33,7 +33,7 @@ def with_derivatives(
     """The prediction and its derivatives, by one backward pass.
 
     Args:
-      predict: graph to [G].
+      predict: graph to [G], or to [G, 2] with the energy first.
       graph: padded.
     """
     graph = jax.tree.map(jnp.asarray, graph)
@@ -54,7 +54,9 @@ def with_derivatives(
         if edges is not None:
             edges = edges.replace(shift=strained(edges.shift, of_node[graph.receivers]))
         value = predict(graph._replace(nodes=nodes, edges=edges))
-        return jnp.sum(jnp.where(real, value, 0)), value
+        # Beside the energy there may be an auxiliary output.
+        energy = value if value.ndim == 1 else value[:, 0]
+        return jnp.sum(jnp.where(real, energy, 0)), value
 
     strain = jnp.zeros((real.shape[0], 3, 3), positions.dtype)
     (slope, virial), value = jax.grad(total, argnums=(0, 1), has_aux=True)(positions, strain)

@@ -79,6 +79,7 @@ class HDGNN(nn.Module):
         `heads.MoleculeHead`.
       readout: `sum` or `mean` over atoms, of the invariant head.
       invariant_weight: lambda of section 3.4.
+      auxiliary: whether the invariant head has a second output, for training alone: [G, 2].
       frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
         `frame`, the same in all layers), `canonical` (0), or n: mean prediction over n rolls.
       evaluation_frame: the same in evaluation, which must be deterministic: not `random`.
@@ -123,6 +124,7 @@ class HDGNN(nn.Module):
     head: Head = "invariant"
     readout: Readout = "sum"
     invariant_weight: float = 1.0
+    auxiliary: bool = False
     frame: Frame = "random"
     evaluation_frame: Frame = "canonical"
     precision: Precision = "float32"
@@ -134,6 +136,8 @@ class HDGNN(nn.Module):
         if self.pathway == self.tensor_product == "none":
             raise ValueError("pathway and tensor_product must not both be 'none': no message")
         _one_of("head", self.head, get_args(Head))
+        if self.auxiliary and self.head != "invariant":
+            raise ValueError(f"auxiliary needs the invariant head, not {self.head}")
         _one_of("readout", self.readout, ("sum", "mean"))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
         if isinstance(self.attention, str):
@@ -197,11 +201,11 @@ class HDGNN(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),
-            length=self.layers,
+            length=self.layers, unroll=self.layers,
         )(_hyper_parameters(self), points)
         weight = self.invariant_weight if self.invariant_branch else 0.0
         self.molecule_head = MoleculeHead(
-            self.head, self.readout, points, weight, self.precision
+            self.head, self.readout, points, weight, self.precision, self.auxiliary
         )
 
     def __call__(self, graph: batching.MolecularGraph, *, train: bool = False) -> jax.Array:
@@ -214,15 +218,17 @@ class HDGNN(nn.Module):
 
         Returns:
           [G], or [G, 3] and [G, 3, 3] from the heads of vectors and tensors; arbitrary numbers for
-          padding graphs.
+          padding graphs. With `auxiliary` and `train`, [G, 2].
         """
         graph = jax.tree.map(jnp.asarray, graph)
         frame = self.frame if train else self.evaluation_frame
         if frame == "random":
-            return self.predict(graph, edge_rolls(self.make_rng("frame"), graph))
-        return self.of_rolls(graph, 1 if frame == "canonical" else frame).mean(0)
+            return self.predict(graph, edge_rolls(self.make_rng("frame"), graph), train)
+        return self.of_rolls(graph, 1 if frame == "canonical" else frame, train).mean(0)
 
-    def of_rolls(self, graph: batching.MolecularGraph, n: int) -> jax.Array:
+    def of_rolls(
+        self, graph: batching.MolecularGraph, n: int, train: bool = False
+    ) -> jax.Array:
         """[n, G, ...] predictions, with all edge frames rolled by n equal steps of a turn.
 
         An equivariant model gives the same n times: the spread tells how much this one depends on
@@ -231,7 +237,7 @@ class HDGNN(nn.Module):
         graph = jax.tree.map(jnp.asarray, graph)
 
         def one(model: HDGNN, _: None, roll: jax.Array) -> tuple[None, jax.Array]:
-            return None, model.predict(graph, jnp.full(graph.senders.shape, roll))
+            return None, model.predict(graph, jnp.full(graph.senders.shape, roll), train)
 
         scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
         return scan(self, None, 2 * jnp.pi * jnp.arange(n) / n)[1]
@@ -276,9 +282,12 @@ class HDGNN(nn.Module):
             near_neighbors=self.near_neighbors,
         )
 
-    def predict(self, graph: batching.MolecularGraph, roll: jax.Array) -> jax.Array:
+    def predict(
+        self, graph: batching.MolecularGraph, roll: jax.Array, train: bool = False
+    ) -> jax.Array:
         """The prediction [G, ...] in the edge frames given by the rolls [E]."""
-        return self.molecule_head(*self.states(graph, roll), graph)
+        outputs: jax.Array = self.molecule_head(*self.states(graph, roll), graph)
+        return outputs[:, 0] if self.auxiliary and not train else outputs
 
     def states(
         self, graph: batching.MolecularGraph, roll: jax.Array

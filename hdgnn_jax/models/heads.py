@@ -79,6 +79,7 @@ class MoleculeHead(nn.Module):
       points: the quadrature.
       invariant_weight: lambda.
       precision: of the matrix products.
+      auxiliary: whether the invariant head gives two numbers, [2].
     """
 
     kind: Head
@@ -86,6 +87,7 @@ class MoleculeHead(nn.Module):
     points: sphere.Sphere
     invariant_weight: float
     precision: Precision
+    auxiliary: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, f: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
@@ -96,13 +98,14 @@ class MoleculeHead(nn.Module):
         def total(values: jax.Array) -> jax.Array:
             return jax.ops.segment_sum(values, owner, n_graph, indices_are_sorted=True)
 
-        features = 2 if self.kind == "extent" else 1
+        features = 2 if self.kind == "extent" or self.auxiliary else 1
         scalars = AtomScalars(
             self.points, features, self.invariant_weight, self.precision, name="scalars"
         )(x, f)
         if self.kind == "invariant":
-            n_atoms = jnp.maximum(graph.n_node, 1).astype(x.dtype)
-            return total(scalars[:, 0]) / (n_atoms if self.readout == "mean" else 1)
+            n_atoms = jnp.maximum(graph.n_node, 1).astype(x.dtype)[:, None]
+            totals = total(scalars) / (n_atoms if self.readout == "mean" else 1)
+            return totals if self.auxiliary else totals[:, 0]
         if self.kind == "polarizability":
             quadrupole = Dense(1, self.precision, bias=False, name="tensor")(x[:, degrees.block(2)])
             shapes = symmetric_traceless()
