@@ -146,13 +146,13 @@ class Terms:
             return _Seen(radial, kind, species, None)
         bonds = _gaussians(distance, np.array(CENTRES), WIDTH) * fading(min(REACH, self.cutoff))
         directions = harmonics(DEGREE, safe.normalise(vectors))
-        n = len(self.elements)
+        n, n_atoms, size = len(self.elements), species.shape[0], (DEGREE + 1) ** 2
         density = jax.ops.segment_sum(
-            (bonds[:, :, None] * directions[:, None]).reshape(len(bonds), -1),
+            bonds[:, :, None] * directions[:, None],
             graph.receivers * n + species[graph.senders],
-            graph.nodes.positions.shape[0] * n,
+            n_atoms * n,
         )
-        density = density.reshape(-1, self.n_channels, (DEGREE + 1) ** 2)
+        density = density.reshape(n_atoms, self.n_channels, size)
         first, second = np.triu_indices(self.n_channels)
         products = []
         for l in range(DEGREE + 1):
