@@ -100,7 +100,7 @@ def manual(
     others = [name for name in [holder.name for holder in optional] + own if name not in first]
     spec = sys.modules["__main__"].__spec__
     usage = [
-        f"usage: python -m {spec.name if spec else 'PROGRAM'}",
+        f"usage: python -m {spec.name.removesuffix('.__main__') if spec else 'PROGRAM'}",
         *(f"--{name}={_value(name)}" for name in first),
         *(f"[--{name}]" if flags.FLAGS[name].boolean else f"[--{name}={_value(name)}]"
           for name in others),

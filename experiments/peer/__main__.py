@@ -48,7 +48,7 @@ TRIAL = 0.1
 VALIDATIONS = 12
 
 PYTHON = flags.DEFINE_string(
-    "python", sys.executable, "FILE, interpreter of an environment with SchNetPack"
+    "python", None, "FILE, interpreter of an environment with SchNetPack, if not this one"
 )
 SECONDS = flags.DEFINE_float(
     "seconds", None, "S, of each training, if not those of the run", lower_bound=1
@@ -81,7 +81,8 @@ class Options:
 def main() -> None:
     """The program."""
     seeds = program.SEEDS.value or 1
-    options = Options(PYTHON.value, SECONDS.value, BATCH_SIZE.value, CUTOFF.value, seeds)
+    python = PYTHON.value or sys.executable
+    options = Options(python, SECONDS.value, BATCH_SIZE.value, CUTOFF.value, seeds)
     run(program.workdir(), options)
 
 
@@ -348,7 +349,7 @@ def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict
 
 
 def environment() -> dict[str, str]:
-    """Of the trainer: without the settings of the C library that XLA needs."""
+    """Of the trainer: without the C library's settings that XLA needs; torch is slower by them."""
     return {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
 
 
