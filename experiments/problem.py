@@ -13,7 +13,7 @@ import optax
 
 from experiments.sets import DataSet, check_type, data_set, from_section
 from hdgnn_jax.data import baselines, domain, targets
-from hdgnn_jax.evaluation import accuracy, symmetry
+from hdgnn_jax.evaluation import accuracy, liveness, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, neighbors_of
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
@@ -35,6 +35,8 @@ HEADS = {
 }
 RANKS = {"dipole_vector": 1, "polarizability": 2}
 """Of what a head gives; 0 where it is not named."""
+LOOKED_AT = 16
+"""Molecules whose states are looked at."""
 CENTRED = ("invariant", "polarizability")
 """Heads whose sum over atoms counts from a reference; the others give the value itself."""
 
@@ -388,6 +390,46 @@ class Predictor:
         here, there = (self.result("", m, params, final=False) for m in (molecules, turned))
         expected = targets.turned(here.prediction, rotations, self.problem.target.rank)
         return float(np.mean(np.abs(expected - there.prediction)))
+
+    def liveness(self, molecules: Molecules, params: step.Params) -> dict[str, float]:
+        """What of the network is alive: see `evaluation.liveness`.
+
+        Args:
+          molecules: some; the changes are those of their predictions.
+          params: weights.
+        """
+        model = self.problem.model
+        few = molecules.first(LOOKED_AT)
+        neighbors = few.neighbors.found()
+        budget = batching.Budget(
+            int(neighbors.n_edges.sum()), len(few.structures.tags) + 1, len(few.structures) + 1
+        )
+        graph = batching.collate(
+            few.structures, neighbors, few.raw * 0, np.arange(len(few.structures)), budget
+        )
+        host = jax.device_get(params)
+        found = liveness.sizes(model, host, graph)
+
+        def outputs(molecules: Molecules, params: step.Params) -> np.ndarray:
+            """Of the network alone, in the reported unit."""
+            whole = self.result("", molecules, params, final=False).prediction
+            nothing = np.zeros_like(whole)
+            known = self.problem.reference.restore(molecules.structures, nothing)
+            fit = self.problem.baselines.get("linear")
+            if self.problem.reference.linear is not None and fit is not None:
+                known = known + fit.energies(molecules.structures, molecules.neighbors)
+            return whole - known
+
+        here = outputs(molecules, params)
+        spread = max(float(np.std(here)), 1e-12)
+        alone = dataclasses.replace(molecules, neighbors=molecules.neighbors.found().none())
+        others = {"surroundings": (alone, params)}
+        if model.layer_norm and model.rescale and model.degree:
+            others["degrees"] = molecules, liveness.without_degrees(model, params)
+        for name, arguments in others.items():
+            change = float(np.mean(np.abs(outputs(*arguments) - here)))
+            found[f"change_without_{name}"] = change / spread
+        return found
 
     @functools.cached_property
     def _step(self) -> Callable[..., jax.Array]:

@@ -38,6 +38,7 @@ from experiments.problem import (
 )
 from experiments.sets import data_set
 from hdgnn_jax.data.loader import Loader, prefetch
+from hdgnn_jax.evaluation import liveness
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import hosts, loop, step
@@ -249,10 +250,14 @@ def _run(
 
         def validate(params: step.Params) -> dict[str, float]:
             found = predictor.result("validation", some, params, final=False)
+            alive = predictor.liveness(few, params)
+            for line in liveness.obituary(alive):
+                print(f"warning: {line}")
             return {
                 "validation_mae": found.mae,
                 **({} if found.forces is None else {"validation_mae_forces": found.forces.mae}),
                 "rotation_error": predictor.rotation_error(few, params, config["seed"]),
+                **alive,
             }
 
         def course() -> dict[str, Any]:

@@ -55,6 +55,13 @@ class Neighbors:
             offsets, self.senders[edges], self.receivers[edges], images, self.max_neighbors
         )
 
+    def none(self) -> Neighbors:
+        """The same structures, whose atoms see no other."""
+        nothing = np.zeros(0, np.int32)
+        images = None if self.images is None else self.images[:0]
+        offsets = np.zeros_like(self.offsets)
+        return Neighbors(offsets, nothing, nothing, images, self.max_neighbors)
+
     def found(self) -> Neighbors:
         """These."""
         return self

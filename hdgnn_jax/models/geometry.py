@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.so3 import frames, harmonics, safe, wigner
 from hdgnn_jax.so3 import degrees as layout
+from hdgnn_jax.so3 import frames, harmonics, safe, wigner
 
 TIE = 1e-3
 """Å. Without an envelope, neighbours that are farther than an atom's reach less this are cut: equal

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.dense import KEPT, DegreeDense, Precision
 from hdgnn_jax.models.embedding import N_TAGS, DistanceBlock, ElementEmbedding, element_index
+from hdgnn_jax.models.gates import GATES, STATES, watch
 from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
 from hdgnn_jax.models.heads import LOWEST_DEGREE, Head, MoleculeHead, Readout
 from hdgnn_jax.models.invariant import InvariantBranch
@@ -28,8 +29,8 @@ states. To compute activation functions again is cheaper than to write and read 
 
 
 UNROLLED = 4
-"""Layers up to which they are compiled one after another: a quarter faster than a loop on a CPU, for
-the loop copies what the backward pass needs."""
+"""Layers up to which they are compiled one after another: on a CPU a quarter faster than a loop,
+which copies what the backward pass needs."""
 START = 0.25
 """Scale of the embedding: a quarter of an update's, so that the surroundings are seen beside it."""
 
@@ -201,7 +202,7 @@ class HDGNN(nn.Module):
         # Of a deep network one layer is traced and compiled, whatever K.
         self.stack = nn.scan(
             nn.remat(Layer, prevent_cse=False, policy=None if self.remat else KEEP),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, GATES: 0, STATES: 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),
             length=self.layers,
@@ -382,6 +383,7 @@ class Layer(nn.Module):
             )
             # No SiLU after the last layer.
             f = jnp.where(last, f, nn.silu(f))
+        watch(self, update)
         return (update, f), None
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from hdgnn_jax.graphs.batching import gather
 from hdgnn_jax.models.dense import AFTER_SILU, DegreeDense, Dense, Precision, dot
+from hdgnn_jax.models.gates import gate
 from hdgnn_jax.models.geometry import Shell
 from hdgnn_jax.models.pathways import Pathway, learned_pathway
 from hdgnn_jax.so3 import degrees, products, wigner
@@ -77,7 +78,7 @@ class MessageBlock(nn.Module):
         n_learned = 0 if learned is None else learned.n_terms
         n_exact = (self.tensor_product != "none") + (shell.full is not None)
         gates = self.weigh(n_learned, n_exact, f, e, channels, senders, receivers)
-        a = [fade * gate for gate in gates]
+        a = [fade * weight for weight in gates]
 
         def collect(messages: jax.Array) -> jax.Array:
             return jax.ops.segment_sum(messages, receivers, n_nodes, indices_are_sorted=True)
@@ -87,9 +88,10 @@ class MessageBlock(nn.Module):
             nn.share_scope(self, learned)
             total += collect(learned(x, (x_i, x_j), e, a, shell.learned, (receivers, senders)))
         if self.tensor_product == "depthwise":
-            parts = DepthwiseProduct(self.degree, self.product_degree, self.precision, name="product")(
-                x, e, a[n_learned], shell.axis, senders
+            product = DepthwiseProduct(
+                self.degree, self.product_degree, self.precision, name="product"
             )
+            parts = product(x, e, a[n_learned], shell.axis, senders)
             # Each degree is summed alone: to join them is cheaper by node than by edge.
             exact = jnp.concatenate([collect(part) for part in parts], 1)
             total = total.at[:, : exact.shape[1]].add(exact)
@@ -132,7 +134,7 @@ class MessageBlock(nn.Module):
         gates = jnp.split(logits, n, -1)
         if self.attention == "softmax":
             return list(nn.softmax(jnp.stack(gates), 0))
-        return [nn.sigmoid(gate) for gate in gates]
+        return [gate(self, "attention", logits) for logits in gates]
 
     def product(
         self,
@@ -263,5 +265,5 @@ class TensorProductGate(nn.Module):
         gated = [nn.silu(scalars)]
         for row in range(1, degrees.size(self.degree_out)):
             l = int(degrees.degree_of(self.degree_out)[row])
-            gated.append(rows[row] * nn.sigmoid(gates[l - 1]))
+            gated.append(rows[row] * gate(self, "product", gates[l - 1]))
         return jnp.stack(gated, 1)

@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from hdgnn_jax.graphs.batching import gather
 from hdgnn_jax.models.dense import AFTER_SILU, KEPT, DegreeDense, Dense, Precision
+from hdgnn_jax.models.gates import gate
 from hdgnn_jax.so3 import degrees, wigner
 
 Pathway = Literal[
@@ -161,10 +162,11 @@ class SO2Network(Networks):
         zero = nn.silu(dense("in_0", self.hidden, flat[0])) * c
         out = {0: self.last(dense("out_0", flat[0].shape[-1], zero, AFTER_SILU**2))}
         for m in range(1, self.m_max + 1):
-            gate = nn.sigmoid(dense(f"gate_{m}", self.hidden, zero, AFTER_SILU**2))
+            logits = dense(f"gate_{m}", self.hidden, zero, AFTER_SILU**2)
+            weight = gate(self, f"order_{m}", logits)
             hidden = Complex(self.hidden, self.precision, name=f"in_{m}")(flat[m], flat[-m])
             last = Complex(flat[m].shape[-1], self.precision, name=f"out_{m}")
-            out[m], out[-m] = last(*(gate * part for part in hidden))
+            out[m], out[-m] = last(*(weight * part for part in hidden))
         rows = jnp.concatenate([part.reshape(n_edges, -1, channels) for part in out.values()], 1)
         written = np.concatenate([degrees.where(order == m) for m in out])
         return rows[:, np.argsort(written).astype(np.int32)]

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision
+from hdgnn_jax.models.gates import gate
 from hdgnn_jax.so3 import degrees, sphere
-
 
 LOST = 2.0
 """What two SiLUs on the sphere take from the root mean square of each degree, at the start."""
@@ -57,8 +57,8 @@ class UpdateBlock(nn.Module):
         if self.squeeze_excite:
             # The mean over the sphere is the coefficient of degree 0.
             squeezed = nn.silu(Dense(max(wide // 4, 4), self.precision, name="squeeze")(update[0]))
-            gate = Dense(wide, self.precision, name="excite")(squeezed)
-            update = update * nn.sigmoid(gate)
+            logits = Dense(wide, self.precision, name="excite")(squeezed)
+            update = update * gate(self, "excited", logits)
         # The gate starts at one half; a nonlinearity leaves about half of a signal in its degree.
         gain_out = AFTER_SILU * LOST * (2 if self.squeeze_excite else 1)
         update = Dense(channels, self.precision, bias=False, gain=gain_out, name="out")(update)

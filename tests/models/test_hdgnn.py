@@ -14,6 +14,7 @@ import pytest
 from molecules import CUTOFF, KNOWN, graph_of, random_molecules
 from small import BUDGET, EXACT, SMALL, compiled, parameters, predict, stirred
 
+from experiments.configs import ablations
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models.hdgnn import HDGNN, edge_rolls
@@ -71,6 +72,8 @@ BAD = [
     ({"n_gaussians": 1}, "n_gaussians"),
     ({"channels": 0}, "channels"),
     ({"elements": ()}, "elements"),
+    ({"update_channels": 0}, "update_channels must be positive"),
+    ({"auxiliary": True, "head": "extent"}, "auxiliary needs the invariant head"),
 ]
 
 
@@ -153,7 +156,7 @@ def test_frames_can_be_fixed_or_averaged():
 
 
 def test_residual_adds_the_shortcut():
-    """After one layer the two states differ by x^0 = (embedding, 0, ..)."""
+    """After one layer the two states differ by x^0 = (embedding, 0, ..), the sum being rescaled."""
     params = parameters(layers=1)
     with_, without = (
         state_and_prediction(HDGNN(**{**SMALL, "layers": 1, "residual": r}), params, GRAPH)[0]
@@ -162,7 +165,7 @@ def test_residual_adds_the_shortcut():
     species = np.searchsorted(HDGNN.elements, GRAPH.nodes.atomic_numbers[:ATOMS])
     start = np.zeros_like(with_)
     start[:, 0] = params["params"]["embedding"]["table"][species]
-    np.testing.assert_allclose(with_ - without, start, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(with_ * 2**0.5 - without, start, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["product", "lebedev"])
@@ -365,3 +368,49 @@ def pair_sum(molecule: Structure) -> float:
     z, x = np.sqrt(molecule.atomic_numbers), molecule.positions
     distance = np.linalg.norm(x[:, None] - x, axis=-1)
     return float(np.sum(z[:, None] * z * np.exp(-distance) * (distance > 0)))
+
+
+ALIVE = {
+    **{name: fields for name, fields in ablations.VARIANTS.items() if fields.get("rescale", True)},
+    "depthwise": {"pathway": "none", "tensor_product": "depthwise", "squeeze_excite": False},
+    "scalars_and_vectors": {
+        "pathway": "none", "tensor_product": "depthwise", "degree": 1, "product_degree": 1,
+        "sphere_order": 3,
+    },
+    "degree_4": {"degree": 4, "tensor_product": "fully_connected"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", ALIVE)
+def test_a_network_starts_alive(variant):
+    """In every layer each degree is of order one, and atoms of one element differ by l = 0."""
+    options = {**SMALL, "channels": 32, "layers": 3, "edge_channels": 32, **ALIVE[variant]}
+    structures = random_molecules(24, 0)
+    graph = jax.tree.map(jnp.asarray, graph_of(structures, budget=batching.Budget(1600, 240, 25)))
+    model = HDGNN(**{**options, "neighbors": float(np.mean(graph.n_edge[:-1] / graph.n_node[:-1]))})
+    params = jax.jit(model.init)(jax.random.key(0), graph)["params"]
+    real = np.asarray(graph.nodes.atomic_numbers) > 0
+    species = np.asarray(graph.nodes.atomic_numbers)[real]
+    for layers in (1, 2, 3):
+        some = {**params, "stack": jax.tree.map(lambda a, n=layers: a[:n], params["stack"])}
+        state = np.asarray(
+            model.clone(layers=layers).apply(
+                {"params": some}, graph, jnp.zeros(graph.senders.shape), method="states"
+            )[0]
+        )[real]
+        assert all(0.25 < rms(state, l) < 2.5 for l in range(model.degree + 1))
+        apart = [
+            state[species == z, 0] - state[species == z, 0].mean(0) for z in np.unique(species)
+        ]
+        differ = np.sqrt(np.mean(np.concatenate(apart) ** 2)) / rms(state, 0)
+        assert differ > (0.1 if layers == 1 else 0.25), (layers, differ)
+
+
+def test_an_auxiliary_output_is_for_training_alone():
+    """[G, 2] in training; the prediction is the first of the two."""
+    options = {"auxiliary": True, "frame": "canonical"}
+    params = parameters(**options)
+    model = HDGNN(**SMALL, **options)
+    both = jax.jit(lambda: model.apply(params, GRAPH, train=True))()
+    assert both.shape == (len(GRAPH.n_node), 2)
+    np.testing.assert_allclose(compiled(**options)(params, GRAPH), both[:, 0], rtol=1e-5, atol=1e-5)

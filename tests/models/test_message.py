@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hdgnn_jax.models.geometry import Shell
+from hdgnn_jax.models.geometry import Shell, polar_rows
 from hdgnn_jax.models.message import MessageBlock
 from hdgnn_jax.so3 import degrees, frames, harmonics, wigner
 
@@ -57,6 +57,23 @@ def gated_product(total, direction, params, degree, product_degree):
     )
 
 
+def depthwise(params, x_j, e, direction, degree, product_degree):
+    """n_l' sum_l w_l'l (n_l . x_l) + v_l' x_l', n being harmonics of length one."""
+    n = [harmonics.harmonics(degree, direction)[degrees.block(l)] for l in range(degree + 1)]
+    n = [row / np.linalg.norm(row) for row in n]
+    x = [x_j[degrees.block(l)] @ params["mix"][f"degree_{l}"]["kernel"] for l in range(degree + 1)]
+
+    def weight(name):
+        return e @ params[name]["kernel"] + params[name]["bias"]
+
+    out = []
+    for l in range(product_degree + 1):
+        along = sum(weight(f"weight_{l}_{k}") * (n[k] @ x[k]) for k in range(degree + 1))
+        value = (2 * l + 1) ** 0.5 * np.outer(n[l], along) / (degree + 1) ** 0.5
+        out.append((value + weight(f"whole_{l}") * x[l]) / 2**0.5 if l else value)
+    return np.concatenate(out)
+
+
 def message(params, x_i, x_j, f_i, f_j, e, d, direction, options):
     """m_ij of eq. 11, [S, C]."""
     degree, attention = options["degree"], options["attention"]
@@ -71,7 +88,8 @@ def message(params, x_i, x_j, f_i, f_j, e, d, direction, options):
 
     def network(name, v):
         both = dict(zip(("nn1", "nn2"), np.split(dense("in", v.reshape(-1)), 2), strict=True))
-        return silu(dense(name, silu(both[name]) * c)).reshape(-1, channels)
+        second = dense(name, silu(both[name]) * c)
+        return (silu(second) if options["last_silu"] else second).reshape(-1, channels)
 
     if isinstance(attention, str):
         mixed = dense("attention_edge", e) + dense("attention_receiver", f_i)
@@ -89,7 +107,12 @@ def message(params, x_i, x_j, f_i, f_j, e, d, direction, options):
     total = (x_i + x_j) / 2**0.5
     if options["tensor_product"] == "metp":
         total = total.mean(-1, keepdims=True) * channels**0.5
-    exact = gated_product(total, direction, params["product"], degree, options["product_degree"])
+    if options["tensor_product"] == "depthwise":
+        exact = depthwise(params["product"], x_j, e, direction, degree, options["product_degree"])
+    else:
+        exact = gated_product(
+            total, direction, params["product"], degree, options["product_degree"]
+        )
     out = d.T @ learned
     out[: len(exact)] += a[3] * exact
     if "full_product" in params:
@@ -99,16 +122,18 @@ def message(params, x_i, x_j, f_i, f_j, e, d, direction, options):
 
 
 @pytest.mark.parametrize(
-    ("degree", "m_max", "product_degree", "tensor_product", "attention", "full"),
+    ("degree", "m_max", "product_degree", "tensor_product", "attention", "full", "last_silu"),
     [
-        (2, 1, 2, "metp", "sigmoid", False),
-        (3, 3, 1, "fully_connected", "softmax", False),
-        (1, 0, 1, "metp", (0.3, 0.3, 0.3, 0.1), False),
-        (2, 1, 1, "metp", "sigmoid", True),
+        (2, 1, 2, "metp", "sigmoid", False, True),
+        (3, 3, 1, "fully_connected", "softmax", False, False),
+        (1, 0, 1, "metp", (0.3, 0.3, 0.3, 0.1), False, False),
+        (2, 1, 1, "metp", "sigmoid", True, True),
+        (2, 1, 2, "depthwise", "sigmoid", False, False),
+        (3, 1, 1, "depthwise", (0.3, 0.3, 0.3, 0.1), False, False),
     ],
 )
 def test_messages_are_those_of_equation_11(
-    x64, degree, m_max, product_degree, tensor_product, attention, full
+    x64, degree, m_max, product_degree, tensor_product, attention, full, last_silu
 ):
     rng = np.random.default_rng(0)
     options = {
@@ -117,6 +142,7 @@ def test_messages_are_those_of_equation_11(
         "product_degree": product_degree,
         "attention": attention,
         "tensor_product": tensor_product,
+        "last_silu": last_silu,
     }
     block = MessageBlock(
         hidden=HIDDEN, neighbors=2.5, precision="float32", pathway="edge_networks", **options
@@ -140,6 +166,7 @@ def test_messages_are_those_of_equation_11(
         product=wigner.wigner(rows, m_max=product_degree),
         low=wigner.wigner(rows, l_max=product_degree),
         full=wigner.wigner(rows) if full else None,
+        axis=polar_rows(degree, jnp.array(direction)),
     )
     inputs = (jnp.array(x), jnp.array(f), jnp.array(e), shell)
     variables = block.init(jax.random.key(0), *inputs)

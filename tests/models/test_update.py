@@ -15,7 +15,7 @@ from small import silu, stirred
 from hdgnn_jax.models.update import UpdateBlock
 from hdgnn_jax.so3 import sphere
 
-CHANNELS = 3
+CHANNELS, WIDTH = 3, 5
 
 
 def inputs(degree: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
@@ -25,13 +25,14 @@ def inputs(degree: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarra
 
 
 def block(degree: int, order: int, squeeze_excite: bool = True) -> UpdateBlock:
-    return UpdateBlock(sphere.sphere(degree, "lebedev", order), squeeze_excite, "float32")
+    points = sphere.sphere(degree, "lebedev", order)
+    return UpdateBlock(points, WIDTH, squeeze_excite, "float32")
 
 
 def direct(
     params: dict, degree: int, order: int, messages: np.ndarray, x: np.ndarray, gated: bool
 ) -> np.ndarray:
-    """`[m(r), m(-r), x(r), x(-r)] -> 2C -> 2C`, gate, `-> C` on points (eq. 12, 13), the scale."""
+    """`[m(r), m(-r), x(r), x(-r)] -> W -> W`, gate, `-> C` on points (eq. 12, 13), the scale."""
     points, weights = scipy.integrate.lebedev_rule(order)
     weights = weights / weights.sum()
     here, there = harmonics(degree, points.T), harmonics(degree, -points.T)

@@ -1,0 +1,87 @@
+"""What of a network is alive: its states, its gates, and what its predictions rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.models.gates import GATES, STATES
+from hdgnn_jax.models.hdgnn import HDGNN
+
+DEAD = 0.01
+"""Of a state's or of a prediction's usual size; below it, it contributes nothing."""
+STUCK = 0.5
+"""Share of gates that never open or close, above which a layer learns little."""
+NORMS = ("norm", "message_norm")
+
+
+def without_degrees(model: HDGNN, params: Any) -> Any:
+    """Weights with which no degree l >= 1 reaches any layer or the head; the rest as they are.
+
+    Raises:
+      ValueError: for a model without the norms that all of them pass through.
+    """
+    if not (model.layer_norm and model.rescale):
+        raise ValueError("degrees can be taken away where layer_norm and rescale are on")
+    stack = dict(params["stack"])
+    for name in NORMS:
+        weight = stack[name]["weight"]  # [K, L + 1, C]
+        stack[name] = {**stack[name], "weight": jnp.asarray(weight).at[:, 1:].set(0)}
+    return {**params, "stack": stack}
+
+
+def sizes(model: HDGNN, params: Any, graph: batching.MolecularGraph) -> dict[str, float]:
+    """Root mean square of each degree of the states, and the share of stuck gates.
+
+    Args:
+      model, params: any.
+      graph: with little padding, which is counted too.
+
+    Returns:
+      `rms_L` of the smallest over layers for each degree L, `gates_stuck` of the worst kind of gate
+      and layer: the share below 0.01 or above 0.99; 0 where the model has no gate.
+    """
+
+    @jax.jit
+    def look(params: Any, graph: batching.MolecularGraph) -> Any:
+        rolls = jnp.zeros(graph.senders.shape)
+        return model.apply(
+            {"params": params}, graph, rolls, method="predict", mutable=[STATES, GATES]
+        )[1]
+
+    seen = jax.device_get(look(params, jax.tree.map(jnp.asarray, graph)))
+    rms = np.concatenate([leaf.reshape(-1, model.degree + 1) for leaf in _leaves(seen, STATES)])
+    stuck = [float(leaf.max()) for leaf in _leaves(seen, GATES)]
+    return {
+        **{f"rms_{l}": float(value) for l, value in enumerate(rms.min(0))},
+        "gates_stuck": max(stuck, default=0.0),
+    }
+
+
+def obituary(found: Mapping[str, float]) -> list[str]:
+    """What has died, a line each.
+
+    Args:
+      found: of `sizes`, with `change_without_degrees` and `change_without_surroundings`, mean
+        absolute changes over the spread of the predictions.
+    """
+    lines = [
+        f"degree {name.removeprefix('rms_')} of the state has died out (rms {value:.2g})"
+        for name, value in found.items()
+        if name.startswith("rms_") and value < DEAD
+    ]
+    if found["gates_stuck"] > STUCK:
+        lines.append(f"{found['gates_stuck']:.0%} of a layer's gates are stuck open or closed")
+    for what, verb in (("degrees", "l >= 1 (directions)"), ("surroundings", "of neighbours")):
+        if found.get(f"change_without_{what}", 1.0) < DEAD:
+            lines.append(f"what the network knows {verb} changes its predictions by nothing")
+    return lines
+
+
+def _leaves(seen: Mapping[str, Any], name: str) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(seen.get(name, {}))]
