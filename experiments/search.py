@@ -37,7 +37,9 @@ from hdgnn_jax.training.loop import DivergedError, StoppedError
 from hdgnn_jax.training.metrics import read_metrics, write_atomically
 from hdgnn_jax.training.workdir import occupied
 
-SPACE = flags.DEFINE_string("space", None, "FILE.json, the fields that vary: see experiments/spaces")
+SPACE = flags.DEFINE_string(
+    "space", None, "FILE.json, the fields that vary: see experiments/spaces"
+)
 CANDIDATES = flags.DEFINE_integer("candidates", 27, "N, in the first rung", lower_bound=1)
 ETA = flags.DEFINE_integer("eta", 3, "N, of so many one goes on", lower_bound=2)
 RUNGS = flags.DEFINE_integer("rungs", 3, "N, lengths of a run", lower_bound=1)
@@ -71,7 +73,7 @@ def main() -> None:
     """The program."""
     config = program.read_config()
     plan = Plan(
-        program.workdir(), config, search_space.read(SPACE.value, config), CANDIDATES.value,
+        program.workdir(), config, search_space.read(str(SPACE.value), config), CANDIDATES.value,
         ETA.value, RUNGS.value, FINALISTS.value, SEEDS.value, BUDGET.value,
     )  # fmt: skip
     run(plan, pathlib.Path(PAGE.value) if PAGE.value else None)
@@ -110,7 +112,9 @@ def begin(plan: Plan) -> Search:
         train.refuse_other_config(search.asked, plan.to_dict(), plan.workdir)
         return search
     changed = search_space.candidates(plan.space, plan.config, plan.candidates)
-    search = Search(plan, plan.to_dict(), [Candidate(k, fields) for k, fields in enumerate(changed)])
+    search = Search(
+        plan, plan.to_dict(), [Candidate(k, fields) for k, fields in enumerate(changed)]
+    )
     save(search)
     return search
 

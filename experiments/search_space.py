@@ -46,7 +46,7 @@ def read(path: str | pathlib.Path, config: Mapping[str, Any]) -> Space:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(space, dict) or not space:
-        raise ValueError(f"{path} must hold an object, as {{\"model.channels\": [32, 64]}}")
+        raise ValueError(f'{path} must hold an object, as {{"model.channels": [32, 64]}}')
     refuse_space(space, config)
     return space
 

@@ -20,6 +20,7 @@ from experiments import (
     predict,
     prepare,
     program,
+    search,
     selftest,
     study,
     symmetry,
@@ -109,7 +110,7 @@ def test_what_cannot_be_written_is_said_before_the_work(call, arguments, message
 
 @pytest.mark.parametrize(
     "module",
-    [train, evaluate, symmetry, expressiveness, study, predict, prepare, export, selftest],
+    [train, evaluate, symmetry, expressiveness, study, predict, prepare, export, search, selftest],
 )
 def test_help_says_how_to_call_the_command(call, module):
     code, out, err = call(module, "--help")
