@@ -44,9 +44,7 @@ CANDIDATES = flags.DEFINE_integer("candidates", 27, "N, in the first rung", lowe
 ETA = flags.DEFINE_integer("eta", 3, "N, of so many one goes on", lower_bound=2)
 RUNGS = flags.DEFINE_integer("rungs", 3, "N, lengths of a run", lower_bound=1)
 FINALISTS = flags.DEFINE_integer("finalists", 3, "N, trained with several seeds", lower_bound=1)
-SEEDS = flags.DEFINE_integer("seeds", 3, "N, runs of each finalist", lower_bound=2)
 BUDGET = flags.DEFINE_float("budget", 600, "SECONDS, of a run at the last rung", lower_bound=0)
-PAGE = flags.DEFINE_string("page", None, "FILE.md, where the page goes")
 
 PROBE = 20
 """Steps that a candidate is timed with."""
@@ -72,11 +70,12 @@ class Speed:
 def main() -> None:
     """The program."""
     config = program.read_config()
+    seeds = 3 if program.SEEDS.value is None else program.SEEDS.value
     plan = Plan(
         program.workdir(), config, search_space.read(str(SPACE.value), config), CANDIDATES.value,
-        ETA.value, RUNGS.value, FINALISTS.value, SEEDS.value, BUDGET.value,
+        ETA.value, RUNGS.value, FINALISTS.value, seeds, BUDGET.value,
     )  # fmt: skip
-    run(plan, pathlib.Path(PAGE.value) if PAGE.value else None)
+    run(plan, pathlib.Path(program.PAGE.value) if program.PAGE.value else None)
 
 
 def run(plan: Plan, page: pathlib.Path | None) -> None:
@@ -302,4 +301,9 @@ class Progress:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.CONFIG, program.WORKDIR, SPACE])
+    program.run(
+        main,
+        str(__doc__),
+        [program.CONFIG, program.WORKDIR, SPACE],
+        [program.PAGE, program.SEEDS],
+    )

@@ -157,7 +157,7 @@ def test_halving_keeps_the_best_and_the_test_part_is_seen_once(plan, ran, tmp_pa
     rate = winner.changed["optimizer.learning_rate"]
     assert f"--config.optimizer.learning_rate={rate}" in text
     assert "Test MAE (test, 77 structures): 5.000 meV" in text
-    assert text.count("undecided") + text.count("| worse |") == 1
+    assert text.count("| undecided |") + text.count("| worse |") == 1
     assert "Rung 1, validation MAE in meV" in capsys.readouterr().out
 
 
