@@ -33,11 +33,11 @@ FRAMES = flags.DEFINE_integer(
     "frames", None, "N, rolls of the edges' frames to average over, if not as in training",
     lower_bound=1,
 )  # fmt: skip
+PAGE = flags.DEFINE_string("page", None, "FILE.md, the page, with what belongs to it beside it")
 SEEDS = flags.DEFINE_integer(
-    "seeds", None, "N, runs that differ in it alone; not given: 3 of a study, 1 of a peer",
-    lower_bound=1,
-)  # fmt: skip
-SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES, SEEDS)
+    "seeds", None, "N, runs that differ in it alone; not given: 3, of a peer 1", lower_bound=1
+)
+SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES, PAGE, SEEDS)
 """Each program says which of these it reads."""
 
 ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream; 143,

@@ -50,7 +50,6 @@ LIST = flags.DEFINE_list("variants", list(VARIANTS), "NAMES in ablations.py, bas
 TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "NAMES of QM9's")
 STEPS = flags.DEFINE_integer("steps", SIZE["training.steps"], "N, of each run")
 SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
-PAGE = flags.DEFINE_string("page", None, "FILE.md, the page; FILE.png and FILE.json beside it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +88,9 @@ class Plan:
 
 def main() -> None:
     """The program."""
-    seeds = program.SEEDS.value or SEEDS
+    seeds = 3 if program.SEEDS.value is None else program.SEEDS.value
     plan = Plan(program.workdir(), tuple(LIST.value), tuple(TARGETS.value), seeds, STEPS.value)
-    run(plan, SHARE.value, pathlib.Path(PAGE.value) if PAGE.value else None)
+    run(plan, SHARE.value, pathlib.Path(program.PAGE.value) if program.PAGE.value else None)
 
 
 def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
@@ -151,4 +150,4 @@ def measure(folder: pathlib.Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR], [program.SEEDS])
+    program.run(main, str(__doc__), [program.WORKDIR], [program.PAGE, program.SEEDS])

@@ -157,6 +157,7 @@ def run(
     workdir: pathlib.Path,
     stop: Callable[[int], bool] = lambda step: False,
     debug_nans: bool = False,
+    report: bool = True,
 ) -> None:
     """Trains, validates, tests and reports; goes on where an earlier call stopped.
 
@@ -165,6 +166,7 @@ def run(
       workdir: folder of the run.
       stop: asked after each step whether to end, with the state saved.
       debug_nans: whether to stop at the first number that is not finite, and name its layer.
+      report: whether to test and report; a later call that does has nothing left to train.
 
     Raises:
       ValueError, QM9Error, Is2reError, StructureError, CheckpointError, DivergedError: each
@@ -172,11 +174,15 @@ def run(
       StoppedError: after `stop`.
     """
     with occupied(workdir):
-        _run(config, workdir, stop, debug_nans)
+        _run(config, workdir, stop, debug_nans, report)
 
 
 def _run(
-    config: dict[str, Any], workdir: pathlib.Path, stop: Callable[[int], bool], debug_nans: bool
+    config: dict[str, Any],
+    workdir: pathlib.Path,
+    stop: Callable[[int], bool],
+    debug_nans: bool,
+    report: bool,
 ) -> None:
     began = time.monotonic()
     settings = from_section(config, "training", Training)
@@ -361,6 +367,8 @@ def _run(
             )
 
         # Report, from the weights that were best on validation
+        if not report:
+            return
         results = best_results(checkpoints, predictor, problem.data.reported)
     if not first:
         return

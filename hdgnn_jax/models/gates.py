@@ -17,7 +17,7 @@ CLOSED = 0.01
 def gate(module: nn.Module, name: str, logits: jax.Array) -> jax.Array:
     """sigmoid(logits), of which the share that is stuck is kept where `GATES` is asked for."""
     value = nn.sigmoid(logits)
-    module.sow(GATES, name, jnp.mean((value < CLOSED) | (value > 1 - CLOSED)))
+    module.sow(GATES, f"{name}_stuck", jnp.mean((value < CLOSED) | (value > 1 - CLOSED)))
     return value
 
 

@@ -1,0 +1,309 @@
+"""Finds a recipe by search: many short runs, longer ones of the best, several seeds of the last.
+
+    python -m experiments.search --config=experiments/configs/qm9.py:quick --space=experiments/spaces/qm9_quick.json --workdir=runs/search --budget=600
+
+Successive halving: of --candidates (the config as it is, and draws of the space) the best 1 in
+--eta goes on to the next rung, where a run has --eta times the seconds; --budget is a run of the
+last. The best --finalists are trained once more with --seeds seeds that had no part in their
+choice. All is chosen on validation; the test part is looked at once, at the end, by the winner.
+
+The same command goes on where it was stopped. DIR/search.json has all that is known, DIR/rung1/007
+is a run. A time holds for the machine as it is: let nothing else run beside a search.
+"""  # noqa: E501, one command
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import memory, program, search_page, search_space, train
+from experiments.problem import head_of, part
+from experiments.search_record import Candidate, Plan, Search, Trial
+from experiments.sets import from_section
+from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.predict import one_atom
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.loop import DivergedError, StoppedError
+from hdgnn_jax.training.metrics import read_metrics, write_atomically
+from hdgnn_jax.training.workdir import occupied
+
+SPACE = flags.DEFINE_string(
+    "space", None, "FILE.json, the fields that vary: see experiments/spaces"
+)
+CANDIDATES = flags.DEFINE_integer("candidates", 27, "N, in the first rung", lower_bound=1)
+ETA = flags.DEFINE_integer("eta", 3, "N, of so many one goes on", lower_bound=2)
+RUNGS = flags.DEFINE_integer("rungs", 3, "N, lengths of a run", lower_bound=1)
+FINALISTS = flags.DEFINE_integer("finalists", 3, "N, trained with several seeds", lower_bound=1)
+BUDGET = flags.DEFINE_float("budget", 600, "SECONDS, of a run at the last rung", lower_bound=0)
+
+PROBE = 20
+"""Steps that a candidate is timed with."""
+FAILURES = (DivergedError, ValueError, MemoryError, jax.errors.JaxRuntimeError)
+"""What is a candidate's own. Bad data or a full disk are not: they end the search."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """What a run of a candidate takes.
+
+    Attributes:
+      parameters: of the model.
+      step: seconds of one.
+      rest: seconds of all else: reading the data, compilation, two validations.
+    """
+
+    parameters: int
+    step: float
+    rest: float
+
+
+def main() -> None:
+    """The program."""
+    config = program.read_config()
+    seeds = 3 if program.SEEDS.value is None else program.SEEDS.value
+    plan = Plan(
+        program.workdir(), config, search_space.read(str(SPACE.value), config), CANDIDATES.value,
+        ETA.value, RUNGS.value, FINALISTS.value, seeds, BUDGET.value,
+    )  # fmt: skip
+    run(plan, pathlib.Path(program.PAGE.value) if program.PAGE.value else None)
+
+
+def run(plan: Plan, page: pathlib.Path | None) -> None:
+    """Searches, and tests what is found; goes on where an earlier call stopped.
+
+    Raises:
+      ValueError: for a plan or a space of no use, and where no candidate is left.
+      CheckpointError: where the folder holds another search.
+      As `train.run` does, for what is not a candidate's own.
+    """
+    plan.refuse()
+    with occupied(plan.workdir):
+        search = begin(plan)
+        progress = Progress.of(search)
+        if progress.seconds_left:
+            # The first run would read the data for all, and seem slower than the others.
+            for name in ("train", "validation"):
+                part(plan.config, name)
+        for rung in range(plan.rungs):
+            run_rung(search, rung, progress)
+        run_finals(search, progress)
+        test_winner(search)
+    search_page.print_end(search)
+    if page is not None:
+        search_page.write(page, search)
+
+
+def begin(plan: Plan) -> Search:
+    """The search with what an earlier call of it left."""
+    path = plan.workdir / "search.json"
+    if path.exists():
+        search = Search.from_dict(plan, json.loads(path.read_text()))
+        train.refuse_other_config(search.asked, plan.to_dict(), plan.workdir)
+        return search
+    changed = search_space.candidates(plan.space, plan.config, plan.candidates)
+    search = Search(
+        plan, plan.to_dict(), [Candidate(k, fields) for k, fields in enumerate(changed)]
+    )
+    save(search)
+    return search
+
+
+def run_rung(search: Search, rung: int, progress: Progress) -> None:
+    """Runs what a rung lacks, and leaves out all but the best."""
+    plan, members = search.plan, search.members(rung)
+    new = False
+    for candidate in members:
+        if candidate.out is None and len(candidate.rungs) == rung:
+            new = True
+            progress.show(f"rung {rung + 1}, candidate {candidate.index}", candidate)
+            folder = plan.folder(rung, candidate.index)
+            attempt(search, candidate, plan.seconds(rung), plan.config["seed"], folder,
+                    candidate.rungs)  # fmt: skip
+        progress.update(search)
+    kept = search.members(rung + 1)
+    if not kept:
+        raise ValueError(f"no candidate of rung {rung + 1} is left; the first: {members[0].out}")
+    for candidate in members:
+        if candidate.out is None and candidate not in kept:
+            candidate.out = f"rung {rung + 1}: not among the best {len(kept)}"
+    save(search)
+    if new:
+        search_page.print_rung(search, rung)
+
+
+def run_finals(search: Search, progress: Progress) -> None:
+    """Trains the finalists with seeds that had no part in their choice."""
+    plan = search.plan
+    finalists = search.members(plan.rungs)
+    # Seeds outermost: a part of it compares all.
+    for k in range(plan.seeds):
+        for candidate in finalists:
+            if candidate.out is None and len(candidate.finals) == k:
+                seed = plan.final_seed(k)
+                progress.show(f"finals, candidate {candidate.index}, seed {seed}", candidate)
+                folder = plan.workdir / "finals" / f"{candidate.index:03}" / f"seed{seed}"
+                attempt(search, candidate, plan.budget, seed, folder, candidate.finals)
+            progress.update(search)
+    if not search.complete():
+        raise ValueError(f"no finalist is left; the first: {finalists[0].out}")
+
+
+def test_winner(search: Search) -> None:
+    """Tests the winner's run of the last rung: that of the config's own seed."""
+    if search.test is not None:
+        return
+    plan, winner = search.plan, search.complete()[0]
+    config = search.config(winner, winner.rungs[-1].steps, plan.config["seed"])
+    folder = plan.folder(plan.rungs - 1, winner.index)
+    search.test = test(config, folder)
+    save(search)
+
+
+def attempt(
+    search: Search,
+    candidate: Candidate,
+    seconds: float,
+    seed: int,
+    folder: pathlib.Path,
+    into: list[Trial],
+) -> None:
+    """One run of a candidate, timed before the first; one that fails is out, with the reason."""
+    plan = search.plan
+    try:
+        if candidate.step_seconds is None:
+            config = search.config(candidate, plan.config["training"]["steps"], seed)
+            speed = measure(config, plan.workdir / "probe")
+            candidate.parameters = speed.parameters
+            candidate.step_seconds, candidate.rest_seconds = speed.step, speed.rest
+            # Before the run: going on with it needs the same number of steps.
+            save(search)
+        config = search.config(candidate, candidate.steps(seconds), seed)
+        search_space.refuse(config)
+        into.append(trial(config, folder))
+    except FAILURES as error:
+        where = folder.relative_to(plan.workdir)
+        candidate.out = f"{where}: {' '.join(str(error).split())[:300]}"
+        print(f"candidate {candidate.index} is out: {candidate.out}")
+    save(search)
+    # As in a study: a hundred compiled programs are some GiB.
+    jax.clear_caches()
+    memory.release()
+
+
+def measure(config: dict[str, Any], folder: pathlib.Path) -> Speed:
+    """Times a candidate by its first steps, with two validations as every run has.
+
+    They are of a run of the config's own length, since the padded shapes depend on it.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    half = PROBE // 2
+    # After each step the host waits for the devices.
+    timed = {"log_every": 1, "first_validation": half, "validate_every": PROBE}
+    fields = {f"training.{name}": value for name, value in timed.items()}
+    times: list[float] = []
+
+    def stop(step: int) -> bool:
+        times.append(time.monotonic())
+        return step >= PROBE
+
+    began = time.monotonic()
+    with contextlib.suppress(StoppedError):
+        train.run(search_space.with_fields(config, fields), folder, stop, report=False)
+    whole = time.monotonic() - began
+    shutil.rmtree(folder, ignore_errors=True)
+    gaps = np.diff(times)
+    if not len(gaps):
+        raise ValueError("training.steps of the config must be at least 2, to time a candidate")
+    # What stands out compiled another shape, or validated.
+    step = float(np.mean(gaps[gaps <= 3 * np.median(gaps)]))
+    model = from_section(config, "model", HDGNN, head=head_of(config))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return Speed(parameters, step, max(0.0, whole - step * len(times)))
+
+
+def trial(config: dict[str, Any], folder: pathlib.Path) -> Trial:
+    """Trains a run, or what is left of it, without its test.
+
+    Its error is that of its best weights, from which a report would be made.
+    """
+    train.run(config, folder, report=False)
+    rows = [row.get("validation_mae", np.nan) for row in read_metrics(folder)]
+    if np.isnan(rows).all():
+        raise ValueError("no validation error is a finite number")
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        seconds = checkpoints.record()["seconds"]
+    return Trial(config["training"]["steps"], seconds, float(np.nanmin(rows)))
+
+
+def test(config: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """The summary of a run's report, made now if it has none."""
+    path = folder / "report" / "summary.json"
+    if not path.exists():
+        train.run(config, folder)
+    return json.loads(path.read_text())
+
+
+def save(search: Search) -> None:
+    """Writes what is known."""
+    content = json.dumps(search.to_dict(), indent=1, allow_nan=False) + "\n"
+    search.plan.workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(search.plan.workdir / "search.json", content.encode())
+
+
+@dataclasses.dataclass
+class Progress:
+    """Runs and seconds that are done and left; a bar of it is printed before each run.
+
+    Time left goes by the budgets, for a run of the last rung is worth many of the first.
+
+    Attributes:
+      runs_before, seconds_before: left when this call began.
+      runs_left, seconds_left: now.
+      clock: seconds since whenever.
+    """
+
+    runs_before: int
+    seconds_before: float
+    runs_left: int
+    seconds_left: float
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    @classmethod
+    def of(cls, search: Search) -> Progress:
+        """Before the first run of this call."""
+        return cls(*search.left(), *search.left())
+
+    def update(self, search: Search) -> None:
+        """After a run."""
+        self.runs_left, self.seconds_left = search.left()
+
+    def show(self, title: str, candidate: Candidate) -> None:
+        """Before a run: its own bar follows."""
+        elapsed = self.clock() - self.began
+        runs, seconds = self.runs_before - self.runs_left, self.seconds_before - self.seconds_left
+        left = self.seconds_left * (elapsed / seconds if seconds else 1)
+        rate = f"{3600 * runs / elapsed:.1f} runs/h" if runs else ""
+        search_page.print_bar(title, candidate.changed, runs, self.runs_before, rate, left)
+
+
+if __name__ == "__main__":
+    program.run(
+        main,
+        str(__doc__),
+        [program.CONFIG, program.WORKDIR, SPACE],
+        [program.PAGE, program.SEEDS],
+    )

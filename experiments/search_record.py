@@ -1,0 +1,229 @@
+"""What a search is asked for and what it knows, of which `search.json` is the copy on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments import train
+from experiments.search_space import Space, with_fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a search is asked for.
+
+    Attributes:
+      workdir: folder of all runs.
+      config: of candidate 0; nested, JSON-able.
+      space: see `search_space`.
+      candidates: in the first rung.
+      eta: of so many one goes on, and so many times longer are the next rung's runs.
+      rungs: how many.
+      finalists: of the last rung.
+      seeds: runs of each finalist.
+      budget: seconds of a run of the last rung and of a finalist.
+    """
+
+    workdir: pathlib.Path
+    config: dict[str, Any]
+    space: Space
+    candidates: int
+    eta: int
+    rungs: int
+    finalists: int
+    seeds: int
+    budget: float
+
+    def refuse(self) -> None:
+        """Refuses numbers that do not go together.
+
+        Raises:
+          ValueError: naming the flag.
+        """
+        last = self.size(self.rungs - 1)
+        if not last:
+            raise ValueError(
+                f"--candidates={self.candidates} leaves none in rung {self.rungs}: ask for "
+                f"{self.eta ** (self.rungs - 1)} or more, or for fewer --rungs"
+            )
+        if self.finalists > last:
+            raise ValueError(
+                f"--finalists={self.finalists} are more than the {last} of the last rung"
+            )
+        if self.seeds < 2:
+            raise ValueError("--seeds must be at least 2: one run has no spread")
+        if not self.budget > 0:
+            raise ValueError(f"--budget must be seconds, more than 0, not {self.budget}")
+
+    def size(self, rung: int) -> int:
+        """Candidates in a rung, counted from 0; the finals follow the last."""
+        return self.finalists if rung == self.rungs else self.candidates // self.eta**rung
+
+    def seconds(self, rung: int) -> float:
+        """Of a run."""
+        return self.budget / self.eta ** max(0, self.rungs - 1 - rung)
+
+    def folder(self, rung: int, index: int) -> pathlib.Path:
+        """Of a run."""
+        return self.workdir / f"rung{rung + 1}" / f"{index:03}"
+
+    def final_seed(self, k: int) -> int:
+        """Of the finalists' k-th runs: none is the seed of the rungs."""
+        return (self.config["seed"] + 1 + k) % 2**32
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the folder."""
+        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del content["workdir"]
+        return content
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A run.
+
+    Attributes:
+      steps: it took.
+      seconds: on the clock, all included.
+      mae: validation error.
+    """
+
+    steps: int
+    seconds: float
+    mae: float
+
+
+@dataclasses.dataclass
+class Candidate:
+    """One config, and how it fared.
+
+    Attributes:
+      index: 0 is the config as it is.
+      changed: fields, by dotted name.
+      parameters: of its model.
+      step_seconds, rest_seconds: of a step, and of all else in a run; None until it is timed.
+      rungs: its run in each.
+      finals: its run with each seed.
+      out: why it is no longer in; None while it is.
+    """
+
+    index: int
+    changed: dict[str, Any]
+    parameters: int | None = None
+    step_seconds: float | None = None
+    rest_seconds: float | None = None
+    rungs: list[Trial] = dataclasses.field(default_factory=list)
+    finals: list[Trial] = dataclasses.field(default_factory=list)
+    out: str | None = None
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Candidate:
+        """The inverse of `dataclasses.asdict`."""
+        trials = {name: [Trial(**t) for t in content[name]] for name in ("rungs", "finals")}
+        return cls(**{**content, **trials})
+
+    def steps(self, seconds: float) -> int:
+        """Of a run that ends by then.
+
+        Raises:
+          ValueError: where there is no time for two, so that one validation lies half way.
+        """
+        assert self.step_seconds is not None
+        assert self.rest_seconds is not None
+        steps = int((seconds - self.rest_seconds) / self.step_seconds)
+        if steps < 2:
+            raise ValueError(
+                f"{seconds:.3g} s are too short: {self.rest_seconds:.3g} s beside the steps, "
+                f"{self.step_seconds:.3g} s for each"
+            )
+        return steps
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return float(np.mean([t.mae for t in self.finals]))
+
+
+@dataclasses.dataclass
+class Search:
+    """The state of a search.
+
+    Attributes:
+      plan: what is asked for.
+      asked: `plan.to_dict()` of the call that began it.
+      candidates: all.
+      test: summary of the winner's report; None before.
+    """
+
+    plan: Plan
+    asked: dict[str, Any]
+    candidates: list[Candidate]
+    test: dict[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, plan: Plan, content: Mapping[str, Any]) -> Search:
+        """The inverse of `to_dict`."""
+        candidates = [Candidate.from_dict(c) for c in content["candidates"]]
+        return cls(plan, content["asked"], candidates, content["test"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        best = self.complete() if self.test is not None else []
+        return {
+            "asked": self.asked,
+            "candidates": [dataclasses.asdict(c) for c in self.candidates],
+            "winner": best[0].index if best else None,
+            "test": self.test,
+        }
+
+    def config(self, candidate: Candidate, steps: int, seed: int) -> dict[str, Any]:
+        """Of a run: warm-up and decay are shares of its steps, validations half way and last."""
+        half = (steps + 1) // 2
+        ours = {"training.steps": steps, "training.validate_every": half,
+                "training.first_validation": half, "seed": seed}  # fmt: skip
+        return with_fields(self.plan.config, {**candidate.changed, **ours})
+
+    def members(self, rung: int) -> list[Candidate]:
+        """Those that a rung trains, best first; the finalists after the last. Of those known."""
+        if rung == 0:
+            return self.candidates
+        done = [c for c in self.members(rung - 1) if len(c.rungs) >= rung]
+        return sorted(done, key=lambda c: c.rungs[rung - 1].mae)[: self.plan.size(rung)]
+
+    def complete(self) -> list[Candidate]:
+        """Finalists that no seed put out, best first; once all have run, the first has won."""
+        finalists = self.members(self.plan.rungs)
+        whole = [c for c in finalists if len(c.finals) == self.plan.seeds]
+        return sorted(whole, key=lambda c: c.mean)
+
+    def left(self) -> tuple[int, float]:
+        """Runs to come, if none fails, and their budgets in seconds."""
+        plan, runs, seconds, known = self.plan, 0, 0.0, True
+        for rung in range(plan.rungs + 1):
+            final = rung == plan.rungs
+            each = plan.seeds if final else 1
+            if known:
+                members = [c for c in self.members(rung) if c.out is None]
+                lacking = sum(
+                    each - len(c.finals) if final else len(c.rungs) == rung for c in members
+                )
+            else:
+                lacking = each * plan.size(rung)
+            runs, seconds = runs + lacking, seconds + lacking * plan.seconds(rung)
+            known = known and not lacking
+        return runs, seconds
+
+    def winners_flags(self) -> list[str]:
+        """What turns the config into that of the winner's tested run, for the train command."""
+        winner, usual = self.complete()[0], train.flatten(self.plan.config)
+        config = self.config(winner, winner.rungs[-1].steps, self.plan.config["seed"])
+        return [
+            f"--config.{name}={tuple(value) if isinstance(value, list) else value}"
+            for name, value in train.flatten(config).items()
+            if value != usual[name]
+        ]
