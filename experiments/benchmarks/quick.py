@@ -95,5 +95,7 @@ if __name__ == "__main__":
     program.quiet()
     # What is timed is then always compiled here, not by another process on other terms.
     jax.config.update("jax_enable_compilation_cache", False)
-    keyed = {f"quick_{key}": value for key, value in measure(Report("quick" in sys.argv[2:])).items()}
-    pathlib.Path(sys.argv[1]).write_text(json.dumps(keyed))
+    file_name, *rest = sys.argv[1:]
+    measured = measure(Report(quick="quick" in rest))
+    keyed = {f"quick_{key}": value for key, value in measured.items()}
+    pathlib.Path(file_name).write_text(json.dumps(keyed))
