@@ -112,15 +112,15 @@ def shares(costs: Sequence[Cost], sizes: Sizes) -> dict[str, float]:
 
 
 def rows(costs: Sequence[Cost], sizes: Sizes) -> list[list[object]]:
-    """For a table: milliseconds, kind, array, shape written, source."""
+    """For a table: source, milliseconds, kind, array, and shape written."""
     return [
         [
-            cost.name,
+            # The place in the model; what is around it is the same for most.
+            "/".join(cost.operation.source.split("/")[-3:]) or cost.name,
             cost.milliseconds,
             cost.operation.kind,
             cost.operation.array(sizes),
             "x".join(map(str, cost.operation.shapes[0])) if cost.operation.shapes else "",
-            cost.operation.source,
         ]
         for cost in costs
     ]

@@ -74,7 +74,7 @@ def measure(report: Report) -> dict[str, float]:
             costs = operations.profile(call, programs[name].as_text(), 2 if report.quick else 10)
             report.table(
                 f"The quick config's {name}: its costliest operations in one batch",
-                ["", "ms", "kind", "array", "shape", "from"],
+                ["", "ms", "kind", "array", "shape"],
                 operations.rows(costs[:10], sizes),
             )
             found = operations.shares(costs, sizes)
