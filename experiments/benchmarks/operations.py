@@ -93,12 +93,14 @@ def profile(call: Call, text: str, repeats: int) -> list[Cost]:
         (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
         data = ProfileData.from_file(str(file))
     known = read_program(text)
-    total: collections.Counter[str] = collections.Counter()
+    total: dict[str, float] = collections.defaultdict(float)
     for plane in data.planes:
         for line in plane.lines:
             events = [(e.start_ns, e.duration_ns, e.name) for e in line.events if e.name in known]
-            total.update(_own_times(events))
-    return [Cost(name, ns / repeats / 1e6, known[name]) for name, ns in total.most_common()]
+            for name, nanoseconds in _own_times(events).items():
+                total[name] += nanoseconds
+    costs = [Cost(name, ns / repeats / 1e6, known[name]) for name, ns in total.items()]
+    return sorted(costs, key=lambda cost: -cost.milliseconds)
 
 
 def shares(costs: Sequence[Cost], sizes: Sizes) -> dict[str, float]:
@@ -180,7 +182,7 @@ def _array(shape: Shape, sizes: Sizes) -> str:
     return "weights"
 
 
-def _own_times(events: Sequence[tuple[float, float, str]]) -> collections.Counter[str]:
+def _own_times(events: Sequence[tuple[float, float, str]]) -> dict[str, float]:
     """Nanoseconds by name; what runs within another event of the same thread is not the other's.
 
     So a loop has only what its body's operations leave.
@@ -188,7 +190,7 @@ def _own_times(events: Sequence[tuple[float, float, str]]) -> collections.Counte
     Args:
       events: start, duration, name.
     """
-    own: collections.Counter[str] = collections.Counter()
+    own: dict[str, float] = collections.defaultdict(float)
     around: list[tuple[float, str]] = []
     # Of two that start together the longer is around the other.
     for start, duration, name in sorted(events, key=lambda event: (event[0], -event[1])):

@@ -37,7 +37,7 @@ def measure(report: Report) -> dict[str, float]:
     training = workloads.compile_step(problem, batches[0]).call
     stepper = workloads.Stepper(problem, training, *batches)
     predicting = workloads.Predicting(problem, *batches)
-    calls = {"train": stepper, "inference": predicting}
+    calls: dict[str, timing.Call] = {"train": stepper, "inference": predicting}
     times, peak = timing.with_peak(calls, 2 if report.quick else 20, report.quick)
 
     outside, layer = workloads.count_step(problem, batches[0])
