@@ -25,7 +25,7 @@ from hdgnn_jax.training.metrics import write_atomically
 
 GROUPS = (
     "wigner", "sphere", "products", "train", "compile", "memory", "pipeline", "scaling", "is2re",
-    "predict",
+    "predict", "quick",
 )  # fmt: skip
 
 

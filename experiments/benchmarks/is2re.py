@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from experiments.benchmarks import timing, workloads
+from experiments.benchmarks import processes, timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.configs.is2re import get_config
 from experiments.problem import Molecules, Problem
@@ -35,17 +34,7 @@ def run(report: Report) -> dict[str, float]:
     """Reading here; the training step in a process of its own, for the peak of its memory."""
     count = 50 if report.quick else 5000
     results = {"is2re_records_per_second": reading(count)}
-    with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(folder) / "results.json"
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments.benchmarks.is2re", str(file),
-             *["quick"] * report.quick],
-            cwd=pathlib.Path(__file__).parents[2],
-            check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise ValueError(f"the training step ended with exit code {done.returncode}")
-        results |= json.loads(file.read_text())
+    results |= processes.alone("is2re", *["quick"] * report.quick)
     report.table("OC20 IS2RE", ["", ""], list(results.items()))
     return results
 
@@ -92,9 +81,7 @@ def training(quick: bool) -> dict[str, float]:
     molecules = Molecules(slabs, search, rng.normal(size=len(slabs)))
     problem, places = Problem.from_training_set(config, molecules), np.arange(len(slabs))
     batch, mesh = workloads.one_batch(molecules, places), workloads.mesh()
-    train_step = step.make_train_step(
-        problem.model.apply, problem.optimizer, mesh, jax.random.key(0), 0.999
-    )
+    train_step = workloads.train_step_of(problem)
     placed = jax.device_put(batch, step.sharded(mesh))
     state = problem.init_state(mesh)
     seconds = []

@@ -11,7 +11,6 @@ from experiments.benchmarks import timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.benchmarks.versus import milliseconds
 from experiments.problem import Problem
-from hdgnn_jax.data.loader import Loader
 from hdgnn_jax.training import step
 
 
@@ -21,26 +20,11 @@ def run(report: Report) -> dict[str, float]:
     molecules = workloads.training_molecules(
         config, 500 if report.quick else config["data"]["train_size"]
     )
-    problem, training, mesh = (
-        Problem.from_training_set(config, molecules),
-        config["training"],
-        workloads.mesh(),
-    )
-    loader = Loader(
-        molecules.structures,
-        molecules.neighbors,
-        problem.reference.standardise(molecules.structures, molecules.raw),
-        4 if report.quick else training["batch_size"],
-        config["seed"],
-        8 if report.quick else training["steps"],
-        n_budgets=training["n_budgets"],
-    )
-    sharding = step.sharded(mesh)
+    problem, mesh = Problem.from_training_set(config, molecules), workloads.mesh()
+    loader, sharding = workloads.loader_of(problem, molecules, report.quick), step.sharded(mesh)
     count = min(loader.steps, 30)
     batches = [jax.device_put(loader.batch(k), sharding) for k in range(count)]
-    train_step = step.make_train_step(
-        problem.model.apply, problem.optimizer, mesh, jax.random.key(0), training["ema"]
-    )
+    train_step = workloads.train_step_of(problem)
     state = problem.init_state(mesh)
     for batch in batches:
         state, _ = train_step(state, batch)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -13,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments import program
-from experiments.benchmarks import timing, workloads
+from experiments.benchmarks import processes, timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.benchmarks.versus import milliseconds
 from experiments.problem import Problem
@@ -29,18 +27,11 @@ def run(report: Report) -> dict[str, float]:
     results: dict[str, float] = {}
     for name in ("a", "b"):
         with tempfile.TemporaryDirectory() as folder:
-            file = pathlib.Path(folder) / "results.json"
             for task in TASKS:
-                done = subprocess.run(
-                    [sys.executable, "-m", "experiments.benchmarks.train", task, name, str(file),
-                     *["quick"] * report.quick],
-                    cwd=pathlib.Path(__file__).parents[2],
-                    env={**os.environ, "JAX_COMPILATION_CACHE_DIR": folder},
-                    check=False,
+                results |= processes.alone(
+                    "train", task, name, *["quick"] * report.quick,
+                    JAX_COMPILATION_CACHE_DIR=folder,
                 )  # fmt: skip
-                if done.returncode:
-                    raise ValueError(f"config {name} ended with exit code {done.returncode}")
-                results |= json.loads(file.read_text())
     return results
 
 
@@ -119,7 +110,7 @@ TASKS = {"compile": compile_first, "measure": measure}
 
 if __name__ == "__main__":
     program.quiet()
-    task, config_name, file_name, *rest = sys.argv[1:]
+    file_name, task, config_name, *rest = sys.argv[1:]
     found = TASKS[task](config_name, Report(quick="quick" in rest))
     keyed = {f"train_{config_name}_{key}": value for key, value in found.items()}
     pathlib.Path(file_name).write_text(json.dumps(keyed))

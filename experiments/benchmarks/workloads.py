@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import numpy as np
 from experiments import problem
 from experiments.configs import qm9 as configs
 from experiments.problem import Molecules, Problem
+from hdgnn_jax.data.loader import Loader
 from hdgnn_jax.data.qm9 import QM9Error
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
@@ -133,18 +135,35 @@ def mesh() -> jax.sharding.Mesh:
     return step.make_mesh(jax.devices()[:1])
 
 
+def loader_of(given: Problem, molecules: Molecules, quick: bool) -> Loader:
+    """The batches of a run, as training draws them."""
+    training = given.config["training"]
+    return Loader(
+        molecules.structures,
+        molecules.neighbors,
+        given.reference.standardise(molecules.structures, molecules.raw),
+        4 if quick else training["batch_size"],
+        given.config["seed"],
+        8 if quick else training["steps"],
+        n_budgets=training["n_budgets"],
+        forces=given.standardised_forces(molecules),
+    )
+
+
+def train_step_of(given: Problem) -> jax.stages.Wrapped:
+    """The step as training makes it; all that depends on its signature is here."""
+    training = given.config["training"]
+    return step.make_train_step(
+        given.apply, given.optimizer, mesh(), jax.random.key(0), training["ema"],
+        given.forces_weight,
+    )  # fmt: skip
+
+
 def compile_step(given: Problem, batch: batching.MolecularGraph) -> Compiled:
     """The training step; seconds include tracing."""
     state = jax.eval_shape(lambda: given.init_state(mesh()))
     start = time.perf_counter()
-    train_step = step.make_train_step(
-        given.model.apply,
-        given.optimizer,
-        mesh(),
-        jax.random.key(0),
-        given.config["training"]["ema"],
-    )
-    call = train_step.lower(state, batch).compile()
+    call = train_step_of(given).lower(state, batch).compile()
     seconds = time.perf_counter() - start
     memory: Any = call.memory_analysis()
     # Donated buffers are both argument and output.
@@ -154,20 +173,35 @@ def compile_step(given: Problem, batch: batching.MolecularGraph) -> Compiled:
 
 
 class Stepper:
-    """Training steps on one batch, one after another."""
+    """Training steps, one after another, on one batch or on several in turn."""
 
-    def __init__(self, given: Problem, call: Any, batch: batching.MolecularGraph):
+    def __init__(self, given: Problem, call: Any, *batches: batching.MolecularGraph):
         self._call, self._state = call, given.init_state(mesh())
-        self._batch = jax.device_put(batch, step.sharded(mesh()))
+        placed = [jax.device_put(batch, step.sharded(mesh())) for batch in batches]
+        self._batches = itertools.cycle(placed)
 
     def __call__(self) -> step.StepMetrics:
-        self._state, metrics = self._call(self._state, self._batch)
+        self._state, metrics = self._call(self._state, next(self._batches))
         return metrics
 
     @property
     def params(self) -> step.Params:
         """The present weights."""
         return self._state.params
+
+
+class Predicting:
+    """Predictions for several batches of one shape, in turn, with fresh weights."""
+
+    def __init__(self, given: Problem, *batches: batching.MolecularGraph):
+        self._params = given.init_state(mesh()).params
+        placed = [jax.device_put(batch, step.sharded(mesh())) for batch in batches]
+        predict: Any = step.make_predict_step(given.apply, mesh())
+        self.compiled = predict.lower(self._params, placed[0]).compile()
+        self._batches = itertools.cycle(placed)
+
+    def __call__(self) -> Any:
+        return self.compiled(self._params, next(self._batches))
 
 
 def count_step(given: Problem, batch: batching.MolecularGraph) -> tuple[Counts, Counts]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import sphere, timing, wigner
+from experiments.benchmarks import operations, quick, sphere, timing, wigner
 from experiments.benchmarks.report import Report
 
 EXPECTED = {
@@ -32,3 +34,46 @@ def test_calls_are_timed_in_turn():
     samples = timing.interleave(calls, rounds=3, least=0)
     assert order[-6:] == list("ababab")
     assert {name: seconds.shape for name, seconds in samples.items()} == {"a": (3,), "b": (3,)}
+
+
+def test_quick_gives_its_cost_and_where_it_goes():
+    results = quick.run(Report(quick=True))
+    assert results.keys() == {
+        *(f"quick_{part}_ms_per_molecule_core{best}" for part in ("step", "inference")
+          for best in ("", "_best")),
+        "quick_utilisation",
+        "quick_bytes_per_edge_layer",
+        *(f"quick_profile_{part}_{name}_share" for part in ("train", "inference")
+          for name in (*operations.KINDS, *operations.ARRAYS)),
+    }  # fmt: skip
+    # As programs are compiled here a scatter is a loop, not an operation.
+    assert all(value > 0 for key, value in results.items() if "scatter" not in key)
+    for part in ("train", "inference"):
+        for names in (operations.KINDS, operations.ARRAYS):
+            shares = [results[f"quick_profile_{part}_{name}_share"] for name in names]
+            assert sum(shares) == pytest.approx(1)
+
+
+def test_operations_are_known_by_kind_and_array():
+    sizes = operations.Sizes(edges=5008, nodes=304, points=13)
+
+    def program(nodes, senders, weights):
+        edges = jnp.sin(nodes)[senders] @ weights
+        return jnp.zeros_like(nodes).at[senders].add(edges), jnp.tanh(weights) + 1
+
+    lowered = jax.jit(program).lower(jnp.ones((304, 16)), jnp.zeros(5008, int), jnp.ones((16, 16)))
+    # As a user's programs are compiled.
+    text = lowered.compile({"xla_cpu_use_fusion_emitters": True}).as_text()
+    found = {(o.kind, o.array(sizes)) for o in operations.read_program(text).values()}
+    assert {("dot", "edge"), ("gather", "edge"), ("scatter", "edge"),
+            ("elementwise", "weights")} <= found  # fmt: skip
+    shapes = {"edge": (3, 5008, 8), "node": (304 * 9, 16), "sphere": (13, 304, 32),
+              "weights": (16, 32)}  # fmt: skip
+    for array, shape in shapes.items():
+        operation = operations.Operation(frozenset(), ((2,), shape), "")
+        assert operation.array(sizes) == array
+
+
+def test_a_loop_is_not_charged_for_its_body():
+    events = [(0, 10, "while"), (1, 4, "dot"), (6, 3, "dot"), (10, 5, "dot")]
+    assert operations._own_times(events) == {"while": 3, "dot": 12}

@@ -1,0 +1,101 @@
+"""Training step and inference of QM9's `quick` config: their cost, and where it goes."""
+
+from __future__ import annotations
+
+import collections
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from experiments import program
+from experiments.benchmarks import operations, processes, timing, workloads
+from experiments.benchmarks.report import Report
+from experiments.benchmarks.versus import milliseconds
+from experiments.problem import Problem
+from hdgnn_jax.graphs import batching
+
+
+def run(report: Report) -> dict[str, float]:
+    """In a process of its own, as a run has it."""
+    return processes.alone("quick", *["quick"] * report.quick)
+
+
+def measure(report: Report) -> dict[str, float]:
+    """In this process: first batches of the run, those of its commonest shape, in turn."""
+    config = workloads.config_of("quick", **(workloads.MODELS["quick"] if report.quick else {}))
+    molecules = workloads.training_molecules(
+        config, 500 if report.quick else config["data"]["train_size"]
+    )
+    problem = Problem.from_training_set(config, molecules)
+    loader = workloads.loader_of(problem, molecules, report.quick)
+    batches = of_commonest_shape([loader.batch(k) for k in range(min(loader.steps, 16))])
+
+    training = workloads.compile_step(problem, batches[0]).call
+    stepper = workloads.Stepper(problem, training, *batches)
+    predicting = workloads.Predicting(problem, *batches)
+    calls: dict[str, timing.Call] = {"train": stepper, "inference": predicting}
+    times, peak = timing.with_peak(calls, 2 if report.quick else 20, report.quick)
+
+    outside, layer = workloads.count_step(problem, batches[0])
+    flops = outside.flops + config["model"]["layers"] * layer.flops
+    graph = jax.tree.map(lambda leaf: leaf[0], batches[0])
+    sizes = operations.Sizes(
+        len(graph.senders), len(graph.nodes.atomic_numbers), len(problem.model.points().weights)
+    )
+    share = {name: 1e3 * timing.cores() / loader.batch_size * times[name] for name in calls}
+    results = {
+        "step_ms_per_molecule_core": float(np.median(share["train"])),
+        "step_ms_per_molecule_core_best": float(share["train"].min()),
+        "inference_ms_per_molecule_core": float(np.median(share["inference"])),
+        "inference_ms_per_molecule_core_best": float(share["inference"].min()),
+        "utilisation": float(np.median(flops / times["train"] / peak)),
+        "bytes_per_edge_layer": layer.bytes / sizes.edges,
+    }
+    report.table(
+        f"The quick config: {loader.batch_size} molecules in a batch, padded to {sizes.nodes:,} "
+        f"atoms and {sizes.edges:,} edges; {timing.cores()} cores",
+        ["", ""],
+        [
+            ["training step, ms", milliseconds(times["train"])],
+            ["inference of a batch, ms", milliseconds(times["inference"])],
+            ["matrix-product peak, GFLOP/s", float(np.median(peak) / 1e9)],
+            *([key, value] for key, value in results.items()),
+        ],
+        f"Times: best / median of {len(peak)}.",
+    )
+    # Elsewhere the profiler has other names for operations than the program.
+    if jax.default_backend() == "cpu":
+        programs = {"train": training, "inference": predicting.compiled}
+        for name, call in calls.items():
+            costs = operations.profile(call, programs[name].as_text(), 2 if report.quick else 10)
+            report.table(
+                f"The quick config's {name}: its costliest operations in one batch",
+                ["", "ms", "kind", "array", "shape"],
+                operations.rows(costs[:10], sizes),
+            )
+            found = operations.shares(costs, sizes)
+            results |= {f"profile_{name}_{key}": value for key, value in found.items()}
+    return results
+
+
+def of_commonest_shape(
+    batches: Sequence[batching.MolecularGraph],
+) -> list[batching.MolecularGraph]:
+    """Those batches that are padded alike, of the shape that most have."""
+    shapes = [(batch.senders.shape, batch.nodes.atomic_numbers.shape) for batch in batches]
+    ((commonest, _),) = collections.Counter(shapes).most_common(1)
+    return [batch for batch, shape in zip(batches, shapes, strict=True) if shape == commonest]
+
+
+if __name__ == "__main__":
+    program.quiet()
+    # What is timed is then always compiled here, not by another process on other terms.
+    jax.config.update("jax_enable_compilation_cache", False)
+    file_name, *rest = sys.argv[1:]
+    measured = measure(Report(quick="quick" in rest))
+    keyed = {f"quick_{key}": value for key, value in measured.items()}
+    pathlib.Path(file_name).write_text(json.dumps(keyed))
