@@ -42,7 +42,6 @@ SIZE = {
 }
 """What differs from `ablations.py`: the budget is the same for all variants."""
 
-SEEDS = 3
 TURNED = 512
 """First so many test molecules are predicted turned too, each by a random rotation."""
 

@@ -116,7 +116,7 @@ def test_what_cannot_be_written_is_said_before_the_work(call, arguments, message
     [
         train, evaluate, symmetry, expressiveness, study, predict, prepare, export, search,
         selftest, peer,
-    ],  # fmt: skip
+    ],
 )
 def test_help_says_how_to_call_the_command(call, module):
     code, out, err = call(module, "--help")
