@@ -1,0 +1,69 @@
+"""What has died in a network is found."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from molecules import KNOWN, graph_of
+from small import BUDGET, SMALL, compiled, parameters
+
+from hdgnn_jax.evaluation import liveness
+from hdgnn_jax.models.hdgnn import HDGNN
+
+GRAPH = graph_of(KNOWN, budget=BUDGET)
+SOUND = {"change_without_degrees": 0.2, "change_without_surroundings": 0.9}
+
+
+def edited(name: str, change) -> dict:
+    """The stirred weights with those whose path ends in `name` changed."""
+
+    def of_leaf(path, leaf):
+        return change(leaf) if jax.tree_util.keystr(path).endswith(name) else leaf
+
+    return jax.tree_util.tree_map_with_path(of_leaf, parameters())["params"]
+
+
+def test_a_stirred_network_is_alive():
+    found = liveness.sizes(HDGNN(**SMALL), parameters()["params"], GRAPH)
+    assert {"rms_0", "rms_1", "rms_2", "gates_stuck"} == found.keys()
+    assert liveness.obituary({**found, **SOUND}) == []
+
+
+def test_dead_degrees_and_stuck_gates_are_named():
+    model = HDGNN(**SMALL)
+    quiet = liveness.without_degrees(model, parameters()["params"])
+    found = liveness.sizes(model, quiet, GRAPH)
+    assert found["rms_1"] < 1e-5 < found["rms_0"]
+    lines = liveness.obituary({**found, **SOUND})
+    assert [line[:8] for line in lines] == ["degree 1", "degree 2"]
+    open_ = edited("['attention']['bias']", lambda leaf: jnp.full_like(leaf, 50))
+    found = liveness.sizes(model, open_, GRAPH)
+    assert found["gates_stuck"] == 1
+    assert "stuck" in liveness.obituary({**found, **SOUND})[0]
+    lines = liveness.obituary({**found, "gates_stuck": 0.0, **dict.fromkeys(SOUND, 0.001)})
+    assert len(lines) == 2
+
+
+def test_without_degrees_a_prediction_sees_distances_alone():
+    """Nothing turns it: not even the sphere's points."""
+    model, params = HDGNN(**SMALL), parameters()["params"]
+    turned = KNOWN.turned(np.tile([0.5, 0.5, 0.1, 0.7], (len(KNOWN), 1)))
+    both = [
+        np.asarray(
+            compiled()(
+                {"params": liveness.without_degrees(model, params)}, graph_of(s, budget=BUDGET)
+            )
+        )[: len(KNOWN)]
+        for s in (KNOWN, turned)
+    ]
+    scale = np.abs(both[0]).max()
+    # The learned pathway makes all degrees from l = 0 in the edge's frame; the norm takes them away.
+    np.testing.assert_allclose(*both, atol=1e-4 * scale)
+
+
+def test_degrees_that_no_norm_holds_cannot_be_taken_away():
+    model = HDGNN(**SMALL, rescale=False)
+    with pytest.raises(ValueError, match="layer_norm and rescale"):
+        liveness.without_degrees(model, parameters(rescale=False)["params"])
