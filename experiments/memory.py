@@ -1,4 +1,4 @@
-"""The C library's memory settings, without which a CPU's step takes about twice as long."""
+"""Settings of the C library and of XLA without which a CPU's step takes about twice as long."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ SETTINGS = (
 )
 """XLA allocates its buffers anew at each step. Here they stay in the process, on large pages. One
 arena for all threads (`arena_max=1`) gains nothing more and makes compilation a third slower."""
+COMPILER = "--xla_cpu_use_fusion_emitters=false"
+"""XLA's older way to compile fused operations: half the compilation, and a step as fast or faster."""
 HAS_GLIBC = platform.libc_ver()[0] == "glibc"
 
 
@@ -26,6 +28,9 @@ def restart() -> None:
         wanted["GLIBC_TUNABLES"] = SETTINGS
     # jax sets the log level to 1 where it is not set.
     missing = {name: v for name, v in wanted.items() if os.environ.get(name, "1") == "1"}
+    flags = os.environ.get("XLA_FLAGS", "")
+    if COMPILER.split("=")[0] not in flags:
+        missing["XLA_FLAGS"] = f"{flags} {COMPILER}".strip()
     if missing:
         os.environ.update(missing)
         os.execv(sys.executable, sys.orig_argv)

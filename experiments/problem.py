@@ -211,8 +211,14 @@ class Problem:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser."""
-        steps = self.config["training"]["steps"]
-        return from_section(self.config, "optimizer", make_optimizer, steps=steps)
+        training = self.config["training"]
+        return from_section(
+            self.config,
+            "optimizer",
+            make_optimizer,
+            steps=training["steps"],
+            flat=not training["divide_state"],
+        )
 
     def to_learn(self, molecules: Molecules) -> Molecules:
         """Less what a linear reference knows of them."""

@@ -111,7 +111,7 @@ def _quick(config: ConfigDict) -> None:
     config.model.layers = 3
     config.model.channels = 64
     config.model.hidden = 32
-    config.model.invariant_channels = 64
+    config.model.invariant_channels = 16
     config.model.edge_channels = 32
     config.model.n_gaussians = 32
     config.model.pathway = "none"
@@ -124,8 +124,8 @@ def _quick(config: ConfigDict) -> None:
     config.optimizer.warmup = 0.05
     config.optimizer.clip = 1.0
     config.training.batch_size = 16
-    config.training.steps = 15_000
-    config.training.validate_every = 3_000
+    config.training.steps = 9_500
+    config.training.validate_every = 2_000
     config.training.first_validation = 500
     config.training.validation_size = 1000
     config.training.log_every = 50

@@ -22,6 +22,7 @@ def make_optimizer(
     amsgrad: bool = False,
     b1: float = 0.9,
     b2: float = 0.999,
+    flat: bool = False,
 ) -> optax.GradientTransformation:
     """The optimiser of a run.
 
@@ -36,6 +37,9 @@ def make_optimizer(
       clip: largest norm of the whole gradient.
       amsgrad: whether the second moment never falls (Reddi et al. 2018).
       b1, b2: of Adam.
+      flat: whether its state is one vector: a few operations for all weights, where a small
+        network's many arrays would cost a CPU more time than their numbers. Not for a state that is
+        divided among devices.
 
     Raises:
       ValueError: naming what is out of its range, such as a drop outside the run.
@@ -77,9 +81,10 @@ def make_optimizer(
             end_value=final * learning_rate,
         )
     scale = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
-    return optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(clip),
         scale(b1=b1, b2=b2),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(schedule),
     )
+    return optax.flatten(chain) if flat else chain

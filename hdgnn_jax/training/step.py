@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import flax.struct
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -144,10 +145,15 @@ def make_train_step(
                 return losses.l1(outputs, graph, counts, forces_weight), culprit
 
             (value, culprit), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+            # Those of whole weights together: one exchange between devices, not one for each array.
+            whole, place = jax.flatten_util.ravel_pytree(
+                jax.tree.map(lambda leaf, s: None if AXIS in s else leaf, gradient, specs)
+            )
             summed = jax.tree.map(
-                lambda leaf, spec: leaf if AXIS in spec else jax.lax.psum(leaf, AXIS),
+                lambda leaf, total: leaf if total is None else total,
                 gradient,
-                specs,
+                place(jax.lax.psum(whole, AXIS)),
+                is_leaf=lambda leaf: leaf is None,
             )
             return jax.lax.psum(value, AXIS), summed, jax.lax.pmax(culprit, AXIS)
 
