@@ -14,7 +14,7 @@ SETTINGS = (
 """XLA allocates its buffers anew at each step. Here they stay in the process, on large pages. One
 arena for all threads (`arena_max=1`) gains nothing more and makes compilation a third slower."""
 COMPILER = "--xla_cpu_use_fusion_emitters=false"
-"""XLA's older way to compile fused operations: half the compilation, and a step as fast or faster."""
+"""XLA's older way to compile fused operations: less compilation, and a step as fast or faster."""
 HAS_GLIBC = platform.libc_ver()[0] == "glibc"
 
 

@@ -131,7 +131,7 @@ class Problem:
                 train.structures, train.neighbors, scalars, elements, config["model"]["cutoff"]
             )
             to_beat["linear"] = fit
-            if data.reference == "linear":
+            if linear_reference(config):
                 linear = fit.linear
                 learned = train.without(fit, target.factor, known)
         reference = targets.Reference.fit(
@@ -139,7 +139,7 @@ class Problem:
             elements,
             train.structures,
             learned.raw,
-            kind=data.reference,
+            kind="fitted" if data.reference == "linear" else data.reference,
             centre=head in CENTRED,
             linear=linear,
         )
@@ -205,7 +205,7 @@ class Problem:
             HDGNN,
             head=head_of(self.config),
             neighbors=self.neighbors,
-            auxiliary=self.config["training"]["auxiliary"],
+            auxiliary=self.config["training"]["auxiliary"] and linear_reference(self.config),
         )
 
     @functools.cached_property
@@ -501,17 +501,11 @@ def check(config: Mapping[str, Any]) -> None:
     data, head = data_set(config), head_of(config)
     data.target(config["target"])
     model = from_section(config, "model", HDGNN, head=head)
-    if data.reference == "linear":
-        if head != "invariant":
-            raise ValueError(
-                f"config.data.reference = linear needs the invariant head, a sum over atoms, and "
-                f"{config['target']} has the {head} head: set another reference"
-            )
-        if model.max_neighbors is not None:
-            raise ValueError(
-                "config.data.reference = linear needs config.model.max_neighbors = None: it would "
-                "jump where neighbours change ranks"
-            )
+    if data.reference == "linear" and model.max_neighbors is not None:
+        raise ValueError(
+            "config.data.reference = linear needs config.model.max_neighbors = None: it would "
+            "jump where neighbours change ranks"
+        )
     if config["training"]["auxiliary"] and data.reference != "linear":
         raise ValueError("config.training.auxiliary = True needs config.data.reference = linear")
     from_section(config, "optimizer", make_optimizer, steps=config["training"]["steps"])
@@ -540,6 +534,14 @@ def part(config: Mapping[str, Any], name: str) -> Molecules:
         )
     neighbors = neighbors_of(structures, model["cutoff"], model["max_neighbors"])
     return Molecules(structures, neighbors, raw, forces)
+
+
+def linear_reference(config: Mapping[str, Any]) -> bool:
+    """Whether the linear model is taken off the target first.
+
+    Of what is no sum over atoms, such as the norm of a dipole moment, no reference ever is.
+    """
+    return bool(config["data"]["reference"] == "linear" and head_of(config) == "invariant")
 
 
 def head_of(config: Mapping[str, Any]) -> str:

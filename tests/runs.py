@@ -15,6 +15,7 @@ import pytest
 from fake_qm9 import write_cache
 
 from experiments import train
+from experiments.configs import ablations
 from experiments.configs.qm9 import get_config
 
 
@@ -40,15 +41,16 @@ def once(tmp_path_factory):
 def config(once):
     """Of a run of seconds."""
     small = get_config("quick")
+    small.model.update(ablations.BASELINE)
     cache = once("cache", lambda folder: write_cache(folder / "cache"))
-    small.data.update(cache=str(cache), train_size=300)
+    small.data.update(cache=str(cache), train_size=300, reference="fitted")
     small.model.update(
         cutoff=3.0, degree=1, product_degree=1, layers=1, channels=4, hidden=8,
         invariant_channels=8, edge_channels=8, n_gaussians=8,
     )  # fmt: skip
     small.training.update(
         batch_size=64, steps=12, first_validation=5, validate_every=12,
-        validation_size=100, log_every=4, n_budgets=1,
+        validation_size=100, log_every=4, n_budgets=1, ema=0.99, auxiliary=False,
     )  # fmt: skip
     return json.loads(small.to_json())
 

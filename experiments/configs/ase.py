@@ -33,6 +33,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     # In training: a frame drawn at each step has forces of its own.
     config.model.frame = "canonical"
     config.training.forces_weight = 1.0
+    config.training.auxiliary = False
     if variant == "quick":
         config.training.batch_size = 16
         config.training.steps = 600

@@ -72,6 +72,7 @@ def _quick(config: ConfigDict) -> None:
     config.data.validation_size = 200
     config.data.train_size = None
     config.data.reference = None
+    config.training.auxiliary = False
     config.model.elements = (13, 28, 29, 46, 47, 78, 79)
     config.model.cutoff = 6.0
     config.model.max_neighbors = 12

@@ -22,7 +22,8 @@ DEBYE_PER_E_ANGSTROM = 4.803204712570263
 """CODATA 2018: e in C times 1e-10 m over 1e-21 / c C m."""
 
 ReferenceKind = Literal["none", "fitted", "tabulated", "linear"]
-"""Of `linear` the per-element part is fitted, to what the linear model's geometry leaves."""
+"""With `linear` the per-element part is fitted to what the linear model's geometry leaves; for heads
+that are no sum over atoms it is as `fitted`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Reference:
         values = raw * target.factor
         scalars = isotropic_part(values, target.rank)
         per_element = np.zeros(len(elements))
-        if centre and kind in ("fitted", "linear"):
+        if centre and kind == "fitted":
             per_element = np.array(Composition.fit(structures, scalars, elements).per_element)
         elif centre and kind == "tabulated":
             if target.atom_energies is None:

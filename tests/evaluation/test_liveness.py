@@ -59,7 +59,7 @@ def test_without_degrees_a_prediction_sees_distances_alone():
         for s in (KNOWN, turned)
     ]
     scale = np.abs(both[0]).max()
-    # The learned pathway makes all degrees from l = 0 in the edge's frame; the norm takes them away.
+    # The learned pathway makes all degrees from l = 0; the norm takes them away.
     np.testing.assert_allclose(*both, atol=1e-4 * scale)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, prepare, sets, train
+from experiments.configs import ablations
 from experiments.configs.is2re import get_config
 from hdgnn_jax.data import is2re, oc20_lmdb
 from hdgnn_jax.data.oc20_lmdb import Is2reError
@@ -29,6 +30,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(cache):
     small = get_config("quick")
+    small.model.update(ablations.BASELINE)
     small.data.update(cache=str(cache), validation_size=6)
     small.model.update(
         cutoff=4.0, max_neighbors=6, degree=1, product_degree=1, layers=1, channels=4, hidden=8,

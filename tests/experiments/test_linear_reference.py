@@ -11,7 +11,8 @@ import pytest
 
 from experiments import train
 from experiments.problem import Predictor as OfProblem
-from experiments.problem import Problem, best_results, part
+from experiments.problem import Problem, best_results, linear_reference, part
+from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.predict import Predictor
 from hdgnn_jax.training import step
@@ -22,6 +23,7 @@ from hdgnn_jax.training.checkpoint import Checkpoints
 def of_linear(config):
     new = copy.deepcopy(config)
     new["data"]["reference"] = "linear"
+    new["training"]["auxiliary"] = True
     return new
 
 
@@ -80,3 +82,26 @@ def test_the_report_says_where_a_linear_model_is_better(workdir):
     summary = json.loads((workdir / "report" / "summary.json").read_text())
     worse = summary["mae"] >= summary["mae_linear"]
     assert ("A linear model is better on the test split" in report) == worse
+
+
+def test_the_auxiliary_target_is_what_the_composition_leaves(of_linear):
+    molecules = part(of_linear, "train")
+    problem, learned = Problem.fitted(of_linear, molecules)
+    both = problem.training_targets(molecules, learned)
+    usual = problem.reference.standardise(molecules.structures, learned.raw)
+    np.testing.assert_array_equal(both[:, 0], usual)
+    fit = Composition.fit(molecules.structures, molecules.raw, of_linear["model"]["elements"])
+    left = molecules.raw - fit.predict(molecules.structures)
+    np.testing.assert_allclose(both[:, 1], left / left.std(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("target", "rank"), [("mu", 0), ("r2", 0), ("polarizability", 2)])
+def test_what_is_no_sum_over_atoms_has_no_linear_reference(of_linear, target, rank):
+    """Nor an auxiliary output: the same config serves all targets."""
+    assert not linear_reference({**of_linear, "target": target})
+    assert linear_reference({**of_linear, "target": "gap"})
+    if rank == 0:
+        asked = {**of_linear, "target": target}
+        problem = Problem.from_training_set(asked, part(asked, "train").first(50))
+        assert problem.reference.linear is None
+        assert not problem.model.auxiliary

@@ -12,6 +12,7 @@ from ase.optimize import BFGS
 from fake_qm9 import write_cache
 
 from experiments import evaluate, predict, prepare, selftest, train
+from experiments.configs import ablations
 from experiments.configs.ase import get_config
 from hdgnn_jax.calculator import HDGNNCalculator
 from hdgnn_jax.data.dynamics import SHAPES
@@ -42,6 +43,7 @@ def cache(tmp_path_factory):
 
 def config_of(**changes):
     config = get_config("quick")
+    config.model.update(ablations.BASELINE)
     config.update_from_flattened_dict({**TINY, **changes})
     return json.loads(config.to_json())
 

@@ -216,7 +216,7 @@ def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message)
         ({"data.train_size": 0}, "data.train_size must lie between 1 and 110000, not 0"),
         ({"data.train_size": 110_001}, "data.train_size must lie between 1 and 110000"),
         ({"data.reference": "fited"}, "reference must be one of none, fitted, tabulated"),
-        ({"data.reference": "linear", "target": "mu"}, "linear needs the invariant head, .* mu"),
+        ({"training.auxiliary": True}, "auxiliary = True needs config.data.reference = linear"),
         ({"data.reference": "linear", "model.max_neighbors": 4}, "linear needs .*max_neighbors"),
         ({"data.cash": "x"}, "config.data: .* unexpected keyword argument 'cash'"),
         ({"model.chanels": 4}, "config.model: .* unexpected keyword argument 'chanels'"),
