@@ -22,8 +22,8 @@ DEBYE_PER_E_ANGSTROM = 4.803204712570263
 """CODATA 2018: e in C times 1e-10 m over 1e-21 / c C m."""
 
 ReferenceKind = Literal["none", "fitted", "tabulated", "linear"]
-"""With `linear` the per-element part is fitted to what the linear model's geometry leaves; for heads
-that are no sum over atoms it is as `fitted`."""
+"""With `linear` the per-element part is fitted to what the linear model's geometry leaves; a head
+that is no sum over atoms has it as `fitted`."""
 
 
 @dataclasses.dataclass(frozen=True)
