@@ -124,7 +124,7 @@ def _quick(config: ConfigDict) -> None:
     config.optimizer.warmup = 0.05
     config.optimizer.clip = 1.0
     config.training.batch_size = 16
-    config.training.steps = 9_500
+    config.training.steps = 6_000
     config.training.validate_every = 2_000
     config.training.first_validation = 500
     config.training.validation_size = 1000
