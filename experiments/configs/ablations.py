@@ -34,9 +34,9 @@ BASELINE: dict[str, Any] = {
     "product_degree": 2,
     "attention": "sigmoid",
     "invariant_branch": True,
-    "update_channels": None,
+    "update_channels": 32,
     "squeeze_excite": True,
-    "sphere_order": None,
+    "sphere_order": 7,
 }
 """The paper's network at a size for two cores."""
 
@@ -62,6 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # The authors' published code where it departs from the paper; see below what is not taken over.
     "released": {
         "sphere_rule": "product",
+        "sphere_order": None,
         "envelope": False,
         "residual": False,
         "rescale": False,

@@ -85,7 +85,9 @@ def test_the_report_has_every_part_and_their_mean(finished):
     assert "can be held against OC20's" in (finished / "report" / "report.md").read_text()
 
 
-def test_evaluation_prints_the_same(finished, capsys):
+def test_evaluation_prints_the_same(finished, capsys, monkeypatch):
+    # Wide enough for a row to be one line.
+    monkeypatch.setenv("COLUMNS", "120")
     evaluate.run(finished, None)
     report = (finished / "report" / "report.md").read_text()
     rows = [line.strip("│ ").split("│") for line in capsys.readouterr().out.splitlines()]
