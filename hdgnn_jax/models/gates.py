@@ -17,7 +17,8 @@ CLOSED = 0.01
 def gate(module: nn.Module, name: str, logits: jax.Array) -> jax.Array:
     """sigmoid(logits), of which the share that is stuck is kept where `GATES` is asked for."""
     value = nn.sigmoid(logits)
-    module.sow(GATES, f"{name}_stuck", jnp.mean((value < CLOSED) | (value > 1 - CLOSED)))
+    if not module.is_initializing():
+        module.sow(GATES, f"{name}_stuck", jnp.mean((value < CLOSED) | (value > 1 - CLOSED)))
     return value
 
 
@@ -25,4 +26,6 @@ def watch(module: nn.Module, x: jax.Array) -> None:
     """Keeps the rms of each degree of a state [N, S, C] where `STATES` is asked for."""
     degree = round(x.shape[1] ** 0.5) - 1
     blocks = [x[:, degrees.block(l)] for l in range(degree + 1)]
+    if module.is_initializing():
+        return
     module.sow(STATES, "rms", jnp.stack([jnp.sqrt(jnp.mean(part**2)) for part in blocks]))

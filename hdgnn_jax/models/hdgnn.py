@@ -16,7 +16,7 @@ from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
 from hdgnn_jax.models.heads import LOWEST_DEGREE, Head, MoleculeHead, Readout
 from hdgnn_jax.models.invariant import InvariantBranch
 from hdgnn_jax.models.message import Attention, MessageBlock, TensorProduct
-from hdgnn_jax.models.norm import EquivariantLayerNorm
+from hdgnn_jax.models.norm import EPSILON, SOFT, EquivariantLayerNorm
 from hdgnn_jax.models.pathways import Pathway
 from hdgnn_jax.models.update import UpdateBlock
 from hdgnn_jax.so3 import degrees, sphere
@@ -345,7 +345,8 @@ class Layer(nn.Module):
         e = DistanceBlock(
             len(config.elements), config.edge_channels, precision, name="distance"
         )(geometry.smeared, species, senders, receivers)
-        normed = EquivariantLayerNorm(name="norm")(x) if config.layer_norm else x
+        epsilon = SOFT if config.rescale else EPSILON
+        normed = EquivariantLayerNorm(epsilon, name="norm")(x) if config.layer_norm else x
         if config.extra_linear:
             normed = DegreeDense(config.channels, precision, name="extra_linear")(normed)
         messages = jnp.zeros_like(x)
@@ -370,7 +371,7 @@ class Layer(nn.Module):
                 )(normed[:, :size], f, e if shell.edges is None else e[shell.edges], shell)
             )
         if config.rescale:
-            messages = EquivariantLayerNorm(name="message_norm")(messages)
+            messages = EquivariantLayerNorm(epsilon, name="message_norm")(messages)
         width = config.update_channels or 2 * config.channels
         update = UpdateBlock(self.points, width, config.squeeze_excite, precision, name="update")(
             messages, x
