@@ -422,7 +422,7 @@ class Predictor:
             nothing = np.zeros_like(whole)
             known = self.problem.reference.restore(molecules.structures, nothing)
             fit = self.problem.baselines.get("linear")
-            if self.problem.reference.linear is not None and fit is not None:
+            if self.problem.reference.linear and isinstance(fit, baselines.LinearFit):
                 known = known + fit.energies(molecules.structures, molecules.neighbors)
             return whole - known
 

@@ -111,10 +111,11 @@ class EdgeNetworks(Networks):
         seconds = [Dense(size, self.precision, False, gain, keep=False, name=n) for n in names]
 
         def network(second: Dense, inputs: Sequence[jax.Array]) -> jax.Array:
-            gated = [nn.silu(u) * c for u in inputs]
+            first, *others = (nn.silu(u) * c for u in inputs)
             if self.last_silu:
-                return sum(nn.silu(second(u)) for u in gated)
-            return second(sum(gated))
+                return sum((nn.silu(second(u)) for u in others), nn.silu(second(first)))
+            together: jax.Array = second(sum(others, first))
+            return together
 
         terms = (
             network(seconds[0], [u[0] for u in of_i]),
