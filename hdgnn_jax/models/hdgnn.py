@@ -189,7 +189,8 @@ class HDGNN(nn.Module):
 
     def setup(self) -> None:
         points = self.points()
-        scale = START if self.rescale else 1.0
+        # Without a norm before the messages their size would be the embedding's.
+        scale = START if self.rescale and self.layer_norm else 1.0
         self.embedding = ElementEmbedding(len(self.elements), self.channels, scale)
         if self.tags:
             self.tag_embedding = ElementEmbedding(N_TAGS, self.channels, scale)

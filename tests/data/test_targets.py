@@ -141,5 +141,5 @@ def test_what_does_not_exist_is_refused():
         find_target("u0")
     with pytest.raises(ValueError, match="mu has no tabulated atomic references"):
         Reference.fit(TARGETS["mu"], ELEMENTS, molecules, raw, kind="tabulated")
-    with pytest.raises(ValueError, match="one of none, fitted, tabulated, not 'fited'"):
+    with pytest.raises(ValueError, match="one of none, fitted, tabulated, linear, not 'fited'"):
         Reference.fit(TARGETS["mu"], ELEMENTS, molecules, raw, kind="fited")
