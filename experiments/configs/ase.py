@@ -14,7 +14,7 @@ the standard deviation of the energies. All choices here are ours: the paper has
 
 from ml_collections import ConfigDict, config_dict
 
-from experiments.configs import qm9
+from experiments.configs import ablations, qm9
 
 
 def get_config(variant: str = "full") -> ConfigDict:
@@ -35,6 +35,9 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.forces_weight = 1.0
     config.training.auxiliary = False
     if variant == "quick":
+        config.model.update(ablations.BASELINE)
+        config.optimizer.learning_rate = 5e-3
+        config.training.ema = 0.99
         config.training.batch_size = 16
         config.training.steps = 600
         config.training.validate_every = 200

@@ -15,7 +15,7 @@ validation systems held out of training, and every choice of `quick`.
 
 from ml_collections import ConfigDict
 
-from experiments.configs import qm9
+from experiments.configs import ablations, qm9
 
 SYSTEMS = 460_328
 """OC20's training part."""
@@ -73,6 +73,8 @@ def _quick(config: ConfigDict) -> None:
     config.data.train_size = None
     config.data.reference = None
     config.training.auxiliary = False
+    config.training.ema = 0.99
+    config.model.update(ablations.BASELINE)
     config.model.elements = (13, 28, 29, 46, 47, 78, 79)
     config.model.cutoff = 6.0
     config.model.max_neighbors = 12
