@@ -84,13 +84,15 @@ def test_what_is_drawn_lies_in_the_space():
 
 def test_draws_that_no_run_can_use_are_drawn_again():
     """The degree of products is at most that of the states, which is 1 in `quick`."""
+    # Its sphere is for degree 1.
+    quick = {**QUICK, "model": {**QUICK["model"], "sphere_order": None}}
     space = {"model.degree": [1, 2, 3], "model.product_degree": [1, 2, 3]}
-    search_space.refuse_space(space, QUICK)
-    found = search_space.candidates(space, QUICK, 6)
+    search_space.refuse_space(space, quick)
+    found = search_space.candidates(space, quick, 6)
     pairs = {(f.get("model.degree", 1), f.get("model.product_degree", 1)) for f in found}
     assert pairs == {(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)}
     with pytest.raises(ValueError, match=r"gave no candidate 6 .*widen the space"):
-        search_space.candidates(space, QUICK, 7)
+        search_space.candidates(space, quick, 7)
 
 
 @pytest.mark.parametrize(
