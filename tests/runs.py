@@ -48,6 +48,7 @@ def config(once):
         cutoff=3.0, degree=1, product_degree=1, layers=1, channels=4, hidden=8,
         invariant_channels=8, edge_channels=8, n_gaussians=8,
     )  # fmt: skip
+    small.optimizer.learning_rate = 5e-3
     small.training.update(
         batch_size=64, steps=12, first_validation=5, validate_every=12,
         validation_size=100, log_every=4, n_budgets=1, ema=0.99, auxiliary=False,

@@ -138,10 +138,14 @@ def mesh() -> jax.sharding.Mesh:
 def loader_of(given: Problem, molecules: Molecules, quick: bool) -> Loader:
     """The batches of a run, as training draws them."""
     training = given.config["training"]
+    targets = given.reference.standardise(molecules.structures, molecules.raw)
+    # What the numbers are does not matter here; an older revision has no auxiliary output.
+    if getattr(given.model, "auxiliary", False):
+        targets = np.stack([targets, targets], 1)
     return Loader(
         molecules.structures,
         molecules.neighbors,
-        given.reference.standardise(molecules.structures, molecules.raw),
+        targets,
         4 if quick else training["batch_size"],
         given.config["seed"],
         8 if quick else training["steps"],
