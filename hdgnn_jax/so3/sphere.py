@@ -80,7 +80,7 @@ def sphere(
         raise ValueError(f"sphere rule must be 'lebedev' or 'product', not {rule!r}")
     if order is not None:
         if error is not None:
-            raise ValueError("give the sphere an order or an error : sphere_order or sphere_error, not both")
+            raise ValueError("give sphere_order or sphere_error, not both")
         if order < 2 * degree:
             raise ValueError(f"degree {degree} needs a Lebedev rule of order {2 * degree} or more")
         if (found := _lebedev(order)) is None:

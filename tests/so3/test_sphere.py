@@ -138,7 +138,7 @@ def test_a_sphere_can_be_chosen_by_its_error(degree):
     ("options", "message"),
     [
         ({"error": 1e-30}, "no Lebedev rule for degree 3 with an error of 1e-30"),
-        ({"error": 1e-3, "order": 9}, "order or its error, not both"),
+        ({"error": 1e-3, "order": 9}, "sphere_order or sphere_error, not both"),
         ({"error": 1e-3, "rule": "product"}, "the product rule has no order"),
     ],
 )
