@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,14 +48,7 @@ def sizes(model: HDGNN, params: Any, graph: batching.MolecularGraph) -> dict[str
       and layer: the share below 0.01 or above 0.99; 0 where the model has no gate.
     """
 
-    @jax.jit
-    def look(params: Any, graph: batching.MolecularGraph) -> Any:
-        rolls = jnp.zeros(graph.senders.shape)
-        return model.apply(
-            {"params": params}, graph, rolls, method="predict", mutable=[STATES, GATES]
-        )[1]
-
-    seen = jax.device_get(look(params, jax.tree.map(jnp.asarray, graph)))
+    seen = jax.device_get(_look(model, params, jax.tree.map(jnp.asarray, graph)))
     rms = np.concatenate([leaf.reshape(-1, model.degree + 1) for leaf in _leaves(seen, STATES)])
     stuck = [float(leaf.max()) for leaf in _leaves(seen, GATES)]
     return {
@@ -81,6 +75,13 @@ def obituary(found: Mapping[str, float]) -> list[str]:
         if found.get(f"change_without_{what}", 1.0) < DEAD:
             lines.append(f"what the network knows {verb} changes its predictions by nothing")
     return lines
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _look(model: HDGNN, params: Any, graph: batching.MolecularGraph) -> Any:
+    rolls = jnp.zeros(graph.senders.shape)
+    kept = [STATES, GATES]
+    return model.apply({"params": params}, graph, rolls, method="predict", mutable=kept)[1]
 
 
 def _leaves(seen: Mapping[str, Any], name: str) -> list[np.ndarray]:
