@@ -9,7 +9,8 @@ slabs  A stand-in for it that needs no download: metal dimers and trimers on all
 molecules
        Molecules of QM9 in motion, with energies, forces and dipole moments of GFN2-xTB, to train
        `ase.py` on. 1,000 molecules, four shapes of each, take 20 minutes on one core.
-qm9    The molecules of the package qm9pack; training does the same by itself.
+qm9    The molecules of the package qm9pack as a tensorflow_datasets data set, for other programs;
+       training needs it not.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def main(*words: str) -> None:
     root = cache_folder()
     if words[0] == "qm9":
         qm9.load()
+        qm9.write_tfds(qm9.package_folder(), root / "qm9" / "qm9")
     elif words[0] == "is2re":
         if SOURCE.value is None:
             raise ValueError("--source is missing: DIR, the folder of the parts as unpacked")

@@ -129,8 +129,8 @@ def _quick(config: ConfigDict) -> None:
     config.optimizer.warmup = 0.05
     config.optimizer.clip = 1.0
     config.training.batch_size = 16
-    config.training.steps = 6_000
-    config.training.validate_every = 2_000
+    config.training.steps = 7_500
+    config.training.validate_every = 2_500
     config.training.first_validation = 500
     config.training.validation_size = 1000
     config.training.log_every = 50

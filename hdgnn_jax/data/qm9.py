@@ -1,7 +1,7 @@
 """QM9 (Ramakrishnan et al. 2014) from the package `qm9pack`, offline.
 
-Built once into a cache: a `tensorflow_datasets` data set (array_record files, no TensorFlow), and
-beside it packed arrays that load in a moment.
+Packed once into a cache, as arrays that load in a moment. For other programs, `write_tfds` writes
+the molecules beside them as a `tensorflow_datasets` data set (array_record files, no TensorFlow).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class QM9:
 
 
 def load(cache: str | os.PathLike[str] | None = None) -> QM9:
-    """All 130,831 molecules; the first call builds the cache, in about a minute.
+    """All 130,831 molecules; the first call builds the cache, in some seconds.
 
     Args:
       cache: folder; see `cache_folder`.
@@ -79,7 +79,7 @@ def load(cache: str | os.PathLike[str] | None = None) -> QM9:
     """
     folder = cache_folder(cache) / "qm9"
     if not folder.exists():
-        build(_package_folder(), folder, expected=N_MOLECULES)
+        build(package_folder(), folder, expected=N_MOLECULES)
     return read(folder)
 
 
@@ -96,7 +96,7 @@ def load_polarizability(cache: str | os.PathLike[str] | None = None) -> np.ndarr
     if not (path.exists() and digest.exists()):
         with progress_bar("molecules") as progress:
             progress.add_task("QM9: turning polarizabilities", total=None)
-            tensors = parse_tensors(_read_csv(_package_folder() / TENSORS))
+            tensors = parse_tensors(_read_csv(package_folder() / TENSORS))
             turned, _ = polarizability.in_frame_of_positions(structures, tensors)
         # A name of its own, for another process may be at it too; what it makes is the same.
         with tempfile.TemporaryDirectory(prefix="unfinished-", dir=path.parent) as folder:
@@ -121,7 +121,7 @@ def read(folder: pathlib.Path) -> QM9:
       QM9Error: where they are not what was written.
     """
     packed, digest = folder / "packed.npz", folder / "packed.sha256"
-    fix = f"delete the folder {folder} and run again: it is rebuilt in about a minute"
+    fix = f"delete the folder {folder} and run again: it is rebuilt in some seconds"
     try:
         if not is_unchanged(packed, digest):
             raise QM9Error(f"{packed} is damaged (its SHA-256 has changed): {fix}")
@@ -140,7 +140,7 @@ def read(folder: pathlib.Path) -> QM9:
 
 
 def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:
-    """Builds the cache in a folder beside `folder`, then gives it its name: all or nothing.
+    """Packs the molecules: all or nothing.
 
     Args:
       source: folder with the package's CSV files.
@@ -150,31 +150,53 @@ def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:
     Raises:
       QM9Error: where a source file is missing or has other rows than it should.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=f"{folder.name}.unfinished-", dir=folder.parent) as part,
-        progress_bar("molecules") as progress,
-    ):
-        unfinished = pathlib.Path(part) / folder.name
-        unfinished.mkdir()
-        task = progress.add_task("QM9: parsing", total=None)
+    with _all_or_nothing(folder) as unfinished, progress_bar("molecules") as progress:
+        progress.add_task("QM9: parsing", total=None)
         table = parse(source)
         if len(table["index"]) != expected:
             raise QM9Error(
                 f"{source} holds {len(table['index'])} molecules instead of {expected}: "
                 "reinstall qm9pack"
             )
-        progress.update(task, description="QM9: writing", total=expected)
-        with _quiet():
-            builder = Qm9(table=table, advance=lambda: progress.advance(task),
-                          data_dir=str(unfinished), file_format="array_record")  # fmt: skip
-            builder.download_and_prepare()
         arrays = {"offsets": table["offsets"], "atomic_numbers": table["atomic_numbers"],
                   "positions": table["positions"], "ids": table["index"],
                   **{name: table[name] for name in TARGETS}}  # fmt: skip
         packed = unfinished / "packed.npz"
         np.savez(packed, **arrays)
         (unfinished / "packed.sha256").write_text(sha256(packed) + "\n")
+
+
+def write_tfds(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Writes all that the package holds as a TFDS data set, `Qm9`, into a folder: all or nothing.
+
+    Args:
+      source: folder with the package's CSV files.
+      folder: `qm9`, the data set's name; nothing is done where it exists.
+
+    Raises:
+      QM9Error: where a source file is missing or damaged.
+    """
+    if folder.exists():
+        return
+    with _all_or_nothing(folder) as unfinished, progress_bar("molecules") as progress:
+        task = progress.add_task("QM9: parsing", total=None)
+        table = parse(source)
+        progress.update(task, description="QM9: writing", total=len(table["index"]))
+        with _quiet():
+            builder = Qm9(table=table, advance=lambda: progress.advance(task),
+                          data_dir=str(unfinished.parent), file_format="array_record")  # fmt: skip
+            builder.download_and_prepare()
+
+
+@contextlib.contextmanager
+def _all_or_nothing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder of the same name elsewhere, which takes its place when all is written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f"{folder.name}.unfinished-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as part:
+        unfinished = pathlib.Path(part) / folder.name
+        unfinished.mkdir()
+        yield unfinished
         try:
             unfinished.rename(folder)
         except OSError:
@@ -360,7 +382,12 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
-def _package_folder() -> pathlib.Path:
+def package_folder() -> pathlib.Path:
+    """Of the CSV files of `qm9pack`.
+
+    Raises:
+      QM9Error: where it is not installed.
+    """
     for package in ("pyarrow", "qm9pack"):
         spec = importlib.util.find_spec(package)
         if spec is None:

@@ -200,9 +200,11 @@ class HDGNN(nn.Module):
             )
             if self.tags:
                 self.invariant_tag_embedding = ElementEmbedding(N_TAGS, self.invariant_channels)
+        policy = KEEP if self.pathway != "none" else jax.checkpoint_policies.everything_saveable
+        layer = nn.remat(Layer, prevent_cse=False, policy=None if self.remat else policy)
         # Of a deep network one layer is traced and compiled, whatever K.
         self.stack = nn.scan(
-            nn.remat(Layer, prevent_cse=False, policy=None if self.remat else KEEP),
+            layer,
             variable_axes={"params": 0, GATES: 0, STATES: 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),

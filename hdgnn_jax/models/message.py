@@ -92,8 +92,8 @@ class MessageBlock(nn.Module):
                 self.degree, self.product_degree, self.precision, name="product"
             )
             parts = product(x, e, a[n_learned], shell.axis, senders)
-            # Each degree is summed alone: to join them is cheaper by node than by edge.
-            exact = jnp.concatenate([collect(part) for part in parts], 1)
+            # Each is summed alone: to join them is cheaper by node than by edge.
+            exact = jnp.stack([collect(part) for part in parts], 1)
             total = total.at[:, : exact.shape[1]].add(exact)
         elif self.tensor_product != "none":
             exact = self.product(x, x_i, x_j, shell.product, senders, receivers)
@@ -194,26 +194,35 @@ class DepthwiseProduct(nn.Module):
           axis: [E, S] n of all degrees.
           senders: [E].
         """
-        n_nodes, _, channels = x.shape
+        channels = x.shape[-1]
         mixed = DegreeDense(channels, self.precision, name="mix")(x)
 
         def weight(name: str) -> jax.Array:
             return a * Dense(channels, self.precision, gain=AFTER_SILU, name=name)(e)
 
-        ends, along = [], []
-        for l in range(self.degree + 1):
-            flat = mixed[:, degrees.block(l)].reshape(n_nodes, -1)
-            ends.append(gather(flat, senders).reshape(-1, 2 * l + 1, channels))
-            along.append(jnp.sum(axis[:, degrees.block(l), None] * ends[l], 1))
+        def scaled(by: float, m: int) -> jax.Array:
+            return by * axis[:, m, None]
+
+        # Component by component: sums over the few orders of a degree are slow as reductions.
+        ends = [gather(mixed[:, m], senders) for m in range(mixed.shape[1])]
+        along = [sum(scaled(1.0, m) * ends[m] for m in places(l)) for l in range(self.degree + 1)]
         scale = (self.degree + 1) ** -0.5
         messages = []
         for l in range(self.degree_out + 1):
             one = scale * sum(weight(f"weight_{l}_{k}") * along[k] for k in range(self.degree + 1))
+            if l == 0:
+                messages.append(one)
+                continue
+            whole = weight(f"whole_{l}")
             # n_l has length 1: its components are as large as those of x_l with this factor.
-            turned = (2 * l + 1) ** 0.5 * axis[:, degrees.block(l), None] * one[:, None]
-            whole = weight(f"whole_{l}")[:, None] * ends[l] if l else 0
-            messages.append((turned + whole) * (0.5**0.5 if l else 1))
+            size = (2 * l + 1) ** 0.5
+            messages += [0.5**0.5 * (scaled(size, m) * one + whole * ends[m]) for m in places(l)]
         return messages
+
+
+def places(l: int) -> range:
+    """Of the components of degree l."""
+    return range(l * l, (l + 1) ** 2)
 
 
 class TensorProductGate(nn.Module):

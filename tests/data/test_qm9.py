@@ -110,8 +110,10 @@ def test_packed_arrays_are_the_source_to_the_bit(cache):
     assert data.structures.name(1) == "QM9 molecule 4"
 
 
-def test_the_data_set_has_the_names_and_raw_numbers_of_the_catalogue(cache):
-    (folder,) = (cache[0] / "qm9" / "qm9").iterdir()
+def test_the_data_set_has_the_names_and_raw_numbers_of_the_catalogue(source, cache):
+    whole = cache[0] / "qm9" / "qm9"
+    qm9.write_tfds(source[0], whole)
+    (folder,) = whole.iterdir()
     examples = tfds.builder_from_directory(folder).as_data_source(split="train")
     assert len(examples) == len(SYMBOLS)
     for example, row in zip(examples, cache[1], strict=True):
@@ -235,7 +237,7 @@ def test_a_source_without_one_of_its_files_is_refused(source, names, message):
 
 
 def test_all_of_the_real_package_is_read():
-    table = qm9.parse(qm9._package_folder())
+    table = qm9.parse(qm9.package_folder())
     assert len(table["index"]) == 130_831
     assert (table["index"][0], table["index"][-1]) == (1, 133_885)
     assert (np.diff(table["offsets"]).max(), len(table["positions"])) == (29, 2_359_210)
