@@ -17,6 +17,7 @@ from absl import flags
 from experiments import program
 from experiments.problem import Predictor, best_results, print_results
 from experiments.sets import IS2RE
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 
@@ -53,12 +54,12 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
       Is2reError, StructureError, CheckpointError: each with one line.
     """
     if file.suffix != ".npz" or not file.absolute().parent.is_dir():
-        raise ValueError(f"--submission={file} must end in .npz and lie in an existing folder")
+        raise InputError(f"--submission={file} must end in .npz and lie in an existing folder")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         predictor = Predictor.from_record(checkpoints.record("best"), step.make_mesh())
         data, factor = predictor.problem.data, predictor.problem.target.factor
         if not isinstance(data, IS2RE):
-            raise ValueError(f"{workdir} was trained on {data.title}: no leaderboard takes it")
+            raise InputError(f"{workdir} was trained on {data.title}: no leaderboard takes it")
         names = list(data.submitted.values())
         results = best_results(checkpoints, predictor, names, hidden=True)
     arrays: dict[str, Any] = {}

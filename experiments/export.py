@@ -28,6 +28,7 @@ import shutil
 from typing import Any
 
 from experiments import export_run, program
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.export import export_model
 from hdgnn_jax.predict import Predictor
 from hdgnn_jax.training.checkpoint import Checkpoints
@@ -46,7 +47,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
       CheckpointError: where the run cannot be read.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"--output={output} is there already: name a new folder, or an empty one")
+        raise InputError(f"--output={output} is there already: name a new folder, or an empty one")
     predictor = Predictor.load(workdir, frames)
     exported, description = export_model(predictor)
     description["run"] = record_of(workdir)

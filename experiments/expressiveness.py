@@ -21,6 +21,7 @@ from rich.table import Table
 
 from experiments import program
 from experiments.configs import ablations
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import expressiveness
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.progress import progress_bar
@@ -64,7 +65,7 @@ def numbers(holder: flags.FlagHolder) -> list[int]:
     except ValueError:
         found = []
     if not found:
-        raise ValueError(f"--{holder.name} must be numbers with commas, not {holder.value!r}")
+        raise InputError(f"--{holder.name} must be numbers with commas, not {holder.value!r}")
     return found
 
 
@@ -77,7 +78,7 @@ def run(
       ValueError: for numbers that make no structure or model.
     """
     if min(folds) < 2 or min(all_degrees) < 1 or seeds < 1:
-        raise ValueError("--folds must be at least 2, --degrees and --trainings at least 1")
+        raise InputError("--folds must be at least 2, --degrees and --trainings at least 1")
     path = pathlib.Path(file) if file else None
     rows, chains = Rates(path), Rates(path.with_suffix(".chains.json") if path else None)
     layers = range(1, CHAIN // 2 + 3)
@@ -130,7 +131,7 @@ class Rates:
         if path is not None and path.exists():
             self.rows = json.loads(path.read_text())
             if not all("success_rate" in row for row in self.rows):
-                raise ValueError(f"{path} does not hold success rates: choose another --json")
+                raise InputError(f"{path} does not hold success rates: choose another --json")
 
     def find(self, key: dict[str, Any]) -> Any:
         """The row with these values; None where there is none."""

@@ -43,6 +43,7 @@ from hdgnn_jax.data import qm9
 from hdgnn_jax.data.ase_files import read_structures
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb
 from hdgnn_jax.data.smiles import conformers
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure, StructureError, Structures
 from hdgnn_jax.predict import Predictor, PredictorError, predict_all
 from hdgnn_jax.progress import progress_bar
@@ -75,7 +76,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("rolls", "conformers", "fmax", "relax_steps"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"--{name} must be positive, not {getattr(self, name)}")
+                raise InputError(f"--{name} must be positive, not {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +122,10 @@ class Row:
 def main(*inputs: str) -> None:
     """The program."""
     if not inputs:
-        raise ValueError("name one or more inputs: files, smiles:SMILES, or qm9:INDEX")
+        raise InputError("name one or more inputs: files, smiles:SMILES, or qm9:INDEX")
     output = pathlib.Path(str(program.OUTPUT.value))
     if output.suffix not in FORMATS or not output.absolute().parent.is_dir():
-        raise ValueError(
+        raise InputError(
             f"--output={output} must end in {', '.join(FORMATS)} and lie in an existing folder"
         )
     workdirs = [pathlib.Path(name) for name in str(program.WORKDIR.value).split(",")]
@@ -148,7 +149,7 @@ def run(
       CheckpointError: where a run cannot be read.
     """
     if options.forces and output.suffix == ".csv":
-        raise ValueError("--forces goes with .json and .extxyz")
+        raise InputError("--forces goes with .json and .extxyz")
     # So that forces are of the same mean over rolls as the energies.
     frames = options.rolls if options.rolls > 1 else None
     predictors = [Predictor.load(workdir, frames) for workdir in workdirs]
@@ -165,7 +166,7 @@ def run(
             if row.reason is None and (reason := next(reasons, None)):
                 row.reason = reason if len(workdirs) == 1 else f"{reason} ({workdir})"
     if not rows:
-        raise ValueError(f"there is no structure in {', '.join(inputs)}")
+        raise InputError(f"there is no structure in {', '.join(inputs)}")
     good = [row for row in rows if row.reason is None]
     with progress_bar("structures") as progress:
         n = sum(len(row.structures) for row in good)
@@ -259,7 +260,7 @@ def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
     elif kind == "smiles":
         yield _of_smiles(rest, rest, n_conformers)
     elif not path.is_file():
-        raise ValueError(f"there is no file {name}")
+        raise InputError(f"there is no file {name}")
     elif path.suffix == ".lmdb":
         with Lmdb(path) as content:
             for r in content.records():
@@ -275,7 +276,7 @@ def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no text in UTF-8: save it as such") from error
+            raise InputError(f"{path} is no text in UTF-8: save it as such") from error
         for line in lines:
             if line.strip():
                 smiles, *words = line.split(maxsplit=1)
@@ -283,8 +284,7 @@ def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
     else:
         for number, found_or_not in enumerate(read_structures(path), start=1):
             if isinstance(found_or_not, StructureError):
-                reason = str(found_or_not).partition(": ")[2]
-                yield Row(f"{path.name}, structure {number}", reason=reason)
+                yield Row(f"{path.name}, structure {number}", reason=found_or_not.reason)
             else:
                 yield Row(found_or_not.name, [found_or_not])
 
@@ -300,7 +300,7 @@ def _of_smiles(smiles: str, name: str, n: int) -> Row:
 def _of_qm9(text: str) -> Iterator[Row]:
     first, _, last = text.partition("-")
     if not all(n.isdecimal() and int(n[:9]) <= LAST_OF_QM9 for n in (first, last or first)):
-        raise ValueError(
+        raise InputError(
             f"qm9:{text[:40]} must be qm9:INDEX or qm9:FIRST-LAST, of numbers to {LAST_OF_QM9}"
         )
     molecules = qm9.load().structures

@@ -29,6 +29,7 @@ from experiments import program
 from hdgnn_jax.data import is2re, qm9
 from hdgnn_jax.data.cache import cache_folder
 from hdgnn_jax.data.oc20_lmdb import Record, write_lmdb
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.card import cores
 from hdgnn_jax.training.metrics import write_atomically
@@ -55,14 +56,14 @@ WORDS = ("is2re", "slabs", "molecules", "qm9")
 def main(*words: str) -> None:
     """The program."""
     if len(words) != 1 or words[0] not in WORDS:
-        raise ValueError(f"say what to prepare: {', '.join(WORDS)}, not {' '.join(words)!r}")
+        raise InputError(f"say what to prepare: {', '.join(WORDS)}, not {' '.join(words)!r}")
     root = cache_folder()
     if words[0] == "qm9":
         qm9.load()
         qm9.write_tfds(qm9.package_folder(), root / "qm9" / "qm9")
     elif words[0] == "is2re":
         if SOURCE.value is None:
-            raise ValueError("--source is missing: DIR, the folder of the parts as unpacked")
+            raise InputError("--source is missing: DIR, the folder of the parts as unpacked")
         build(pathlib.Path(SOURCE.value), root / "is2re" / (NAME.value or "oc20"), BAD.value)
     else:
         processes = PROCESSES.value or cores() or 1
@@ -95,11 +96,11 @@ def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None
     try:
         from hdgnn_jax.data import slabs as made_here
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             'the package ase is not installed: pip install "hdgnn_jax[is2re]"'
         ) from error
     if systems < 20:
-        raise ValueError("--systems must be at least 20")
+        raise InputError("--systems must be at least 20")
     source = folder / "lmdb"
     claim(source, systems, seed)
     with progress_bar("systems") as progress:
@@ -138,12 +139,12 @@ def molecules(folder: pathlib.Path, systems: int, seed: int, processes: int) -> 
 
         from hdgnn_jax.data import dynamics
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             f'the package {error.name} is not installed: pip install "hdgnn_jax[forces]"'
         ) from error
     qm9_molecules = qm9.load().structures
     if not 1 <= systems <= len(qm9_molecules):
-        raise ValueError(f"--systems must lie between 1 and {len(qm9_molecules)}")
+        raise InputError(f"--systems must lie between 1 and {len(qm9_molecules)}")
     claim(folder, systems, seed)
     chosen = np.random.default_rng(seed).permutation(len(qm9_molecules))[:systems]
     starts = range(0, systems, MOLECULES_IN_FILE)
@@ -175,7 +176,7 @@ def claim(folder: pathlib.Path, systems: int, seed: int) -> None:
     """
     plan, wanted = folder / "plan.json", {"systems": systems, "seed": seed}
     if plan.exists() and json.loads(plan.read_text()) != wanted:
-        raise ValueError(f"{folder} holds other ones, {plan.read_text()}: choose another --name")
+        raise InputError(f"{folder} holds other ones, {plan.read_text()}: choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(plan, json.dumps(wanted).encode())
 

@@ -13,6 +13,7 @@ import optax
 
 from experiments.sets import DataSet, check_type, data_set, from_section
 from hdgnn_jax.data import baselines, domain, targets
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import accuracy, liveness, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, neighbors_of
@@ -20,6 +21,7 @@ from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.models import nonfinite
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.heads import HEADS, Head
 from hdgnn_jax.predict import one_atom, refuse_older, restore_weights
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training import hosts, losses, step
@@ -27,18 +29,8 @@ from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.report import SplitResult, print_table
 
-HEADS = {
-    "mu": "dipole",
-    "r2": "extent",
-    "dipole": "dipole_vector",
-    "polarizability": "polarizability",
-}
-RANKS = {"dipole_vector": 1, "polarizability": 2}
-"""Of what a head gives; 0 where it is not named."""
 LOOKED_AT = 16
 """Molecules whose states are looked at."""
-CENTRED = ("invariant", "polarizability")
-"""Heads whose sum over atoms counts from a reference; the others give the value itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +109,12 @@ class Problem:
         """
         data, elements = data_set(config), config["model"]["elements"]
         target, head = data.target(config["target"]), head_of(config)
-        if RANKS.get(head, 0) != target.rank:
+        rank = HEADS[head].rank
+        if rank != target.rank:
             kinds = ("a number", "a vector", "a tensor")
-            raise ValueError(
+            raise InputError(
                 f"{target.name} is {kinds[target.rank]} and config.head = {head} gives "
-                f"{kinds[RANKS.get(head, 0)]}: leave it at auto"
+                f"{kinds[rank]}: leave it at auto"
             )
         scalars = targets.isotropic_part(train.raw * target.factor, target.rank)
         to_beat = data.baselines(train.structures, scalars, elements)
@@ -140,7 +133,7 @@ class Problem:
             train.structures,
             learned.raw,
             kind="fitted" if data.reference == "linear" else data.reference,
-            centre=head in CENTRED,
+            centre=not HEADS[head].about_centre,
             linear=linear,
         )
         mean = train.neighbors.n_edges.sum() / max(len(train.structures.atomic_numbers), 1)
@@ -472,7 +465,7 @@ def best_results(
     molecules = {name: part(problem.config, name) for name in names}
     for name, found in molecules.items():
         if not hidden and np.isnan(found.raw).any():
-            raise ValueError(f"the targets of {name} are hidden: use --submission=FILE.npz")
+            raise InputError(f"the targets of {name} are hidden: use --submission=FILE.npz")
     params = best_params(checkpoints, problem, predictor.mesh)
     return [predictor.result(name, found, params) for name, found in molecules.items()]
 
@@ -497,21 +490,21 @@ def check(config: Mapping[str, Any]) -> None:
         check_type(f"config.{name}", config.get(name), hint)
     if not 0 <= config["seed"] < 2**32:
         # JAX leaves out what is beyond 32 bits: another seed, the same run.
-        raise ValueError(f"config.seed must be at least 0 and below 2^32, not {config['seed']}")
+        raise InputError(f"config.seed must be at least 0 and below 2^32, not {config['seed']}")
     data, head = data_set(config), head_of(config)
     data.target(config["target"])
     model = from_section(config, "model", HDGNN, head=head)
     if data.reference == "linear" and model.max_neighbors is not None:
-        raise ValueError(
+        raise InputError(
             "config.data.reference = linear needs config.model.max_neighbors = None: it would "
             "jump where neighbours change ranks"
         )
     if config["training"]["auxiliary"] and data.reference != "linear":
-        raise ValueError("config.training.auxiliary = True needs config.data.reference = linear")
+        raise InputError("config.training.auxiliary = True needs config.data.reference = linear")
     from_section(config, "optimizer", make_optimizer, steps=config["training"]["steps"])
     for z in model.elements:
         if not 0 < z < len(SYMBOLS):
-            raise ValueError(f"config.model.elements must be atomic numbers, not {z}")
+            raise InputError(f"config.model.elements must be atomic numbers, not {z}")
     # Of the rule for the sphere.
     model.points()
 
@@ -529,7 +522,7 @@ def part(config: Mapping[str, Any], name: str) -> Molecules:
     if not config["training"]["forces_weight"]:
         forces = None
     elif forces is None:
-        raise ValueError(
+        raise InputError(
             f"{data.title} has no forces of {config['target']}: set training.forces_weight to 0"
         )
     neighbors = neighbors_of(structures, model["cutoff"], model["max_neighbors"])
@@ -544,7 +537,15 @@ def linear_reference(config: Mapping[str, Any]) -> bool:
     return bool(config["data"]["reference"] == "linear" and head_of(config) == "invariant")
 
 
-def head_of(config: Mapping[str, Any]) -> str:
-    """The head that the config asks for; `auto` is the one made for the target."""
-    head = config["head"]
-    return HEADS.get(config["target"], "invariant") if head == "auto" else head
+def head_of(config: Mapping[str, Any]) -> Head:
+    """The head that the config asks for; `auto` is the one made for the target.
+
+    Raises:
+      ValueError: where there is none of that name, or no such target.
+    """
+    head: Any = config["head"]
+    if head == "auto":
+        return data_set(config).target(config["target"]).head
+    if head not in HEADS:
+        raise InputError(f"config.head must be auto or one of {', '.join(HEADS)}, not {head!r}")
+    return head

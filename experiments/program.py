@@ -17,12 +17,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import memory
-from hdgnn_jax.data.is2re import Is2reError
-from hdgnn_jax.data.qm9 import QM9Error
+from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.training import hosts
-from hdgnn_jax.training.checkpoint import CheckpointError
-from hdgnn_jax.training.hosts import HostsError
-from hdgnn_jax.training.loop import DivergedError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT, a config")
@@ -41,14 +37,14 @@ SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES, PAGE, SEEDS)
 """Each program says which of these it reads."""
 
 ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream; 143,
-training that SIGTERM ended, saved.
+training that SIGTERM ended, saved. --traceback shows where an error arose.
 Environment: HDGNN_CACHE, folder of data sets, ~/.cache/hdgnn_jax if not set;
 JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call."""
 
-ERRORS = (
-    ValueError, QM9Error, Is2reError, CheckpointError, DivergedError, HostsError, OSError
-)  # fmt: skip
-"""What a user can cause; StructureError is a ValueError. Anything else is our bug: a traceback."""
+TRACEBACK = flags.DEFINE_bool("traceback", False, "show where in the program an error arose")
+ERRORS = (HDGNNError, OSError)
+"""What a user can cause, files that cannot be opened among it. Anything else is a bug of ours and
+keeps its traceback."""
 
 
 def run(
@@ -83,6 +79,8 @@ def run(
     try:
         main(*rest)
     except ERRORS as error:
+        if TRACEBACK.value:
+            raise
         fail(error)
     except KeyboardInterrupt:
         fail("stopped; the same command goes on from what is finished")
@@ -134,7 +132,7 @@ def read_config() -> dict[str, Any]:
     try:
         return json.loads(CONFIG.value.to_json())
     except OSError as error:
-        raise ValueError(_reason(error)) from error
+        raise InputError(_reason(error)) from error
 
 
 def workdir() -> pathlib.Path:
@@ -168,20 +166,20 @@ def _parse(
 ) -> list[str]:
     rest = flags.FLAGS(sys.argv)[1:]
     if rest and not words:
-        raise ValueError(f"unexpected argument {rest[0]!r}")
+        raise InputError(f"unexpected argument {rest[0]!r}")
     known = {holder.name for holder in (*needed, *optional)}
     for holder in SHARED:
         if holder.value and holder.name not in known:
-            raise ValueError(f"this command has no --{holder.name}")
+            raise InputError(f"this command has no --{holder.name}")
     for holder in needed:
         if not flags.FLAGS[holder.name].value:
-            raise ValueError(f"--{holder.name} is missing: {flags.FLAGS[holder.name].help}")
+            raise InputError(f"--{holder.name} is missing: {flags.FLAGS[holder.name].help}")
     # Before hours of work, not after.
     for holder in (JSON, PLOT):
         if holder.value and not pathlib.Path(holder.value).absolute().parent.is_dir():
-            raise ValueError(f"--{holder.name}={holder.value}: its folder does not exist")
+            raise InputError(f"--{holder.name}={holder.value}: its folder does not exist")
     if PLOT.value and pathlib.Path(PLOT.value).suffix != ".png":
-        raise ValueError(f"--plot={PLOT.value} must end in .png")
+        raise InputError(f"--plot={PLOT.value} must end in .png")
     return rest
 
 

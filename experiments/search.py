@@ -30,6 +30,7 @@ from experiments import memory, program, search_page, search_space, train
 from experiments.problem import head_of, part
 from experiments.search_record import Candidate, Plan, Search, Trial
 from experiments.sets import from_section
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.predict import one_atom
 from hdgnn_jax.training.checkpoint import Checkpoints
@@ -132,7 +133,7 @@ def run_rung(search: Search, rung: int, progress: Progress) -> None:
         progress.update(search)
     kept = search.members(rung + 1)
     if not kept:
-        raise ValueError(f"no candidate of rung {rung + 1} is left; the first: {members[0].out}")
+        raise InputError(f"no candidate of rung {rung + 1} is left; the first: {members[0].out}")
     for candidate in members:
         if candidate.out is None and candidate not in kept:
             candidate.out = f"rung {rung + 1}: not among the best {len(kept)}"
@@ -155,7 +156,7 @@ def run_finals(search: Search, progress: Progress) -> None:
                 attempt(search, candidate, plan.budget, seed, folder, candidate.finals)
             progress.update(search)
     if not search.complete():
-        raise ValueError(f"no finalist is left; the first: {finalists[0].out}")
+        raise InputError(f"no finalist is left; the first: {finalists[0].out}")
 
 
 def test_winner(search: Search) -> None:
@@ -223,7 +224,7 @@ def measure(config: dict[str, Any], folder: pathlib.Path) -> Speed:
     shutil.rmtree(folder, ignore_errors=True)
     gaps = np.diff(times)
     if not len(gaps):
-        raise ValueError("training.steps of the config must be at least 2, to time a candidate")
+        raise InputError("training.steps of the config must be at least 2, to time a candidate")
     # What stands out compiled another shape, or validated.
     step = float(np.mean(gaps[gaps <= 3 * np.median(gaps)]))
     model = from_section(config, "model", HDGNN, head=head_of(config))
@@ -240,7 +241,7 @@ def trial(config: dict[str, Any], folder: pathlib.Path) -> Trial:
     train.run(config, folder, report=False)
     rows = [row.get("validation_mae", np.nan) for row in read_metrics(folder)]
     if np.isnan(rows).all():
-        raise ValueError("no validation error is a finite number")
+        raise InputError("no validation error is a finite number")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         seconds = checkpoints.record()["seconds"]
     return Trial(config["training"]["steps"], seconds, float(np.nanmin(rows)))

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments import train
 from experiments.search_space import Space, with_fields
+from hdgnn_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +48,18 @@ class Plan:
         """
         last = self.size(self.rungs - 1)
         if not last:
-            raise ValueError(
+            raise InputError(
                 f"--candidates={self.candidates} leaves none in rung {self.rungs}: ask for "
                 f"{self.eta ** (self.rungs - 1)} or more, or for fewer --rungs"
             )
         if self.finalists > last:
-            raise ValueError(
+            raise InputError(
                 f"--finalists={self.finalists} are more than the {last} of the last rung"
             )
         if self.seeds < 2:
-            raise ValueError("--seeds must be at least 2: one run has no spread")
+            raise InputError("--seeds must be at least 2: one run has no spread")
         if not self.budget > 0:
-            raise ValueError(f"--budget must be seconds, more than 0, not {self.budget}")
+            raise InputError(f"--budget must be seconds, more than 0, not {self.budget}")
 
     def size(self, rung: int) -> int:
         """Candidates in a rung, counted from 0; the finals follow the last."""
@@ -137,7 +138,7 @@ class Candidate:
         assert self.rest_seconds is not None
         steps = int((seconds - self.rest_seconds) / self.step_seconds)
         if steps < 2:
-            raise ValueError(
+            raise InputError(
                 f"{seconds:.3g} s are too short: {self.rest_seconds:.3g} s beside the steps, "
                 f"{self.step_seconds:.3g} s for each"
             )

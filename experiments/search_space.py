@@ -11,9 +11,10 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from experiments import train
+from experiments import fit, train
 from experiments.problem import check
 from experiments.sets import check_type, from_section
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training import step
@@ -22,7 +23,7 @@ from hdgnn_jax.training.optimizer import make_optimizer
 Space = Mapping[str, Any]
 """As in its file: {field: [choices] or {"low": .., "high": .., "log": true}}."""
 
-SECTIONS = {"model": HDGNN, "optimizer": make_optimizer, "training": train.Training}
+SECTIONS = {"model": HDGNN, "optimizer": make_optimizer, "training": fit.Training}
 OURS = (
     "target", "seed", "training.steps", "training.validate_every", "training.first_validation",
     "training.validation_size",
@@ -44,9 +45,9 @@ def read(path: str | pathlib.Path, config: Mapping[str, Any]) -> Space:
     try:
         space = json.loads(pathlib.Path(path).read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(space, dict) or not space:
-        raise ValueError(f'{path} must hold an object, as {{"model.channels": [32, 64]}}')
+        raise InputError(f'{path} must hold an object, as {{"model.channels": [32, 64]}}')
     refuse_space(space, config)
     return space
 
@@ -61,9 +62,9 @@ def refuse_space(space: Space, config: Mapping[str, Any]) -> None:
     known = train.flatten(config)
     for name, values in space.items():
         if name not in known:
-            raise ValueError(f"the space has {name}, and the config has no such field")
+            raise InputError(f"the space has {name}, and the config has no such field")
         if name in OURS or (name.startswith("data.") and name not in OF_DATA):
-            raise ValueError(f"the space has {name}, which must be the same for all candidates")
+            raise InputError(f"the space has {name}, which must be the same for all candidates")
         _refuse_shape(name, values)
         for value in _ends(values):
             _refuse_type(name, value)
@@ -105,7 +106,7 @@ def candidates(space: Space, config: Mapping[str, Any], n: int) -> list[dict[str
                 found.append(changed)
                 break
         else:
-            raise ValueError(
+            raise InputError(
                 f"{DRAWS} draws gave no candidate {len(found)} (the last: {reason}): "
                 "widen the space, or ask for fewer --candidates"
             )
@@ -130,7 +131,7 @@ def refuse(config: Mapping[str, Any]) -> None:
     Raises:
       ValueError: naming the field.
     """
-    settings = from_section(config, "training", train.Training)
+    settings = from_section(config, "training", fit.Training)
     check(config)
     batching.deal(np.zeros((1, settings.batch_size), int), step.make_mesh().size)
 
@@ -155,7 +156,7 @@ def _refuse_shape(name: str, values: Any) -> None:
     if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {
         "low", "high", "log"
     }:  # fmt: skip
-        raise ValueError(
+        raise InputError(
             f"{name} must have a list of choices or an object with low, high and perhaps log, "
             f"not {json.dumps(values)}"
         )
@@ -165,7 +166,7 @@ def _refuse_shape(name: str, values: Any) -> None:
     check_type(f"log of {name}", log, bool)
     if low >= high or (log and low <= 0):
         least = "0 < low < high" if log else "low < high"
-        raise ValueError(f"the range of {name} must have {least}, not {low} and {high}")
+        raise InputError(f"the range of {name} must have {least}, not {low} and {high}")
 
 
 def _refuse_type(name: str, value: Any) -> None:
@@ -191,7 +192,7 @@ def _refuse_value(name: str, value: Any, space: Space, config: Mapping[str, Any]
             return
         # That of the config's own values says most.
         reason = reason or new
-    raise ValueError(f"no run can use {name} = {json.dumps(value)} of the space: {reason}")
+    raise InputError(f"no run can use {name} = {json.dumps(value)} of the space: {reason}")
 
 
 def _draw(values: Any, rng: np.random.Generator) -> Any:

@@ -94,7 +94,7 @@ def measure(
     for structure in structures:
         reason = predictor.reason_against(structure)
         if reason:
-            raise StructureError(f"{structure.name} {reason}: name a file of others")
+            raise StructureError(f"{reason}: name a file of others", structure.name)
     rows = []
     with progress_bar("tests") as progress:
         task = progress.add_task("testing", total=3 * len(structures))

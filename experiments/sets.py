@@ -29,6 +29,7 @@ from hdgnn_jax.data import is2re, qm9, splits, targets
 from hdgnn_jax.data.ase_files import Calculated, read_calculated
 from hdgnn_jax.data.baselines import AdsorbateMean, Baseline, Composition
 from hdgnn_jax.data.cache import cache_folder, sha256
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import StructureError, Structures, concatenated_ranges
 from hdgnn_jax.training.report import Accuracy
 
@@ -93,7 +94,7 @@ class QM9:
         known = ("train", *self.reported)
         _check_part(name, known)
         rows, data = getattr(splits.split(self.split), name), _qm9(self.cache)
-        if target.rank:
+        if target.name == targets.POLARIZABILITY.name:
             values = _polarizability(self.cache)
             rows = rows[np.isfinite(values[rows]).all((1, 2))]
         else:
@@ -177,7 +178,7 @@ class IS2RE:
           ValueError: for another name.
         """
         if name != targets.RELAXED_ENERGY.name:
-            raise ValueError(f"IS2RE has the target {targets.RELAXED_ENERGY.name}, not {name!r}")
+            raise InputError(f"IS2RE has the target {targets.RELAXED_ENERGY.name}, not {name!r}")
         return targets.RELAXED_ENERGY
 
     def paper(self, target: targets.Target) -> dict[str, Accuracy]:
@@ -215,13 +216,13 @@ class IS2RE:
         if name not in ("train", "validation"):
             return Part(structures, data.y_relaxed)
         if not 0 < self.validation_size < len(data.sids):
-            raise ValueError(
+            raise InputError(
                 f"data.validation_size must lie between 1 and {len(data.sids) - 1}, not "
                 f"{self.validation_size}"
             )
         if np.isnan(data.y_relaxed).any():
             sid = data.sids[np.argmax(np.isnan(data.y_relaxed))]
-            raise ValueError(f"{self.name} system {sid}, of part train, has no y_relaxed")
+            raise InputError(f"{self.name} system {sid}, of part train, has no y_relaxed")
         order = np.random.default_rng(0).permutation(len(data.sids))
         rows = order[: self.validation_size]
         if not held_out:
@@ -274,7 +275,7 @@ class ASEFile:
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 0.5:
-            raise ValueError(f"data.held_out must lie between 0 and 0.5, not {self.held_out}")
+            raise InputError(f"data.held_out must lie between 0 and 0.5, not {self.held_out}")
 
     @property
     def title(self) -> str:
@@ -315,7 +316,7 @@ class ASEFile:
         groups = np.random.default_rng(0).permutation(data.groups.max() + 1)
         size = max(1, round(self.held_out * len(groups)))
         if len(groups) <= 2 * size:
-            raise ValueError(
+            raise InputError(
                 f"{self._file} has {len(groups)} groups of structures: none is left to train on"
             )
         begin, end = {
@@ -360,11 +361,11 @@ def data_set(config: Mapping[str, Any]) -> DataSet:
       ValueError: where there is none of that kind, or its fields are wrong.
     """
     if not isinstance(config["data"], Mapping):
-        raise ValueError(f"config.data must be a section with fields, not {config['data']!r}")
+        raise InputError(f"config.data must be a section with fields, not {config['data']!r}")
     section = dict(config["data"])
     kind = section.pop("set", None)
     if kind not in list(SETS):
-        raise ValueError(f"config.data.set must be one of {', '.join(SETS)}, not {kind!r}")
+        raise InputError(f"config.data.set must be one of {', '.join(SETS)}, not {kind!r}")
     found: DataSet = from_section({"data": section}, "data", SETS[kind])
     return found
 
@@ -377,12 +378,12 @@ def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], *
         value of another type.
     """
     if not isinstance(config.get(name), Mapping):
-        raise ValueError(f"config.{name} must be a section with fields, not {config.get(name)!r}")
+        raise InputError(f"config.{name} must be a section with fields, not {config.get(name)!r}")
     section = {k: tuple(v) if isinstance(v, list) else v for k, v in config[name].items()}
     try:
         inspect.signature(make).bind(**section, **given)
     except TypeError as error:
-        raise ValueError(f"config.{name}: {error}") from error
+        raise InputError(f"config.{name}: {error}") from error
     hints = get_type_hints(make)
     for field, value in section.items():
         check_type(f"config.{name}.{field}", value, hints[field])
@@ -398,7 +399,7 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     kinds = list(_kinds(hint))
     if not any(fits(value) for _, fits in kinds):
         words = " or ".join(dict.fromkeys(word for word, _ in kinds))
-        raise ValueError(f"{name} must be {words}, not {value!r}")
+        raise InputError(f"{name} must be {words}, not {value!r}")
 
 
 def _kinds(hint: Any) -> Iterator[tuple[str, Callable[[Any], bool]]]:
@@ -431,7 +432,7 @@ def _kinds(hint: Any) -> Iterator[tuple[str, Callable[[Any], bool]]]:
 
 def _check_part(name: str, known: Sequence[str]) -> None:
     if name not in known:
-        raise ValueError(f"the split must be one of {', '.join(known)}, not {name!r}")
+        raise InputError(f"the split must be one of {', '.join(known)}, not {name!r}")
 
 
 def _of_composition(
@@ -445,7 +446,7 @@ def _of_composition(
 
 def _first(rows: np.ndarray, size: int | None) -> np.ndarray:
     if size is not None and not 0 < size <= len(rows):
-        raise ValueError(f"data.train_size must lie between 1 and {len(rows)}, not {size}")
+        raise InputError(f"data.train_size must lie between 1 and {len(rows)}, not {size}")
     return rows[:size]
 
 

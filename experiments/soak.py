@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import memory, program, train
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import BLUE, GREY, empty_figure
@@ -112,7 +113,7 @@ def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[
         watch.run += 1
     names = ("run", "step", "seconds", "cpu_seconds", "resident_mib", "compilations")
     if not any(step for _, step, *_ in watch.samples):
-        raise ValueError(f"no run came to step {EVERY}: give it more --minutes, or more steps")
+        raise InputError(f"no run came to step {EVERY}: give it more --minutes, or more steps")
     columns = zip(*watch.samples, strict=True)
     return {name: list(column) for name, column in zip(names, columns, strict=True)}
 

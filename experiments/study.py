@@ -22,6 +22,7 @@ from experiments import memory, program, study_page, train
 from experiments.configs import ablations
 from experiments.problem import Predictor, best_params, part
 from hdgnn_jax.data.targets import find_target
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
@@ -104,11 +105,11 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
     except ValueError:
         first, every = 0, 0
     if not 0 <= first < every:
-        raise ValueError(f"--share must be K/N with K < N, as 0/2, not {share!r}")
+        raise InputError(f"--share must be K/N with K < N, as 0/2, not {share!r}")
     if plan.variants[:1] != (study_page.BASELINE,) or not plan.targets:
-        raise ValueError("--variants must begin with baseline, and --targets name one or more")
+        raise InputError("--variants must begin with baseline, and --targets name one or more")
     if plan.seeds < 2:
-        raise ValueError("--seeds must be at least 2: one run has no interval")
+        raise InputError("--seeds must be at least 2: one run has no interval")
     for name in plan.targets:
         find_target(name)
     runs = list(plan.runs())

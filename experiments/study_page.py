@@ -14,6 +14,7 @@ import numpy as np
 import scipy.stats
 
 from experiments.peer import results as results_of_peers
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.report import empty_figure, format_mae
 
@@ -274,7 +275,7 @@ def _peers(reference: Mapping[str, Any], base: Comparison, found: Mapping[str, A
     for name, title in results_of_peers.MODELS.items():
         model = found["models"].get(name, {"runs": []})
         if len(model["runs"]) < 2:
-            raise ValueError(
+            raise InputError(
                 f"{title} beside {target} has runs to go, an interval takes two seeds: {command}"
             )
         other = Comparison(title, tuple(run["test"] for run in model["runs"]))

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from experiments import program
 from experiments.problem import Molecules, Problem, best_params, part
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.progress import progress_bar
@@ -71,7 +72,7 @@ def run(
       QM9Error, CheckpointError: each with one line.
     """
     if min(n_molecules, n_rotations) < 2:
-        raise ValueError("--molecules and --rotations must be at least 2: there is an error bar")
+        raise InputError("--molecules and --rotations must be at least 2: there is an error bar")
     mesh = step.make_mesh()
     mae = None
     if workdir is not None and config is None:
@@ -84,7 +85,7 @@ def run(
         problem = Problem.from_training_set(config, part(config, "train"))
         params = problem.init_state(mesh).params
     else:
-        raise ValueError("give --workdir=DIR for a trained model or --config=FILE for an untrained")
+        raise InputError("give --workdir=DIR for a trained model or --config=FILE for an untrained")
     graph = one_graph(part(problem.config, "test"), n_molecules)
     found = {
         "target": problem.target.name,

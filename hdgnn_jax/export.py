@@ -71,7 +71,7 @@ def export_model(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
         def apply(graph: batching.MolecularGraph) -> Any:
             return predictor.apply({"params": params}, graph)
 
-        graph = _padded(arrays, model.max_neighbors)
+        graph = _padded(arrays, model.cutoff, model.max_neighbors)
         found = with_derivatives(apply, graph)._asdict() if energy else {"value": apply(graph)}
         return {name: value[:-1] for name, value in found.items()}
 
@@ -120,7 +120,9 @@ def export_model(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
     return program, description
 
 
-def _padded(arrays: Mapping[str, jax.Array], max_neighbors: int | None) -> batching.MolecularGraph:
+def _padded(
+    arrays: Mapping[str, jax.Array], cutoff: float, max_neighbors: int | None
+) -> batching.MolecularGraph:
     """The structures, then one of one atom and one edge that is the padding."""
 
     def more(name: str, value: int | jax.Array) -> jax.Array:
@@ -136,7 +138,7 @@ def _padded(arrays: Mapping[str, jax.Array], max_neighbors: int | None) -> batch
             more("tags", 0) if "tags" in arrays else jnp.zeros_like(numbers),
             fixed=jnp.zeros(numbers.shape, bool),
         ),
-        edges=batching.Edges(more("shift", 0), max_neighbors),
+        edges=batching.Edges(more("shift", 0), cutoff, max_neighbors),
         senders=more("senders", padding),
         receivers=more("receivers", padding),
         globals=batching.Labels(jnp.zeros(n_atoms.shape), jnp.zeros_like(n_atoms)),

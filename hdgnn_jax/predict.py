@@ -13,13 +13,15 @@ import jax
 import numpy as np
 
 from hdgnn_jax.data.domain import Domain
-from hdgnn_jax.data.targets import POTENTIALS, Reference
+from hdgnn_jax.data.targets import NOT_POTENTIALS, POTENTIALS, Reference
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import accuracy
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, neighbors_of
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.heads import HEADS
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 
@@ -27,11 +29,7 @@ EV = {"meV": 1e-3, "eV": 1.0}
 """Units of targets that are energies, in eV."""
 
 
-FROM_A_CENTRE = ("dipole", "dipole_vector", "extent")
-"""Heads that see where atoms lie from the centre of mass, which a crystal has not."""
-
-
-class PredictorError(ValueError):
+class PredictorError(InputError):
     """A model that cannot do what is asked of it; the message says why."""
 
 
@@ -160,10 +158,10 @@ class Predictor:
         """
         structures.check(self.model.elements, self.model.tags)
         periodic = structures.periodic.any(1)
-        if self.model.head in FROM_A_CENTRE and periodic.any():
+        if HEADS[self.model.head].about_centre and periodic.any():
             name = structures.name(int(np.argmax(periodic)))
             raise StructureError(
-                f"{name} is periodic: it has no centre to count {self.target} from"
+                f"is periodic: it has no centre to count {self.target} from", name
             )
 
     def reason_against(self, structure: Structure) -> str | None:
@@ -173,8 +171,7 @@ class Predictor:
             self.check(packed)
             self.neighbors(packed).found()
         except StructureError as error:
-            # The name is that of a set of one.
-            return str(error).removeprefix("structure 0 ")
+            return error.reason
         return None
 
     def warnings(self, structures: Structures) -> list[str]:
@@ -190,7 +187,8 @@ class Predictor:
           PredictorError: where the target is no energy that atoms move in.
         """
         if not self.has_forces:
-            raise PredictorError(f"{self.target} is no energy that atoms move in: it has no forces")
+            why = NOT_POTENTIALS.get(self.target, "is no energy that atoms move in")
+            raise PredictorError(f"{self.target} {why}: it has no forces")
         return EV[self.unit]
 
     @property

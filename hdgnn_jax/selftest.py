@@ -76,9 +76,8 @@ def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0
             moved = graph._replace(
                 nodes=graph.nodes._replace(positions=graph.nodes.positions @ stretch + shift)
             )
-            if graph.edges is not None:
-                edges = graph.edges.replace(shift=graph.edges.shift @ stretch)
-                moved = moved._replace(edges=edges)
+            edges = jax.tree.map(lambda shift: shift @ stretch, graph.edges)
+            moved = moved._replace(edges=edges)
             return float(compiled(moved)[0])
 
         near, far = (at(k * STEP) - at(-k * STEP) for k in (1, 2))

@@ -9,7 +9,9 @@ import tempfile
 # MLIR takes as long as all the rest: `test_hosts.py` does, and holds it against what is done here.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
-    "--xla_cpu_use_fusion_emitters=false"
+    "--xla_cpu_use_fusion_emitters=false "
+    # Named, so that no program starts itself again to set them.
+    "--xla_cpu_multi_thread_eigen=false --xla_cpu_enable_concurrency_optimized_scheduler=false"
 )
 
 # Two workers already share the cores.
@@ -24,6 +26,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from hdgnn_jax.models import hdgnn  # noqa: E402
+
+# A loop over layers compiles one of them; `test_hdgnn.py` holds it against what users have.
+hdgnn.UNROLLED = 0
 
 
 @pytest.fixture

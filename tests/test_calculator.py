@@ -113,7 +113,7 @@ def test_derivatives_of_many_are_those_of_each(predictor):
     at = packed.offsets
     for k in range(len(names)):
         alone = predictor.derivatives(packed.take(np.array([k])))
-        np.testing.assert_allclose(found.value[k], alone.value[0], rtol=1e-7)
+        np.testing.assert_allclose(found.value[k], alone.value[0], rtol=1e-6)
         np.testing.assert_allclose(found.forces[at[k] : at[k + 1]], alone.forces, atol=1e-5)
         np.testing.assert_allclose(found.virial[k], alone.virial[0], atol=1e-5)
 
@@ -204,6 +204,9 @@ def test_fixed_atoms_stay_and_tags_count(of_metals, tmp_path):
 def test_what_the_model_cannot_do_is_said(predictor):
     with pytest.raises(PredictorError, match="gap is no energy that atoms move in"):
         HDGNNCalculator(dataclasses.replace(predictor, target="gap"))
+    for target, why in (("G", "thermal parts at 298 K"), ("relaxed_energy", "the end of a relax")):
+        with pytest.raises(PredictorError, match=why):
+            HDGNNCalculator(dataclasses.replace(predictor, target=target))
     gap = dataclasses.replace(predictor, target="mu", unit="D")
     with pytest.raises(PredictorError, match="mu is no energy that atoms move in"):
         HDGNNCalculator(gap)
@@ -225,6 +228,6 @@ def test_files_give_structures_or_reasons(tmp_path):
     first, second = read_structures(path)
     assert first.atomic_numbers.tolist() == [1]
     assert isinstance(second, StructureError)
-    assert "two.xyz, structure 2: cannot be read" in str(second)
+    assert "two.xyz, structure 2 cannot be read" in str(second)
     (missing,) = read_structures(tmp_path / "nowhere.xyz")
-    assert "nowhere.xyz, structure 1: cannot be read" in str(missing)
+    assert "nowhere.xyz, structure 1 cannot be read" in str(missing)

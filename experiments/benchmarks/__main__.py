@@ -21,6 +21,7 @@ import jax
 from experiments import program
 from experiments.benchmarks.compare import compare
 from experiments.benchmarks.report import Report
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.metrics import write_atomically
 
 GROUPS = (
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     """Runs the groups; the file is written anew after each."""
     jax.config.update("jax_enable_compilation_cache", False)
     if options.json and not options.json.absolute().parent.is_dir():
-        raise ValueError(f"--json={options.json}: there is no folder {options.json.parent}")
+        raise InputError(f"--json={options.json}: there is no folder {options.json.parent}")
     if options.plot:
         options.plot.mkdir(parents=True, exist_ok=True)
     report = Report(options.quick, options.plot)

@@ -1,4 +1,4 @@
-"""The variants that the paper compares (model.md, section 7), and one of ours.
+"""The variants that the paper compares (models/README.md, section 7), and one of ours.
 
     python -m experiments.train --config=experiments/configs/ablations.py:so2 --workdir=runs/so2
 
@@ -23,6 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.configs import qm9
+from hdgnn_jax.errors import InputError
 
 BASELINE: dict[str, Any] = {
     "degree": 2,
@@ -78,7 +79,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def get_config(variant: str = "baseline") -> ConfigDict:
     """`qm9.py:quick` with the paper's network and one variant's fields."""
     if variant not in VARIANTS:
-        raise ValueError(f"ablations.py has {', '.join(VARIANTS)}, not {variant!r}")
+        raise InputError(f"ablations.py has {', '.join(VARIANTS)}, not {variant!r}")
     config = qm9.get_config("quick")
     for name, value in {**BASELINE, **VARIANTS[variant]}.items():
         config.model[name] = value

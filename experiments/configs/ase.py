@@ -15,12 +15,13 @@ the standard deviation of the energies. All choices here are ours: the paper has
 from ml_collections import ConfigDict, config_dict
 
 from experiments.configs import ablations, qm9
+from hdgnn_jax.errors import InputError
 
 
 def get_config(variant: str = "full") -> ConfigDict:
     """`full` (for accelerators) or `quick` (ten minutes on two cores)."""
     if variant not in ("full", "quick"):
-        raise ValueError(f"ase.py has the variants full and quick, not {variant!r}")
+        raise InputError(f"ase.py has the variants full and quick, not {variant!r}")
     config = qm9.get_config(variant)
     config.target = "energy"
     config.data = ConfigDict()

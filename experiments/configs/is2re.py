@@ -7,15 +7,16 @@ trains at the authors' scale. `is2re.py:shells` sees the nearest 12 neighbours a
 others, up to 40, at L = 4 with smaller networks, as their published run does. `is2re.py:quick`
 trains in ten minutes on two cores, on slabs made by `python -m experiments.prepare slabs`.
 
-The authors' (model.md, sections 9 and 10): K, C, H, L, m_max, L', C0, B, Gaussians, cutoff, number
-of neighbours, shells, AdamW with amsgrad, rate, drops, batch, epochs, EMA, clip. As in `qm9.py`:
-the rest of the model (`ablations.py` tells how theirs departs), warm-up, weight decay. Ours: tags,
-validation systems held out of training, and every choice of `quick`.
+The authors' (`hdgnn_jax/models/README.md`, section 9): K, C, H, L, m_max, L', C0, B, Gaussians,
+cutoff, number of neighbours, shells, AdamW with amsgrad, rate, drops, batch, epochs, EMA, clip. As
+in `qm9.py`: the rest of the model (`ablations.py` tells how theirs departs), warm-up, weight decay.
+Ours: tags, validation systems held out of training, and every choice of `quick`.
 """
 
 from ml_collections import ConfigDict
 
 from experiments.configs import ablations, qm9
+from hdgnn_jax.errors import InputError
 
 SYSTEMS = 460_328
 """OC20's training part."""
@@ -24,7 +25,7 @@ SYSTEMS = 460_328
 def get_config(variant: str = "full") -> ConfigDict:
     """`full` (the authors' scale), `shells` (two shells) or `quick` (ten minutes on two cores)."""
     if variant not in ("full", "shells", "quick"):
-        raise ValueError(f"is2re.py has the variants full, shells and quick, not {variant!r}")
+        raise InputError(f"is2re.py has the variants full, shells and quick, not {variant!r}")
     config = qm9.get_config("quick" if variant == "quick" else "full")
     config.target = "relaxed_energy"
 

@@ -35,6 +35,7 @@ from experiments.peer.results import MODELS, Settings
 from experiments.problem import Molecules, Problem, part
 from experiments.sets import IS2RE
 from hdgnn_jax.data.targets import Reference
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.card import cores
@@ -95,7 +96,7 @@ def run(workdir: pathlib.Path, options: Options) -> None:
     """
     summary_file = workdir / "report" / "summary.json"
     if not summary_file.exists():
-        raise ValueError(
+        raise InputError(
             f"{workdir} holds no finished run: train it first, with python -m experiments.train"
         )
     with occupied(workdir):
@@ -129,12 +130,12 @@ def comparable(workdir: pathlib.Path) -> Problem:
         problem = Problem.from_record(checkpoints.record("best"))
     if problem.target.rank:
         kind = ("number", "vector", "tensor")[problem.target.rank]
-        raise ValueError(
+        raise InputError(
             f"{workdir} predicts {problem.target.name}, a {kind}: the other models are trained on "
             "one number for a structure"
         )
     if isinstance(problem.data, IS2RE):
-        raise ValueError(
+        raise InputError(
             f"{workdir} was trained on {problem.data.title}: the other models are trained on QM9 "
             "and on files of ASE"
         )
@@ -218,15 +219,15 @@ def check_interpreter(python: str) -> dict[str, str]:
             [python, str(TRAINER)], env=environment(), capture_output=True, text=True, check=False
         )
     except OSError as error:
-        raise ValueError(f"--python={python} cannot be started: {error.strerror}") from error
+        raise InputError(f"--python={python} cannot be started: {error.strerror}") from error
     if "ModuleNotFoundError" in found.stderr:
-        raise ValueError(
+        raise InputError(
             f"{python} has no SchNetPack ({_last_line(found.stderr)}): "
             "python -m venv peers && peers/bin/pip install torch schnetpack==2.1.1, "
             "then the same command with --python=peers/bin/python"
         )
     if found.returncode:
-        raise ValueError(f"SchNetPack cannot be used by {python}: {_last_line(found.stderr)}")
+        raise InputError(f"SchNetPack cannot be used by {python}: {_last_line(found.stderr)}")
     versions: dict[str, str] = json.loads(found.stdout.splitlines()[-1])
     return versions
 
@@ -341,9 +342,9 @@ def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict
         errors.seek(0)
         said = errors.read()
     if not found:
-        raise ValueError(f"{title}: stopped with exit code {code}: {_last_line(said)}")
+        raise InputError(f"{title}: stopped with exit code {code}: {_last_line(said)}")
     if task["test"] and None in (found["validation"], found["test"]):
-        raise ValueError(f"{title}: diverged, its errors are no finite numbers")
+        raise InputError(f"{title}: diverged, its errors are no finite numbers")
     del found["found"]
     return {"seed": task["seed"], "rate": task["rate"], **found, "curve": curve}
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hdgnn_jax.data.targets import Target
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.metrics import read_metrics, write_atomically
 from hdgnn_jax.training.report import (
     BLUE,
@@ -98,7 +99,7 @@ def best_rate(model: Mapping[str, Any]) -> float:
     """
     tried = [trial for trial in model["trials"] if trial["validation"] is not None]
     if not tried:
-        raise ValueError("no rate gave a finite validation error")
+        raise InputError("no rate gave a finite validation error")
     best: float = min(tried, key=lambda trial: trial["validation"])["rate"]
     return best
 

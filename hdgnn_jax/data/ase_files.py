@@ -73,13 +73,14 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
             number += 1
     except ModuleNotFoundError as error:
         yield StructureError(
-            f"{path.name}, structure 1: cannot be read ({error.name} is not installed: "
-            'pip install "hdgnn_jax[ase]")'
+            f"cannot be read ({error.name} is not installed: "
+            'pip install "hdgnn_jax[ase]")',
+            f"{path.name}, structure 1",
         )
     # ASE's readers raise anything, from ValueError to their own.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        yield StructureError(f"{path.name}, structure {number + 1}: cannot be read ({reason})")
+        yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure {number + 1}")
 
 
 def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
@@ -100,7 +101,7 @@ def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
         value = _numbers(results.get(name), (3,) if name == "dipole" else ())
         if value is None:
             kind = "three numbers" if name == "dipole" else "a number"
-            raise StructureError(f"{path.name}, structure {k}: has no {name} that is {kind}")
+            raise StructureError(f"has no {name} that is {kind}", f"{path.name}, structure {k}")
         structures.append(structure_of(found, f"{path.name}, structure {k}"))
         values.append(value)
         of_atoms = results.get("forces") if name == "energy" else None
@@ -108,7 +109,7 @@ def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
             of_atoms = _numbers(of_atoms, (len(found), 3))
             if of_atoms is None:
                 raise StructureError(
-                    f"{path.name}, structure {k}: has forces that are not three numbers an atom"
+                    "has forces that are not three numbers an atom", f"{path.name}, structure {k}"
                 )
         forces.append(of_atoms)
         groups.append(str(found.info.get("group", f"structure {k}")))
@@ -117,7 +118,7 @@ def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
     if not complete and any(of is not None for of in forces):
         k = next(k for k, of in enumerate(forces, 1) if of is None)
         raise StructureError(
-            f"{path.name}, structure {k}: has no forces that are numbers, and others have"
+            "has no forces that are numbers, and others have", f"{path.name}, structure {k}"
         )
     return Calculated(
         dataclasses.replace(packed, ids=packed.ids + 1),

@@ -22,6 +22,7 @@ from array_record.python import array_record_module
 
 from hdgnn_jax.data.cache import sha256
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Is2reError, Lmdb, Record, lmdb_files, narrowed
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.progress import progress_bar
 
 SHARD = 10_000
@@ -103,9 +104,9 @@ def parts(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
         content = json.loads((pathlib.Path(folder) / "manifest.json").read_text(encoding="utf-8"))
         for part in content["parts"].values():
             if not all(type(v) is str for v in part["files"].values()):
-                raise ValueError("a digest is no text")
+                raise InputError("a digest is no text")
             if type(part["records"]) is not int:
-                raise ValueError("the number of records is none")
+                raise InputError("the number of records is none")
         return content["parts"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Is2reError(

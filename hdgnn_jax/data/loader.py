@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
 from hdgnn_jax.graphs.structure import Structures
@@ -49,7 +50,7 @@ class Loader:
 
     def __post_init__(self) -> None:
         if len(self.structures) == 0:
-            raise ValueError("the training set is empty")
+            raise InputError("the training set is empty")
 
     def molecules(self, k: int) -> np.ndarray:
         """[shards, B / shards] places of batch k's molecules in the training set."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hdgnn_jax.data import torch_pickle
+from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.graphs.structure import CLOSEST_ATOMS
 
 
@@ -51,7 +52,7 @@ MOST_ATOMS = 2000
 """OC20's systems have some 250 at most; all pairs are compared."""
 
 
-class Is2reError(RuntimeError):
+class Is2reError(HDGNNError):
     """OC20 cannot be had; the message says which file or record, and how to mend it."""
 
 
@@ -241,10 +242,10 @@ def _checked(fields: Mapping[str, Any]) -> Record:
     """
     natoms = _integer(fields, "natoms")
     if not 0 < natoms <= MOST_ATOMS:
-        raise ValueError(f"it has {natoms} atoms, not 1 to {MOST_ATOMS}")
+        raise InputError(f"it has {natoms} atoms, not 1 to {MOST_ATOMS}")
     sid = _integer(fields, "sid")
     if not 0 <= sid < 2**31:
-        raise ValueError(f"its sid is {sid}, not a number of 31 bits")
+        raise InputError(f"its sid is {sid}, not a number of 31 bits")
     relaxed = "pos_relaxed" in fields
     record = Record(
         sid=sid,
@@ -263,19 +264,19 @@ def _checked(fields: Mapping[str, Any]) -> Record:
 
 def _array(fields: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name not in fields:
-        raise ValueError(f"{name} is missing")
+        raise InputError(f"{name} is missing")
     array = np.asarray(fields[name])
     if array.shape != shape:
-        raise ValueError(f"{name} has shape {array.shape} instead of {shape}")
+        raise InputError(f"{name} has shape {array.shape} instead of {shape}")
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} is no array of numbers")
+        raise InputError(f"{name} is no array of numbers")
     return array
 
 
 def _coordinates(fields: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
     array = _array(fields, name, shape).astype(np.float64)
     if not np.abs(array).max() < FARTHEST:  # NaN is not
-        raise ValueError(f"{name} has a coordinate that is no number below {FARTHEST:g} Å")
+        raise InputError(f"{name} has a coordinate that is no number below {FARTHEST:g} Å")
     return array
 
 
@@ -285,7 +286,7 @@ def _whole(fields: Mapping[str, Any], name: str, natoms: int, low: int, high: in
         whole = array.astype(np.int8)
         if (whole == array).all():
             return whole
-    raise ValueError(f"{name} has one that is no whole number from {low} to {high}")
+    raise InputError(f"{name} has one that is no whole number from {low} to {high}")
 
 
 def _scalar(fields: Mapping[str, Any], name: str) -> Any:
@@ -296,7 +297,7 @@ def _scalar(fields: Mapping[str, Any], name: str) -> Any:
 def _integer(fields: Mapping[str, Any], name: str) -> int:
     value = _scalar(fields, name)
     if type(value) is not int:
-        raise ValueError(f"{name} is missing or no whole number")
+        raise InputError(f"{name} is missing or no whole number")
     return value
 
 
@@ -306,7 +307,7 @@ def _energy(fields: Mapping[str, Any], name: str) -> float | None:
         return None
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     if not (plain and abs(value) < 1e9):  # NaN is not
-        raise ValueError(f"{name} is no energy below 1e9 eV")
+        raise InputError(f"{name} is no energy below 1e9 eV")
     return float(value)
 
 
@@ -316,7 +317,7 @@ def _check_distances(positions: np.ndarray, cell: np.ndarray) -> None:
     except np.linalg.LinAlgError:
         inverse = np.full((3, 3), np.inf)
     if not (inverse * inverse).sum(0).max() < 1 / THINNEST_CELL**2:
-        raise ValueError(f"its cell is thinner than {THINNEST_CELL} Å")
+        raise InputError(f"its cell is thinner than {THINNEST_CELL} Å")
     # Lattice vectors change this phase by whole numbers, so that atoms at one place have nearly the
     # same, up to those: few other pairs do, and only these are measured.
     wave = inverse @ (1.0, 2.0, 3.0)
@@ -333,7 +334,7 @@ def _check_distances(positions: np.ndarray, cell: np.ndarray) -> None:
     close = (shifts * shifts).sum(1) < CLOSEST_ATOMS**2
     if close.any():
         pair = np.argmax(close)
-        raise ValueError(
+        raise InputError(
             f"its atoms {first[pair]} and {second[pair]} are at one place "
             f"(nearer than {CLOSEST_ATOMS} Å)"
         )

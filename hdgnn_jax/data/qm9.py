@@ -24,6 +24,7 @@ from hdgnn_jax.data import polarizability
 from hdgnn_jax.data.cache import cache_folder, is_unchanged, sha256
 from hdgnn_jax.data.splits import N_MOLECULES
 from hdgnn_jax.data.targets import TARGETS
+from hdgnn_jax.errors import HDGNNError
 from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS, Structures
 from hdgnn_jax.progress import progress_bar
 
@@ -51,7 +52,7 @@ TENSORS = "qm9_polarizability.csv"
 MAX_ATOMS = 29
 
 
-class QM9Error(RuntimeError):
+class QM9Error(HDGNNError):
     """QM9 cannot be had; the message says which file and how to mend it."""
 
 

@@ -7,6 +7,8 @@ import hashlib
 
 import numpy as np
 
+from hdgnn_jax.errors import InputError
+
 N_MOLECULES = 130_831
 
 
@@ -48,11 +50,11 @@ def split(name: str) -> Split:
         order = np.random.RandomState(0).permutation(N_MOLECULES)
         train, validation = 100_000, 17_748
     else:
-        raise ValueError(f"split must be one of {', '.join(DIGESTS)}, not {name!r}")
+        raise InputError(f"split must be one of {', '.join(DIGESTS)}, not {name!r}")
     stop = train + validation
     parts = Split(name, order[:train], order[train:stop], order[stop:])
     if parts.digest != DIGESTS[name]:
-        raise ValueError(f"NumPy {np.__version__} no longer draws the published split {name}")
+        raise InputError(f"NumPy {np.__version__} no longer draws the published split {name}")
     return parts
 
 

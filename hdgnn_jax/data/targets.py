@@ -11,8 +11,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.data.baselines import Composition, element_counts, linear_from_dict
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.models.heads import HEADS, Head
 from hdgnn_jax.models.linear import Linear
 
 HARTREE_IN_MEV = 27_211.386245988
@@ -38,8 +40,9 @@ class Target:
       paper_mae: of the paper's Table 2, in `unit`; None where it has one for each part.
       atom_energies: of `tabulated` references, by atomic number, in the stored unit.
       threshold: in `unit`; the share of errors below it is reported too.
-      potential: whether it is an energy that atoms move in, so that its derivatives are forces.
-      rank: 0 of a number, 1 of a vector [3], 2 of a symmetric tensor [3, 3].
+      potential: whether it is an energy that atoms move in, so that its derivatives are forces. Of
+        QM9's U0 is taken for one, though its zero-point part belongs to the minimum.
+      head: of the network, made for it.
       note: what has to be known of it.
     """
 
@@ -51,8 +54,13 @@ class Target:
     atom_energies: Mapping[int, float] | None = None
     threshold: float | None = None
     potential: bool = False
-    rank: int = 0
+    head: Head = "invariant"
     note: str = ""
+
+    @property
+    def rank(self) -> int:
+        """0 of a number, 1 of a vector [3], 2 of a symmetric tensor [3, 3]."""
+        return HEADS[self.head].rank
 
 
 def _atoms(h: float, c: float, n: float, o: float, f: float) -> dict[int, float]:
@@ -68,17 +76,17 @@ _G = _atoms(-0.510927, -37.861317, -54.598897, -75.079532, -99.733544)
 TARGETS = {
     target.name: target
     for target in (
-        Target("mu", "D", 1.0, "none", 0.017),
+        Target("mu", "D", 1.0, "none", 0.017, head="dipole"),
         Target("alpha", "bohr^3", 1.0, "fitted", 0.046),
         Target("homo", "meV", _MEV, "none", 18),
         Target("lumo", "meV", _MEV, "none", 16),
         Target("gap", "meV", _MEV, "none", 32),
-        Target("r2", "bohr^2", 1.0, "none", 0.342),
+        Target("r2", "bohr^2", 1.0, "none", 0.342, head="extent"),
         Target("zpve", "meV", _MEV, "fitted", 1.21),
         Target("U0", "meV", _MEV, "tabulated", 8.34, _U0, potential=True),
-        Target("U", "meV", _MEV, "tabulated", 8.12, _U, potential=True),
-        Target("H", "meV", _MEV, "tabulated", 10, _H, potential=True),
-        Target("G", "meV", _MEV, "tabulated", 11, _G, potential=True),
+        Target("U", "meV", _MEV, "tabulated", 8.12, _U),
+        Target("H", "meV", _MEV, "tabulated", 10, _H),
+        Target("G", "meV", _MEV, "tabulated", 11, _G),
         Target("Cv", "cal/(mol K)", 1.0, "fitted", 0.023),
     )
 }
@@ -90,7 +98,7 @@ POLARIZABILITY = Target(
     1.0,
     "fitted",
     None,
-    rank=2,
+    head="polarizability",
     note="QM9 gives the tensors in a frame that it does not give; 15 % of the molecules are left "
     "out, whose frame cannot be told.",
 )
@@ -100,14 +108,12 @@ CALCULATED = {
     target.name: target
     for target in (
         Target("energy", "meV", 1000.0, "fitted", None, potential=True),
-        Target("dipole", "D", DEBYE_PER_E_ANGSTROM, "none", None, rank=1),
+        Target("dipole", "D", DEBYE_PER_E_ANGSTROM, "none", None, head="dipole_vector"),
     )
 }
 """Of files that ASE reads, which store eV and e Å."""
 
-RELAXED_ENERGY = Target(
-    "relaxed_energy", "meV", 1000.0, "none", None, threshold=20.0, potential=True
-)
+RELAXED_ENERGY = Target("relaxed_energy", "meV", 1000.0, "none", None, threshold=20.0)
 """OC20 IS2RE's, stored in eV. EwT, the share within 0.02 eV, is its second measure."""
 
 
@@ -121,7 +127,7 @@ def find_target(name: str, targets: Mapping[str, Target] = OF_QM9, of: str = "QM
       ValueError: listing the names there are.
     """
     if name not in targets:
-        raise ValueError(f"unknown target {name!r}; {of} has {', '.join(targets)}")
+        raise InputError(f"unknown target {name!r}; {of} has {', '.join(targets)}")
     return targets[name]
 
 
@@ -177,7 +183,7 @@ class Reference:
         """
         kind = target.reference if kind is None else kind
         if kind not in get_args(ReferenceKind):
-            raise ValueError(
+            raise InputError(
                 f"reference must be one of {', '.join(get_args(ReferenceKind))}, not {kind!r}"
             )
         values = raw * target.factor
@@ -187,7 +193,7 @@ class Reference:
             per_element = np.array(Composition.fit(structures, scalars, elements).per_element)
         elif centre and kind == "tabulated":
             if target.atom_energies is None:
-                raise ValueError(f"{target.name} has no tabulated atomic references")
+                raise InputError(f"{target.name} has no tabulated atomic references")
             per_element = np.array([target.atom_energies[z] for z in elements]) * target.factor
         of_atoms = element_counts(structures, elements) @ per_element
         mean = float((scalars - of_atoms).mean())
@@ -267,6 +273,15 @@ POTENTIALS = frozenset(
     if target.potential
 )
 """Names of the targets whose derivatives are forces: a gap, too, is in meV."""
+
+_THERMAL = "has thermal parts at 298 K, which only a molecule at its minimum has (U0 has none)"
+NOT_POTENTIALS = {
+    "U": _THERMAL,
+    "H": _THERMAL,
+    "G": _THERMAL,
+    "relaxed_energy": "is that of the end of a relaxation, the same for every step on the way",
+}
+"""Why energies that look like it are no potential."""
 
 
 def turned(values: np.ndarray, rotations: np.ndarray, rank: int) -> np.ndarray:

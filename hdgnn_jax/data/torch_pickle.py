@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hdgnn_jax.errors import InputError
 
-class PickleError(ValueError):
+
+class PickleError(InputError):
     """A pickle that is damaged, or is no record of tensors; the message says what is wrong."""
 
 

@@ -1,4 +1,4 @@
-"""What one model can tell apart and another cannot (Joshi et al. 2023; model.md, section 8)."""
+"""What one model can tell apart and another cannot (Joshi et al. 2023)."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.gates import GATES, STATES
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -28,7 +29,7 @@ def without_degrees(model: HDGNN, params: Any) -> Any:
       ValueError: for a model without the norms that all of them pass through.
     """
     if not (model.layer_norm and model.rescale):
-        raise ValueError("degrees can be taken away where layer_norm and rescale are on")
+        raise InputError("degrees can be taken away where layer_norm and rescale are on")
     stack = dict(params["stack"])
     for name in NORMS:
         weight = stack[name]["weight"]  # [K, L + 1, C]

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models import geometry
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -82,7 +83,7 @@ def prediction_changes(
       ValueError: for another choice.
     """
     if unknown := set(choices) - set(CHOICES):
-        raise ValueError(f"choice must be one of {', '.join(CHOICES)}, not {unknown.pop()!r}")
+        raise InputError(f"choice must be one of {', '.join(CHOICES)}, not {unknown.pop()!r}")
     graph = jax.tree.map(jnp.asarray, graph)
     real = np.flatnonzero(batching.graph_mask(graph))
     owner = np.asarray(batching.graph_of_node(graph))

@@ -11,6 +11,7 @@ import jax
 import jraph
 import numpy as np
 
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
 from hdgnn_jax.graphs.structure import StructureError, Structures, concatenated_ranges
 
@@ -37,11 +38,14 @@ class Edges(flax.struct.PyTreeNode):
     """Edge features.
 
     Attributes:
-      shift: [E, 3] float32, Å, from x_j to the image of j that is the sender.
-      max_neighbors: with which the neighbours were found; the model checks it against its own.
+      shift: [E, 3] float32, Å, from x_j to the image of j that is the sender; None in a set without
+        cells or a limit of neighbours, where all are 0.
+      cutoff, max_neighbors: with which the neighbours were found; the model checks them against its
+        own.
     """
 
-    shift: jax.Array | np.ndarray
+    shift: jax.Array | np.ndarray | None
+    cutoff: float = flax.struct.field(pytree_node=False)
     max_neighbors: int | None = flax.struct.field(pytree_node=False, default=None)
 
 
@@ -53,10 +57,9 @@ class Labels(NamedTuple):
 
 
 MolecularGraph: TypeAlias = jraph.GraphsTuple
-"""`jraph.GraphsTuple` with nodes `Atoms`, globals `Labels`, and edges `Edges` where a structure of
-the set has a cell or their neighbours are limited, else None. Node i is the receiver, j the sender.
-Padding as in jraph: the first graph after the real ones holds every padded node and edge, the rest
-are empty; padded edges join the first padded node to itself."""
+"""`jraph.GraphsTuple` with nodes `Atoms`, edges `Edges` and globals `Labels`. Node i is the
+receiver, j the sender. Padding as in jraph: the first graph after the real ones holds every padded
+node and edge, the rest are empty; padded edges join the first padded node to itself."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -90,7 +93,7 @@ def deal(n_edges: np.ndarray, shards: int) -> np.ndarray:
     """
     batches, size = n_edges.shape
     if size % shards:
-        raise ValueError(f"a batch of {size} molecules cannot be dealt to {shards} devices evenly")
+        raise InputError(f"a batch of {size} molecules cannot be dealt to {shards} devices evenly")
     hands = np.argsort(-n_edges, axis=1, kind="stable").reshape(batches, size // shards, shards)
     hands[:, 1::2] = hands[:, 1::2, ::-1]
     return np.sort(hands.swapaxes(1, 2), axis=2)
@@ -154,7 +157,7 @@ def smallest_fit(budgets: Sequence[Budget], n_node: int, n_edge: int, n_graph: i
     for budget in budgets:
         if budget.fits(n_node, n_edge, n_graph):
             return budget
-    raise ValueError(
+    raise InputError(
         f"{n_graph} graphs with {n_node} atoms and {n_edge} edges exceed the largest budget, "
         f"{budgets[-1]}"
     )
@@ -175,8 +178,9 @@ def pack(
     ):
         if not budget.fits(n, e, 1):
             raise StructureError(
-                f"{structures.name(k)} has {n} atoms and {e} edges; the largest batch holds "
-                f"{budget.n_node - 1} and {budget.n_edge}: train with a larger batch_size"
+                f"has {n} atoms and {e} edges; the largest batch holds {budget.n_node - 1} and "
+                f"{budget.n_edge}: train with a larger batch_size",
+                structures.name(k),
             )
         if not budget.fits(node + n, edge + e, len(batches[-1]) + 1):
             batches.append([])
@@ -215,7 +219,7 @@ def collate(
     n_atoms, n_edges = structures.n_atoms, edges.n_edges
     n_node, n_edge, n_graph = len(structures.tags), len(edges.senders), len(indices)
     if not budget.fits(n_node, n_edge, n_graph):
-        raise ValueError(f"{n_graph} graphs, {n_node} atoms and {n_edge} edges exceed {budget}")
+        raise InputError(f"{n_graph} graphs, {n_node} atoms and {n_edge} edges exceed {budget}")
     before = np.repeat(structures.offsets[:-1], n_edges).astype(np.int32)
 
     atoms_of, edges_of = (_filled(n.astype(np.int32), budget.n_graph) for n in (n_atoms, n_edges))
@@ -229,7 +233,11 @@ def collate(
             _filled(structures.fixed, budget.n_node),
             None if forces is None else _filled(forces, budget.n_node),
         ),
-        edges=None if plain else _edge_features(structures, edges, budget.n_edge),
+        edges=Edges(
+            None if plain else _shifts(structures, edges, budget.n_edge),
+            edges.cutoff,
+            edges.max_neighbors,
+        ),
         senders=_filled(edges.senders + before, budget.n_edge, n_node),
         receivers=_filled(edges.receivers + before, budget.n_edge, n_node),
         globals=Labels(
@@ -294,12 +302,12 @@ def _filled(values: np.ndarray, size: int, fill: float = 0) -> np.ndarray:
     return out
 
 
-def _edge_features(structures: Structures, edges: Neighbors, size: int) -> Edges:
+def _shifts(structures: Structures, edges: Neighbors, size: int) -> np.ndarray:
     shift = np.zeros((size, 3), np.float32)
     if edges.images is not None:
         cells = np.repeat(structures.cells, edges.n_edges, 0)
         shift[: len(cells)] = np.einsum("ea,eab->eb", edges.images, cells)
-    return Edges(shift, edges.max_neighbors)
+    return shift
 
 
 def _round_up(value: np.ndarray | int, multiple: int) -> np.ndarray:

@@ -31,13 +31,14 @@ class Neighbors:
       receivers: [edges] int32, i.
       images: [edges, 3] int32; the sender stands that many lattice vectors from x_j. None where no
         structure has a cell.
-      max_neighbors: of `find_neighbors`.
+      cutoff, max_neighbors: of `find_neighbors`.
     """
 
     offsets: np.ndarray
     senders: np.ndarray
     receivers: np.ndarray
     images: np.ndarray | None
+    cutoff: float
     max_neighbors: int | None
 
     @property
@@ -51,8 +52,12 @@ class Neighbors:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         edges = concatenated_ranges(self.offsets[indices], counts)
         images = None if self.images is None else self.images[edges]
-        return Neighbors(
-            offsets, self.senders[edges], self.receivers[edges], images, self.max_neighbors
+        return dataclasses.replace(
+            self,
+            offsets=offsets,
+            senders=self.senders[edges],
+            receivers=self.receivers[edges],
+            images=images,
         )
 
     def none(self) -> Neighbors:
@@ -60,7 +65,9 @@ class Neighbors:
         nothing = np.zeros(0, np.int32)
         images = None if self.images is None else self.images[:0]
         offsets = np.zeros_like(self.offsets)
-        return Neighbors(offsets, nothing, nothing, images, self.max_neighbors)
+        return dataclasses.replace(
+            self, offsets=offsets, senders=nothing, receivers=nothing, images=images
+        )
 
     def found(self) -> Neighbors:
         """These."""
@@ -97,7 +104,7 @@ class NeighborSearch:
 def find_neighbors(
     structures: Structures, cutoff: float, max_neighbors: int | None = None, chunk: int = 4096
 ) -> Neighbors:
-    """All ordered pairs (j, i) with |x_j + shift - x_i| <= cutoff (model.md, section 1).
+    """All ordered pairs (j, i) with |x_j + shift - x_i| <= cutoff (models/README.md, section 1).
 
     Each periodic image of a sender is an edge of its own; an atom sees its own images. With
     `max_neighbors` = k a receiver keeps, ascending by distance, its k nearest and one more, whose
@@ -122,8 +129,9 @@ def find_neighbors(
         if close.any():
             e = int(np.argmax(close))
             raise StructureError(
-                f"{structures.name(int(pairs.owner[e]))} has atoms {pairs.receivers[e]} and "
-                f"{pairs.senders[e]} at one place (nearer than {CLOSEST_ATOMS} Å)"
+                f"has atoms {pairs.receivers[e]} and {pairs.senders[e]} at one place (nearer than "
+                f"{CLOSEST_ATOMS} Å)",
+                structures.name(int(pairs.owner[e])),
             )
         kept = pairs if max_neighbors is None else _nearest(pairs, max_neighbors + 1)
         owners, n_edges = np.unique(kept.owner, return_counts=True)
@@ -137,7 +145,7 @@ def find_neighbors(
         senders[at], receivers[at] = pairs.senders, pairs.receivers
         if images is not None:
             images[at] = pairs.images
-    return Neighbors(offsets, senders, receivers, images, max_neighbors)
+    return Neighbors(offsets, senders, receivers, images, cutoff, max_neighbors)
 
 
 def neighbors_of(

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from hdgnn_jax.errors import InputError
+
 SYMBOLS = (
     "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
     "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy "
@@ -32,8 +34,17 @@ CLOSEST_ATOMS = 0.01
 """Å. Two atoms nearer than this are one atom written twice: no bond is shorter than 0.7."""
 
 
-class StructureError(ValueError):
-    """A structure that no model can use; the message names the record and the rule it breaks."""
+class StructureError(InputError):
+    """A structure that no model can use.
+
+    Attributes:
+      reason: the rule that it breaks.
+      name: of the structure, with which the message begins; empty where it is of no one.
+    """
+
+    def __init__(self, reason: str, name: str = ""):
+        super().__init__(f"{name} {reason}".strip())
+        self.reason, self.name = reason, name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Structure:
         """
         for symbol in symbols:
             if symbol not in ATOMIC_NUMBERS:
-                raise StructureError(f"{name}: {symbol!r} is not a chemical element")
+                raise StructureError(f"has {symbol!r}, which is not a chemical element", name)
         return cls(np.array([ATOMIC_NUMBERS[s] for s in symbols], np.int32), positions, name)
 
 
@@ -218,11 +229,11 @@ class Structures:
             finite, with an element outside `elements`, or with a tag that is none.
         """
         if (self.n_atoms == 0).any():
-            raise StructureError(f"{self.name(int(np.argmax(self.n_atoms == 0)))} has no atoms")
+            raise StructureError("has no atoms", self.name(int(np.argmax(self.n_atoms == 0))))
         finite = np.isfinite(self.positions).all(-1)
         if not finite.all():
             raise StructureError(
-                f"{self.name(self._owner(~finite))} has a coordinate that is not a finite number"
+                "has a coordinate that is not a finite number", self.name(self._owner(~finite))
             )
         known = np.isin(self.atomic_numbers, elements)
         if not known.all():
@@ -230,14 +241,15 @@ class Structures:
             symbol = SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"atomic number {z}"
             names = ", ".join(SYMBOLS[e] for e in elements)
             raise StructureError(
-                f"{self.name(self._owner(~known))} contains {symbol}; this model knows {names}"
+                f"contains {symbol}; this model knows {names}", self.name(self._owner(~known))
             )
 
         good = (self.tags >= 0) & (self.tags <= 2)
         if tags and not good.all():
             raise StructureError(
-                f"{self.name(self._owner(~good))} has the tag {self.tags[np.argmin(good)]}; there "
-                "are 0 (bulk), 1 (surface) and 2 (adsorbate)"
+                f"has the tag {self.tags[np.argmin(good)]}; there are 0 (bulk), 1 (surface) and 2 "
+                "(adsorbate)",
+                self.name(self._owner(~good)),
             )
 
     def _owner(self, bad_atoms: np.ndarray) -> int:
@@ -255,16 +267,17 @@ def _check_shapes(item: Structure) -> None:
     ):
         if value is not None and np.shape(value) != shape:
             raise StructureError(
-                f"{item.name} has {count} atoms and {name} of shape {np.shape(value)}; "
-                f"it must be {shape}"
+                f"has {count} atoms and {name} of shape {np.shape(value)}; it must be {shape}",
+                item.name,
             )
     if item.cell is not None:
         vectors = np.asarray(item.cell, float)[list(item.periodic)]
         finite = np.isfinite(item.cell).all()
         if not finite or (len(vectors) and np.linalg.det(vectors @ vectors.T) < 1e-12):
             raise StructureError(
-                f"{item.name} has a cell without volume in its periodic directions: "
-                f"{np.asarray(item.cell).tolist()}"
+                "has a cell without volume in its periodic directions: "
+                f"{np.asarray(item.cell).tolist()}",
+                item.name,
             )
 
 

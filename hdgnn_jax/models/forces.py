@@ -50,9 +50,9 @@ def with_derivatives(
             return vectors + jnp.einsum("ni,nij->nj", vectors, strain[of], precision="highest")
 
         nodes = graph.nodes._replace(positions=strained(positions, of_node))
-        edges = graph.edges
-        if edges is not None:
-            edges = edges.replace(shift=strained(edges.shift, of_node[graph.receivers]))
+        edges = jax.tree.map(
+            lambda shift: strained(shift, of_node[graph.receivers]), graph.edges
+        )
         value = predict(graph._replace(nodes=nodes, edges=edges))
         # Beside the energy there may be an auxiliary output.
         energy = value if value.ndim == 1 else value[:, 0]

@@ -1,4 +1,4 @@
-"""Everything the layers see of the positions, computed once per graph (model.md, section 2)."""
+"""What the layers see of the positions, computed once per graph (models/README.md, section 2)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def edge_vectors(graph: batching.MolecularGraph) -> jax.Array:
     """r_ij = x_j + shift - x_i, [E, 3] in Å; 0 on padded edges."""
     x = graph.nodes.positions
     vectors = x[graph.senders] - x[graph.receivers]
-    return vectors if graph.edges is None else vectors + graph.edges.shift
+    return vectors if graph.edges.shift is None else vectors + graph.edges.shift
 
 
 def turned(graph: batching.MolecularGraph, rotation: jax.Array) -> batching.MolecularGraph:
@@ -72,7 +72,7 @@ def turned(graph: batching.MolecularGraph, rotation: jax.Array) -> batching.Mole
 
     return graph._replace(
         nodes=graph.nodes._replace(positions=turn(graph.nodes.positions)),
-        edges=None if graph.edges is None else graph.edges.replace(shift=turn(graph.edges.shift)),
+        edges=jax.tree.map(turn, graph.edges),
     )
 
 

@@ -8,12 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.dense import KEPT, DegreeDense, Precision
 from hdgnn_jax.models.embedding import N_TAGS, DistanceBlock, ElementEmbedding, element_index
 from hdgnn_jax.models.gates import GATES, STATES, watch
 from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
-from hdgnn_jax.models.heads import LOWEST_DEGREE, Head, MoleculeHead, Readout
+from hdgnn_jax.models.heads import HEADS, Head, MoleculeHead, Readout
 from hdgnn_jax.models.invariant import InvariantBranch
 from hdgnn_jax.models.message import Attention, MessageBlock, TensorProduct
 from hdgnn_jax.models.norm import EPSILON, SOFT, EquivariantLayerNorm
@@ -138,33 +139,33 @@ class HDGNN(nn.Module):
         _one_of("pathway", self.pathway, get_args(Pathway))
         _one_of("tensor_product", self.tensor_product, get_args(TensorProduct))
         if self.pathway == self.tensor_product == "none":
-            raise ValueError("pathway and tensor_product must not both be 'none': no message")
+            raise InputError("pathway and tensor_product must not both be 'none': no message")
         _one_of("head", self.head, get_args(Head))
         if self.auxiliary and self.head != "invariant":
-            raise ValueError(f"auxiliary needs the invariant head, not {self.head}")
+            raise InputError(f"auxiliary needs the invariant head, not {self.head}")
         _one_of("readout", self.readout, ("sum", "mean"))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
         if isinstance(self.attention, str):
             _one_of("attention", self.attention, ("sigmoid", "softmax"))
         elif self.full_product:
-            raise ValueError("full_product needs learned attention: 'sigmoid' or 'softmax'")
+            raise InputError("full_product needs learned attention: 'sigmoid' or 'softmax'")
         elif len(self.attention) != 4:
-            raise ValueError(f"attention needs four weights, not {self.attention!r}")
+            raise InputError(f"attention needs four weights, not {self.attention!r}")
         for name, frame in (("frame", self.frame), ("evaluation_frame", self.evaluation_frame)):
             if not (isinstance(frame, int) and frame > 0):
                 _one_of(name, frame, ("random", "canonical"))
         if self.evaluation_frame == "random":
-            raise ValueError("evaluation_frame must not be 'random': evaluation is deterministic")
+            raise InputError("evaluation_frame must not be 'random': evaluation is deterministic")
         if self.max_neighbors is not None and self.max_neighbors < 1:
-            raise ValueError(f"max_neighbors must be positive, not {self.max_neighbors}")
+            raise InputError(f"max_neighbors must be positive, not {self.max_neighbors}")
         if self.near_neighbors is not None:
             if not 0 < self.near_neighbors < (self.max_neighbors or 0):
-                raise ValueError(
+                raise InputError(
                     f"near_neighbors must lie between 1 and max_neighbors = {self.max_neighbors}, "
                     f"not {self.near_neighbors}"
                 )
             if not 0 <= self.far_degree <= self.degree or self.far_hidden < 1:
-                raise ValueError(
+                raise InputError(
                     "with near_neighbors, far_degree must not exceed degree and far_hidden must be "
                     "positive"
                 )
@@ -172,19 +173,20 @@ class HDGNN(nn.Module):
         for name in ("m_max", "product_degree"):
             if not 0 <= getattr(self, name) <= lowest:
                 which = "degree" if lowest == self.degree else "far_degree"
-                raise ValueError(f"{name} must lie between 0 and {which} = {lowest}")
-        if self.degree < LOWEST_DEGREE.get(self.head, 0):
-            raise ValueError(f"the {self.head} head needs degree >= {LOWEST_DEGREE[self.head]}")
+                raise InputError(f"{name} must lie between 0 and {which} = {lowest}")
+        lowest_degree = HEADS[self.head].lowest_degree
+        if self.degree < lowest_degree:
+            raise InputError(f"the {self.head} head needs degree >= {lowest_degree}")
         for name in ("cutoff", "neighbors", "layers", "channels", "hidden", "invariant_channels",
                      "edge_channels"):  # fmt: skip
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
         if self.update_channels is not None and self.update_channels < 1:
-            raise ValueError(f"update_channels must be positive, not {self.update_channels}")
+            raise InputError(f"update_channels must be positive, not {self.update_channels}")
         if not self.elements:
-            raise ValueError("elements must not be empty")
+            raise InputError("elements must not be empty")
         if self.n_gaussians < 2:
-            raise ValueError(f"n_gaussians must be at least 2, not {self.n_gaussians}")
+            raise InputError(f"n_gaussians must be at least 2, not {self.n_gaussians}")
         super().__post_init__()
 
     def setup(self) -> None:
@@ -267,12 +269,17 @@ class HDGNN(nn.Module):
         """The geometry of the edges for the given rolls [E].
 
         Raises:
-          ValueError: where the graph's neighbours are too few, or not in the order of distance.
+          ValueError: where the graph's neighbours were found with another cutoff, are too few, or
+            not in the order of distance.
         """
-        found = None if graph.edges is None else graph.edges.max_neighbors
-        wanted = self.max_neighbors
+        if graph.edges.cutoff != self.cutoff:
+            raise InputError(
+                f"the neighbours were found with cutoff = {graph.edges.cutoff}, the model has "
+                f"{self.cutoff}: find them with the model's"
+            )
+        found, wanted = graph.edges.max_neighbors, self.max_neighbors
         if (found is None) != (wanted is None) or (found or 0) < (wanted or 0):
-            raise ValueError(
+            raise InputError(
                 f"the neighbours were found with max_neighbors = {found}, the model has {wanted}: "
                 "find them with the model's"
             )
@@ -413,4 +420,4 @@ def _hyper_parameters(model: HDGNN) -> HDGNN:
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")

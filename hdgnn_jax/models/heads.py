@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,30 @@ from hdgnn_jax.so3.harmonics import harmonics
 Head = Literal["invariant", "extent", "dipole", "dipole_vector", "polarizability"]
 Readout = Literal["sum", "mean"]
 
+
+class HeadSpec(NamedTuple):
+    """What is to be known of a head outside of it.
+
+    Attributes:
+      rank: 0 where it gives a number, 1 a vector [3], 2 a tensor [3, 3].
+      lowest_degree: L that it reads.
+      about_centre: whether it measures from the centre of mass. A periodic structure has none, and
+        is refused; what it gives is no sum over atoms, so that no reference is taken off.
+    """
+
+    rank: int = 0
+    lowest_degree: int = 0
+    about_centre: bool = False
+
+
+HEADS: dict[Head, HeadSpec] = {
+    "invariant": HeadSpec(),
+    "extent": HeadSpec(about_centre=True),
+    "dipole": HeadSpec(lowest_degree=1, about_centre=True),
+    "dipole_vector": HeadSpec(rank=1, lowest_degree=1, about_centre=True),
+    "polarizability": HeadSpec(rank=2, lowest_degree=2),
+}
+"""Every head; `MoleculeHead` says what each computes."""
 
 NEAR_ZERO = 0.03
 """Gain of the last layers: order-one scalars of twenty atoms would start far off a target whose
@@ -61,10 +85,6 @@ class AtomScalars(nn.Module):
         return out
 
 
-LOWEST_DEGREE = {"dipole": 1, "dipole_vector": 1, "polarizability": 2}
-"""L that a head reads; 0 where it is not named."""
-
-
 class MoleculeHead(nn.Module):
     """One number per molecule, a vector or a tensor.
 
@@ -74,7 +94,7 @@ class MoleculeHead(nn.Module):
         `extent`: sum_i s_i |r_i - r_0|^2 + t_i.
         `dipole_vector`: sum_i v_i + q_i (r_i - r_0) with v_i from degree 1, [3]; `dipole` its norm.
         `polarizability`: sum_i s_i I + T_i, the traceless symmetric T_i from degree 2, [3, 3].
-        r_0 is the centre of mass (model.md, section 6).
+        r_0 is the centre of mass (models/README.md, section 6).
       readout: of the invariant head.
       points: the quadrature.
       invariant_weight: lambda.

@@ -1,4 +1,4 @@
-"""Invariant branch (Appendix B.1; model.md, section 3)."""
+"""Invariant branch (Appendix B.1; models/README.md, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equivariant layer norm (model.md, section 3)."""
+"""Equivariant layer norm (models/README.md, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one owner of the coefficient layout `[..., (L + 1)**2, C]` (model.md, section 1)."""
+"""The one owner of the coefficient layout `[..., (L + 1)**2, C]` (models/README.md, section 1)."""
 
 from __future__ import annotations
 

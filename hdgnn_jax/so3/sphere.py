@@ -18,6 +18,7 @@ import scipy.integrate
 import scipy.special
 from scipy.spatial.transform import Rotation
 
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.so3 import degrees, harmonics
 
 Rule = Literal["lebedev", "product"]
@@ -74,17 +75,17 @@ def sphere(
     """
     if rule == "product":
         if order is not None or error is not None:
-            raise ValueError("the product rule has no order: its size follows from the degree")
+            raise InputError("the product rule has no order: its size follows from the degree")
         return _from_points(degree, *_product(degree))
     if rule != "lebedev":
-        raise ValueError(f"sphere rule must be 'lebedev' or 'product', not {rule!r}")
+        raise InputError(f"sphere rule must be 'lebedev' or 'product', not {rule!r}")
     if order is not None:
         if error is not None:
-            raise ValueError("give sphere_order or sphere_error, not both")
+            raise InputError("give sphere_order or sphere_error, not both")
         if order < 2 * degree:
-            raise ValueError(f"degree {degree} needs a Lebedev rule of order {2 * degree} or more")
+            raise InputError(f"degree {degree} needs a Lebedev rule of order {2 * degree} or more")
         if (found := _lebedev(order)) is None:
-            raise ValueError(f"there is no Lebedev rule of order {order} for degree {degree}")
+            raise InputError(f"there is no Lebedev rule of order {order} for degree {degree}")
         return _from_points(degree, *found)
     for candidate, points, weights in lebedev_rules(degree):
         if candidate < 2 * degree + 3 or weights.min() <= 0:
@@ -92,7 +93,7 @@ def sphere(
         if error is None or aliasing_error(degree, points, weights) <= error:
             return _from_points(degree, points, weights)
     at_most = "" if error is None else f" with an error of {error:g} or less"
-    raise ValueError(f"there is no Lebedev rule for degree {degree}{at_most}")
+    raise InputError(f"there is no Lebedev rule for degree {degree}{at_most}")
 
 
 def lebedev_rules(degree: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -106,7 +107,7 @@ def aliasing_error(degree: int, points: np.ndarray, weights: np.ndarray) -> floa
     """Relative equivariance error of coefficients -> points -> SiLU -> coefficients.
 
     Of random signals of unit variance, which stand still while the points are turned at random;
-    root mean square over signals and turns (model.md, section 11).
+    root mean square over signals and turns (models/README.md, section 11).
 
     Args:
       degree: L.

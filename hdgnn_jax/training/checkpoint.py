@@ -19,6 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from hdgnn_jax.errors import HDGNNError
+
 PyTree = Any
 Which = Literal["latest", "best"]
 T = TypeVar("T")
@@ -35,7 +37,7 @@ _AS_BYTES = ocp.args.ArrayRestore(restore_args=ocp.RestoreArgs(restore_type=np.n
 logger = logging.getLogger(__name__)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(HDGNNError):
     """A checkpoint that cannot be used; the message says where, which step, and what to do."""
 
 

@@ -12,11 +12,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from hdgnn_jax.errors import HDGNNError
+
 SILENCE = 100
 """Seconds after which the others give up a process that says nothing any more."""
 
 
-class HostsError(RuntimeError):
+class HostsError(HDGNNError):
     """Processes that do not find each other; the message says what is missing."""
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from hdgnn_jax.errors import HDGNNError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.training.step import Params, StepMetrics, TrainState
 
 
-class DivergedError(RuntimeError):
+class DivergedError(HDGNNError):
     """The loss is too often no number; the message says when, for which records, what to do."""
 
 
@@ -80,7 +81,7 @@ def train(
     write: Callable[[int, Mapping[str, Any]], Any],
     show: Callable[[int, float, float | None], Any],
     max_skipped: int,
-    records: Callable[[int], Sequence[str]],
+    records: Callable[[int], Mapping[int, str]],
     stop: Callable[[int], bool] = lambda step: False,
     spike: float = 0.0,
     memory: Memory | None = None,
@@ -101,7 +102,7 @@ def train(
       write: (step, scalars), for the curves.
       show: (step, mean loss since the last call, last validation error), for a progress bar.
       max_skipped: steps that may be skipped, since their loss or gradient is not finite.
-      records: the names of the structures in the batch of a step, counted from 0.
+      records: id to name of the structures in the batch of a step, counted from 0.
       stop: whether to end after this step, with its state saved.
       spike: times the median of the last `RECENT` logged losses above which one is a spike; 0: none
         is.
@@ -174,7 +175,7 @@ def _row(memory: Memory, step: int) -> dict[str, float]:
 
 
 def _diverged(
-    skipped: Sequence[tuple[int, int]], records: Callable[[int], Sequence[str]]
+    skipped: Sequence[tuple[int, int]], records: Callable[[int], Mapping[int, str]]
 ) -> str:
     step, culprit = skipped[-1]
     steps = ", ".join(str(at + 1) for at, _ in skipped[-5:])
@@ -185,8 +186,9 @@ def _diverged(
     )
 
 
-def _blamed(culprit: int, names: Sequence[str]) -> str:
+def _blamed(culprit: int, names: Mapping[int, str]) -> str:
     """The structure of a batch whose output is not finite, or those that have a gradient."""
-    found = [name for name in names if name.endswith(f" {culprit}")]
-    several = ", ".join(names[:8]) + ", ..." * (len(names) > 8)
-    return f"the output for {found[0]}" if found else f"a gradient of {several}"
+    if culprit in names:
+        return f"the output for {names[culprit]}"
+    some = list(names.values())
+    return f"a gradient of {', '.join(some[:8])}" + ", ..." * (len(some) > 8)

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import tensorboardX
 
+from hdgnn_jax.errors import InputError
+
 FILE = "metrics.jsonl"
 
 
@@ -79,11 +81,11 @@ def read_metrics(folder: str | pathlib.Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line.decode())
             if type(row["step"]) is not int:
-                raise ValueError("no step")
+                raise InputError("no step")
             rows.append({k: v if k == "step" else _number(v) for k, v in row.items()})
         except (ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
             text = line[:200].decode(errors="replace")
-            raise ValueError(f"{path}, line {number} is not a row of metrics: {text!r}") from error
+            raise InputError(f"{path}, line {number} is not a row of metrics: {text!r}") from error
     return rows
 
 
@@ -107,6 +109,6 @@ def _number(value: object) -> float:
     if value is None:
         return math.nan
     if type(value) not in (int, float):
-        raise ValueError(f"{value!r} is no number")
+        raise InputError(f"{value!r} is no number")
     number = float(value)  # type: ignore[arg-type]
     return number if math.isfinite(number) else math.nan

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import optax
 
+from hdgnn_jax.errors import InputError
+
 DROP = 0.3
 """What a drop leaves of the learning rate."""
 
@@ -54,16 +56,16 @@ def make_optimizer(
         ("b2", b2, 0 <= b2 < 1),
     ):
         if not good:
-            raise ValueError(f"optimizer.{name} is out of its range: {value}")
+            raise InputError(f"optimizer.{name} is out of its range: {value}")
     first = max(1, round(warmup * steps))
     if first >= steps:
-        raise ValueError(
+        raise InputError(
             f"optimizer.warmup = {warmup} leaves none of the {steps} training.steps (at least 1 of "
             "them is a warm-up)"
         )
     if drops:
         if not all(warmup < drop < 1 for drop in drops):
-            raise ValueError(f"optimizer.drops must lie between warmup and 1, not {tuple(drops)}")
+            raise InputError(f"optimizer.drops must lie between warmup and 1, not {tuple(drops)}")
         stairs = {round(drop * steps) - first: DROP for drop in drops}
         schedule = optax.join_schedules(
             [

@@ -64,10 +64,10 @@ def test_what_a_file_lacks_is_named(moved, tmp_path):
     path = tmp_path / "moved.extxyz"
     bare = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]])
     ase.io.write(path, [moved[0][0], bare])
-    with pytest.raises(StructureError, match=r"moved.extxyz, structure 2: has no energy that is"):
+    with pytest.raises(StructureError, match=r"moved.extxyz, structure 2 has no energy that is"):
         read_calculated(path, "energy")
     with pytest.raises(StructureError, match=r"there is no file .*nowhere.xyz"):
         read_calculated(tmp_path / "nowhere.xyz", "energy")
     path.write_text("2\n\nH 0 0 0\nH 0 zero 1\n")
-    with pytest.raises(StructureError, match=r"moved.extxyz, structure 1: cannot be read"):
+    with pytest.raises(StructureError, match=r"moved.extxyz, structure 1 cannot be read"):
         read_calculated(path, "energy")

@@ -27,6 +27,7 @@ from experiments import (
     train,
 )
 from experiments.peer import __main__ as peer
+from hdgnn_jax.errors import HDGNNError
 
 FLAGS = {
     train: ([program.CONFIG, program.WORKDIR], []),
@@ -95,6 +96,14 @@ def test_a_missing_folder_is_one_line(call, module, arguments):
     code, out, err = call(module, *arguments)
     assert (code, out) == (1, "")
     assert err == "error: --workdir is missing: DIR, folder of the run\n"
+
+
+def test_a_traceback_is_shown_on_demand(call, tmp_path):
+    folder = f"--workdir={tmp_path / 'nowhere'}"
+    code, _, err = call(evaluate, folder)
+    assert (code, err.count("\n")) == (1, 1)
+    with pytest.raises(HDGNNError, match="nowhere"):
+        call(evaluate, folder, "--traceback")
 
 
 @pytest.mark.parametrize(

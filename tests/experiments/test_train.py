@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_qm9 import write_cache
 
-from experiments import sets, train
+from experiments import fit, sets, train
 from experiments.problem import Problem
 from hdgnn_jax.data import splits
 from hdgnn_jax.data.loader import Loader
@@ -227,7 +227,7 @@ def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message)
         ({"training.spike": 0.5}, "training.spike must be 0 or more than 1, not 0.5"),
         ({"training.ema": 1.0}, "training.ema must be at least 0 and less than 1"),
         ({"training.batch_size": 6}, "6 molecules cannot be dealt to 4 devices evenly"),
-        ({"head": "energy"}, "head must be one of invariant, extent, dipole"),
+        ({"head": "energy"}, "config.head must be auto or one of invariant, extent, dipole"),
     ],
 )
 def test_a_bad_value_is_named_before_anything_is_written(changed, tmp_path, changes, message):
@@ -266,4 +266,4 @@ def test_a_missing_qm9pack_is_named(changed, tmp_path, monkeypatch):
 )
 def test_validation_comes_early_regularly_and_last(config, every, first, steps, expected):
     settings = {**config["training"], "validate_every": every, "first_validation": first}
-    assert train.Training(**settings | {"steps": steps}).validations == expected
+    assert fit.Training(**settings | {"steps": steps}).validations == expected

@@ -137,7 +137,7 @@ def test_of_a_damaged_xyz_all_before_the_damage_is_unchanged(tmp_path, calculate
             Structures.pack(good).check(range(1, len(SYMBOLS)))
         if len(good) < len(found):
             said = str(found[-1])
-            assert said.startswith(f"{path.name}, structure {len(found)}: cannot be read (")
+            assert said.startswith(f"{path.name}, structure {len(found)} cannot be read (")
             assert "\n" not in said
         reasons = [row.reason for row in predict.read(str(path))]
         assert [r is None for r in reasons] == [isinstance(s, Structure) for s in found]
@@ -183,14 +183,14 @@ def test_damaged_energies_forces_and_dipoles_are_numbers_or_refused(
 @pytest.mark.parametrize(
     ("old", "new", "name", "message"),
     [
-        ("energy=", "energy=many ignored=", "energy", "structure 1: has no energy that is a"),
-        ("energy=", 'energy="1 2 3" ignored=', "energy", "structure 1: has no energy that is a"),
-        ("energy=", "energy=T ignored=", "energy", "structure 1: has no energy that is a number"),
-        ("energy=", "energy=nan ignored=", "energy", "structure 1: has no energy that is a number"),
-        ("forces:R:3", "forces:R:2:rest:R:1", "energy", "structure 1: has forces that are not"),
-        ("forces:R:3", "other:R:3", "energy", "structure 1: has no forces that are numbers"),
-        ("dipole=", 'dipole="1 2" ignored=', "dipole", "structure 1: has no dipole that is three"),
-        ("dipole=", "dipole=x ignored=", "dipole", r"structure 1: cannot be read \(.*'x'\)"),
+        ("energy=", "energy=many ignored=", "energy", "structure 1 has no energy that is a"),
+        ("energy=", 'energy="1 2 3" ignored=', "energy", "structure 1 has no energy that is a"),
+        ("energy=", "energy=T ignored=", "energy", "structure 1 has no energy that is a number"),
+        ("energy=", "energy=nan ignored=", "energy", "structure 1 has no energy that is a number"),
+        ("forces:R:3", "forces:R:2:rest:R:1", "energy", "structure 1 has forces that are not"),
+        ("forces:R:3", "other:R:3", "energy", "structure 1 has no forces that are numbers"),
+        ("dipole=", 'dipole="1 2" ignored=', "dipole", "structure 1 has no dipole that is three"),
+        ("dipole=", "dipole=x ignored=", "dipole", r"structure 1 cannot be read \(.*'x'\)"),
     ],
 )
 def test_values_of_another_kind_are_named(tmp_path, calculated, tried, old, new, name, message):
@@ -526,7 +526,7 @@ def test_damaged_polarizabilities_are_refused_and_missing_ones_made_again(
     structures = Structures.pack([Structure(np.array([1]), np.zeros((1, 3)))] * 3)
     tensors = np.random.default_rng(0).normal(size=(3, 3, 3))
     monkeypatch.setattr(qm9, "load", lambda cache: qm9.QM9(structures, {}))
-    monkeypatch.setattr(qm9, "_package_folder", lambda: tmp_path)
+    monkeypatch.setattr(qm9, "package_folder", lambda: tmp_path)
     monkeypatch.setattr(qm9, "_read_csv", lambda path: None)
     monkeypatch.setattr(qm9, "parse_tensors", lambda table: None)
     monkeypatch.setattr(qm9.polarizability, "in_frame_of_positions", lambda *_: (tensors, None))

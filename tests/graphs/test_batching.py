@@ -49,7 +49,7 @@ def test_collated_molecules_are_unchanged_and_the_rest_is_one_padding_graph(
     budget = Budget(len(edges.senders) + slack[0], nodes + slack[1], k + slack[2])
     graph = batching.collate(structures, neighbors, targets, chosen, budget)
 
-    assert graph.edges is None
+    assert graph.edges == batching.Edges(None, neighbors.cutoff)
     assert [(leaf.dtype.name, leaf.shape) for leaf in jax.tree.leaves(graph)] == [
         ("int32", (budget.n_node,)),
         ("float32", (budget.n_node, 3)),

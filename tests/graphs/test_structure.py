@@ -67,7 +67,8 @@ def test_each_molecule_turns_by_its_own_rotation():
 
 @pytest.mark.parametrize("symbol", ["Q", "X", "c", "", "HE"])
 def test_unknown_symbol_is_refused(symbol):
-    with pytest.raises(StructureError, match=f"file 3: '{symbol}' is not a chemical element"):
+    message = f"file 3 has '{symbol}', which is not a chemical element"
+    with pytest.raises(StructureError, match=message):
         Structure.from_symbols(["H", symbol], np.eye(2, 3), "file 3")
 
 

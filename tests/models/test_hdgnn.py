@@ -17,6 +17,7 @@ from small import BUDGET, EXACT, SMALL, compiled, parameters, predict, stirred
 from experiments.configs import ablations
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.models import hdgnn
 from hdgnn_jax.models.hdgnn import HDGNN, edge_rolls
 from hdgnn_jax.models.heads import MoleculeHead
 
@@ -98,6 +99,14 @@ def test_a_bad_sphere_names_the_rule(options, rule):
         HDGNN(**{**SMALL, **options}).init(jax.random.key(0), GRAPH)
 
 
+def test_neighbours_of_another_cutoff_are_refused():
+    """They would be too few, or more than the model was trained on."""
+    graph = graph_of(KNOWN, budget=BUDGET)
+    model = HDGNN(**{**SMALL, "cutoff": CUTOFF + 1})
+    with pytest.raises(ValueError, match=f"found with cutoff = {CUTOFF}, the model has"):
+        jax.eval_shape(lambda: model.apply(parameters(), graph))
+
+
 def test_evaluation_is_deterministic():
     """The same bits twice, and no random numbers asked for."""
     np.testing.assert_array_equal(predict(KNOWN), predict(KNOWN))
@@ -128,22 +137,23 @@ def test_random_frames_follow_the_key_and_the_molecule():
         jax.eval_shape(lambda: model.apply(params, GRAPH, train=True))
 
     @jax.jit
-    def train(graph, key):
+    def train(params, graph, key):
         return model.apply(params, graph, train=True, rngs={"frame": key})[REAL]
 
     order = REAL[::-1]
-    one = train(GRAPH, jax.random.key(0))
-    again = train(graph_of(KNOWN, budget=BUDGET, order=order), jax.random.key(0))
+    one = train(params, GRAPH, jax.random.key(0))
+    again = train(params, graph_of(KNOWN, budget=BUDGET, order=order), jax.random.key(0))
     np.testing.assert_allclose(again, one[order], rtol=1e-5, atol=1e-5)
-    assert np.abs(train(GRAPH, jax.random.key(1)) - one).max() > 1e-4
+    assert np.abs(train(params, GRAPH, jax.random.key(1)) - one).max() > 1e-4
 
 
 def test_frames_can_be_fixed_or_averaged():
     """n is the mean over the rolls 2 pi k / n; canonical is n = 1, in training too."""
     model, params = HDGNN(**SMALL), parameters()
-    full = jax.jit(lambda roll: model.apply(params, GRAPH, roll, method="predict")[REAL])
+    full = jax.jit(functools.partial(model.apply, method="predict"))
     angles = 2 * np.pi * np.arange(3) / 3
-    each = [full(np.full(GRAPH.senders.shape, a, np.float32)) for a in angles]
+    rolls = [np.full(GRAPH.senders.shape, a, np.float32) for a in angles]
+    each = [full(params, GRAPH, roll)[REAL] for roll in rolls]
     assert np.std(each, 0).max() > 1e-4
     np.testing.assert_allclose(
         compiled(evaluation_frame=3)(params, GRAPH)[REAL], np.mean(each, 0), rtol=1e-5, atol=1e-5
@@ -230,6 +240,18 @@ def loss_of(**options):
         return jnp.sum(jnp.where(batching.graph_mask(graph), predictions, 0) ** 2)
 
     return jax.jit(jax.value_and_grad(loss))
+
+
+def test_layers_in_a_loop_are_the_same_function(monkeypatch):
+    """As those compiled one after another: value and gradient."""
+    monkeypatch.setattr(hdgnn, "UNROLLED", 0)
+    loop = loss_of()(parameters(), GRAPH)
+    monkeypatch.setattr(hdgnn, "UNROLLED", 4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max()),
+        loop,
+        loss_of()(parameters(), GRAPH),
+    )
 
 
 def test_rematerialised_layers_are_the_same_function():
@@ -391,13 +413,11 @@ def test_a_network_starts_alive(variant):
     params = jax.jit(model.init)(jax.random.key(0), graph)["params"]
     real = np.asarray(graph.nodes.atomic_numbers) > 0
     species = np.asarray(graph.nodes.atomic_numbers)[real]
-    for layers in (1, 2, 3):
+    rolls = jnp.zeros(graph.senders.shape)
+    for layers in (1, 3):
         some = {**params, "stack": jax.tree.map(lambda a, n=layers: a[:n], params["stack"])}
-        state = np.asarray(
-            model.clone(layers=layers).apply(
-                {"params": some}, graph, jnp.zeros(graph.senders.shape), method="states"
-            )[0]
-        )[real]
+        states = jax.jit(functools.partial(model.clone(layers=layers).apply, method="states"))
+        state = np.asarray(states({"params": some}, graph, rolls)[0])[real]
         assert all(0.2 < rms(state, l) < 2.5 for l in range(model.degree + 1))
         apart = [
             state[species == z, 0] - state[species == z, 0].mean(0) for z in np.unique(species)

@@ -48,7 +48,7 @@ def run(
                 calls.update(memory=memory.to_dict()),
             ),
             show=lambda *shown: calls["shown"].append(shown), max_skipped=max_skipped,
-            records=lambda k: [f"molecule {k}", f"molecule {40 + k}"],
+            records=lambda k: {n: f"molecule {n}" for n in (k, 40 + k)},
             stop=stop(calls) if stop else lambda step: False, **options,
         )  # fmt: skip
     assert last.step == len(losses)
