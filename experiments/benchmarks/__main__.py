@@ -21,7 +21,6 @@ import jax
 from experiments import program
 from experiments.benchmarks.compare import compare
 from experiments.benchmarks.report import Report
-from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.metrics import write_atomically
 
 GROUPS = (
@@ -66,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     """Runs the groups; the file is written anew after each."""
     jax.config.update("jax_enable_compilation_cache", False)
     if options.json and not options.json.absolute().parent.is_dir():
-        raise InputError(f"--json={options.json}: there is no folder {options.json.parent}")
+        raise ValueError(f"--json={options.json}: there is no folder {options.json.parent}")
     if options.plot:
         options.plot.mkdir(parents=True, exist_ok=True)
     report = Report(options.quick, options.plot)
@@ -92,7 +91,16 @@ def run(options: argparse.Namespace) -> None:
         add(importlib.import_module(f"experiments.benchmarks.{name}").run(report))
 
 
+def main() -> None:
+    """The program."""
+    try:
+        run(arguments)
+    # These files are also run in older revisions (`--compare`), which have no error class of ours.
+    except ValueError as error:
+        program.fail(error)
+
+
 if __name__ == "__main__":
     arguments = read_arguments()
     del sys.argv[1:]
-    program.run(lambda: run(arguments), str(__doc__), [])
+    program.run(main, str(__doc__), [])

@@ -9,8 +9,6 @@ import subprocess
 import sys
 import tempfile
 
-from hdgnn_jax.errors import InputError
-
 
 def alone(module: str, *words: str, **environment: str) -> dict[str, float]:
     """Runs a module of this package; what it leaves in the JSON file it is given.
@@ -33,5 +31,5 @@ def alone(module: str, *words: str, **environment: str) -> dict[str, float]:
         )
         if done.returncode:
             what = " ".join((module, *words))
-            raise InputError(f"{what} ended with exit code {done.returncode}")
+            raise ValueError(f"{what} ended with exit code {done.returncode}")
         return json.loads(file.read_text())
