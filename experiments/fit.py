@@ -121,6 +121,7 @@ class Fit:
       loader: of batches.
       train_step: jitted.
       key: the root of the run's random numbers.
+      digest: of the data, as they were when the run was taken up.
       state: weights, averages, optimiser state, number of steps.
       past: how far it has come.
     """
@@ -134,6 +135,7 @@ class Fit:
     loader: Loader
     train_step: jax.stages.Wrapped
     key: jax.Array
+    digest: str
     state: step.TrainState
     past: Past
 
@@ -145,20 +147,23 @@ class Fit:
         mesh: jax.sharding.Mesh,
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
+        record: Mapping[str, Any] | None,
         began: float,
     ) -> Fit:
         """Reads the data, fits what is fitted before training, and makes or restores the state.
+
+        `record` is that of the run's last checkpoint; None: it has none.
 
         Raises:
           As `train.run`.
         """
         train, validation = part(config, "train"), part(config, "validation")
-        if checkpoints.steps():
-            # What was fitted then: elsewhere the same fit can end in other digits.
-            problem = Problem.from_record(checkpoints.record())
-            learned = problem.to_learn(train)
-        else:
+        if record is None:
             problem, learned = Problem.fitted(config, train)
+        else:
+            # What was fitted then: elsewhere the same fit can end in other digits.
+            problem = Problem.from_record(record)
+            learned = problem.to_learn(train)
         loader = Loader(
             train.structures,
             train.neighbors,
@@ -186,15 +191,12 @@ class Fit:
             loader,
             train_step,
             key,
+            problem.data.digest(),
             problem.init_state(mesh, settings.divide_state),
             Past(began),
         )
-        if checkpoints.steps():
-            record, at = run.restore()
-            run.past = Past(
-                began, record["seconds"], record["compilations"], [*record["resumed"], at],
-                record["left_out"], run.past.memory,
-            )  # fmt: skip
+        if record is not None:
+            run.resume()
         return run
 
     @property
@@ -206,6 +208,13 @@ class Fit:
     def n_parameters(self) -> int:
         """Of the network."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+    def resume(self) -> None:
+        """Takes the last checkpoint's state, and what it says of the run."""
+        record, at = self.restore()
+        past = self.past
+        past.seconds, past.compilations = record["seconds"], record["compilations"]
+        past.resumed, past.left_out = [*record["resumed"], at], record["left_out"]
 
     def restore(self) -> tuple[Mapping[str, Any], int]:
         """Takes the last checkpoint's state and memory; gives its record and step."""
@@ -325,7 +334,7 @@ class Fit:
             **self.predictor.record(),
             **self.course(),
             "memory": memory.to_dict(),
-            "split_digest": self.problem.data.digest(),
+            "split_digest": self.digest,
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
         }
         self.checkpoints.save(at, state, record, mae)
@@ -364,7 +373,7 @@ class Fit:
             card=reproduction_card(
                 problem.config,
                 seed=problem.config["seed"],
-                split_digest=problem.data.digest(),
+                split_digest=self.digest,
                 parameters=self.n_parameters,
                 seconds=done["seconds"],
                 resumed=done["resumed"],

@@ -14,6 +14,7 @@ arena for all threads (`arena_max=1`) gains nothing more and makes compilation a
 COMPILER = ("--xla_cpu_use_fusion_emitters=false",)
 """XLA's older way to compile fused operations: less compilation, and a step as fast or faster."""
 FEW_CORES = 2
+"""Up to so many, the settings below are made too."""
 ON_FEW_CORES = (
     "--xla_cpu_multi_thread_eigen=false", "--xla_cpu_enable_concurrency_optimized_scheduler=false",
 )  # fmt: skip

@@ -119,13 +119,13 @@ def _run(
     # Refuses a batch that cannot be dealt, before any data are read.
     batching.deal(np.zeros((1, settings.batch_size), int), mesh.size)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        if checkpoints.steps():
-            record = checkpoints.record()
+        record = checkpoints.record() if checkpoints.steps() else None
+        if record is not None:
             refuse_other_run(record, config, workdir)
             if (workdir / "report" / "summary.json").exists():
                 show_finished(record, checkpoints, mesh, workdir)
                 return
-        fit = Fit.prepare(config, settings, mesh, workdir, checkpoints, began)
+        fit = Fit.prepare(config, settings, mesh, workdir, checkpoints, record, began)
         fit.announce()
         fit.fit(stop, debug_nans)
         if not report:

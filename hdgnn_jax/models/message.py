@@ -185,7 +185,7 @@ class DepthwiseProduct(nn.Module):
     def __call__(
         self, x: jax.Array, e: jax.Array, a: jax.Array, axis: jax.Array, senders: jax.Array
     ) -> list[jax.Array]:
-        """Messages of each degree up to L', `[E, 2l + 1, C]`.
+        """The components of the messages, of all degrees up to L': (L' + 1)**2 arrays `[E, C]`.
 
         Args:
           x: [N, S, C].
@@ -200,12 +200,14 @@ class DepthwiseProduct(nn.Module):
         def weight(name: str) -> jax.Array:
             return a * Dense(channels, self.precision, gain=AFTER_SILU, name=name)(e)
 
-        def scaled(by: float, m: int) -> jax.Array:
-            return by * axis[:, m, None]
-
         # Component by component: sums over the few orders of a degree are slow as reductions.
         ends = [gather(mixed[:, m], senders) for m in range(mixed.shape[1])]
-        along = [sum(scaled(1.0, m) * ends[m] for m in places(l)) for l in range(self.degree + 1)]
+        axes = [axis[:, m, None] for m in range(mixed.shape[1])]
+        pairs = [
+            list(zip(axes[degrees.block(l)], ends[degrees.block(l)], strict=True))
+            for l in range(self.degree + 1)
+        ]
+        along = [sum(n * end for n, end in of_degree) for of_degree in pairs]
         scale = (self.degree + 1) ** -0.5
         messages = []
         for l in range(self.degree_out + 1):
@@ -216,13 +218,8 @@ class DepthwiseProduct(nn.Module):
             whole = weight(f"whole_{l}")
             # n_l has length 1: its components are as large as those of x_l with this factor.
             size = (2 * l + 1) ** 0.5
-            messages += [0.5**0.5 * (scaled(size, m) * one + whole * ends[m]) for m in places(l)]
+            messages += [0.5**0.5 * (size * n * one + whole * end) for n, end in pairs[l]]
         return messages
-
-
-def places(l: int) -> range:
-    """Of the components of degree l."""
-    return range(l * l, (l + 1) ** 2)
 
 
 class TensorProductGate(nn.Module):
