@@ -1,9 +1,6 @@
 """The programs: `python -m experiments.NAME`."""
 
-import sys
+import os
 
-from experiments import memory
-
-# So Python calls a program whose module it still looks for: nothing is imported twice.
-if sys.argv[:1] == ["-m"]:
-    memory.restart()
+# TensorFlow's and XLA's C++ libraries read it when they are loaded, which jax's import does.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import program
+from hdgnn_jax.cpu import cores
 from hdgnn_jax.data import is2re, qm9
-from hdgnn_jax.data.cache import cache_folder
-from hdgnn_jax.training.card import cores
+from hdgnn_jax.data.cache import cache_folder, is_complete
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 
 GIB = 2**30
@@ -163,7 +163,8 @@ def _data() -> Iterator[Finding]:
     root = cache_folder()
     yield _writable("data sets", root, "set HDGNN_CACHE to a folder of yours")
     yield _space(root)
-    if (root / "qm9").exists():
+    # What is not complete is made when it is asked for.
+    if is_complete(root / "qm9" / qm9.PACKED):
         try:
             yield Finding("QM9", f"{len(qm9.read(root / 'qm9').structures):,} molecules, sound")
         except qm9.QM9Error as error:

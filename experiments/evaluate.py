@@ -15,10 +15,9 @@ import numpy as np
 from absl import flags
 
 from experiments import program
-from experiments.problem import Predictor, best_results, print_results
-from experiments.sets import IS2RE
+from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.training import step
+from hdgnn_jax.run.results import print_results, restored, results
 from hdgnn_jax.training.checkpoint import Checkpoints
 
 SPLIT = flags.DEFINE_string("split", None, "NAME of a part, if not those of the report")
@@ -40,10 +39,9 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
       ValueError, QM9Error, Is2reError, StructureError, CheckpointError: each with one line.
     """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        predictor = Predictor.from_record(checkpoints.record("best"), step.make_mesh())
-        names = predictor.problem.data.reported if split is None else [split]
-        results = best_results(checkpoints, predictor, names)
-    print_results(predictor.problem, results)
+        task, predictor = restored(checkpoints)
+    names = task.data.reported if split is None else [split]
+    print_results(task, results(task, predictor, names))
 
 
 def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
@@ -56,18 +54,17 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
     if file.suffix != ".npz" or not file.absolute().parent.is_dir():
         raise InputError(f"--submission={file} must end in .npz and lie in an existing folder")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        predictor = Predictor.from_record(checkpoints.record("best"), step.make_mesh())
-        data, factor = predictor.problem.data, predictor.problem.target.factor
-        if not isinstance(data, IS2RE):
-            raise InputError(f"{workdir} was trained on {data.title}: no leaderboard takes it")
-        names = list(data.submitted.values())
-        results = best_results(checkpoints, predictor, names, hidden=True)
+        task, predictor = restored(checkpoints)
+    data = task.data
+    if not isinstance(data, IS2RE):
+        raise InputError(f"{workdir} was trained on {data.title}: no leaderboard takes it")
+    found = results(task, predictor, list(data.submitted.values()), hidden=True)
     arrays: dict[str, Any] = {}
-    for name, result in zip(data.submitted, results, strict=True):
+    for name, result in zip(data.submitted, found, strict=True):
         arrays[f"{name}_ids"] = result.ids.astype(str)
-        arrays[f"{name}_energy"] = result.prediction / factor
+        arrays[f"{name}_energy"] = result.prediction / task.target.factor
     np.savez_compressed(file, **arrays)
-    counts = ", ".join(f"{result.split} {len(result.ids):,}" for result in results)
+    counts = ", ".join(f"{result.split} {len(result.ids):,}" for result in found)
     print(f"{file}: {counts}")
 
 

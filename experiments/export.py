@@ -29,9 +29,10 @@ from typing import Any
 
 from experiments import export_run, program
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.export import export_model
-from hdgnn_jax.predict import Predictor
+from hdgnn_jax.inference.export import export_model
+from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.record import Record
 
 
 def main() -> None:
@@ -57,18 +58,20 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
     (output / "model.json").write_text(text, encoding="utf-8")
     shutil.copyfile(export_run.__file__, output / "run.py")
     print(
-        f"{output}: {predictor.target} [{predictor.unit}] for {', '.join(description['platforms'])}"
-        f", {len(exported) / 1e6:.1f} MB"
+        f"{output}: {description['target']} [{description['unit']}] for "
+        f"{', '.join(description['platforms'])}, {len(exported) / 1e6:.1f} MB"
     )
 
 
 def record_of(workdir: pathlib.Path) -> dict[str, Any]:
     """What the model was trained on and how well, as far as the run tells."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        record = checkpoints.record("best")
+        record = Record.of(checkpoints, "best")
     summary = workdir / "report/summary.json"
     return {
-        **{name: record.get(name) for name in ("config", "split_digest", "domain")},
+        "config": record.config,
+        "split_digest": record.split_digest,
+        "domain": record.domain.to_dict(),
         "report": json.loads(summary.read_text()) if summary.exists() else None,
     }
 

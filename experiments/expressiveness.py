@@ -26,7 +26,7 @@ from hdgnn_jax.evaluation import expressiveness
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.report import empty_figure
+from hdgnn_jax.training.plots import empty_figure
 
 VARIANTS = ("baseline", "fully_tp", "linear", "so2")
 TRAININGS = flags.DEFINE_integer("trainings", 10, "N, of each kind, each with a seed of its own")

@@ -26,30 +26,25 @@ structure is unlike all that the model was trained on.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
+import functools
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import flags
 
 from experiments import program
-from hdgnn_jax.data import qm9
-from hdgnn_jax.data.ase_files import read_structures
-from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb
-from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.graphs.structure import SYMBOLS, Structure, StructureError, Structures
-from hdgnn_jax.predict import Predictor, PredictorError, predict_all
+from hdgnn_jax.graphs.neighbors import Neighborhoods
+from hdgnn_jax.graphs.structure import StructureError, Structures
+from hdgnn_jax.inference.inputs import read
+from hdgnn_jax.inference.predictor import Predictor, PredictorError, predict_all
+from hdgnn_jax.inference.relaxation import relax
+from hdgnn_jax.inference.rows import FORMATS, Quantity, Row
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.relaxation import relax
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.report import component_names
 
 FORCES = flags.DEFINE_bool("forces", False, "add forces, eV/Å")
 ROLLS = flags.DEFINE_integer("rolls", 1, "N, rolls of the frames to take mean and spread over")
@@ -57,9 +52,6 @@ CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of a SMILES, to choose th
 RELAX = flags.DEFINE_bool("relax", False, "relax first, with the run that predicts an energy")
 FMAX = flags.DEFINE_float("fmax", 0.05, "F, eV/Å, largest force on an atom of a relaxed structure")
 STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "N, at most")
-LAST_OF_QM9 = 133_885
-"""Index of its last molecule."""
-FORMATS = (".csv", ".json", ".extxyz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,46 +69,6 @@ class Options:
         for name in ("rolls", "conformers", "fmax", "relax_steps"):
             if getattr(self, name) <= 0:
                 raise InputError(f"--{name} must be positive, not {getattr(self, name)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Quantity:
-    """Something of a structure: a number, vector or tensor with its name and unit."""
-
-    name: str
-    unit: str
-    value: np.ndarray
-
-    def cells(self) -> dict[str, float]:
-        """Columns of a table, one for each component."""
-        names = component_names(np.shape(self.value))
-        values = np.ravel(self.value).tolist()
-        return {
-            f"{self.name}{n} [{self.unit}]": v for n, v in zip(names, values, strict=True)
-        }
-
-
-@dataclasses.dataclass
-class Row:
-    """What is said of one input: quantities, or the reason why there are none.
-
-    Attributes:
-      name: of the input.
-      structures: one, or conformers, of which the first is predicted.
-      geometry: where the positions are from, if not from the input.
-      reason: why there is no prediction.
-      warning: what makes it doubtful.
-      quantities: predicted.
-      forces: [n, 3] eV/Å.
-    """
-
-    name: str
-    structures: list[Structure] = dataclasses.field(default_factory=list)
-    geometry: str = ""
-    reason: str | None = None
-    warning: str = ""
-    quantities: list[Quantity] = dataclasses.field(default_factory=list)
-    forces: np.ndarray | None = None
 
 
 def main(*inputs: str) -> None:
@@ -160,26 +112,28 @@ def run(
             "do"
         )
     rows = [row for name in inputs for row in read(name, options.conformers)]
-    for row in rows:
-        for workdir, predictor in zip(workdirs, predictors, strict=True):
-            reasons = filter(None, map(predictor.reason_against, row.structures))
-            if row.reason is None and (reason := next(reasons, None)):
-                row.reason = reason if len(workdirs) == 1 else f"{reason} ({workdir})"
     if not rows:
         raise InputError(f"there is no structure in {', '.join(inputs)}")
+    runs = list(zip(map(str, workdirs), predictors, strict=True))
     good = [row for row in rows if row.reason is None]
+    prepared = prepare(good, runs)
+    good = [row for row in good if row.reason is None]
     with progress_bar("structures") as progress:
         n = sum(len(row.structures) for row in good)
         task = progress.add_task(
             "predicting", total=n * (len(predictors) + options.relax) + len(good) * options.forces
         )
+        advance = functools.partial(progress.advance, task)
+        if good and options.relax:
+            relax_rows(good, of_energy[0], options, advance)
+            good = [row for row in good if row.reason is None]
+            prepared = prepare(good, runs)
+            good = [row for row in good if row.reason is None]
         if good:
-            fill(good, predictors, of_energy, options, lambda n: progress.advance(task, n))
-    good = [row for row in good if row.reason is None]
-    write = {".csv": as_csv, ".json": as_json, ".extxyz": as_extxyz}[output.suffix]
-    write_atomically(output, write(rows).encode())
+            fill(good, list(zip(predictors, prepared, strict=True)), options, advance)
+    write_atomically(output, FORMATS[output.suffix](rows).encode())
     bad, doubtful = len(rows) - len(good), sum(bool(row.warning) for row in good)
-    targets = dict.fromkeys(f"{p.target} [{p.unit}]" for p in predictors)
+    targets = dict.fromkeys(f"{p.target.name} [{p.target.unit}]" for p in predictors)
     print(
         f"{output}: {len(good):,} predictions of {', '.join(targets)}"
         + (f", {doubtful:,} of them with a warning" if doubtful else "")
@@ -188,26 +142,62 @@ def run(
     return bad
 
 
+def prepare(rows: Sequence[Row], runs: Sequence[tuple[str, Predictor]]) -> list[Neighborhoods]:
+    """The structures of all rows that every model can use, as each model prepares them.
+
+    The others' rows get the reason.
+
+    Args:
+      rows: without a reason yet.
+      runs: models, each after the folder of its run.
+    """
+    for row in rows:
+        try:
+            for structure in row.structures:
+                structure.check_shapes()
+        except StructureError as error:
+            row.reason = error.reason
+    rows = [row for row in rows if row.reason is None]
+    if not rows:
+        return []
+    packed = Structures.pack(s for row in rows for s in row.structures)
+    owners = np.repeat(np.arange(len(rows)), [len(row.structures) for row in rows])
+    prepared, kept = [], []
+    for workdir, predictor in runs:
+        graphs, reasons = predictor.usable(packed)
+        for place, reason in reasons.items():
+            row = rows[owners[place]]
+            row.reason = row.reason or (reason if len(runs) == 1 else f"{reason} ({workdir})")
+        prepared.append(graphs)
+        kept.append(np.setdiff1d(np.arange(len(packed)), list(reasons)))
+    good = np.flatnonzero([rows[k].reason is None for k in owners])
+    return [
+        graphs.take(np.flatnonzero(np.isin(own, good)))
+        for graphs, own in zip(prepared, kept, strict=True)
+    ]
+
+
 def fill(
     rows: Sequence[Row],
-    predictors: Sequence[Predictor],
-    of_energy: Sequence[Predictor],
+    prepared: Sequence[tuple[Predictor, Neighborhoods]],
     options: Options,
     advance: Callable[[int], object],
 ) -> None:
-    """Puts predictions, warnings and forces into rows that can be predicted."""
-    if options.relax:
-        relax_rows(rows, of_energy[0], options, advance)
-        rows = [row for row in rows if row.reason is None]
-        if not rows:
-            return
+    """Puts predictions, warnings and forces into rows that can be predicted.
+
+    Args:
+      rows: with as many structures in all as each model has prepared.
+      prepared: of `prepare`, beside the models.
+      options: what is asked for.
+      advance: told the number of structures after each batch (a progress bar).
+    """
     counts = [len(row.structures) for row in rows]
     first = np.cumsum(counts) - counts
-    packed = Structures.pack(s for row in rows for s in row.structures)
-    warnings = [p.warnings(packed.take(first)) for p in predictors]
+    chosen = [(predictor, graphs.take(first)) for predictor, graphs in prepared]
+    warnings = [predictor.warnings(graphs) for predictor, graphs in chosen]
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
         row.warning = "; ".join(dict.fromkeys(filter(None, texts)))
-    for target, found in predict_all(predictors, packed, options.rolls, advance).items():
+    for target, found in predict_all(prepared, options.rolls, advance).items():
         for row, k, count in zip(rows, first, counts, strict=True):
             row.quantities.append(Quantity(target, found.unit, found.value[k]))
             if found.spread is not None:
@@ -218,9 +208,11 @@ def fill(
                 name = f"{target} spread over conformers"
                 row.quantities.append(Quantity(name, found.unit, spread))
     if options.forces:
-        chosen = packed.take(first)
-        forces = np.asarray(of_energy[0].derivatives(chosen, advance).forces)
-        for row, of_row in zip(rows, np.split(forces, chosen.offsets[1:-1]), strict=True):
+        predictor, graphs = next(pair for pair in chosen if pair[0].has_forces)
+        forces = np.asarray(predictor.derivatives(graphs, advance).forces)
+        for row, of_row in zip(
+            rows, np.split(forces, graphs.structures.offsets[1:-1]), strict=True
+        ):
             row.forces = of_row
 
 
@@ -245,139 +237,6 @@ def relax_rows(
         how = "relaxed" if relaxed.converged[places[0]] else "NOT yet relaxed"
         said = f"{how} after {relaxed.steps[places[0]]} steps of FIRE"
         row.geometry = f"{row.geometry}; {said}" if row.geometry else said
-
-
-def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
-    """The structures of an input, or reasons.
-
-    Raises:
-      ValueError: where it is no file, no SMILES and not of QM9.
-    """
-    kind, _, rest = name.partition(":")
-    path = pathlib.Path(name)
-    if kind == "qm9":
-        yield from _of_qm9(rest)
-    elif kind == "smiles":
-        yield _of_smiles(rest, rest, n_conformers)
-    elif not path.is_file():
-        raise InputError(f"there is no file {name}")
-    elif path.suffix == ".lmdb":
-        with Lmdb(path) as content:
-            for r in content.records():
-                if isinstance(r, BadRecord):
-                    key, reason = r.problem["key"], str(r.problem["reason"])
-                    yield Row(f"{path.name}, record {key}", reason=reason)
-                else:
-                    named = f"{path.name}, system {r.sid}"
-                    found = Structure(r.atomic_numbers, r.positions, named, r.cell,
-                                      tags=r.tags, fixed=r.fixed)  # fmt: skip
-                    yield Row(named, [found])
-    elif path.suffix == ".smi":
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is no text in UTF-8: save it as such") from error
-        for line in lines:
-            if line.strip():
-                smiles, *words = line.split(maxsplit=1)
-                yield _of_smiles(smiles, " ".join(words).strip() or smiles, n_conformers)
-    else:
-        for number, found_or_not in enumerate(read_structures(path), start=1):
-            if isinstance(found_or_not, StructureError):
-                yield Row(f"{path.name}, structure {number}", reason=found_or_not.reason)
-            else:
-                yield Row(found_or_not.name, [found_or_not])
-
-
-def _of_smiles(smiles: str, name: str, n: int) -> Row:
-    try:
-        structures, how = conformers(smiles, n)
-    except StructureError as error:
-        return Row(name, reason=str(error))
-    return Row(name, structures, how)
-
-
-def _of_qm9(text: str) -> Iterator[Row]:
-    first, _, last = text.partition("-")
-    if not all(n.isdecimal() and int(n[:9]) <= LAST_OF_QM9 for n in (first, last or first)):
-        raise InputError(
-            f"qm9:{text[:40]} must be qm9:INDEX or qm9:FIRST-LAST, of numbers to {LAST_OF_QM9}"
-        )
-    molecules = qm9.load().structures
-    for index in range(int(first), int(last or first) + 1):
-        at = int(np.searchsorted(molecules.ids, index))
-        there = at < len(molecules) and molecules.ids[at] == index
-        if there:
-            yield Row(f"qm9:{index}", [molecules[at]])
-        else:
-            yield Row(f"qm9:{index}", reason="it is none, or one of the 3,054 that QM9 leaves out")
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """A table; Python writes the digits that read back to the same bits."""
-    cells = [{k: v for q in row.quantities for k, v in q.cells().items()} for row in rows]
-    columns = list(dict.fromkeys(name for of_row in cells for name in of_row))
-    geometry = ["geometry"] if any(row.geometry for row in rows) else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["structure", *columns, *geometry, "warning", "reason"])
-    for row, values in zip(rows, cells, strict=True):
-        numbers = [values.get(name) for name in columns]
-        said = [row.geometry] if geometry else []
-        writer.writerow([row.name, *numbers, *said, row.warning, row.reason])
-    return text.getvalue()
-
-
-def as_json(rows: Sequence[Row]) -> str:
-    """A list of objects."""
-
-    def content(row: Row) -> dict[str, Any]:
-        found: dict[str, Any] = {"structure": row.name}
-        found |= {f"{q.name} [{q.unit}]": q.value.tolist() for q in row.quantities}
-        if row.forces is not None:
-            found["forces [eV/Å]"] = row.forces.tolist()
-        if row.geometry:
-            found["geometry"] = row.geometry
-            found["positions [Å]"] = row.structures[0].positions.tolist()
-        return found | {"warning": row.warning or None, "reason": row.reason}
-
-    return json.dumps([content(row) for row in rows], indent=1, ensure_ascii=False) + "\n"
-
-
-def as_extxyz(rows: Sequence[Row]) -> str:
-    """The structures with what is said of them; what could not be read has nothing to write."""
-    lines = []
-    for row in rows:
-        if not row.structures:
-            continue
-        s = row.structures[0]
-        said: dict[str, str] = {}
-        for q in row.quantities:
-            # ASE has its own units for what is called energy or dipole.
-            key = f"predicted_{q.name}".replace(" ", "_")
-            said[key] = " ".join(map(repr, np.ravel(q.value).tolist()))
-            said[f"{key}_unit"] = q.unit
-        words = {"name": row.name, "geometry": row.geometry, "warning": row.warning}
-        said |= {k: v for k, v in {**words, "reason": row.reason}.items() if v}
-        if s.cell is not None:
-            said["Lattice"] = " ".join(map(repr, s.cell.ravel().tolist()))
-            said["pbc"] = " ".join("FT"[p] for p in s.periodic)
-        columns = "species:S:1:pos:R:3" + ("" if row.forces is None else ":forces:R:3")
-        marks = []
-        if s.tags is not None and s.tags.any():
-            columns += ":tags:I:1"
-            marks.append(s.tags.astype(str))
-        if s.fixed is not None and s.fixed.any():
-            columns += ":move_mask:L:1"
-            marks.append(np.where(s.fixed, "F", "T"))
-        info = [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in said.items()]
-        lines += [str(len(s.atomic_numbers)), " ".join([f"Properties={columns}", *info])]
-        numbers = s.positions if row.forces is None else np.hstack([s.positions, row.forces])
-        for k, (z, values) in enumerate(
-            zip(s.atomic_numbers.tolist(), numbers.tolist(), strict=True)
-        ):
-            lines.append(" ".join([SYMBOLS[z], *map(repr, values), *(m[k] for m in marks)]))
-    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ import numpy as np
 from absl import flags
 
 from experiments import program
-from hdgnn_jax.data import is2re, qm9
+from hdgnn_jax.cpu import cores
+from hdgnn_jax.data import is2re, is2re_build, qm9, qm9_tfds
 from hdgnn_jax.data.cache import cache_folder
 from hdgnn_jax.data.oc20_lmdb import Record, write_lmdb
+from hdgnn_jax.data.qm9pack import package_folder
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training.card import cores
 from hdgnn_jax.training.metrics import write_atomically
 
 SOURCE = flags.DEFINE_string("source", None, "DIR, is2re: folder of the parts as unpacked")
@@ -60,13 +61,13 @@ def main(*words: str) -> None:
     root = cache_folder()
     if words[0] == "qm9":
         qm9.load()
-        qm9.write_tfds(qm9.package_folder(), root / "qm9" / "qm9")
+        qm9_tfds.write_tfds(package_folder(), root / "qm9" / "qm9")
     elif words[0] == "is2re":
         if SOURCE.value is None:
             raise InputError("--source is missing: DIR, the folder of the parts as unpacked")
         build(pathlib.Path(SOURCE.value), root / "is2re" / (NAME.value or "oc20"), BAD.value)
     else:
-        processes = PROCESSES.value or cores() or 1
+        processes = PROCESSES.value or cores()
         if words[0] == "slabs":
             folder = root / "is2re" / (NAME.value or "slabs")
             slabs(folder, SYSTEMS.value or 4000, SEED.value, processes)
@@ -81,7 +82,7 @@ def build(source: pathlib.Path, folder: pathlib.Path, bad: str) -> None:
     Raises:
       Is2reError: naming the file and the record that cannot be used.
     """
-    is2re.build(source, folder, bad="skip" if bad == "skip" else "stop")
+    is2re_build.build(source, folder, bad="skip" if bad == "skip" else "stop")
     for part, content in is2re.parts(folder).items():
         print(f"{part}: {content['records']:,} records, {content['skipped']:,} skipped")
     print(f"in {folder}; manifest.json names what was skipped")

@@ -1,4 +1,4 @@
-"""What every command does first: quiet dependencies, memory settings, one-line errors."""
+"""What every command does first: quiet dependencies, settings of a CPU, one-line errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import pathlib
+import re
 import sys
 import textwrap
 import warnings
@@ -16,12 +17,14 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import memory
+from hdgnn_jax import cpu
 from hdgnn_jax.errors import HDGNNError, InputError
-from hdgnn_jax.training import hosts
+from hdgnn_jax.training import distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
-CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py or FILE.py:VARIANT, a config")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "FILE.py or FILE.py:VARIANT, a config; qm9:quick and the like: of this package"
+)
 JSON = flags.DEFINE_string("json", None, "FILE, where all numbers go")
 PLOT = flags.DEFINE_string("plot", None, "FILE.png, where the plot goes")
 OUTPUT = flags.DEFINE_string("output", None, "FILE or DIR, where the result goes")
@@ -67,9 +70,9 @@ def run(
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(manual(document, needed, optional, words))
         return
-    # Where it was not started by `python -m`.
-    memory.restart()
+    cpu.tune()
     warnings.filterwarnings("ignore")
+    sys.argv[1:] = map(_shipped, sys.argv[1:])
     try:
         rest = _parse(needed, optional, words)
     # config_flags raises anything where a field or a file is wrong.
@@ -145,7 +148,7 @@ def fail(message: object) -> NoReturn:
     text = " ".join(str(message).split())
     print(f"error: {text}", file=sys.stderr, flush=True)
     if jax.distributed.is_initialized():
-        hosts.abort()
+        distributed.abort()
     sys.exit(1)
 
 
@@ -159,6 +162,25 @@ def quiet() -> None:
     ours = logging.getLogger("hdgnn_jax")
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.WARNING)
+
+
+def _shipped(argument: str) -> str:
+    """`--config=qm9:quick` with the file of this package.
+
+    And `--config=experiments/configs/qm9.py:quick`, the README's way, where one is not in the
+    repository; the same of `--space`.
+    """
+    flag, _, value = argument.partition("=")
+    folder, ending = {"--config": ("configs", ".py"), "--space": ("spaces", ".json")}.get(
+        flag, ("", "")
+    )
+    name, colon, variant = value.partition(":")
+    stem = name.removeprefix(f"experiments/{folder}/").removesuffix(ending)
+    ours = pathlib.Path(__file__).parent / folder / f"{stem}{ending}"
+    named = name in (stem, f"experiments/{folder}/{stem}{ending}")
+    if not (folder and stem and named and ours.is_file()) or pathlib.Path(name).exists():
+        return argument
+    return f"{flag}={ours}{colon}{variant}"
 
 
 def _parse(
@@ -194,6 +216,6 @@ def _reason(error: Exception) -> str:
         return ". ".join(["the config has no field " + field.strip("'\""), *hint])
     text = str(error)
     if "Traceback" in text:
-        return text.strip().splitlines()[-1].removeprefix("ValueError: ")
+        return re.sub(r"^[\w.]*(Error|Exception): ", "", text.strip().splitlines()[-1])
     # A value may have ends of lines of its own.
     return " ".join(text.split())

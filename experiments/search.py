@@ -26,16 +26,17 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import memory, program, search_page, search_space, train
-from experiments.problem import head_of, part
+from experiments import program, search_page, search_space, train
 from experiments.search_record import Candidate, Plan, Search, Trial
-from experiments.sets import from_section
+from hdgnn_jax import cpu
+from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.models.hdgnn import HDGNN
-from hdgnn_jax.predict import one_atom
+from hdgnn_jax.inference.predictor import one_atom
+from hdgnn_jax.run.task import model_of
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import DivergedError, StoppedError
 from hdgnn_jax.training.metrics import read_metrics, write_atomically
+from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
 
 SPACE = flags.DEFINE_string(
@@ -92,9 +93,9 @@ def run(plan: Plan, page: pathlib.Path | None) -> None:
         search = begin(plan)
         progress = Progress.of(search)
         if progress.seconds_left:
-            # The first run would read the data for all, and seem slower than the others.
-            for name in ("train", "validation"):
-                part(plan.config, name)
+            # The first run would make the data's cache for all, and seem slower than the others.
+            data = dataset(plan.config)
+            data.part("train", data.target(plan.config["target"]).name)
         for rung in range(plan.rungs):
             run_rung(search, rung, progress)
         run_finals(search, progress)
@@ -198,7 +199,7 @@ def attempt(
     save(search)
     # As in a study: a hundred compiled programs are some GiB.
     jax.clear_caches()
-    memory.release()
+    cpu.release()
 
 
 def measure(config: dict[str, Any], folder: pathlib.Path) -> Speed:
@@ -227,7 +228,7 @@ def measure(config: dict[str, Any], folder: pathlib.Path) -> Speed:
         raise InputError("training.steps of the config must be at least 2, to time a candidate")
     # What stands out compiled another shape, or validated.
     step = float(np.mean(gaps[gaps <= 3 * np.median(gaps)]))
-    model = from_section(config, "model", HDGNN, head=head_of(config))
+    model = model_of(config, neighbors=1.0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     return Speed(parameters, step, max(0.0, whole - step * len(times)))
@@ -243,7 +244,7 @@ def trial(config: dict[str, Any], folder: pathlib.Path) -> Trial:
     if np.isnan(rows).all():
         raise InputError("no validation error is a finite number")
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        seconds = checkpoints.record()["seconds"]
+        seconds = Record.of(checkpoints).course.seconds
     return Trial(config["training"]["steps"], seconds, float(np.nanmin(rows)))
 
 

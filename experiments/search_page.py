@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from experiments.search_record import Candidate, Search
-from experiments.sets import data_set
 from experiments.study_page import LEVEL, Comparison, compare
+from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.report import format_mae
+from hdgnn_jax.training.result import format_mae
 
 Rows = list[list[str]]
 HEAD = ["", "changed", "parameters", "steps", "seconds", "MAE", ""]
@@ -146,7 +146,7 @@ def train_command(search: Search) -> str:
 def unit(search: Search) -> str:
     """Of all errors."""
     config = search.plan.config
-    return data_set(config).target(config["target"]).unit
+    return dataset(config).target(config["target"]).unit
 
 
 def fields(changed: Mapping[str, Any]) -> str:

@@ -11,19 +11,20 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from experiments import fit, train
-from experiments.problem import check
-from experiments.sets import check_type, from_section
+from experiments import train
+from hdgnn_jax.config import check_type, from_section
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.run.settings import Training
+from hdgnn_jax.run.task import check
 from hdgnn_jax.training import step
 from hdgnn_jax.training.optimizer import make_optimizer
 
 Space = Mapping[str, Any]
 """As in its file: {field: [choices] or {"low": .., "high": .., "log": true}}."""
 
-SECTIONS = {"model": HDGNN, "optimizer": make_optimizer, "training": fit.Training}
+SECTIONS = {"model": HDGNN, "optimizer": make_optimizer, "training": Training}
 OURS = (
     "target", "seed", "training.steps", "training.validate_every", "training.first_validation",
     "training.validation_size",
@@ -131,7 +132,7 @@ def refuse(config: Mapping[str, Any]) -> None:
     Raises:
       ValueError: naming the field.
     """
-    settings = from_section(config, "training", fit.Training)
+    settings = from_section(config, "training", Training)
     check(config)
     batching.deal(np.zeros((1, settings.batch_size), int), step.make_mesh().size)
 

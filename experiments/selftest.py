@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import program
-from hdgnn_jax import selftest
 from hdgnn_jax.data.ase_files import read_structures
+from hdgnn_jax.evaluation import selftest
 from hdgnn_jax.evaluation.symmetry import random_rotations
-from hdgnn_jax.graphs.structure import Structure, StructureError
-from hdgnn_jax.predict import Predictor
+from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
+from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.report import BLUE, GREY, empty_figure
+from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 
 MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "N, of the dynamics", lower_bound=2)
 KELVIN = flags.DEFINE_float("kelvin", 300.0, "T, of the start of the dynamics", lower_bound=0)
@@ -91,10 +91,9 @@ def measure(
       PredictorError: where it predicts no energy.
     """
     predictor.energy_unit()
-    for structure in structures:
-        reason = predictor.reason_against(structure)
-        if reason:
-            raise StructureError(f"{reason}: name a file of others", structure.name)
+    _, reasons = predictor.usable(Structures.pack(structures))
+    for place, reason in reasons.items():
+        raise StructureError(f"{reason}: name a file of others", structures[place].name)
     rows = []
     with progress_bar("tests") as progress:
         task = progress.add_task("testing", total=3 * len(structures))

@@ -24,11 +24,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import memory, program, train
+from experiments import program, train
+from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.report import BLUE, GREY, empty_figure
+from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 
 MINUTES = flags.DEFINE_float(
     "minutes", 60, "M, after which the run at hand is stopped", lower_bound=1
@@ -109,7 +110,7 @@ def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[
         with contextlib.suppress(StoppedError):
             train.run(config, folder, watch.after)
         shutil.rmtree(folder, ignore_errors=True)
-        memory.release()
+        cpu.release()
         watch.run += 1
     names = ("run", "step", "seconds", "cpu_seconds", "resident_mib", "compilations")
     if not any(step for _, step, *_ in watch.samples):

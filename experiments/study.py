@@ -18,12 +18,12 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import memory, program, study_page, train
+from experiments import program, study_page, train
 from experiments.configs import ablations
-from experiments.problem import Predictor, best_params, part
+from hdgnn_jax import cpu
 from hdgnn_jax.data.targets import find_target
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.training import step
+from hdgnn_jax.run.results import restored, rotation_error
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
 
@@ -128,7 +128,7 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
             measure(folder, seed)
         # A hundred compiled programs are some GiB.
         jax.clear_caches()
-        memory.release()
+        cpu.release()
     missing = [folder for *_, folder in runs if not study_page.finished(folder)]
     if missing:
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished; first missing: "
@@ -139,12 +139,9 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
 
 def measure(folder: pathlib.Path, seed: int) -> None:
     """Writes the rotation error, on test molecules, of a finished run's best weights."""
-    mesh = step.make_mesh()
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        predictor = Predictor.from_record(checkpoints.record("best"), mesh)
-        params = best_params(checkpoints, predictor.problem, mesh)
-    molecules = part(predictor.problem.config, "test").first(TURNED)
-    error = predictor.rotation_error(molecules, params, seed)
+        task, predictor = restored(checkpoints)
+    error = rotation_error(predictor, task.examples("test").first(TURNED), seed)
     content = json.dumps({"rotation_error": error, "molecules": TURNED}) + "\n"
     write_atomically(study_page.rotation_file(folder), content.encode())
 

@@ -16,7 +16,8 @@ import scipy.stats
 from experiments.peer import results as results_of_peers
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.report import empty_figure, format_mae
+from hdgnn_jax.training.plots import empty_figure
+from hdgnn_jax.training.result import format_mae
 
 BASELINE = "baseline"
 PAPER = {

@@ -29,16 +29,19 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import program
-from experiments.problem import Molecules, Problem, best_params, part
+from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import symmetry
 from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import Neighborhoods
 from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.run.results import restored
+from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.so3 import sphere
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.report import empty_figure
+from hdgnn_jax.training.plots import empty_figure
 
 MOLECULES = flags.DEFINE_integer("molecules", 32, "N, of the test split, drawn at random")
 ROTATIONS = flags.DEFINE_integer("rotations", 8, "N, of each molecule")
@@ -73,27 +76,27 @@ def run(
     """
     if min(n_molecules, n_rotations) < 2:
         raise InputError("--molecules and --rotations must be at least 2: there is an error bar")
-    mesh = step.make_mesh()
     mae = None
     if workdir is not None and config is None:
         with Checkpoints(workdir / "checkpoints") as checkpoints:
-            problem = Problem.from_record(checkpoints.record("best"))
-            params = best_params(checkpoints, problem, mesh)
+            task, predictor = restored(checkpoints)
+        params = predictor.params
         summary = workdir / "report" / "summary.json"
         mae = json.loads(summary.read_text())["mae"] if summary.exists() else None
     elif workdir is None and config is not None:
-        problem = Problem.from_training_set(config, part(config, "train"))
-        params = problem.init_state(mesh).params
+        data = dataset(config)
+        task, _ = Task.fitted(config, data, examples(config, data, "train"))
+        params = task.init_state(step.make_mesh()).params
     else:
         raise InputError("give --workdir=DIR for a trained model or --config=FILE for an untrained")
-    graph = one_graph(part(problem.config, "test"), n_molecules)
+    graph = one_graph(task.examples("test"), n_molecules)
     found = {
-        "target": problem.target.name,
-        "unit": problem.target.unit,
+        "target": task.target.name,
+        "unit": task.target.unit,
         "molecules": int(batching.graph_mask(graph).sum()),
         "rotations": n_rotations,
         "test_mae": mae,
-        **measure(problem, params, graph, symmetry.random_rotations(n_rotations, seed=0)),
+        **measure(task, params, graph, symmetry.random_rotations(n_rotations, seed=0)),
     }
     show(found)
     if file:
@@ -103,11 +106,12 @@ def run(
     return found
 
 
-def one_graph(molecules: Molecules, n: int) -> batching.MolecularGraph:
+def one_graph(graphs: Neighborhoods, n: int) -> batching.MolecularGraph:
     """n molecules, drawn with a fixed seed, as one graph."""
-    size = len(molecules.structures)
+    size = len(graphs)
     rows = np.sort(np.random.default_rng(0).choice(size, min(n, size), replace=False))
-    structures, neighbors = molecules.structures.take(rows), molecules.neighbors.take(rows).found()
+    few = graphs.take(rows)
+    structures, neighbors = few.structures, few.neighbors.found()
     budget = batching.Budget(
         len(neighbors.senders), len(structures.positions) + 1, len(structures) + 1
     )
@@ -115,11 +119,11 @@ def one_graph(molecules: Molecules, n: int) -> batching.MolecularGraph:
 
 
 def measure(
-    problem: Problem, params: step.Params, graph: batching.MolecularGraph, rotations: np.ndarray
+    task: Task, params: step.Params, graph: batching.MolecularGraph, rotations: np.ndarray
 ) -> dict[str, Any]:
     """All numbers, JSON-able, in the target's unit."""
     # The network alone: a linear reference turns with the molecule, and changes none of this.
-    model, scale = problem.model, problem.reference.scale
+    model, scale = task.model, task.reference.scale
     usual = model.evaluation_frame if isinstance(model.evaluation_frame, int) else 1
     rules = itertools.islice(sphere.lebedev_rules(model.degree), SPHERES)
     orders = [order for order, *_ in rules]
@@ -137,28 +141,28 @@ def measure(
         }  # fmt: skip
 
     with progress_bar("measurements") as progress:
-        task = progress.add_task("choices", total=2 + len(FRAMES) + len(orders))
+        bar = progress.add_task("choices", total=2 + len(FRAMES) + len(orders))
         found: dict[str, Any] = {"frames": usual, "points": model.points().n_points}
         found["choices"] = changes(model, usual, symmetry.CHOICES)
-        progress.update(task, advance=1, description="layers")
+        progress.update(bar, advance=1, description="layers")
         states = symmetry.state_changes(model, params, graph, rotations=rotations)
         found["layers"] = [
             {choice: {"relative": c.mean, "error": c.error} for choice, c in layer.items()}
             for layer in states
         ]
-        progress.update(task, advance=1, description="frames")
+        progress.update(bar, advance=1, description="frames")
         found["against_frames"], found["against_points"] = [], []
         for n in FRAMES:
             found["against_frames"].append({"n": n, **changes(model, n, ("rotation",))["rotation"]})
-            progress.update(task, advance=1)
-        progress.update(task, description="points")
+            progress.update(bar, advance=1)
+        progress.update(bar, description="points")
         for order in orders:
             other = model.clone(sphere_rule="lebedev", sphere_order=order, sphere_error=None)
             both = changes(other, usual, ("rotation", "sphere"))
             row = {"order": order, "n": other.points().n_points, **both["rotation"]}
             row |= {"sphere_mad": both["sphere"]["mad"], "sphere_error": both["sphere"]["error"]}
             found["against_points"].append(row)
-            progress.update(task, advance=1)
+            progress.update(bar, advance=1)
             jax.clear_caches()
     return found
 

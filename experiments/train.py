@@ -20,24 +20,21 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
 from experiments import program
-from experiments.fit import Fit, Training
-from experiments.problem import (
-    Predictor,
-    best_results,
-    check,
-    from_section,
-    print_results,
-)
-from experiments.sets import data_set
+from hdgnn_jax.config import from_section
+from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.training import hosts, step
+from hdgnn_jax.run.fit import Fit
+from hdgnn_jax.run.results import print_results, reported_results, restored
+from hdgnn_jax.run.settings import Training
+from hdgnn_jax.run.task import check
+from hdgnn_jax.training import distributed, step
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.loop import StoppedError
+from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
 
 DISTRIBUTED = flags.DEFINE_bool(
@@ -60,10 +57,10 @@ def main() -> None:
     """The program. SIGTERM, as schedulers send it, ends it after the step at hand."""
     place = COORDINATOR.value, PROCESSES.value, PROCESS.value
     if DISTRIBUTED.value or any(value is not None for value in place):
-        hosts.connect(*place, PATIENCE.value)
+        distributed.connect(*place, PATIENCE.value)
         # JAX has a handler of its own by now, so that all processes stop after the same step.
-        stop = hosts.preempted
-        if not hosts.is_first():
+        stop = distributed.preempted
+        if not distributed.is_first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, to the end of the process
             logging.getLogger("hdgnn_jax").setLevel(logging.ERROR)
     else:
@@ -119,47 +116,34 @@ def _run(
     # Refuses a batch that cannot be dealt, before any data are read.
     batching.deal(np.zeros((1, settings.batch_size), int), mesh.size)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        record = checkpoints.record() if checkpoints.steps() else None
+        record = Record.of(checkpoints) if checkpoints.steps() else None
         if record is not None:
             refuse_other_run(record, config, workdir)
             if (workdir / "report" / "summary.json").exists():
-                show_finished(record, checkpoints, mesh, workdir)
+                print(f"finished already; report in {workdir / 'report'}")
+                task, predictor = restored(checkpoints)
+                print_results(task, reported_results(task, predictor))
                 return
-        fit = Fit.prepare(config, settings, mesh, workdir, checkpoints, record, began)
+        fit = Fit.prepare(config, mesh, workdir, checkpoints, record, began)
         fit.announce()
         fit.fit(stop, debug_nans)
         if not report:
             return
-        # From the weights that were best on validation.
-        names = fit.problem.data.reported
-        results = best_results(checkpoints, fit.predictor, names)
-    if hosts.is_first():
+        results = fit.results()
+    if distributed.is_first():
         fit.report(results)
 
 
-def show_finished(
-    record: Mapping[str, Any],
-    checkpoints: Checkpoints,
-    mesh: jax.sharding.Mesh,
-    workdir: pathlib.Path,
-) -> None:
-    """Prints the results of a run that was trained and reported before."""
-    print(f"finished already; report in {workdir / 'report'}")
-    predictor = Predictor.from_record(record, mesh)
-    names = predictor.problem.data.reported
-    print_results(predictor.problem, best_results(checkpoints, predictor, names))
-
-
 def refuse_other_run(
-    record: Mapping[str, Any], config: Mapping[str, Any], workdir: pathlib.Path
+    record: Record, config: Mapping[str, Any], workdir: pathlib.Path
 ) -> None:
     """Stops before a folder's run is continued with another config or on other data.
 
     Raises:
       CheckpointError: naming what differs.
     """
-    refuse_other_config(record["config"], config, workdir)
-    if record["split_digest"] != data_set(config).digest():
+    refuse_other_config(record.config, config, workdir)
+    if record.split_digest != dataset(config).digest():
         raise CheckpointError(
             f"{workdir} holds a run on other data of the same name: choose another --workdir"
         )

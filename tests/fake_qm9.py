@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 from molecules import random_molecules
 
-from experiments import sets
 from hdgnn_jax.data.baselines import element_counts
+from hdgnn_jax.data.cache import write_with_digest
+from hdgnn_jax.data.qm9 import PACKED
 from hdgnn_jax.data.splits import N_MOLECULES
 from hdgnn_jax.data.targets import TARGETS
 
@@ -33,10 +33,5 @@ def write_cache(
         **dict.fromkeys(TARGETS, energies),
     }
     spoil(arrays)
-    (folder / "qm9").mkdir(parents=True)
-    packed = folder / "qm9" / "packed.npz"
-    np.savez(packed, **arrays)
-    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
-    (folder / "qm9" / "packed.sha256").write_text(digest)
-    sets._qm9.cache_clear()
+    write_with_digest(folder / "qm9" / PACKED, lambda path: np.savez(path, **arrays))
     return folder

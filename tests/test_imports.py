@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import pathlib
 
 import pytest
@@ -16,20 +17,23 @@ FILES = sorted(ROOT.rglob("*.py"))
 MAY_IMPORT = {
     "__init__": {"graphs", "models"},
     "errors": set(),
+    "config": set(),
+    "cpu": set(),
+    "progress": set(),
     "so3": set(),
     "graphs": set(),
-    "progress": set(),
     "models": {"graphs", "so3"},
     # The linear model, which is a function of the network's graph, is fitted there.
-    "data": {"graphs", "models", "progress"},
-    "training": {"graphs"},
-    "evaluation": {"graphs", "models", "so3"},
-    "predict": {"data", "evaluation", "graphs", "models", "training"},
-    "calculator": {"data", "graphs", "predict"},
-    "export": {"data", "graphs", "models", "predict"},
-    "relaxation": {"graphs", "predict"},
-    "selftest": {"calculator", "data", "graphs", "models", "predict"},
-}
+    "data": {"config", "graphs", "models", "progress"},
+    # What a checkpoint says of its data and target.
+    "training": {"cpu", "data", "graphs"},
+    "inference": {"data", "graphs", "models", "training"},
+    "evaluation": {"data", "graphs", "inference", "models", "so3"},
+    # From a config to a report: the one part that no other imports.
+    "run": {
+        "config", "data", "evaluation", "graphs", "inference", "models", "progress", "training"
+    },
+}  # fmt: skip
 FLAGS = {"absl", "argparse", "ml_collections"}
 NETWORK = {"aiohttp", "ftplib", "http", "httpx", "requests", "socket", "urllib", "urllib3"}
 
@@ -58,6 +62,20 @@ def path(request):
 def test_parts_use_only_those_below_them(path):
     ours = {name.split(".")[1] for name in imports_of(path) if name.startswith("hdgnn_jax.")}
     assert ours <= {part_of(path), "errors", *MAY_IMPORT[part_of(path)]}
+
+
+def test_the_parts_have_an_order():
+    order = list(graphlib.TopologicalSorter(MAY_IMPORT).static_order())
+    assert sorted(order) == sorted(MAY_IMPORT)
+    assert not any("run" in below for below in MAY_IMPORT.values())
+
+
+def test_nothing_is_allowed_that_no_file_needs():
+    needed = {part: set() for part in MAY_IMPORT}
+    for path in FILES:
+        ours = {name.split(".")[1] for name in imports_of(path) if name.startswith("hdgnn_jax.")}
+        needed[part_of(path)] |= ours - {part_of(path), "errors"}
+    assert needed == MAY_IMPORT
 
 
 def test_library_is_imported_by_full_names_and_knows_no_program_flags_or_network(path):

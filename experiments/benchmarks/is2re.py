@@ -17,11 +17,11 @@ import numpy as np
 from experiments.benchmarks import processes, timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.configs.is2re import get_config
-from experiments.problem import Molecules, Problem
-from hdgnn_jax.data import is2re
+from hdgnn_jax.data import is2re_build
 from hdgnn_jax.data.oc20_lmdb import Record, write_lmdb
 from hdgnn_jax.graphs.neighbors import NeighborSearch
 from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.run.task import Examples
 from hdgnn_jax.training import step
 
 SLABS = 8
@@ -47,7 +47,7 @@ def reading(count: int) -> float:
         write_lmdb(source / "data.lmdb", records(count))
         began = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()):
-            is2re.build(source.parent, pathlib.Path(folder) / "cache")
+            is2re_build.build(source.parent, pathlib.Path(folder) / "cache")
         return count / (time.perf_counter() - began)
 
 
@@ -78,12 +78,12 @@ def training(quick: bool) -> dict[str, float]:
     rng = np.random.default_rng(0)
     slabs = Structures.pack(copper((5, 6, 3), rng) for _ in range(2 if quick else SLABS))
     search = NeighborSearch(slabs, config["model"]["cutoff"], config["model"]["max_neighbors"])
-    molecules = Molecules(slabs, search, rng.normal(size=len(slabs)))
-    problem, places = Problem.from_training_set(config, molecules), np.arange(len(slabs))
+    molecules = Examples(slabs, search, rng.normal(size=len(slabs)))
+    task, places = workloads.task_of(config, molecules), np.arange(len(slabs))
     batch, mesh = workloads.one_batch(molecules, places), workloads.mesh()
-    train_step = workloads.train_step_of(problem)
+    train_step = workloads.train_step_of(task)
     placed = jax.device_put(batch, step.sharded(mesh))
-    state = problem.init_state(mesh)
+    state = task.init_state(mesh)
     seconds = []
     for _ in range(2):
         began = time.perf_counter()

@@ -10,7 +10,6 @@ import numpy as np
 from experiments.benchmarks import timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.benchmarks.versus import milliseconds
-from experiments.problem import Problem
 from hdgnn_jax.training import step
 
 
@@ -20,12 +19,12 @@ def run(report: Report) -> dict[str, float]:
     molecules = workloads.training_molecules(
         config, 500 if report.quick else config["data"]["train_size"]
     )
-    problem, mesh = Problem.from_training_set(config, molecules), workloads.mesh()
-    loader, sharding = workloads.loader_of(problem, molecules, report.quick), step.sharded(mesh)
+    task, mesh = workloads.task_of(config, molecules), workloads.mesh()
+    loader, sharding = workloads.loader_of(task, molecules, report.quick), step.sharded(mesh)
     count = min(loader.steps, 30)
     batches = [jax.device_put(loader.batch(k), sharding) for k in range(count)]
-    train_step = workloads.train_step_of(problem)
-    state = problem.init_state(mesh)
+    train_step = workloads.train_step_of(task)
+    state = task.init_state(mesh)
     for batch in batches:
         state, _ = train_step(state, batch)
 

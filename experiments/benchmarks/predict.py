@@ -12,11 +12,9 @@ import numpy as np
 
 from experiments.benchmarks import workloads
 from experiments.benchmarks.report import Report
-from experiments.predict import Options, Row, fill
-from experiments.problem import Problem
-from hdgnn_jax.evaluation import accuracy
+from experiments.predict import Options, Row, fill, prepare
 from hdgnn_jax.graphs.batching import choose_budgets
-from hdgnn_jax.predict import Predictor
+from hdgnn_jax.inference import batches
 from hdgnn_jax.training import step
 
 
@@ -24,17 +22,14 @@ def run(report: Report) -> dict[str, float]:
     """The `quick` model with fresh weights, on one device; compilation is not counted."""
     config = workloads.config_of("quick")
     molecules = workloads.training_molecules(config, 40 if report.quick else 4000)
-    problem, mesh = Problem.from_training_set(config, molecules), workloads.mesh()
+    task, mesh = workloads.task_of(config, molecules), workloads.mesh()
     nodes, edges = molecules.structures.n_atoms, molecules.neighbors.n_edges
     size = 8 if report.quick else config["training"]["batch_size"]
     whole = len(nodes) // size * size
     (budget,) = choose_budgets(
         nodes[:whole].reshape(-1, size).sum(1), edges[:whole].reshape(-1, size).sum(1), size, 1
     )
-    predictor = Predictor(
-        problem.model, problem.init_state(mesh).params, problem.reference, problem.target.name,
-        problem.target.unit, budget, mesh, problem.domain,
-    )  # fmt: skip
+    predictor = task.predictor(task.init_state(mesh).params, budget, mesh)
     structures = [molecules.structures[k] for k in range(len(molecules.structures))]
 
     def rate(groups: list[list[int]]) -> float:
@@ -42,7 +37,8 @@ def run(report: Report) -> dict[str, float]:
         rows = [[Row("", [structures[k]]) for k in group] for group in groups]
         began = time.perf_counter()
         for of_group in rows:
-            fill(of_group, [predictor], [], Options(), lambda n: None)
+            (graphs,) = prepare(of_group, [("", predictor)])
+            fill(of_group, [(predictor, graphs)], Options(), batches.nobody)
         return sum(map(len, groups)) / (time.perf_counter() - began)
 
     everything = [list(range(len(structures)))]
@@ -56,8 +52,8 @@ def run(report: Report) -> dict[str, float]:
         """
         began = time.perf_counter()
         for at in np.array(single):
-            alone = molecules.structures.take(at), molecules.neighbors.take(at)
-            accuracy.predict(apply, predictor.params, *alone, budget, step.sharded(mesh))
+            alone = batches.Batches(molecules.take(at), budget, step.sharded(mesh))
+            batches.predict(apply, predictor.params, alone)
         return len(single) / (time.perf_counter() - began)
 
     def once() -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ from experiments import program
 from experiments.benchmarks import operations, processes, timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.benchmarks.versus import milliseconds
-from experiments.problem import Problem
+from hdgnn_jax.cpu import cores
 from hdgnn_jax.graphs import batching
 
 
@@ -30,23 +30,23 @@ def measure(report: Report) -> dict[str, float]:
     molecules = workloads.training_molecules(
         config, 500 if report.quick else config["data"]["train_size"]
     )
-    problem = Problem.from_training_set(config, molecules)
-    loader = workloads.loader_of(problem, molecules, report.quick)
+    task = workloads.task_of(config, molecules)
+    loader = workloads.loader_of(task, molecules, report.quick)
     batches = of_commonest_shape([loader.batch(k) for k in range(min(loader.steps, 16))])
 
-    training = workloads.compile_step(problem, batches[0]).call
-    stepper = workloads.Stepper(problem, training, *batches)
-    predicting = workloads.Predicting(problem, *batches)
+    training = workloads.compile_step(task, batches[0]).call
+    stepper = workloads.Stepper(task, training, *batches)
+    predicting = workloads.Predicting(task, *batches)
     calls: dict[str, timing.Call] = {"train": stepper, "inference": predicting}
     times, peak = timing.with_peak(calls, 2 if report.quick else 20, report.quick)
 
-    outside, layer = workloads.count_step(problem, batches[0])
+    outside, layer = workloads.count_step(task, batches[0])
     flops = outside.flops + config["model"]["layers"] * layer.flops
     graph = jax.tree.map(lambda leaf: leaf[0], batches[0])
     sizes = operations.Sizes(
-        len(graph.senders), len(graph.nodes.atomic_numbers), len(problem.model.points().weights)
+        len(graph.senders), len(graph.nodes.atomic_numbers), len(task.model.points().weights)
     )
-    share = {name: 1e3 * timing.cores() / loader.batch_size * times[name] for name in calls}
+    share = {name: 1e3 * cores() / loader.batch_size * times[name] for name in calls}
     results = {
         "step_ms_per_molecule_core": float(np.median(share["train"])),
         "step_ms_per_molecule_core_best": float(share["train"].min()),
@@ -57,7 +57,7 @@ def measure(report: Report) -> dict[str, float]:
     }
     report.table(
         f"The quick config: {loader.batch_size} molecules in a batch, padded to {sizes.nodes:,} "
-        f"atoms and {sizes.edges:,} edges; {timing.cores()} cores",
+        f"atoms and {sizes.edges:,} edges; {cores()} cores",
         ["", ""],
         [
             ["training step, ms", milliseconds(times["train"])],

@@ -9,8 +9,8 @@ import numpy as np
 
 from experiments.benchmarks import timing, workloads
 from experiments.benchmarks.report import Report
-from experiments.problem import Problem
-from hdgnn_jax.training.report import empty_figure
+from hdgnn_jax.run.task import Task
+from hdgnn_jax.training.plots import empty_figure
 
 MEASURES = ("seconds", "flops", "bytes")
 
@@ -114,14 +114,14 @@ def _costs(name: str, values: tuple[int, ...], quick: bool) -> dict[str, np.ndar
 
 def _problem(
     *, degree: int, channels: int, layers: int, atoms: int, batch: int, quick: bool
-) -> tuple[Problem, Any]:
+) -> tuple[Task, Any]:
     """`degree` is L + 1, as in `AXES`."""
     shape = {"degree": degree - 1, "channels": channels, "hidden": 2 * channels, "layers": layers}
     invariant = {"edge_channels": channels, "invariant_channels": 2 * channels}
     config = workloads.config_of("full", **{**workloads.MODELS["quick"], **shape, **invariant})
     molecules = workloads.random_molecules(config, [atoms] * (2 if quick else batch))
     graph = workloads.one_batch(molecules, np.arange(len(molecules.structures)))
-    return Problem.from_training_set(config, molecules), graph
+    return workloads.task_of(config, molecules), graph
 
 
 def _epochs(report: Report) -> dict[str, float]:

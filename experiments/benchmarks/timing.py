@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import resource
 import sys
@@ -67,13 +66,6 @@ def with_peak(
     times = interleave({**calls, **{name: call for name, (call, _) in products.items()}}, rounds)
     rates = [flop / times.pop(name) for name, (_, flop) in products.items()]
     return times, np.max(rates, axis=0)
-
-
-def cores() -> int:
-    """Cores this process may run on, which are those that XLA uses."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def peak_memory() -> int:

@@ -14,8 +14,8 @@ from experiments import program
 from experiments.benchmarks import processes, timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.benchmarks.versus import milliseconds
-from experiments.problem import Problem
 from hdgnn_jax.graphs import batching
+from hdgnn_jax.run.task import Task
 from hdgnn_jax.training import step
 
 
@@ -37,8 +37,8 @@ def run(report: Report) -> dict[str, float]:
 
 def compile_first(name: str, report: Report) -> dict[str, float]:
     """Compiles the training step of one config and takes its first steps."""
-    _, problem, batch = workloads.standard(name, report.quick)
-    compiled, _ = first_steps(problem, batch)
+    _, given, batch = workloads.standard(name, report.quick)
+    compiled, _ = first_steps(given, batch)
     results = {
         "compile_seconds": compiled.seconds,
         "compiling_peak_gib": timing.peak_memory() / timing.GIB,
@@ -48,11 +48,11 @@ def compile_first(name: str, report: Report) -> dict[str, float]:
 
 
 def first_steps(
-    problem: Problem, batch: batching.MolecularGraph
+    given: Task, batch: batching.MolecularGraph
 ) -> tuple[workloads.Compiled, workloads.Stepper]:
     """The compiled training step, after two turns."""
-    compiled = workloads.compile_step(problem, batch)
-    stepper = workloads.Stepper(problem, compiled.call, batch)
+    compiled = workloads.compile_step(given, batch)
+    stepper = workloads.Stepper(given, compiled.call, batch)
     for _ in range(2):
         jax.block_until_ready(stepper())
     return compiled, stepper
@@ -60,11 +60,11 @@ def first_steps(
 
 def measure(name: str, report: Report) -> dict[str, float]:
     """One config, in this process."""
-    config, problem, batch = workloads.standard(name, report.quick)
-    compiled, stepper = first_steps(problem, batch)
+    config, given, batch = workloads.standard(name, report.quick)
+    compiled, stepper = first_steps(given, batch)
     peak_memory = timing.peak_memory()
 
-    predict = step.make_predict_step(problem.model.apply, workloads.mesh())
+    predict = step.make_predict_step(given.model.apply, workloads.mesh())
     params, placed = stepper.params, jax.device_put(batch, step.sharded(workloads.mesh()))
     params = jax.tree.map(jax.numpy.copy, params)
     times, peak = timing.with_peak(
@@ -72,7 +72,7 @@ def measure(name: str, report: Report) -> dict[str, float]:
         2 if report.quick else 10,
         report.quick,
     )
-    outside, layer = workloads.count_step(problem, batch)
+    outside, layer = workloads.count_step(given, batch)
     layers = config["model"]["layers"]
     flops, moved = (o + layers * l for o, l in zip(outside, layer, strict=True))
 

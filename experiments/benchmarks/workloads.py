@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import problem
 from experiments.configs import qm9 as configs
-from experiments.problem import Molecules, Problem
+from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.loader import Loader
-from hdgnn_jax.data.qm9 import QM9Error
+from hdgnn_jax.data.qm9pack import QM9Error
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.run.task import Examples, Task, examples
 from hdgnn_jax.training import step
 
 _SHARED = {"cutoff": 5.0, "m_max": 1, "tensor_product": "metp", "product_degree": 2,
@@ -61,18 +61,18 @@ def config_of(variant: str = "full", **model: Any) -> dict[str, Any]:
     return config
 
 
-def training_molecules(config: Mapping[str, Any], count: int) -> Molecules:
+def training_molecules(config: Mapping[str, Any], count: int) -> Examples:
     """The first molecules of the training split; random ones where QM9 cannot be had."""
     try:
-        data = {**config["data"], "train_size": count}
-        return problem.part({**config, "data": data}, "train")
+        few = {**config, "data": {**config["data"], "train_size": count}}
+        return examples(few, dataset(few), "train")
     except QM9Error as error:
         print(f"random molecules instead of QM9: {error}")
         sizes = np.random.default_rng(0).integers(9, 27, count)
         return random_molecules(config, sizes.tolist())
 
 
-def random_molecules(config: Mapping[str, Any], sizes: list[int]) -> Molecules:
+def random_molecules(config: Mapping[str, Any], sizes: list[int]) -> Examples:
     """Molecules of given sizes as dense as organic ones, grown atom by atom."""
     rng = np.random.default_rng(1)
     structures = []
@@ -86,10 +86,10 @@ def random_molecules(config: Mapping[str, Any], sizes: list[int]) -> Molecules:
         structures.append(Structure(rng.choice([1, 6, 7, 8], size), positions))
     packed = Structures.pack(structures)
     neighbors = find_neighbors(packed, config["model"]["cutoff"])
-    return Molecules(packed, neighbors, packed.n_atoms + rng.normal(size=len(sizes)))
+    return Examples(packed, neighbors, packed.n_atoms + rng.normal(size=len(sizes)))
 
 
-def nearest_batch(molecules: Molecules, size: int, atoms: float, edges: float) -> np.ndarray:
+def nearest_batch(molecules: Examples, size: int, atoms: float, edges: float) -> np.ndarray:
     """[size] places of molecules whose totals come as near as single exchanges can bring them."""
     counts = np.stack([molecules.structures.n_atoms, molecules.neighbors.n_edges], -1)
     wanted = np.array([atoms, edges])
@@ -105,29 +105,34 @@ def nearest_batch(molecules: Molecules, size: int, atoms: float, edges: float) -
         chosen[c], rest[r] = rest[r], chosen[c]
 
 
-def one_batch(molecules: Molecules, places: np.ndarray) -> batching.MolecularGraph:
+def one_batch(molecules: Examples, places: np.ndarray) -> batching.MolecularGraph:
     """These molecules as the batch of one device, padded to multiples of 16."""
     nodes = molecules.structures.n_atoms[places].sum(keepdims=True)
     edges = molecules.neighbors.n_edges[places].sum(keepdims=True)
     (budget,) = batching.choose_budgets(nodes, edges, len(places), 1)
-    raw = np.zeros(len(molecules.raw))
-    graph = batching.collate(molecules.structures, molecules.neighbors, raw, places, budget)
+    nothing = np.zeros(len(molecules))
+    graph = batching.collate(molecules.structures, molecules.neighbors, nothing, places, budget)
     return batching.stack([graph])
 
 
-def standard(name: str, quick: bool) -> tuple[dict[str, Any], Problem, batching.MolecularGraph]:
-    """Config, problem and batch of `a` or `b`."""
+def standard(name: str, quick: bool) -> tuple[dict[str, Any], Task, batching.MolecularGraph]:
+    """Config, task and batch of `a` or `b`."""
     config = config_of(**MODELS["quick" if quick else name])
     molecules = training_molecules(config, 64 if quick else 2048)
     size = 2 if quick else BATCH
     places = nearest_batch(molecules, size, ATOMS * size / BATCH, EDGES * size / BATCH)
-    return config, Problem.from_training_set(config, molecules), one_batch(molecules, places)
+    return config, task_of(config, molecules), one_batch(molecules, places)
 
 
-def with_model(given: Problem, **model: Any) -> Problem:
-    """The same problem for a model with other fields."""
+def task_of(config: Mapping[str, Any], molecules: Examples) -> Task:
+    """The task that has these training molecules."""
+    return Task.fitted(config, dataset(config), molecules)[0]
+
+
+def with_model(given: Task, **model: Any) -> Task:
+    """The same task for a model with other fields."""
     config = {**given.config, "model": {**given.config["model"], **model}}
-    return dataclasses.replace(given, config=config)
+    return dataclasses.replace(given, config=config, model=given.model.clone(**model))
 
 
 def mesh() -> jax.sharding.Mesh:
@@ -135,12 +140,12 @@ def mesh() -> jax.sharding.Mesh:
     return step.make_mesh(jax.devices()[:1])
 
 
-def loader_of(given: Problem, molecules: Molecules, quick: bool) -> Loader:
+def loader_of(given: Task, molecules: Examples, quick: bool) -> Loader:
     """The batches of a run, as training draws them."""
     training = given.config["training"]
-    targets = given.reference.standardise(molecules.structures, molecules.raw)
-    # What the numbers are does not matter here; an older revision has no auxiliary output.
-    if getattr(given.model, "auxiliary", False):
+    targets = given.reference.standardise(molecules.structures, molecules.values)
+    # What the numbers are does not matter here.
+    if given.model.auxiliary:
         targets = np.stack([targets, targets], 1)
     return Loader(
         molecules.structures,
@@ -154,7 +159,7 @@ def loader_of(given: Problem, molecules: Molecules, quick: bool) -> Loader:
     )
 
 
-def train_step_of(given: Problem) -> jax.stages.Wrapped:
+def train_step_of(given: Task) -> jax.stages.Wrapped:
     """The step as training makes it; all that depends on its signature is here."""
     training = given.config["training"]
     return step.make_train_step(
@@ -163,7 +168,7 @@ def train_step_of(given: Problem) -> jax.stages.Wrapped:
     )  # fmt: skip
 
 
-def compile_step(given: Problem, batch: batching.MolecularGraph) -> Compiled:
+def compile_step(given: Task, batch: batching.MolecularGraph) -> Compiled:
     """The training step; seconds include tracing."""
     state = jax.eval_shape(lambda: given.init_state(mesh()))
     start = time.perf_counter()
@@ -179,7 +184,7 @@ def compile_step(given: Problem, batch: batching.MolecularGraph) -> Compiled:
 class Stepper:
     """Training steps, one after another, on one batch or on several in turn."""
 
-    def __init__(self, given: Problem, call: Any, *batches: batching.MolecularGraph):
+    def __init__(self, given: Task, call: Any, *batches: batching.MolecularGraph):
         self._call, self._state = call, given.init_state(mesh())
         placed = [jax.device_put(batch, step.sharded(mesh())) for batch in batches]
         self._batches = itertools.cycle(placed)
@@ -197,7 +202,7 @@ class Stepper:
 class Predicting:
     """Predictions for several batches of one shape, in turn, with fresh weights."""
 
-    def __init__(self, given: Problem, *batches: batching.MolecularGraph):
+    def __init__(self, given: Task, *batches: batching.MolecularGraph):
         self._params = given.init_state(mesh()).params
         placed = [jax.device_put(batch, step.sharded(mesh())) for batch in batches]
         predict: Any = step.make_predict_step(given.apply, mesh())
@@ -208,7 +213,7 @@ class Predicting:
         return self.compiled(self._params, next(self._batches))
 
 
-def count_step(given: Problem, batch: batching.MolecularGraph) -> tuple[Counts, Counts]:
+def count_step(given: Task, batch: batching.MolecularGraph) -> tuple[Counts, Counts]:
     """What XLA counts in a training step: without its layers, and in one layer.
 
     XLA counts the body of a loop once, however often it turns, so the layers are written out here:

@@ -77,7 +77,7 @@ def _quick(config: ConfigDict) -> None:
     """
     config.data.train_size = 50_000
     config.data.reference = "linear"
-    config.model.cutoff = 4.0
+    config.model.cutoff = 3.5
     config.model.degree = 1
     config.model.layers = 3
     config.model.channels = 64
@@ -90,7 +90,7 @@ def _quick(config: ConfigDict) -> None:
     config.model.product_degree = 1
     config.model.update_channels = 64
     config.model.squeeze_excite = False
-    config.model.sphere_order = 3
+    config.model.sphere_order = 5
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup = 0.05
     config.optimizer.clip = 1.0

@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import pathlib
 import subprocess
 import sys
@@ -32,14 +31,15 @@ from absl import flags
 from experiments import program
 from experiments.peer import results
 from experiments.peer.results import MODELS, Settings
-from experiments.problem import Molecules, Problem, part
-from experiments.sets import IS2RE
+from hdgnn_jax.cpu import cores
+from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training.card import cores
+from hdgnn_jax.run.task import Examples, Task
 from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
 
 TRAINER = pathlib.Path(__file__).with_name("schnetpack_models.py")
@@ -102,46 +102,46 @@ def run(workdir: pathlib.Path, options: Options) -> None:
     with occupied(workdir):
         summary = json.loads(summary_file.read_text())
         card = json.loads((workdir / "report" / "card.json").read_text())
-        problem = comparable(workdir)
+        task = comparable(workdir)
         seconds = summary["seconds"] if options.seconds is None else options.seconds
         settings = Settings(
             seconds=seconds,
             trial_seconds=TRIAL * seconds,
             rates=RATES,
             batch_size=options.batch_size,
-            cutoff=problem.model.cutoff if options.cutoff is None else options.cutoff,
-            cores=cores() or 1,
+            cutoff=task.model.cutoff if options.cutoff is None else options.cutoff,
+            cores=cores(),
         )
         models = results.read(workdir, settings)
         if any(missing(models.get(name, {}), settings, options.seeds) for name in MODELS):
             warn_of_other_hardware(card["hardware"], settings)
-            train_missing(workdir, problem, settings, models, options)
+            train_missing(workdir, task, settings, models, options)
         results.report(workdir, settings, models)
 
 
-def comparable(workdir: pathlib.Path) -> Problem:
-    """The problem of a run, where PaiNN and SchNet can learn it as they are.
+def comparable(workdir: pathlib.Path) -> Task:
+    """The task of a run, where PaiNN and SchNet can learn it as they are.
 
     Raises:
       ValueError: saying why they cannot.
       CheckpointError: where an earlier revision trained the run.
     """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        problem = Problem.from_record(checkpoints.record("best"))
-    if problem.target.rank:
-        kind = ("number", "vector", "tensor")[problem.target.rank]
+        task = Task.from_record(Record.of(checkpoints, "best"))
+    if task.target.rank:
+        kind = ("number", "vector", "tensor")[task.target.rank]
         raise InputError(
-            f"{workdir} predicts {problem.target.name}, a {kind}: the other models are trained on "
+            f"{workdir} predicts {task.target.name}, a {kind}: the other models are trained on "
             "one number for a structure"
         )
-    if isinstance(problem.data, IS2RE):
+    if isinstance(task.data, IS2RE):
         raise InputError(
-            f"{workdir} was trained on {problem.data.title}: the other models are trained on QM9 "
+            f"{workdir} was trained on {task.data.title}: the other models are trained on QM9 "
             "and on files of ASE"
         )
-    if problem.forces_weight:
-        logger.warning("forces are left out: the other models learn %s alone", problem.target.name)
-    return problem
+    if task.forces_weight:
+        logger.warning("forces are left out: the other models learn %s alone", task.target.name)
+    return task
 
 
 def warn_of_other_hardware(hardware: Mapping[str, Any], settings: Settings) -> None:
@@ -178,7 +178,7 @@ def missing(
 
 def train_missing(
     workdir: pathlib.Path,
-    problem: Problem,
+    task: Task,
     settings: Settings,
     models: dict[str, Any],
     options: Options,
@@ -198,14 +198,14 @@ def train_missing(
     )
     with tempfile.TemporaryDirectory() as folder:
         molecules = pathlib.Path(folder) / "molecules.npz"
-        write_molecules(molecules, problem, options.cutoff)
+        write_molecules(molecules, task, options.cutoff)
         for name in MODELS:
             model = models.setdefault(name, {"software": title, "trials": [], "runs": []})
-            for kind, task in missing(model, settings, options.seeds):
-                found = train(options.python, molecules, {"model": name, **task})
+            for kind, wanted in missing(model, settings, options.seeds):
+                found = train(options.python, molecules, {"model": name, **wanted})
                 model[kind].append(found)
                 model.update({key: found.pop(key) for key in ("parameters", "size")})
-                results.write(workdir, problem.target, settings, models)
+                results.write(workdir, task.target, settings, models)
 
 
 def check_interpreter(python: str) -> dict[str, str]:
@@ -216,7 +216,7 @@ def check_interpreter(python: str) -> dict[str, str]:
     """
     try:
         found = subprocess.run(
-            [python, str(TRAINER)], env=environment(), capture_output=True, text=True, check=False
+            [python, str(TRAINER)], capture_output=True, text=True, check=False
         )
     except OSError as error:
         raise InputError(f"--python={python} cannot be started: {error.strerror}") from error
@@ -232,24 +232,24 @@ def check_interpreter(python: str) -> dict[str, str]:
     return versions
 
 
-def write_molecules(path: pathlib.Path, problem: Problem, cutoff: float | None) -> None:
+def write_molecules(path: pathlib.Path, task: Task, cutoff: float | None) -> None:
     """Writes what the trainer reads: `NAME_KEY` for each part, `cutoff` in Å, and `scale`.
 
     Args:
       path: FILE.npz.
-      problem: of the run.
+      task: of the run.
       cutoff: Å; None: the run's edges.
     """
-    validation = part(problem.config, "validation")
+    validation = task.examples("validation")
     parts = {
-        "train": part(problem.config, "train"),
-        "validation": validation.first(problem.config["training"]["validation_size"]),
-        "test": part(problem.config, "test"),
+        "train": task.examples("train"),
+        "validation": validation.first(task.config["training"]["validation_size"]),
+        "test": task.examples("test"),
     }
     train = parts["train"]
     # As is usual: whatever the run itself was given to start from.
     reference = Reference.fit(
-        problem.target, problem.config["model"]["elements"], train.structures, train.raw,
+        task.target, task.model.elements, train.structures, train.values,
         kind="fitted",
     )  # fmt: skip
     arrays: dict[str, Any] = {
@@ -257,12 +257,12 @@ def write_molecules(path: pathlib.Path, problem: Problem, cutoff: float | None) 
         for name, molecules in parts.items()
         for key, value in columns(molecules, reference, cutoff).items()
     }
-    cutoff = problem.model.cutoff if cutoff is None else cutoff
+    cutoff = task.model.cutoff if cutoff is None else cutoff
     np.savez(path, cutoff=cutoff, scale=reference.scale, **arrays)
 
 
 def columns(
-    molecules: Molecules, reference: Reference, cutoff: float | None
+    molecules: Examples, reference: Reference, cutoff: float | None
 ) -> dict[str, np.ndarray]:
     """Arrays end to end: molecule k has atoms `atoms[k]` to `atoms[k + 1]`, edges likewise.
 
@@ -282,7 +282,7 @@ def columns(
         "edges": neighbors.offsets,
         "receivers": neighbors.receivers,
         "senders": neighbors.senders,
-        "target": reference.standardise(structures, molecules.raw),
+        "target": reference.standardise(structures, molecules.values),
     }
     if neighbors.images is not None:
         cells = np.repeat(structures.cells, neighbors.n_edges, axis=0)
@@ -313,7 +313,6 @@ def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
             [python, str(TRAINER), str(molecules), json.dumps(task)],
-            env=environment(),
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -347,11 +346,6 @@ def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict
         raise InputError(f"{title}: diverged, its errors are no finite numbers")
     del found["found"]
     return {"seed": task["seed"], "rate": task["rate"], **found, "curve": curve}
-
-
-def environment() -> dict[str, str]:
-    """Of the trainer: without the C library's settings that XLA needs; torch is slower by them."""
-    return {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
 
 
 def _last_line(text: str) -> str:

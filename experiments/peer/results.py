@@ -17,15 +17,8 @@ from rich.table import Table
 from hdgnn_jax.data.targets import Target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.metrics import read_metrics, write_atomically
-from hdgnn_jax.training.report import (
-    BLUE,
-    ORANGE,
-    RED,
-    empty_figure,
-    format_mae,
-    superscripts,
-    tidy,
-)
+from hdgnn_jax.training.plots import BLUE, ORANGE, RED, empty_figure, superscripts, tidy
+from hdgnn_jax.training.result import format_mae
 
 FILE = "peers.json"
 MODELS = {"painn": "PaiNN", "schnet": "SchNet"}

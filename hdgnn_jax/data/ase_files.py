@@ -3,32 +3,103 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
+from hdgnn_jax.data.cache import cache_folder, sha256
+from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
+from hdgnn_jax.data.labelled import LabelledStructures
+from hdgnn_jax.data.targets import CALCULATED, ReferenceKind, Target
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 
 
 @dataclasses.dataclass(frozen=True)
-class Calculated:
-    """Structures with what was calculated of them.
+class ASEFile(Dataset):
+    """Structures of a file that ASE reads, with energies and forces, or with dipole moments.
 
     Attributes:
-      structures: ids are places in the file, from 1.
-      values: [n] energies, eV, or [n, 3] dipole moments, e Å.
-      forces: [atoms, 3] eV/Å; None where some structure has none, or the values are no energies.
-      groups: [n] integers; structures of one group (`group` in the file's info, such as one
-        molecule in several shapes) belong in one part of a split.
+      path: of the file; None: molecules made here, by `experiments.prepare molecules`.
+      held_out: share of the structures in each of validation and test. Those of one group, such as
+        one molecule in several shapes, stay together.
+      train_size: so many of the others; None: all.
+      reference: `none`, `fitted` or `linear`; None: the usual one of the target.
+      cache: folder; None: see `cache_folder`.
     """
 
-    structures: Structures
-    values: np.ndarray
-    forces: np.ndarray | None
-    groups: np.ndarray
+    path: str | None = None
+    held_out: float = 0.1
+    train_size: int | None = None
+    reference: ReferenceKind | None = None
+    cache: str | None = None
+
+    family: ClassVar[str] = "a file of ASE"
+    targets: ClassVar[Mapping[str, Target]] = CALCULATED
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 0.5:
+            raise InputError(f"data.held_out must lie between 0 and 0.5, not {self.held_out}")
+
+    @property
+    def title(self) -> str:
+        """What the structures are, in a few words."""
+        return self._file.name if self.path else "molecules in motion (GFN2-xTB, made here)"
+
+    @property
+    def note(self) -> str:
+        """What has to be known to compare with others."""
+        return "" if self.path else "Made here: no published number can be held against these."
+
+    def digest(self) -> str:
+        """Of the file, and of what decides which structures are in which part."""
+        content = [sha256(self._file), self.held_out, self.train_size]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def part(self, name: str, target: str) -> LabelledStructures:
+        """A part of the file, in eV, eV/Å and e Å.
+
+        Raises:
+          InputError: for a part or a training size that is none.
+          StructureError: naming what the file lacks.
+        """
+        check_part(name, ("train", *self.reported))
+        data = self._labelled(target)
+        assert data.groups is not None
+        groups = np.random.default_rng(0).permutation(data.groups.max() + 1)
+        size = max(1, round(self.held_out * len(groups)))
+        if len(groups) <= 2 * size:
+            raise InputError(
+                f"{self._file} has {len(groups)} groups of structures: none is left to train on"
+            )
+        begin, end = {
+            "validation": (0, size), "test": (size, 2 * size), "train": (2 * size, None)
+        }[name]  # fmt: skip
+        rows = np.flatnonzero(np.isin(data.groups, groups[begin:end]))
+        if name == "train":
+            rows = first_rows(np.random.default_rng(0).permutation(rows), self.train_size)
+        return data.take(rows)
+
+    @functools.cached_property
+    def _labelled(self) -> Callable[[str], LabelledStructures]:
+        return functools.cache(lambda target: read_labelled(self._file, target))
+
+    @property
+    def _file(self) -> pathlib.Path:
+        if self.path:
+            file, how = pathlib.Path(self.path), "set config.data.path"
+        else:
+            file = cache_folder(self.cache) / "ase" / "molecules" / "molecules.extxyz"
+            how = "run python -m experiments.prepare molecules"
+        if not file.exists():
+            raise StructureError(f"there is no file {file}: {how}")
+        return file
 
 
 def structure_of(atoms: Any, name: str = "structure") -> Structure:
@@ -83,8 +154,11 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
         yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure {number + 1}")
 
 
-def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
+def read_labelled(path: str | os.PathLike[str], name: str) -> LabelledStructures:
     """All structures of a file and their `energy` or `dipole`, as ASE's calculators store them.
+
+    Ids are places in the file, from 1. Energies come with forces where all structures have them;
+    structures with the same `group` in the file's info are a group.
 
     Raises:
       StructureError: naming the file and the structure that cannot be read, or has no such value.
@@ -120,9 +194,9 @@ def read_calculated(path: str | os.PathLike[str], name: str) -> Calculated:
         raise StructureError(
             "has no forces that are numbers, and others have", f"{path.name}, structure {k}"
         )
-    return Calculated(
+    return LabelledStructures(
         dataclasses.replace(packed, ids=packed.ids + 1),
-        np.stack(values),
+        {name: np.stack(values)},
         np.concatenate(forces) if complete else None,
         np.unique(groups, return_inverse=True)[1],
     )

@@ -13,7 +13,7 @@ import numpy as np
 from hdgnn_jax.data.ridge import ridge
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
-from hdgnn_jax.graphs.structure import SYMBOLS, Structures, concatenated_ranges
+from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.linear import Linear, Terms
 
@@ -184,7 +184,7 @@ class LinearFit:
         compiled = _derivatives(self.linear.terms)
         batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
         for at, found in batches:
-            atoms = concatenated_ranges(structures.offsets[at], structures.n_atoms[at])
+            atoms = structures.atoms_of(at)
             forces[atoms] = found.forces[: len(atoms)]
         return forces
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -26,6 +26,18 @@ DEBYE_PER_E_ANGSTROM = 4.803204712570263
 ReferenceKind = Literal["none", "fitted", "tabulated", "linear"]
 """With `linear` the per-element part is fitted to what the linear model's geometry leaves; a head
 that is no sum over atoms has it as `fitted`."""
+
+
+class Accuracy(NamedTuple):
+    """Errors on one part of a data set.
+
+    Attributes:
+      mae: mean absolute error, in the target's unit.
+      within: share of errors below the target's threshold, 0 to 1; None where it has none.
+    """
+
+    mae: float
+    within: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +130,8 @@ RELAXED_ENERGY = Target("relaxed_energy", "meV", 1000.0, "none", None, threshold
 
 
 OF_QM9 = {**TARGETS, POLARIZABILITY.name: POLARIZABILITY}
+ALL_TARGETS = {**OF_QM9, **CALCULATED, RELAXED_ENERGY.name: RELAXED_ENERGY}
+"""Of all data sets: no two have one name."""
 
 
 def find_target(name: str, targets: Mapping[str, Target] = OF_QM9, of: str = "QM9") -> Target:
@@ -266,13 +280,6 @@ def isotropic(scalars: np.ndarray, rank: int) -> np.ndarray:
         return np.zeros((len(scalars), 3))
     return scalars if rank == 0 else scalars[:, None, None] * np.eye(3)
 
-
-POTENTIALS = frozenset(
-    target.name
-    for target in (*TARGETS.values(), *CALCULATED.values(), RELAXED_ENERGY)
-    if target.potential
-)
-"""Names of the targets whose derivatives are forces: a gap, too, is in meV."""
 
 _THERMAL = "has thermal parts at 298 K, which only a molecule at its minimum has (U0 has none)"
 NOT_POTENTIALS = {

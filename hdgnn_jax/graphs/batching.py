@@ -13,7 +13,7 @@ import numpy as np
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
-from hdgnn_jax.graphs.structure import StructureError, Structures, concatenated_ranges
+from hdgnn_jax.graphs.structure import StructureError, Structures
 
 
 class Atoms(NamedTuple):
@@ -213,8 +213,7 @@ def collate(
     # Of the whole set: every batch of it has the same arrays.
     plain = neighbors.max_neighbors is None and not structures.periodic.any()
     if forces is not None:
-        starts, counts = structures.offsets[indices], structures.n_atoms[indices]
-        forces = forces[concatenated_ranges(starts, counts)].astype(np.float32)
+        forces = forces[structures.atoms_of(indices)].astype(np.float32)
     structures, edges = structures.take(indices), neighbors.take(indices).found()
     n_atoms, n_edges = structures.n_atoms, edges.n_edges
     n_node, n_edge, n_graph = len(structures.tags), len(edges.senders), len(indices)

@@ -101,6 +101,25 @@ class NeighborSearch:
         return find_neighbors(self.structures, self.cutoff, self.max_neighbors)
 
 
+@dataclasses.dataclass(frozen=True)
+class Neighborhoods:
+    """Structures, and the edges of each.
+
+    Attributes:
+      structures, neighbors: of the same structures, in the same order.
+    """
+
+    structures: Structures
+    neighbors: Neighbors | NeighborSearch
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    def take(self, rows: np.ndarray) -> Neighborhoods:
+        """Those at `rows`, in that order."""
+        return Neighborhoods(self.structures.take(rows), self.neighbors.take(rows))
+
+
 def find_neighbors(
     structures: Structures, cutoff: float, max_neighbors: int | None = None, chunk: int = 4096
 ) -> Neighbors:
@@ -120,22 +139,32 @@ def find_neighbors(
     Raises:
       StructureError: naming a structure with two atoms at one place.
     """
+    found, collisions = search_neighbors(structures, cutoff, max_neighbors, chunk)
+    for place, reason in collisions.items():
+        raise StructureError(reason, structures.name(place))
+    return found
+
+
+def search_neighbors(
+    structures: Structures, cutoff: float, max_neighbors: int | None = None, chunk: int = 4096
+) -> tuple[Neighbors, dict[int, str]]:
+    """The same, and why some structures cannot be used: place to reason, of atoms at one place."""
     counts = np.zeros(len(structures), np.int64)
-    found = []
+    found: list[_Pairs] = []
+    collisions: dict[int, str] = {}
     for pairs in itertools.chain(
         _compared(structures, cutoff, chunk), _searched(structures, cutoff)
     ):
-        close = pairs.square < CLOSEST_ATOMS**2
-        if close.any():
-            e = int(np.argmax(close))
-            raise StructureError(
+        close = np.flatnonzero(pairs.square < CLOSEST_ATOMS**2)
+        owners, first = np.unique(pairs.owner[close], return_index=True)
+        for place, e in zip(owners.tolist(), close[first], strict=True):
+            collisions[place] = (
                 f"has atoms {pairs.receivers[e]} and {pairs.senders[e]} at one place (nearer than "
-                f"{CLOSEST_ATOMS} Å)",
-                structures.name(int(pairs.owner[e])),
+                f"{CLOSEST_ATOMS} Å)"
             )
         kept = pairs if max_neighbors is None else _nearest(pairs, max_neighbors + 1)
-        owners, n_edges = np.unique(kept.owner, return_counts=True)
-        counts[owners] = n_edges
+        places, n_edges = np.unique(kept.owner, return_counts=True)
+        counts[places] = n_edges
         found.append(kept)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     senders, receivers = (np.empty(offsets[-1], np.int32) for _ in range(2))
@@ -145,7 +174,7 @@ def find_neighbors(
         senders[at], receivers[at] = pairs.senders, pairs.receivers
         if images is not None:
             images[at] = pairs.images
-    return Neighbors(offsets, senders, receivers, images, cutoff, max_neighbors)
+    return Neighbors(offsets, senders, receivers, images, cutoff, max_neighbors), collisions
 
 
 def neighbors_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -84,6 +84,35 @@ class Structure:
                 raise StructureError(f"has {symbol!r}, which is not a chemical element", name)
         return cls(np.array([ATOMIC_NUMBERS[s] for s in symbols], np.int32), positions, name)
 
+    def check_shapes(self) -> None:
+        """Refuses what cannot be stored beside others.
+
+        Raises:
+          StructureError: where there are not three coordinates, one tag and one mark for each atom;
+            where the cell has no volume in its periodic directions.
+        """
+        count = len(self.atomic_numbers)
+        for name, value, shape in (
+            ("positions", self.positions, (count, 3)),
+            ("tags", self.tags, (count,)),
+            ("fixed", self.fixed, (count,)),
+            ("a cell", self.cell, (3, 3)),
+        ):
+            if value is not None and np.shape(value) != shape:
+                raise StructureError(
+                    f"has {count} atoms and {name} of shape {np.shape(value)}; it must be {shape}",
+                    self.name,
+                )
+        if self.cell is not None:
+            vectors = np.asarray(self.cell, float)[list(self.periodic)]
+            finite = np.isfinite(self.cell).all()
+            if not finite or (len(vectors) and np.linalg.det(vectors @ vectors.T) < 1e-12):
+                raise StructureError(
+                    "has a cell without volume in its periodic directions: "
+                    f"{np.asarray(self.cell).tolist()}",
+                    self.name,
+                )
+
 
 @dataclasses.dataclass(frozen=True)
 class Structures:
@@ -139,14 +168,13 @@ class Structures:
         """Stores structures end to end; ids are their places in the sequence.
 
         Raises:
-          StructureError: where there are none; where one has not three coordinates, one tag and
-            one mark for each atom; where a cell has no volume in its periodic directions.
+          StructureError: where there are none, and as `Structure.check_shapes`.
         """
         items = list(structures)
         if not items:
             raise StructureError("there is no structure")
         for item in items:
-            _check_shapes(item)
+            item.check_shapes()
         counts = [len(item.atomic_numbers) for item in items]
         packed = cls.molecules(
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
@@ -190,11 +218,14 @@ class Structures:
         """[n] atoms of each structure."""
         return np.diff(self.offsets)
 
+    def atoms_of(self, indices: np.ndarray) -> np.ndarray:
+        """Places of the atoms of the structures at `indices`, one structure after another."""
+        return concatenated_ranges(self.offsets[indices], self.n_atoms[indices])
+
     def take(self, indices: np.ndarray) -> Structures:
         """The structures at `indices` (places, not ids), in that order."""
-        counts = self.n_atoms[indices]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        rows = concatenated_ranges(self.offsets[indices], counts)
+        offsets = np.concatenate([[0], np.cumsum(self.n_atoms[indices])]).astype(np.int64)
+        rows = self.atoms_of(indices)
         return Structures(
             offsets,
             self.atomic_numbers[rows],
@@ -225,60 +256,40 @@ class Structures:
           tags: whether it looks at tags.
 
         Raises:
-          StructureError: naming the first structure without atoms, with a coordinate that is not
-            finite, with an element outside `elements`, or with a tag that is none.
+          StructureError: naming the first structure that `reasons_against` has one for.
         """
-        if (self.n_atoms == 0).any():
-            raise StructureError("has no atoms", self.name(int(np.argmax(self.n_atoms == 0))))
-        finite = np.isfinite(self.positions).all(-1)
-        if not finite.all():
-            raise StructureError(
-                "has a coordinate that is not a finite number", self.name(self._owner(~finite))
-            )
-        known = np.isin(self.atomic_numbers, elements)
-        if not known.all():
-            z = int(self.atomic_numbers[np.argmin(known)])
+        for place, reason in self.reasons_against(elements, tags).items():
+            raise StructureError(reason, self.name(place))
+
+    def reasons_against(self, elements: Sequence[int], tags: bool = False) -> dict[int, str]:
+        """Why a model cannot use some of the structures, by their place.
+
+        Without atoms, with a coordinate that is not finite, with an element outside `elements`, or
+        with a tag that is none. Args: of `check`.
+        """
+        names = ", ".join(SYMBOLS[e] for e in elements)
+        reasons = {int(k): "has no atoms" for k in np.flatnonzero(self.n_atoms == 0)}
+        for k, _ in self._first(~np.isfinite(self.positions).all(-1)):
+            reasons.setdefault(k, "has a coordinate that is not a finite number")
+        for k, atom in self._first(~np.isin(self.atomic_numbers, elements)):
+            z = int(self.atomic_numbers[atom])
             symbol = SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"atomic number {z}"
-            names = ", ".join(SYMBOLS[e] for e in elements)
-            raise StructureError(
-                f"contains {symbol}; this model knows {names}", self.name(self._owner(~known))
-            )
+            reasons.setdefault(k, f"contains {symbol}; this model knows {names}")
+        if tags:
+            for k, atom in self._first((self.tags < 0) | (self.tags > 2)):
+                reasons.setdefault(
+                    k,
+                    f"has the tag {self.tags[atom]}; there are 0 (bulk), 1 (surface) and 2 "
+                    "(adsorbate)",
+                )
+        return reasons
 
-        good = (self.tags >= 0) & (self.tags <= 2)
-        if tags and not good.all():
-            raise StructureError(
-                f"has the tag {self.tags[np.argmin(good)]}; there are 0 (bulk), 1 (surface) and 2 "
-                "(adsorbate)",
-                self.name(self._owner(~good)),
-            )
-
-    def _owner(self, bad_atoms: np.ndarray) -> int:
-        first = int(np.argmax(bad_atoms))
-        return int(np.searchsorted(self.offsets, first, side="right") - 1)
-
-
-def _check_shapes(item: Structure) -> None:
-    count = len(item.atomic_numbers)
-    for name, value, shape in (
-        ("positions", item.positions, (count, 3)),
-        ("tags", item.tags, (count,)),
-        ("fixed", item.fixed, (count,)),
-        ("a cell", item.cell, (3, 3)),
-    ):
-        if value is not None and np.shape(value) != shape:
-            raise StructureError(
-                f"has {count} atoms and {name} of shape {np.shape(value)}; it must be {shape}",
-                item.name,
-            )
-    if item.cell is not None:
-        vectors = np.asarray(item.cell, float)[list(item.periodic)]
-        finite = np.isfinite(item.cell).all()
-        if not finite or (len(vectors) and np.linalg.det(vectors @ vectors.T) < 1e-12):
-            raise StructureError(
-                "has a cell without volume in its periodic directions: "
-                f"{np.asarray(item.cell).tolist()}",
-                item.name,
-            )
+    def _first(self, atoms: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Each structure with an atom of this mask, and the first such atom."""
+        places = np.flatnonzero(atoms)
+        owners = np.searchsorted(self.offsets, places, side="right") - 1
+        found, first = np.unique(owners, return_index=True)
+        return zip(found.tolist(), places[first].tolist(), strict=True)
 
 
 def concatenated_ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -137,18 +137,7 @@ def edge_geometry(
     start, count = _edges_of_nodes(graph)
 
     def weights(limit: int | None) -> jax.Array:
-        """[E] of edges that reach to the cutoff or to neighbour limit + 1, if that is nearer."""
-        reach = jnp.full(distance.shape, jnp.inf)
-        if limit is not None:
-            more = count > limit
-            # Padded edges are not counted, so no reach is theirs and none is 0.
-            next_one = distance[jnp.where(more, start + limit, 0)]
-            reach = jnp.where(more, next_one, jnp.inf)[graph.receivers]
-        if envelope:
-            weight = polynomial_cutoff(distance / jnp.minimum(reach, cutoff))
-        else:
-            weight = (distance < reach - TIE).astype(distance.dtype)
-        return jnp.where(batching.edge_mask(graph), weight, 0)
+        return _weights(graph, distance, start, count, limit, cutoff, envelope)
 
     def shell(
         degree: int, edges: jax.Array | None, receivers: jax.Array, weight: jax.Array
@@ -168,26 +157,46 @@ def edge_geometry(
             axis=polar_rows(degree, of(directions)),
         )
 
-    total = weights(max_neighbors)
-    shells: tuple[Shell, ...]
+    total, smeared = weights(max_neighbors), gaussian_smearing(distance, cutoff, n_gaussians)
     if near_neighbors is None:
         shells = (shell(degrees[0], None, graph.receivers, total),)
+        return EdgeGeometry(smeared, total, shells)
+    near = weights(near_neighbors)
+    # Edges ascend by distance: an atom's inner shell is the first ones, a row of fixed length.
+    place = jnp.arange(near_neighbors)
+    real = place < count[:, None]
+    edges = jnp.where(real, start[:, None] + place, 0)
+    receivers = jnp.repeat(jnp.arange(start.shape[0]), near_neighbors)
+    of_near = jnp.where(real, near[edges], 0).reshape(-1)
+    inner = shell(degrees[0], edges.reshape(-1), receivers, of_near)
+    outer = shell(degrees[1], None, graph.receivers, total - near)
+    return EdgeGeometry(smeared, total, (inner, outer))
+
+
+def _weights(
+    graph: batching.MolecularGraph,
+    distance: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    limit: int | None,
+    cutoff: float,
+    envelope: bool,
+) -> jax.Array:
+    """[E] of edges that reach to the cutoff or to neighbour limit + 1, if that is nearer.
+
+    `start` and `count` are those of `_edges_of_nodes`; the rest as in `edge_geometry`.
+    """
+    reach = jnp.full(distance.shape, jnp.inf)
+    if limit is not None:
+        more = count > limit
+        # Padded edges are not counted, so no reach is theirs and none is 0.
+        next_one = distance[jnp.where(more, start + limit, 0)]
+        reach = jnp.where(more, next_one, jnp.inf)[graph.receivers]
+    if envelope:
+        weight = polynomial_cutoff(distance / jnp.minimum(reach, cutoff))
     else:
-        near = weights(near_neighbors)
-        # Edges ascend by distance: an atom's inner shell is the first ones, a row of fixed length.
-        place = jnp.arange(near_neighbors)
-        real = place < count[:, None]
-        edges = jnp.where(real, start[:, None] + place, 0)
-        shells = (
-            shell(
-                degrees[0],
-                edges.reshape(-1),
-                jnp.repeat(jnp.arange(start.shape[0]), near_neighbors),
-                jnp.where(real, near[edges], 0).reshape(-1),
-            ),
-            shell(degrees[1], None, graph.receivers, total - near),
-        )
-    return EdgeGeometry(gaussian_smearing(distance, cutoff, n_gaussians), total, shells)
+        weight = (distance < reach - TIE).astype(distance.dtype)
+    return jnp.where(batching.edge_mask(graph), weight, 0)
 
 
 def polar_rows(degree: int, directions: jax.Array) -> jax.Array:

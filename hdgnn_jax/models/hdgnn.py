@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -251,6 +252,12 @@ class HDGNN(nn.Module):
 
         scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
         return scan(self, None, 2 * jnp.pi * jnp.arange(n) / n)[1]
+
+    @nn.nowrap
+    def hyper_parameters(self) -> dict[str, Any]:
+        """The attributes: all that it takes to build the same network."""
+        names = {field.name for field in dataclasses.fields(self)} - {"parent", "name"}
+        return {name: getattr(self, name) for name in sorted(names)}
 
     @nn.nowrap
     def points(self) -> sphere.Sphere:

@@ -8,6 +8,7 @@ p(r) = e + o and p(-r) = e - o.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -140,7 +141,8 @@ def turn(sphere: Sphere, wigner: jax.Array) -> Sphere:
 def split_parity(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The even and the odd degrees of coefficients `[(L + 1)**2, ...]`, one after another."""
     degree = int(np.sqrt(len(x))) - 1
-    parts = [x[degrees.block(l)] for l in range(degree + 1)]
+    # Split, not sliced: the derivative is then one concatenation and no sum of padded parts.
+    parts = jnp.split(x, [degrees.size(l) for l in range(degree)])
     odd = parts[1::2] or [x[:0]]
     return jnp.concatenate(parts[::2]), jnp.concatenate(odd)
 
@@ -148,12 +150,11 @@ def split_parity(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def merge_parity(even: jax.Array, odd: jax.Array) -> jax.Array:
     """The inverse of `split_parity`."""
     degree = int(np.sqrt(len(even) + len(odd))) - 1
-    start, parts = [0, 0], []
-    for l in range(degree + 1):
-        first = start[l % 2]
-        start[l % 2] += 2 * l + 1
-        parts.append((even, odd)[l % 2][first : start[l % 2]])
-    return jnp.concatenate(parts)
+    halves = []
+    for parity, values in enumerate((even, odd)):
+        ends = np.cumsum([2 * l + 1 for l in range(parity, degree + 1, 2)])
+        halves.append(iter(jnp.split(values, ends[:-1])))
+    return jnp.concatenate([next(halves[l % 2]) for l in range(degree + 1)])
 
 
 def to_sphere(sphere: Sphere, even: jax.Array, odd: jax.Array) -> jax.Array:
@@ -190,7 +191,10 @@ def _dot(constant: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
             sum(float(row[k]) * x[k] for k in np.flatnonzero(row)) for row in constant
         ]
         return jnp.stack([jnp.broadcast_to(row, x.shape[1:]) for row in rows]).astype(x.dtype)
-    return jnp.tensordot(jnp.asarray(constant, x.dtype), x, 1, precision="highest")
+    # As matrices: the compiler then writes the derivative in place, without a transposition.
+    columns = x.reshape(len(x), math.prod(x.shape[1:]))
+    flat = jnp.dot(jnp.asarray(constant, x.dtype), columns, precision="highest")
+    return flat.reshape(len(constant), *x.shape[1:])
 
 
 def _from_points(degree: int, points: np.ndarray, weights: np.ndarray) -> Sphere:

@@ -1,0 +1,1 @@
+"""The sharded step, the loop around it, checkpoints and reports."""

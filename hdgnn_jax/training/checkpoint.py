@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 
 import jax
@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from hdgnn_jax.errors import HDGNNError
+from hdgnn_jax.training import leaves
 
 PyTree = Any
 Which = Literal["latest", "best"]
@@ -123,12 +124,12 @@ class Checkpoints:
                 f"{self.directory} already holds step {self.steps()[-1]} of another run: "
                 "resume that run, or choose an empty folder"
             )
-        arrays = {name: _whole(leaf) for name, leaf in _named_leaves(state).items()}
+        arrays = {name: leaves.whole(leaf) for name, leaf in leaves.named_leaves(state).items()}
         contents = {
             "step": step,
             "record": json.loads(json.dumps(record)),
             "metric": None if metric is None or math.isnan(metric) else float(metric),
-            "arrays": {name: _describe(array) for name, array in arrays.items()},
+            "arrays": {name: leaves.describe(array) for name, array in arrays.items()},
         }
         self._wait()
         for kept in self.steps():
@@ -141,7 +142,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.ArraySave(_spread(_pack(arrays.values()))),
+                    state=ocp.args.ArraySave(leaves.spread(leaves.pack(arrays.values()))),
                     record=ocp.args.JsonSave(
                         {"contents": contents, "sha256": _json_digest(contents)}
                     ),
@@ -166,7 +167,7 @@ class Checkpoints:
         def read(step: int) -> Restored:
             contents = self._read_contents(step)
             arrays = self._read_arrays(step, contents["arrays"], like, part)
-            return Restored(step, jax.tree.map(_place, arrays, like), contents["record"])
+            return Restored(step, jax.tree.map(leaves.place, arrays, like), contents["record"])
 
         restored = self._read_first_sound(which, read)
         self._position = restored.step
@@ -193,7 +194,7 @@ class Checkpoints:
             saved = self._read_contents(step)["arrays"]
             packed, start = self._read(step, "state", _AS_BYTES), 0
             for name, entry in saved.items():
-                content = packed[start : start + _size(entry["type"])]
+                content = packed[start : start + leaves.size_of(entry["type"])]
                 self._check(step, name, content, entry)
                 start += len(content)
         except _Damaged as damage:
@@ -308,20 +309,21 @@ class Checkpoints:
         self, step: int, saved: Mapping[str, Any], like: PyTree, part: str
     ) -> PyTree:
         """The arrays of a step on the host, in the structure of `like`, verified."""
-        named = {part + name: leaf for name, leaf in _named_leaves(like).items()}
-        differences = _differences(named, {k: v for k, v in saved.items() if k.startswith(part)})
+        named = {part + name: leaf for name, leaf in leaves.named_leaves(like).items()}
+        there = {k: v for k, v in saved.items() if k.startswith(part)}
+        differences = leaves.differences(named, there)
         if differences:
             raise CheckpointError(
                 f"step {step} in {self.directory} holds another model, with {differences[0]}; "
                 "build the model from the checkpoint's record"
             )
         packed = self._read(step, "state", _AS_BYTES)
-        ends = dict(zip(saved, np.cumsum([_size(entry["type"]) for entry in saved.values()]),
-                        strict=True))  # fmt: skip
+        sizes = [leaves.size_of(entry["type"]) for entry in saved.values()]
+        ends = dict(zip(saved, np.cumsum(sizes), strict=True))
         arrays = []
         for name, leaf in named.items():
             # A slice may start at any byte; a copy is aligned for its dtype.
-            content = packed[ends[name] - _size(_type(leaf)) : ends[name]].copy()
+            content = packed[ends[name] - leaves.size_of(leaves.type_of(leaf)) : ends[name]].copy()
             self._check(step, name, content, saved[name])
             arrays.append(content.view(leaf.dtype).reshape(leaf.shape))
         return jax.tree.unflatten(jax.tree.structure(like), arrays)
@@ -367,79 +369,13 @@ def _lowest(metrics: Mapping[int, float | None]) -> int | None:
     return min(validated, key=lambda step: (validated[step], step), default=None)
 
 
-def _named_leaves(tree: PyTree) -> dict[str, Any]:
-    """Leaves by the name that code would write, e.g. ".params['embedding']['kernel']"."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
 def _first_line(error: Exception) -> str:
     """Type and beginning of its message, which may be long, or empty."""
     return f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}".strip()
 
 
-def _whole(leaf: Any) -> np.ndarray:
-    """An array on the host of each process."""
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        return multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
-
-
-def _spread(packed: np.ndarray) -> np.ndarray | jax.Array:
-    """Of several processes, each gets the bytes that it writes, with zeros at the end."""
-    n = jax.device_count()
-    if jax.process_count() == 1:
-        return packed
-    mesh = jax.make_mesh((n,), ("bytes",), axis_types=(jax.sharding.AxisType.Auto,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("bytes"))
-    padded = np.pad(packed, (0, -len(packed) % n))
-    return jax.make_array_from_callback(padded.shape, sharding, lambda at: padded[at])
-
-
-def _pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """The bytes of all arrays end to end, [bytes] uint8, in memory of their own."""
-    return np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
-
-
-def _describe(array: np.ndarray) -> dict[str, Any]:
-    """Type and digest of an array, JSON-able."""
-    return {"type": _type(array), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
-
-
-def _type(leaf: Any) -> str:
-    """For example float32[64,128]."""
-    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
-
-
-def _size(text: str) -> int:
-    """Bytes of an array of such a type."""
-    name, _, shape = text.rstrip("]").partition("[")
-    return math.prod(map(int, filter(None, shape.split(",")))) * np.dtype(name).itemsize
-
-
-def _differences(like: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
-    """Every leaf whose type is not the same in the saved state and in the state asked for."""
-    here = {name: _type(leaf) for name, leaf in like.items()}
-    there = {name: entry["type"] for name, entry in saved.items()}
-    return [
-        f"{name} {there.get(name, 'absent')} where {here.get(name, 'nothing')} is asked for"
-        for name in here | there
-        if here.get(name) != there.get(name)
-    ]
-
-
 def _json_digest(contents: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-
-
-def _place(array: np.ndarray, like: Any) -> Any:
-    """Puts a host array where `like` is: on the host, on its devices, or on the default one."""
-    if isinstance(like, np.ndarray):
-        return array
-    if like.sharding is None:
-        return jax.device_put(array)
-    # Unlike device_put, this also serves a mesh that spans processes.
-    return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
 
 
 def _is_not_orbax_chatter(entry: logging.LogRecord) -> bool:

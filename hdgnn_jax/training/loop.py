@@ -53,6 +53,12 @@ class Memory:
     skipped: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     recent: list[float] = dataclasses.field(default_factory=list)
 
+    def note(self, loss: float) -> None:
+        """A loss that was logged: nothing waits for its row any more."""
+        self.waiting = []
+        if math.isfinite(loss):
+            self.recent = [*self.recent, loss][-RECENT:]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         waiting = [[np.asarray(value).item() for value in metrics] for metrics in self.waiting]
@@ -128,23 +134,17 @@ def train(
         stopping = stop(step) and step < steps
         regular = step % log_every == 0 or step in validate_at or step == steps
         if regular or stopping:
+            # Before any save: a run that went on from such a state would diverge for ever.
             row = _row(memory, step)
-            if len(memory.skipped) > max_skipped:
-                raise DivergedError(_diverged(memory.skipped, records))
-            loss, usual = row["train_loss"], np.median(memory.recent or [math.inf])
-            # Before any save: a run that went on from such a state would spike for ever.
-            if spike and len(memory.recent) == RECENT and loss > spike * usual:
-                raise SpikeError(step, f"step {step}: loss {loss:.4g}, usually {usual:.4g}")
+            _refuse_divergence(memory, step, row["train_loss"], max_skipped, spike, records)
         if regular:
-            memory.waiting = []
-            if math.isfinite(loss):
-                memory.recent = [*memory.recent, loss][-RECENT:]
+            memory.note(row["train_loss"])
             if step in validate_at:
                 row |= validate(state.ema)
                 validation = row["validation_mae"]
             # Before the save: a run that is killed in between finds no row missing.
             write(step, row)
-            show(step, loss, validation)
+            show(step, row["train_loss"], validation)
             if step in validate_at:
                 save(state, step, row["validation_mae"], memory)
         if stopping:
@@ -154,6 +154,21 @@ def train(
                 f"asked to stop: step {step} is saved; the same command goes on from there"
             )
     return state
+
+
+def _refuse_divergence(
+    memory: Memory,
+    step: int,
+    loss: float,
+    max_skipped: int,
+    spike: float,
+    records: Callable[[int], Mapping[int, str]],
+) -> None:
+    if len(memory.skipped) > max_skipped:
+        raise DivergedError(_diverged(memory.skipped, records))
+    usual = np.median(memory.recent or [math.inf])
+    if spike and len(memory.recent) == RECENT and loss > spike * usual:
+        raise SpikeError(step, f"step {step}: loss {loss:.4g}, usually {usual:.4g}")
 
 
 def _row(memory: Memory, step: int) -> dict[str, float]:

@@ -57,6 +57,21 @@ def make_optimizer(
     ):
         if not good:
             raise InputError(f"optimizer.{name} is out of its range: {value}")
+    schedule = _schedule(steps, learning_rate, warmup, final, drops)
+    scale = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
+    chain = optax.chain(
+        optax.clip_by_global_norm(clip),
+        scale(b1=b1, b2=b2),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
+    return optax.flatten(chain) if flat else chain
+
+
+def _schedule(
+    steps: int, learning_rate: float, warmup: float, final: float, drops: Sequence[float]
+) -> optax.Schedule:
+    """Step to learning rate; see `make_optimizer`."""
     first = max(1, round(warmup * steps))
     if first >= steps:
         raise InputError(
@@ -67,26 +82,17 @@ def make_optimizer(
         if not all(warmup < drop < 1 for drop in drops):
             raise InputError(f"optimizer.drops must lie between warmup and 1, not {tuple(drops)}")
         stairs = {round(drop * steps) - first: DROP for drop in drops}
-        schedule = optax.join_schedules(
+        return optax.join_schedules(
             [
                 optax.linear_schedule(0.0, learning_rate, first),
                 optax.piecewise_constant_schedule(learning_rate, stairs),
             ],
             [first],
         )
-    else:
-        schedule = optax.warmup_cosine_decay_schedule(
-            init_value=0.0,
-            peak_value=learning_rate,
-            warmup_steps=first,
-            decay_steps=steps,
-            end_value=final * learning_rate,
-        )
-    scale = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
-    chain = optax.chain(
-        optax.clip_by_global_norm(clip),
-        scale(b1=b1, b2=b2),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(schedule),
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=learning_rate,
+        warmup_steps=first,
+        decay_steps=steps,
+        end_value=final * learning_rate,
     )
-    return optax.flatten(chain) if flat else chain

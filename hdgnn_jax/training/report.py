@@ -2,85 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import itertools
 import json
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from hdgnn_jax.data.targets import Accuracy
+from hdgnn_jax.training import plots
 from hdgnn_jax.training.metrics import write_atomically
-
-BLUE, ORANGE, GREY, RED, GREEN = "#2166ac", "#e08214", "#777777", "#b2182b", "#1b7837"
-CROWDED = 3000
-"""Points from which a scatter plot hides its own density."""
-
-
-class Accuracy(NamedTuple):
-    """Errors on one split.
-
-    Attributes:
-      mae: mean absolute error, in the target's unit.
-      within: share of errors below the target's threshold, 0 to 1; None where it has none.
-    """
-
-    mae: float
-    within: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitResult:
-    """Truth and predictions on one split, all in the unit the target is reported in.
-
-    Attributes:
-      split: "train", "validation", "test", ...
-      ids: [n] int64, the number of each structure in its data set.
-      truth: [n] float64, or [n, ...] of vectors and tensors, whose errors are those of a component.
-      prediction: the same, the model's.
-      baselines: by name, as `mean_predictor`: the same, what the model has to beat.
-      threshold: errors below it are counted too; None: they are not.
-      forces: of every atom, in the unit per Å, with the ids of its structure; None where the model
-        was not trained on forces.
-    """
-
-    split: str
-    ids: np.ndarray
-    truth: np.ndarray
-    prediction: np.ndarray
-    baselines: Mapping[str, np.ndarray]
-    threshold: float | None = None
-    forces: SplitResult | None = None
-
-    @property
-    def mae(self) -> float:
-        """Mean absolute error of the model."""
-        return self.accuracy().mae
-
-    def accuracy(self, baseline: str | None = None) -> Accuracy:
-        """Of the model, or of a baseline."""
-        answer = self.prediction if baseline is None else self.baselines[baseline]
-        error = np.abs(answer - self.truth)
-        within = None if self.threshold is None else float(np.mean(error < self.threshold))
-        return Accuracy(float(np.mean(error)), within)
-
-
-def format_mae(mae: float) -> str:
-    """A mean absolute error with 4 significant digits, as every command prints it.
-
-    >>> format_mae(12.3), format_mae(0.0123456), format_mae(1234.56)
-    ('12.30', '0.01235', '1235')
-    """
-    rounded = float(f"{mae:.4g}")
-    return f"{rounded:.0f}" if rounded >= 1000 else f"{rounded:#.4g}"
+from hdgnn_jax.training.result import SplitResult, format_mae
 
 
 def verdict(results: Sequence[SplitResult], unit: str) -> str:
@@ -149,6 +84,26 @@ def write_report(
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    summary = _summary(target, unit, results, paper, note, run)
+    files = {
+        "summary.json": _json(summary),
+        "card.json": _json(card),
+        **_plots(target, unit, results, history, paper),
+        "report.md": _markdown(summary, results, paper, note, card).encode(),
+        **{f"predictions_{r.split}.csv": _csv(r) for r in results},
+    }
+    for name, data in files.items():
+        write_atomically(folder / name, data)
+
+
+def _summary(
+    target: str,
+    unit: str,
+    results: Sequence[SplitResult],
+    paper: Mapping[str, Accuracy],
+    note: str,
+    run: Mapping[str, Any],
+) -> dict[str, Any]:
     headline = _headline(results)
     splits = {result.split: _numbers(result, paper) for result in results}
     tested = [splits[result.split] for result in _tested(results)]
@@ -169,24 +124,28 @@ def write_report(
         summary["forces"] = {
             "unit": f"{unit}/Å", **{result.split: _numbers(result, {}) for result in forces}
         }  # fmt: skip
+    return summary
+
+
+def _plots(
+    target: str,
+    unit: str,
+    results: Sequence[SplitResult],
+    history: Sequence[Mapping[str, Any]],
+    paper: Mapping[str, Accuracy],
+) -> dict[str, bytes]:
+    """By name of the file."""
+    headline = _headline(results)
     validation = next((r for r in results if r.split == "validation"), headline)
-    files = {
-        "summary.json": _json(summary),
-        "card.json": _json(card),
-        "learning_curve.png": _png(
-            _learning_curve(history, validation, paper.get("test"), target, unit)
+    figures = {
+        "learning_curve.png": plots.learning_curve(
+            history, validation, paper.get("test"), target, unit
         ),
-        "parity.png": _png(_parity(headline, target, unit)),
-        **(
-            {"parity_forces.png": _png(_parity(headline.forces, "force", f"{unit}/Å"))}
-            if headline.forces
-            else {}
-        ),
-        "report.md": _markdown(summary, results, paper, note, card).encode(),
-        **{f"predictions_{r.split}.csv": _csv(r) for r in results},
+        "parity.png": plots.parity(headline, target, unit),
     }
-    for name, data in files.items():
-        write_atomically(folder / name, data)
+    if headline.forces:
+        figures["parity_forces.png"] = plots.parity(headline.forces, "force", f"{unit}/Å")
+    return {name: plots.png(figure) for name, figure in figures.items()}
 
 
 def _tested(results: Sequence[SplitResult]) -> list[SplitResult]:
@@ -268,104 +227,6 @@ def _tables(
     if forces:
         tables.append((_title(forces[0], "forces", f"{unit}/Å"), _table(forces, {})))
     return tables
-
-
-def _learning_curve(
-    history: Sequence[Mapping[str, Any]],
-    validation: SplitResult,
-    paper: Accuracy | None,
-    target: str,
-    unit: str,
-) -> Figure:
-    """Training loss above, validation error below with the errors to beat."""
-    figure = empty_figure(7, 6.5)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
-    for axes, key, colour in ((top, "train_loss", GREY), (bottom, "validation_mae", BLUE)):
-        points = [(row["step"], row[key]) for row in history if key in row]
-        steps, values = np.array(points, float).reshape(-1, 2).T
-        marker = "o" if len(points) <= 50 else None
-        axes.plot(steps, values, color=colour, lw=1.4, marker=marker, ms=3, label="HDGNN")
-        axes.set_yscale("log")
-        tidy(axes)
-    lines = zip(
-        validation.baselines, (RED, ORANGE, GREEN), (":", "--", (0, (6, 1))), strict=False
-    )
-    for name, colour, style in lines:
-        mae = validation.accuracy(name).mae
-        label = f"{name.replace('_', ' ')}: {format_mae(mae)}"
-        bottom.axhline(mae, color=colour, ls=style, lw=1.3, label=label)
-    if paper is not None:
-        label = f"paper (test): {paper.mae:g}"
-        bottom.axhline(paper.mae, color="black", ls="-.", lw=1.3, label=label)
-    top.set_title(f"Learning curve of {target}")
-    top.set_ylabel("training loss")
-    bottom.set_ylabel(f"validation MAE [{superscripts(unit)}]")
-    bottom.set_xlabel("training step")
-    bottom.set_xlim(left=0)
-    bottom.xaxis.set_major_formatter("{x:,.0f}")
-    bottom.legend(frameon=False, fontsize=9)
-    return figure
-
-
-def _parity(result: SplitResult, target: str, unit: str) -> Figure:
-    """Prediction against truth, with the distribution of the errors in the empty corner."""
-    figure = empty_figure(6.4, 5.6)
-    axes = figure.subplots()
-    truth, prediction = result.truth.ravel(), result.prediction.ravel()
-    both = np.concatenate([truth, prediction])
-    margin = 0.04 * np.ptp(both) or 1.0
-    limits = (both.min() - margin, both.max() + margin)
-    if len(truth) > CROWDED:
-        density = axes.hexbin(
-            truth, prediction, gridsize=90, extent=limits * 2, bins="log",
-            mincnt=1, cmap="viridis", linewidths=0.1,
-        )  # fmt: skip
-        figure.colorbar(density, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label="structures")
-    else:
-        axes.scatter(truth, prediction, s=14, color=BLUE, alpha=0.6, linewidths=0)
-    axes.plot(limits, limits, color=RED, lw=0.8, ls="--")
-    axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.set_xlabel(f"true {target} [{superscripts(unit)}]")
-    axes.set_ylabel(f"predicted {target} [{superscripts(unit)}]")
-    axes.set_title(
-        f"{target}, {result.split} split: MAE {format_mae(result.mae)} {superscripts(unit)} "
-        f"(n = {len(truth):,})"
-    )
-    tidy(axes)
-
-    inset = axes.inset_axes((0.6, 0.12, 0.36, 0.24))
-    reach = 5 * result.mae or 1.0
-    inset.hist(prediction - truth, bins=41, range=(-reach, reach), color=BLUE)
-    inset.set_title(f"prediction - truth [{superscripts(unit)}]", fontsize=8)
-    inset.tick_params(labelsize=8)
-    inset.set_yticks([])
-    inset.spines[["top", "right", "left"]].set_visible(False)
-    return figure
-
-
-def empty_figure(width: float, height: float) -> Figure:
-    """An empty figure; made without pyplot, whose state every caller would share."""
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def tidy(axes: Axes) -> None:
-    """Grid and frame as all of the report's plots have them."""
-    axes.grid(True, color="#dddddd", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def superscripts(unit: str) -> str:
-    """bohr^3 as matplotlib raises it."""
-    return re.sub(r"\^(\d+)", r"$^{\1}$", unit)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

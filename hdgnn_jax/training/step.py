@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from hdgnn_jax import cpu
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.training import losses
 
@@ -54,6 +55,7 @@ class StepMetrics(NamedTuple):
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """All devices along one axis, for data parallelism."""
+    cpu.tune()
     return jax.make_mesh(
         (len(devices or jax.devices()),), (AXIS,), devices=devices,
         axis_types=(jax.sharding.AxisType.Auto,),
@@ -127,43 +129,12 @@ def make_train_step(
       (state, stacked batch) -> (state, metrics). The state passed in is given up.
     """
 
-    def train_step(state: TrainState, batch: batching.MolecularGraph):
+    def train_step(
+        state: TrainState, batch: batching.MolecularGraph
+    ) -> tuple[TrainState, StepMetrics]:
         everywhere = replicated(mesh)
         placed = divided(state, mesh) if divide else jax.tree.map(lambda _: everywhere, state)
-        specs = jax.tree.map(lambda sharding: sharding.spec, placed.params)
-
-        def shard_gradient(params: Params, step: jax.Array, batch: batching.MolecularGraph):
-            graph = jax.tree.map(lambda leaf: leaf[0], batch)
-            counts = jax.lax.psum(losses.count(graph), AXIS)
-
-            def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-                # The derivative of a gathering is a sum over devices, scattered.
-                whole = jax.tree.map(_gathered, params, specs)
-                rngs = {"frame": jax.random.fold_in(key, step)}
-                outputs = apply({"params": whole}, graph, train=True, rngs=rngs)
-                culprit = losses.not_finite(outputs, graph, forces_weight)
-                return losses.l1(outputs, graph, counts, forces_weight), culprit
-
-            (value, culprit), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-            # Those of whole weights together: one exchange between devices, not one for each array.
-            whole, place = jax.flatten_util.ravel_pytree(
-                jax.tree.map(lambda leaf, s: None if AXIS in s else leaf, gradient, specs)
-            )
-            summed = jax.tree.map(
-                lambda leaf, total: leaf if total is None else total,
-                gradient,
-                place(jax.lax.psum(whole, AXIS)),
-                is_leaf=lambda leaf: leaf is None,
-            )
-            return jax.lax.psum(value, AXIS), summed, jax.lax.pmax(culprit, AXIS)
-
-        gradient = jax.shard_map(
-            shard_gradient,
-            mesh=mesh,
-            in_specs=(specs, PartitionSpec(), PartitionSpec(AXIS)),
-            out_specs=(PartitionSpec(), specs, PartitionSpec()),
-            check_vma=False,
-        )
+        gradient = _gradient(apply, mesh, placed.params, key, forces_weight)
         loss, grads, culprit = gradient(state.params, state.step, batch)
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -179,6 +150,49 @@ def make_train_step(
         )
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _gradient(
+    apply: Apply, mesh: Mesh, placed: Params, key: jax.Array, forces_weight: float
+) -> Callable[..., tuple[jax.Array, Params, jax.Array]]:
+    """(params, step, stacked batch) -> loss, gradient and culprit of the whole batch.
+
+    `placed` are the shardings of the weights, and of the gradient.
+    """
+    specs = jax.tree.map(lambda sharding: sharding.spec, placed)
+
+    def shard_gradient(params: Params, step: jax.Array, batch: batching.MolecularGraph):
+        graph = jax.tree.map(lambda leaf: leaf[0], batch)
+        counts = jax.lax.psum(losses.count(graph), AXIS)
+
+        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+            # The derivative of a gathering is a sum over devices, scattered.
+            whole = jax.tree.map(_gathered, params, specs)
+            rngs = {"frame": jax.random.fold_in(key, step)}
+            outputs = apply({"params": whole}, graph, train=True, rngs=rngs)
+            culprit = losses.not_finite(outputs, graph, forces_weight)
+            return losses.l1(outputs, graph, counts, forces_weight), culprit
+
+        (value, culprit), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        # Those of whole weights together: one exchange between devices, not one for each array.
+        whole, place = jax.flatten_util.ravel_pytree(
+            jax.tree.map(lambda leaf, s: None if AXIS in s else leaf, gradient, specs)
+        )
+        summed = jax.tree.map(
+            lambda leaf, total: leaf if total is None else total,
+            gradient,
+            place(jax.lax.psum(whole, AXIS)),
+            is_leaf=lambda leaf: leaf is None,
+        )
+        return jax.lax.psum(value, AXIS), summed, jax.lax.pmax(culprit, AXIS)
+
+    return jax.shard_map(
+        shard_gradient,
+        mesh=mesh,
+        in_specs=(specs, PartitionSpec(), PartitionSpec(AXIS)),
+        out_specs=(PartitionSpec(), specs, PartitionSpec()),
+        check_vma=False,
+    )
 
 
 def _gathered(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from hdgnn_jax.training import hosts
+from hdgnn_jax.training import distributed
 from hdgnn_jax.training.checkpoint import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def occupied(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       CheckpointError: where another process is in.
     """
-    if not hosts.is_first():
+    if not distributed.is_first():
         yield
         return
     path = workdir.absolute().parent / f".{workdir.name}.lock"

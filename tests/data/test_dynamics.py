@@ -8,7 +8,7 @@ import pytest
 from molecules import KNOWN
 
 from hdgnn_jax.data import dynamics
-from hdgnn_jax.data.ase_files import read_calculated
+from hdgnn_jax.data.ase_files import read_labelled
 from hdgnn_jax.graphs.structure import StructureError
 
 
@@ -47,17 +47,19 @@ def test_a_file_of_them_reads_back(moved, tmp_path):
     path = tmp_path / "moved.extxyz"
     frames = [atoms for shapes in moved for atoms in shapes]
     ase.io.write(path, frames)
-    found = read_calculated(path, "energy")
-    assert len(found.structures) == 3 * dynamics.SHAPES
+    found = read_labelled(path, "energy")
+    assert len(found) == 3 * dynamics.SHAPES
+    assert found.labels.keys() == {"energy"}
     assert len(np.unique(found.groups)) == 3
     energies = [atoms.calc.results["energy"] for atoms in frames]
-    np.testing.assert_allclose(found.values, energies, rtol=1e-12)
+    np.testing.assert_allclose(found.labels["energy"], energies, rtol=1e-12)
     np.testing.assert_allclose(
         found.forces, np.concatenate([atoms.get_forces() for atoms in frames]), atol=1e-7
     )
-    dipoles = read_calculated(path, "dipole")
+    dipoles = read_labelled(path, "dipole")
     assert dipoles.forces is None
-    np.testing.assert_allclose(dipoles.values[0], frames[0].calc.results["dipole"], atol=1e-7)
+    found = dipoles.labels["dipole"]
+    np.testing.assert_allclose(found[0], frames[0].calc.results["dipole"], atol=1e-7)
 
 
 def test_what_a_file_lacks_is_named(moved, tmp_path):
@@ -65,9 +67,9 @@ def test_what_a_file_lacks_is_named(moved, tmp_path):
     bare = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]])
     ase.io.write(path, [moved[0][0], bare])
     with pytest.raises(StructureError, match=r"moved.extxyz, structure 2 has no energy that is"):
-        read_calculated(path, "energy")
+        read_labelled(path, "energy")
     with pytest.raises(StructureError, match=r"there is no file .*nowhere.xyz"):
-        read_calculated(tmp_path / "nowhere.xyz", "energy")
+        read_labelled(tmp_path / "nowhere.xyz", "energy")
     path.write_text("2\n\nH 0 0 0\nH 0 zero 1\n")
     with pytest.raises(StructureError, match=r"moved.extxyz, structure 1 cannot be read"):
-        read_calculated(path, "energy")
+        read_labelled(path, "energy")

@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from damage import KINDS, damage
 
-from hdgnn_jax.data import is2re, oc20_lmdb, torch_pickle
+from hdgnn_jax.data import is2re, is2re_build, oc20_lmdb, torch_pickle
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Is2reError, Record
 
 TARGETS = ("positions_relaxed", "y_init", "y_relaxed")
@@ -84,7 +84,7 @@ def write(path, pickles, length: bool = True):
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """Two parts, the first of two files and five shards, and their records."""
-    monkeypatch.setattr(is2re, "SHARD", 3)
+    monkeypatch.setattr(is2re_build, "SHARD", 3)
     parts = {
         "train": make_records(12, seed=1),
         "test_id": make_records(2, seed=2, targets=False),
@@ -139,41 +139,53 @@ def test_a_folder_with_data_mdb_is_a_file_too(tmp_path, source):
 
 
 def check_cache(folder, parts):
+    """The packed arrays are what a model needs of the records; the data set of TFDS is all."""
     assert sorted(is2re.parts(folder)) == sorted(parts)
     for part, records in parts.items():
-        packed = is2re.read(folder, part)
+        packed = is2re.read(folder, part, "slab")
+        s, (name,) = packed.structures, packed.labels
+        assert name == "relaxed_energy"
+        assert (packed.forces, packed.groups) == (None, None)
+        types = {"offsets": "int64", "ids": "int64", "atomic_numbers": "int32", "tags": "int32",
+                 "positions": "float64", "cells": "float64", "fixed": "bool",
+                 "periodic": "bool"}  # fmt: skip
+        assert {field: str(getattr(s, field).dtype) for field in types} == types
+        assert packed.labels[name].dtype == np.float64
+        assert s.periodic.all()
         examples = tfds.builder_from_directory(folder).as_data_source(split=part)
-        assert len(examples) == len(packed.sids) == len(records)
+        assert len(examples) == len(packed) == len(records)
         for k, (record, example) in enumerate(zip(records, examples, strict=True)):
-            filled = is2re._filled(record)
-            atoms = slice(packed.offsets[k], packed.offsets[k + 1])
-            found = Record(
-                packed.sids[k], packed.atomic_numbers[atoms], packed.positions[atoms],
-                packed.cells[k], packed.tags[atoms], packed.fixed[atoms],
-                packed.positions_relaxed[atoms], packed.y_init[k], packed.y_relaxed[k],
-            )  # fmt: skip
-            for name, a, b in zip(Record._fields, found, filled, strict=True):
-                np.testing.assert_array_equal(a, b, err_msg=name)
-                np.testing.assert_array_equal(example[name], b, err_msg=name)
-                assert isinstance(b, int | float) or a.dtype == b.dtype == example[name].dtype
+            filled = is2re_build._filled(record)
+            for field, b in zip(Record._fields, filled, strict=True):
+                np.testing.assert_array_equal(example[field], b, err_msg=field)
+                assert isinstance(b, int | float) or example[field].dtype == b.dtype
+            atoms = slice(s.offsets[k], s.offsets[k + 1])
+            found = {
+                "sid": s.ids[k], "atomic_numbers": s.atomic_numbers[atoms],
+                "positions": s.positions[atoms], "cell": s.cells[k], "tags": s.tags[atoms],
+                "fixed": s.fixed[atoms], "y_relaxed": packed.labels[name][k],
+            }  # fmt: skip
+            for field, a in found.items():
+                np.testing.assert_array_equal(a, getattr(filled, field), err_msg=field)
+            assert s.name(k) == f"slab {record.sid}"
 
 
 def test_a_cache_is_the_source_to_the_bit(tmp_path, source):
-    is2re.build(source[0], tmp_path / "cache")
+    is2re_build.build(source[0], tmp_path / "cache")
     check_cache(tmp_path / "cache", source[1])
     assert not list((tmp_path / "cache").glob("*.unfinished"))
 
 
 def made(monkeypatch) -> list[str]:
     """Names of the shards that are made from now on."""
-    names, make = [], is2re._made
+    names, make = [], is2re_build._made
 
     def recorded(shard, *rest):
         entry = make(shard, *rest)
         names.append(f"{shard.part} {shard.source.path.name} {shard.start}")
         return entry
 
-    monkeypatch.setattr(is2re, "_made", recorded)
+    monkeypatch.setattr(is2re_build, "_made", recorded)
     return names
 
 
@@ -188,24 +200,24 @@ def test_an_interrupted_build_goes_on(tmp_path, source, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("rich.progress.Progress.advance", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            is2re.build(source[0], tmp_path / "cache")
+            is2re_build.build(source[0], tmp_path / "cache")
     with pytest.raises(Is2reError, match=r"manifest.json cannot be read: .* not finished"):
         is2re.read(tmp_path / "cache", "train")
     before = list(names)
     assert before == ["test_id data.lmdb 0", "train data.0000.lmdb 0", "train data.0000.lmdb 3"]
-    is2re.build(source[0], tmp_path / "cache")
+    is2re_build.build(source[0], tmp_path / "cache")
     assert names[3:] == [
         "train data.0000.lmdb 6", "train data.0001.lmdb 0", "train data.0001.lmdb 3",
     ]  # fmt: skip
     check_cache(tmp_path / "cache", source[1])
-    is2re.build(source[0], tmp_path / "cache")
+    is2re_build.build(source[0], tmp_path / "cache")
     assert len(names) == 6
 
 
 @pytest.mark.parametrize("suffix", ["", ".npz", ".json"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_shard_is_named_and_made_again(tmp_path, source, monkeypatch, suffix, kind):
-    is2re.build(source[0], tmp_path / "cache")
+    is2re_build.build(source[0], tmp_path / "cache")
     path = tmp_path / f"cache/is2re-train.array_record-00001-of-00005{suffix}"
     damage(path, kind)
     if suffix == ".npz":
@@ -213,18 +225,18 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path, source, monkeypatch, 
             is2re.read(tmp_path / "cache", "train")
     is2re.read(tmp_path / "cache", "test_id")
     names = made(monkeypatch)
-    is2re.build(source[0], tmp_path / "cache")
+    is2re_build.build(source[0], tmp_path / "cache")
     assert names == ["train data.0000.lmdb 3"]
     check_cache(tmp_path / "cache", source[1])
 
 
 def test_a_changed_source_replaces_its_shards(tmp_path, source, monkeypatch):
     folder, parts = source
-    is2re.build(folder, tmp_path / "cache")
+    is2re_build.build(folder, tmp_path / "cache")
     shutil.rmtree(folder / "test_id")
     changed = make_records(40, seed=5)
     oc20_lmdb.write_lmdb(folder / "train/data.0001.lmdb", changed)
-    is2re.build(folder, tmp_path / "cache")
+    is2re_build.build(folder, tmp_path / "cache")
     check_cache(tmp_path / "cache", {"train": parts["train"][:8] + changed})
     assert len(list((tmp_path / "cache").glob("is2re-*"))) == 3 * (3 + 14)
     # As many, in a file of the same name and size.
@@ -232,7 +244,7 @@ def test_a_changed_source_replaces_its_shards(tmp_path, source, monkeypatch):
     size = (folder / "train/data.0001.lmdb").stat().st_size
     oc20_lmdb.write_lmdb(folder / "train/data.0001.lmdb", others)
     assert (folder / "train/data.0001.lmdb").stat().st_size == size
-    is2re.build(folder, tmp_path / "cache")
+    is2re_build.build(folder, tmp_path / "cache")
     check_cache(tmp_path / "cache", {"train": parts["train"][:8] + others})
 
 
@@ -305,11 +317,11 @@ def spoiled(tmp_path, count=4):
 
 def test_bad_records_stop_or_are_skipped_and_counted(tmp_path, monkeypatch):
     source, reasons = spoiled(tmp_path)
-    monkeypatch.setattr(is2re, "SHARD", 3)
-    monkeypatch.setattr(is2re, "PROBLEMS", 3)
+    monkeypatch.setattr(is2re_build, "SHARD", 3)
+    monkeypatch.setattr(is2re_build, "PROBLEMS", 3)
     with pytest.raises(BadRecord, match=r'data.lmdb, record 0: pos is .* bad=skip'):
-        is2re.build(source, tmp_path / "cache")
-    is2re.build(source, tmp_path / "cache", bad="skip")
+        is2re_build.build(source, tmp_path / "cache")
+    is2re_build.build(source, tmp_path / "cache", bad="skip")
     check_cache(tmp_path / "cache", {"train": make_records(2)})
     part = json.loads((tmp_path / "cache/manifest.json").read_text())["parts"]["train"]
     assert (part["records"], part["skipped"]) == (2, 4)
@@ -323,14 +335,14 @@ def test_bad_records_stop_or_are_skipped_and_counted(tmp_path, monkeypatch):
     assert len(list(oc20_lmdb.read_lmdb(source / "train", skipped))) == 2
     assert [problem["key"] for problem in skipped] == [0, 1, 2, 3]
     with pytest.raises(BadRecord, match="record 0"):
-        is2re.build(source, tmp_path / "cache")
+        is2re_build.build(source, tmp_path / "cache")
 
 
 def test_a_part_of_bad_records_only_is_refused(tmp_path):
     (tmp_path / "source/train").mkdir(parents=True)
     write(tmp_path / "source/train/data.lmdb", [b"?"])
     with pytest.raises(Is2reError, match=r"no record of train can be used; .*opcode 0x3f"):
-        is2re.build(tmp_path / "source", tmp_path / "cache", bad="skip")
+        is2re_build.build(tmp_path / "source", tmp_path / "cache", bad="skip")
 
 
 def test_a_missing_key_is_named(tmp_path):
@@ -386,22 +398,53 @@ def test_an_unfinished_file_has_another_name(tmp_path):
 def test_what_is_looked_for_is_said(tmp_path):
     (tmp_path / "a-b").mkdir()
     with pytest.raises(Is2reError, match=r"no .*/\*/\*.lmdb, such as .*train/data.lmdb: name the"):
-        is2re.build(tmp_path, tmp_path / "cache")
+        is2re_build.build(tmp_path, tmp_path / "cache")
     with pytest.raises(Is2reError, match=r"no .*/\*.lmdb"):
         next(oc20_lmdb.read_lmdb(tmp_path))
     write(tmp_path / "a-b/data.lmdb", [])
     with pytest.raises(Is2reError, match="a-b: name it with letters"):
-        is2re.build(tmp_path, tmp_path / "cache")
+        is2re_build.build(tmp_path, tmp_path / "cache")
     (tmp_path / "a-b").rename(tmp_path / "train")
     with pytest.raises(Is2reError, match=r"the files in .*train hold no records"):
-        is2re.build(tmp_path, tmp_path / "cache")
+        is2re_build.build(tmp_path, tmp_path / "cache")
     with pytest.raises(Is2reError, match=r"manifest.json cannot be read"):
         is2re.parts(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("version", [None, 1, 3, "2", [2]])
+def test_a_cache_of_another_version_is_refused_by_name(tmp_path, source, version):
+    """Where the manifest says none, as the first version did, too."""
+    is2re_build.build(source[0], tmp_path / "cache")
+    manifest = tmp_path / "cache" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    assert content.pop("version") == is2re.VERSION == 2
+    if version is not None:
+        content["version"] = version
+    manifest.write_text(json.dumps(content))
+    message = rf"another version of this program built {tmp_path / 'cache'}: build it again"
+    for refused in (is2re.parts, lambda folder: is2re.read(folder, "train")):
+        with pytest.raises(Is2reError, match=message):
+            refused(tmp_path / "cache")
+    is2re_build.build(source[0], tmp_path / "cache")
+    check_cache(tmp_path / "cache", source[1])
+
+
+def test_shards_of_another_version_are_made_again(tmp_path, source, monkeypatch):
+    """What they hold may be something else."""
+    with monkeypatch.context() as patch:
+        patch.setattr(is2re_build, "VERSION", 1)
+        is2re_build.build(source[0], tmp_path / "cache")
+    with pytest.raises(Is2reError, match="another version of this program"):
+        is2re.read(tmp_path / "cache", "train")
+    names = made(monkeypatch)
+    is2re_build.build(source[0], tmp_path / "cache")
+    assert len(names) == 6
+    check_cache(tmp_path / "cache", source[1])
+
+
 def test_another_part_is_refused(tmp_path, source):
-    is2re.build(source[0], tmp_path / "cache")
+    is2re_build.build(source[0], tmp_path / "cache")
     with pytest.raises(Is2reError, match="has no part 'val_id', but test_id, train"):
         is2re.read(tmp_path / "cache", "val_id")
 
@@ -410,6 +453,6 @@ def test_the_missing_package_is_named(tmp_path, monkeypatch, source):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     message = r'the package lmdb is not installed: pip install "hdgnn_jax\[is2re\]"'
     with pytest.raises(Is2reError, match=message):
-        is2re.build(source[0], tmp_path / "cache")
+        is2re_build.build(source[0], tmp_path / "cache")
     with pytest.raises(Is2reError, match=message):
         oc20_lmdb.write_lmdb(tmp_path / "x.lmdb", [])

@@ -1,91 +1,28 @@
-"""QM9 comes out of the package exactly as it went in, or an error says which file is wrong."""
+"""QM9 comes out of its cache exactly as it went in, or an error says which file is wrong."""
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import json
+import shutil
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from damage import KINDS, damage
+from molecules import random_molecules
+from qm9_source import SYMBOLS, molecules, write_source
 
-from hdgnn_jax.data import qm9
+from hdgnn_jax.data import qm9, splits
+from hdgnn_jax.data.qm9 import PACKED, TENSORS, QM9Error
 from hdgnn_jax.data.targets import TARGETS
+from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS
 
-SYMBOLS = ["CHHHH", "NHHH", "OHH", "HCN", "CCO"]
-# The names of the TFDS catalogue's qm9, without the two we cannot have, with the one we add.
-FEATURES = {
-    "A", "B", "C", "Cv", "G", "G_atomization", "H", "H_atomization", "InChI", "Mulliken_charges",
-    "SMILES", "U", "U0", "U0_atomization", "U_atomization", "alpha", "charges", "frequencies",
-    "gap", "homo", "index", "lumo", "mu", "num_atoms", "positions", "r2", "tag", "zpve",
-    "polarizability",
-}  # fmt: skip
-
-
-def molecules() -> list[dict]:
-    """Rows with digits that float32 does not hold."""
-    rng = np.random.default_rng(0)
-    return [
-        {
-            "index": 3 * k + 1,
-            "symbols": list(symbols),
-            "positions": rng.normal(size=(len(symbols), 3)).tolist(),
-            "charges": rng.normal(size=len(symbols)).tolist(),
-            "frequencies": rng.uniform(100, 4000, 3 * len(symbols) - 6).tolist(),
-            "tensor": rng.normal(size=6).tolist(),
-            **dict(zip(qm9.COLUMNS, rng.normal(size=len(qm9.COLUMNS)).tolist(), strict=True)),
-        }
-        for k, symbols in enumerate(SYMBOLS)
-    ]
-
-
-def write_source(folder, rows, borders=(0, 2, 4, 5)):
-    """CSV files like the package's, numbers such as `0.` included."""
-    folder.mkdir()
-
-    def text(values) -> str:
-        return json.dumps(values).replace(" ", "").replace(".0]", ".]")
-
-    def save(name, table):
-        with (folder / name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, table[0], quoting=csv.QUOTE_NONNUMERIC)
-            writer.writeheader()
-            writer.writerows(table)
-
-    parts = [
-        {
-            "XYZ_file": f"dsgdb9nsd_{row['index']:06}.xyz",
-            "Index": row["index"],
-            "SMILES": "".join(row["symbols"]),
-            "InChi": f"InChI={row['index']}",
-            "Elements": str(row["symbols"]).replace(" ", ""),
-            "XYZ_Ang": text(row["positions"]),
-            "Mulliken_pop": text(row["charges"]),
-            "Harmonic_Freq_cmi": text(row["frequencies"]),
-            **{column: row[name] for name, column in qm9.COLUMNS.items()},
-        }
-        for row in rows
-    ]
-    for name, start, stop in zip(qm9.PARTS, borders, borders[1:], strict=False):
-        if parts[start:stop]:
-            save(name, parts[start:stop])
-    tensor = ("A_xx", "A_xy", "A_yy", "A_xz", "A_yz", "A_zz")
-    save(
-        qm9.TENSORS,
-        [
-            {"XYZ_file": part["XYZ_file"], **dict(zip(tensor, row["tensor"], strict=True))}
-            for part, row in zip(parts, rows, strict=True)
-        ],
-    )
-    return folder
+ROWS = np.arange(len(SYMBOLS))
+SPLIT = splits.Split("of five", ROWS[:3], ROWS[3:4], ROWS[4:])
 
 
 @pytest.fixture
 def source(tmp_path):
     rows = molecules()
-    rows[0]["positions"][-1][-1] = 3.0  # written `3.`
     return write_source(tmp_path / "source", rows), rows
 
 
@@ -96,94 +33,104 @@ def cache(source, tmp_path):
     return tmp_path / "cache", source[1]
 
 
+@pytest.fixture
+def of_source(source, monkeypatch):
+    """As if the package held these molecules."""
+    monkeypatch.setattr(qm9, "package_folder", lambda: source[0])
+    monkeypatch.setattr(splits, "N_MOLECULES", len(SYMBOLS))
+
+
+@pytest.fixture
+def small_split(monkeypatch):
+    monkeypatch.setattr(splits, "split", lambda name: SPLIT)
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_packed_arrays_are_the_source_to_the_bit(cache):
     data = qm9.load(cache[0])
     assert data.structures.ids.tolist() == [row["index"] for row in cache[1]]
     for k, row in enumerate(cache[1]):
         np.testing.assert_array_equal(data.structures[k].positions, row["positions"])
-        z = [qm9.ATOMIC_NUMBERS[symbol] for symbol in row["symbols"]]
+        z = [ATOMIC_NUMBERS[symbol] for symbol in row["symbols"]]
         assert data.structures[k].atomic_numbers.tolist() == z
-    assert data.targets.keys() == TARGETS.keys()
-    for name, values in data.targets.items():
+    assert data.labels.keys() == TARGETS.keys()
+    for name, values in data.labels.items():
         assert values.dtype == np.float64
         np.testing.assert_array_equal(values, [row[name] for row in cache[1]])
     assert data.structures.name(1) == "QM9 molecule 4"
 
 
-def test_the_data_set_has_the_names_and_raw_numbers_of_the_catalogue(source, cache):
-    whole = cache[0] / "qm9" / "qm9"
-    qm9.write_tfds(source[0], whole)
-    (folder,) = whole.iterdir()
-    examples = tfds.builder_from_directory(folder).as_data_source(split="train")
-    assert len(examples) == len(SYMBOLS)
-    for example, row in zip(examples, cache[1], strict=True):
-        assert example.keys() == FEATURES
-        n = len(row["symbols"])
-        assert (example["index"], example["num_atoms"]) == (row["index"], n)
-        expected = {
-            "positions": row["positions"],
-            "Mulliken_charges": row["charges"],
-            "charges": [qm9.ATOMIC_NUMBERS[symbol] for symbol in row["symbols"]],
-        }
-        for name, values in expected.items():
-            assert len(example[name]) == qm9.MAX_ATOMS
-            np.testing.assert_array_equal(example[name][:n], values)
-            assert not example[name][n:].any()
-        xx, xy, yy, xz, yz, zz = row["tensor"]
-        np.testing.assert_array_equal(
-            example["polarizability"], [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]
-        )
-        np.testing.assert_array_equal(example["frequencies"], row["frequencies"])
-        for name in qm9.COLUMNS:
-            assert example[name] == row[name]
-        for name in ("U0", "U", "H", "G"):
-            atoms = TARGETS[name].atom_energies
-            left = row[name] - sum(atoms[z] for z in expected["charges"])
-            np.testing.assert_allclose(example[f"{name}_atomization"], left, rtol=1e-15)
-
-
 def test_a_cache_is_built_once(cache, monkeypatch):
     monkeypatch.setattr(qm9, "build", None)
     monkeypatch.setenv("HDGNN_CACHE", str(cache[0]))
-    assert len(qm9.load().structures) == len(qm9.load(cache[0]).structures) == len(SYMBOLS)
+    assert len(qm9.load()) == len(qm9.load(cache[0])) == len(SYMBOLS)
 
 
-@pytest.mark.parametrize("file", ["packed.npz", "packed.sha256"])
+@pytest.mark.usefixtures("of_source")
+@pytest.mark.parametrize("file", [PACKED, f"{PACKED}.sha256"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_cache_is_named_and_left_alone(cache, file, kind):
-    path = cache[0] / "qm9" / file
-    damage(path, kind)
-    before = sorted((cache[0] / "qm9").rglob("*"))
-    with pytest.raises(qm9.QM9Error, match=r"qm9.packed.npz .*: delete the folder .*qm9 and run"):
-        qm9.load(cache[0])
-    assert sorted((cache[0] / "qm9").rglob("*")) == before
+def test_a_damaged_cache_is_named_and_left_alone_and_made_anew_as_it_says(cache, file, kind):
+    whole = files_of(cache[0])
+    damage(cache[0] / "qm9" / file, kind)
+    before = files_of(cache[0])
+    message = rf"qm9.{PACKED} .*: delete it and run again: it is made anew"
+    with pytest.raises(QM9Error, match=message):
+        qm9.read(cache[0] / "qm9")
+    assert files_of(cache[0]) == before
+    if kind != "remove":
+        with pytest.raises(QM9Error, match=message):
+            qm9.load(cache[0])
+        assert files_of(cache[0]) == before
+        (cache[0] / "qm9" / PACKED).unlink()
+    # What has no digest, or is none, was never finished.
+    qm9.load(cache[0])
+    assert files_of(cache[0]) == whole
 
 
+@pytest.mark.usefixtures("of_source")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_an_interrupted_build_leaves_nothing(source, tmp_path, monkeypatch, error):
+def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, error):
     def interrupted(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(np, "savez", interrupted)
-    with pytest.raises(error):
-        qm9.build(source[0], tmp_path / "cache" / "qm9", expected=len(SYMBOLS))
-    assert list((tmp_path / "cache").iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", interrupted)
+        with pytest.raises(error):
+            qm9.load(tmp_path / "cache")
+    assert list((tmp_path / "cache" / "qm9").iterdir()) == []
+    assert len(qm9.load(tmp_path / "cache")) == len(SYMBOLS)
 
 
-def test_of_two_builds_at_once_the_first_wins_and_both_succeed(source, tmp_path, monkeypatch):
+def test_of_two_builds_at_once_both_succeed(source, tmp_path, monkeypatch):
     folder, save = tmp_path / "cache" / "qm9", np.savez
 
     def overtaken(*args, **kwargs):
         monkeypatch.setattr(np, "savez", save)
         qm9.build(source[0], folder, expected=len(SYMBOLS))
-        (folder / "first").touch()
+        made.update(files_of(folder))
         save(*args, **kwargs)
 
+    made = {}
     monkeypatch.setattr(np, "savez", overtaken)
     qm9.build(source[0], folder, expected=len(SYMBOLS))
-    assert (folder / "first").exists()
-    assert [path.name for path in folder.parent.iterdir()] == ["qm9"]
-    assert len(qm9.read(folder).structures) == len(SYMBOLS)
+    # Whoever reads in between has the same bits.
+    assert files_of(folder) == made
+    assert {path.name for path in made} == {PACKED, f"{PACKED}.sha256"}
+    assert len(qm9.read(folder)) == len(SYMBOLS)
+
+
+@pytest.mark.usefixtures("of_source")
+def test_what_an_earlier_version_wrote_is_left_alone(tmp_path):
+    old = tmp_path / "cache" / "qm9"
+    old.mkdir(parents=True)
+    for name in ("packed.npz", "packed.sha256", "polarizability.npy"):
+        (old / name).write_bytes(b"of another layout")
+    before = files_of(old)
+    assert len(qm9.load(tmp_path / "cache")) == len(SYMBOLS)
+    assert files_of(old).items() > before.items()
 
 
 @pytest.mark.parametrize("missing", ["qm9pack", "pyarrow"])
@@ -192,58 +139,52 @@ def test_a_missing_package_is_named_and_nothing_written(tmp_path, monkeypatch, m
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == missing else find(name)
     )
-    with pytest.raises(qm9.QM9Error, match=rf"{missing} is not installed: pip install .*\[qm9\]"):
+    with pytest.raises(QM9Error, match=rf"{missing} is not installed: pip install .*\[qm9\]"):
         qm9.load(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 def test_another_number_of_molecules_is_refused(source, tmp_path):
-    with pytest.raises(qm9.QM9Error, match="holds 5 molecules instead of 6"):
+    with pytest.raises(QM9Error, match="holds 5 molecules instead of 6"):
         qm9.build(source[0], tmp_path / "cache" / "qm9", expected=6)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert not (tmp_path / "cache").exists()
 
 
-def change(**changes):
-    return lambda rows: rows[1].update(changes)
+def test_tensors_of_other_molecules_are_refused(source, cache, monkeypatch):
+    structures = qm9.load(cache[0]).structures
+    monkeypatch.setattr(qm9, "package_folder", lambda: source[0])
+    turned = np.random.default_rng(0).normal(size=(len(SYMBOLS), 3, 3))
+    monkeypatch.setattr(qm9.polarizability, "in_frame_of_positions", lambda *_: (turned, None))
+    for _ in range(2):
+        np.testing.assert_array_equal(qm9.load_polarizability(structures, cache[0]), turned)
+    with pytest.raises(QM9Error, match=rf"{TENSORS} is of other molecules: delete it and run"):
+        qm9.load_polarizability(random_molecules(6, 0), cache[0])
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda rows: rows.reverse(), "not in order"),
-        (change(symbols=["Xx", "H", "H", "H"]), "'Xx' is not a chemical element"),
-        (change(charges=[0.5]), "QM9 molecule 4 lacks a number"),
-        (change(positions=[[0.0] * 3] * 3), "QM9 molecule 4 lacks a number"),
-        (change(frequencies=["?"]), "not as qm9pack ships it"),
-        (change(U0="?"), "not as qm9pack ships it"),
-    ],
-)
-def test_a_spoiled_source_is_refused(tmp_path, spoil, message):
-    rows = molecules()
-    spoil(rows)
-    with pytest.raises(qm9.QM9Error, match=message):
-        qm9.parse(write_source(tmp_path / "source", rows))
+@pytest.mark.usefixtures("small_split")
+def test_a_data_set_reads_its_files_once_and_keeps_no_other(cache, tmp_path, monkeypatch):
+    """Two of them at once, on other caches, each have their own."""
+    shutil.copytree(cache[0], tmp_path / "copy")
+    loaded, load = [], qm9.load
+    monkeypatch.setattr(qm9, "load", lambda cache: loaded.append(cache) or load(cache))
+    one, other = (qm9.QM9("standard", cache=str(path)) for path in (cache[0], tmp_path / "copy"))
+    for name, size in (("train", 3), ("validation", 1), ("test", 1)):
+        for data in (one, other):
+            found = data.part(name, "U0")
+            assert found.labels.keys() == {"U0"}
+            assert len(found) == size
+            expected = [cache[1][k]["U0"] for k in getattr(SPLIT, name)]
+            np.testing.assert_array_equal(found.labels["U0"], expected)
+    assert loaded == [str(cache[0]), str(tmp_path / "copy")]
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [(qm9.PARTS, qm9.PARTS[0]), ([qm9.TENSORS], qm9.TENSORS), (qm9.PARTS[2:], "not in order")],
-)
-def test_a_source_without_one_of_its_files_is_refused(source, names, message):
-    for name in names:
-        (source[0] / name).unlink()
-    with pytest.raises(qm9.QM9Error, match=message):
-        qm9.parse(source[0])
-
-
-def test_all_of_the_real_package_is_read():
-    table = qm9.parse(qm9.package_folder())
-    assert len(table["index"]) == 130_831
-    assert (table["index"][0], table["index"][-1]) == (1, 133_885)
-    assert (np.diff(table["offsets"]).max(), len(table["positions"])) == (29, 2_359_210)
-    methane = table["positions"][:5]
-    assert methane[0].tolist() == [-0.0126981359, 1.0858041578, 0.0080009958]
-    assert table["U0"][0] == -40.47893
-    assert table["gap"][[0, 1]].tolist() == [0.5048, 0.3399]
-    numbers = [table["positions"], *(table[name] for name in TARGETS)]
-    assert all(np.isfinite(values).all() for values in numbers)
+@pytest.mark.usefixtures("small_split")
+def test_molecules_whose_tensor_cannot_be_told_are_in_no_part(cache, monkeypatch):
+    tensors = np.random.default_rng(0).normal(size=(len(SYMBOLS), 3, 3))
+    tensors[1] = np.nan
+    monkeypatch.setattr(qm9, "load_polarizability", lambda structures, cache: tensors)
+    data = qm9.QM9("standard", cache=str(cache[0]))
+    found = data.part("train", "polarizability")
+    assert found.structures.ids.tolist() == [1, 7]
+    np.testing.assert_array_equal(found.labels["polarizability"], tensors[[0, 2]])
+    assert qm9.QM9("standard", 1, cache=str(cache[0])).part("train", "U0").structures.ids == [1]

@@ -14,6 +14,10 @@ from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.targets import (
+    ALL_TARGETS,
+    CALCULATED,
+    OF_QM9,
+    RELAXED_ENERGY,
     TARGETS,
     Reference,
     find_target,
@@ -54,6 +58,14 @@ def test_units_and_published_errors_are_those_of_the_protocol():
     assert {t.name: (t.paper_mae, t.unit) for t in TARGETS.values()} == PAPER
     for target in TARGETS.values():
         assert target.factor == (1000 * EV if target.unit == "meV" else 1.0)
+
+
+def test_a_name_is_one_target_with_one_unit_whatever_the_data_set():
+    """So models of one property are in one unit, and their mean is of like numbers."""
+    of_sets = [*OF_QM9.values(), *CALCULATED.values(), RELAXED_ENERGY]
+    names = [target.name for target in of_sets]
+    assert len(set(names)) == len(names)
+    assert dict(zip(names, of_sets, strict=True)) == ALL_TARGETS
 
 
 def test_tabulated_references_leave_the_atomization_energy():

@@ -8,6 +8,8 @@ import pytest
 from damage import damage
 
 from experiments import doctor
+from hdgnn_jax.data.cache import digest_file
+from hdgnn_jax.data.qm9 import PACKED
 from hdgnn_jax.training.checkpoint import Checkpoints
 
 
@@ -44,10 +46,19 @@ def test_a_damaged_checkpoint_is_named(finished, tmp_path, capsys):
 
 def test_damaged_data_are_named(cache):
     (cache / "qm9").mkdir(parents=True)
-    (cache / "qm9" / "packed.npz").write_bytes(b"not what was written")
-    (cache / "qm9" / "packed.sha256").write_text("0" * 64)
+    (cache / "qm9" / PACKED).write_bytes(b"not what was written")
+    digest_file(cache / "qm9" / PACKED).write_text("0" * 64)
     assert of()["QM9"].verdict == "wrong"
-    assert "delete the folder" in of()["QM9"].fix
+    assert f"{PACKED} is damaged" in of()["QM9"].fix
+    assert "delete it and run again" in of()["QM9"].fix
+
+
+def test_data_that_are_made_when_they_are_asked_for_are_not_wrong(cache):
+    """Of another version, or of a build that was stopped."""
+    for name in ("packed.npz", "packed.sha256", PACKED):
+        (cache / "qm9").mkdir(parents=True, exist_ok=True)
+        (cache / "qm9" / name).write_bytes(b"of another layout, or half of it")
+        assert "QM9" not in of()
 
 
 def test_a_folder_that_cannot_be_written_and_a_full_disk(tmp_path, monkeypatch):

@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import evaluate
-from experiments.problem import Predictor, best_results
-from hdgnn_jax.training import step
+from experiments import evaluate, export, predict, study, symmetry, train
+from hdgnn_jax.run.results import restored, results
+from hdgnn_jax.training import record
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
-from hdgnn_jax.training.report import format_mae
+from hdgnn_jax.training.result import format_mae
 
 
 def test_the_printed_line_is_that_of_the_report(finished, capsys):
@@ -27,8 +27,8 @@ def test_the_printed_line_is_that_of_the_report(finished, capsys):
 
 def test_every_prediction_is_the_same_to_the_bit(finished):
     with Checkpoints(finished / "checkpoints") as checkpoints:
-        predictor = Predictor.from_record(checkpoints.record("best"), step.make_mesh())
-        (result,) = best_results(checkpoints, predictor, ["validation"])
+        task, predictor = restored(checkpoints)
+    (result,) = results(task, predictor, ["validation"])
     path = finished / "report" / "predictions_validation.csv"
     ids, truth, prediction = np.loadtxt(path, delimiter=",", skiprows=1).T
     np.testing.assert_array_equal(result.ids, ids)
@@ -53,3 +53,25 @@ def test_a_damaged_checkpoint_is_named(finished, tmp_path):
         path.write_text("{}")
     with pytest.raises(CheckpointError, match=r"checkpoint step \d+ in .* is damaged"):
         evaluate.run(tmp_path / "run", "test")
+
+
+@pytest.mark.parametrize(("version", "when"), [(1, "a later"), (3, "an earlier")])
+def test_a_run_of_another_version_is_refused_by_name_and_left_alone(
+    finished, config, tmp_path, monkeypatch, version, when
+):
+    """By every program that reads one."""
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    monkeypatch.setattr(record, "VERSION", version)
+    message = rf"{when} version of hdgnn_jax wrote this run .* version 2, not {version}\): train"
+    for start in (
+        lambda: evaluate.run(finished, "test"),
+        lambda: export.run(finished, tmp_path / "model", None),
+        lambda: predict.run([finished], ["smiles:CCO"], tmp_path / "out.csv"),
+        lambda: study.measure(finished, seed=0),
+        lambda: symmetry.run(finished, None, 2, 2, None, None),
+        lambda: train.run(config, finished),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            start()
+    assert {path: path.read_bytes() for path in before} == before
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import train
-from hdgnn_jax.training import hosts, step
+from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import read_metrics
@@ -132,17 +132,3 @@ def test_a_missing_coordinator_is_named_in_time(arguments):
     assert errors.startswith("error: after 2 s not all processes have reached the coordinator 127.")
     assert len(errors.splitlines()) == 1
     assert time.monotonic() - began < 60
-
-
-@pytest.mark.parametrize(
-    ("place", "message"),
-    [
-        ((None, None, None), "does not know its place among others"),
-        ((None, 2, 0), "does not know its place among others"),
-        (("here", 2, 0), "--coordinator_address=here must be HOST:PORT"),
-        (("a:1", 2, 2), "--process_id=2 must lie between 0 and --num_processes - 1"),
-    ],
-)
-def test_a_process_without_its_place_says_so(place, message):
-    with pytest.raises(hosts.HostsError, match=message):
-        hosts.connect(*place, seconds=60)

@@ -9,10 +9,11 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import evaluate, prepare, sets, train
+from experiments import evaluate, prepare, train
 from experiments.configs import ablations
 from experiments.configs.is2re import get_config
 from hdgnn_jax.data import is2re, oc20_lmdb
+from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.oc20_lmdb import Is2reError
 from hdgnn_jax.training.checkpoint import CheckpointError
 
@@ -55,12 +56,12 @@ def with_data(config, **values):
 
 def test_the_cache_holds_the_slabs_that_the_files_hold(cache):
     folder = cache / "is2re" / "slabs"
-    counts = {part: len(is2re.read(folder, part).sids) for part in is2re.parts(folder)}
+    counts = {part: len(is2re.read(folder, part)) for part in is2re.parts(folder)}
     assert counts == {"train": 32, **dict.fromkeys(PARTS, 2)}
     records = list(oc20_lmdb.read_lmdb(folder / "lmdb" / "id"))
     packed = is2re.read(folder, "id")
-    assert [r.y_relaxed for r in records] == packed.y_relaxed.tolist()
-    assert (np.concatenate([r.fixed for r in records]) == packed.fixed).all()
+    assert [r.y_relaxed for r in records] == packed.labels["relaxed_energy"].tolist()
+    assert (np.concatenate([r.fixed for r in records]) == packed.structures.fixed).all()
 
 
 def test_what_is_made_already_is_kept(cache, monkeypatch):
@@ -108,9 +109,9 @@ def test_a_submission_has_ids_and_energies_of_four_parts(finished, cache, tmp_pa
 
 
 def test_training_and_validation_share_no_system(config):
-    data = sets.data_set(config)
-    target = data.target("relaxed_energy")
-    ids = [data.part(name, target)[0].ids.tolist() for name in ("train", "validation")]
+    data = dataset(config)
+    parts = [data.part(name, "relaxed_energy") for name in ("train", "validation")]
+    ids = [part.structures.ids.tolist() for part in parts]
     assert list(map(len, ids)) == [26, 6]
     assert not set(ids[0]) & set(ids[1])
 
@@ -126,13 +127,13 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(config, cache, tm
         (tmp_path / "source" / part).mkdir(parents=True)
         oc20_lmdb.write_lmdb(tmp_path / "source" / part / "data.lmdb", content)
     prepare.build(tmp_path / "source", tmp_path / "is2re" / "oc20", "stop")
-    data = sets.data_set(with_data(config, name="oc20", cache=str(tmp_path)))
+    data = dataset(with_data(config, name="oc20", cache=str(tmp_path)))
     assert data.reported == ("validation", *(f"val_{part}" for part in PARTS))
     paper = data.paper(data.target("relaxed_energy"))
     assert [paper[f"val_{part}"].mae for part in PARTS] == [510, 618, 523, 550]
     assert "504, 688, 521, 630" in data.note
     assert list(data.submitted.values()) == [f"test_{part}" for part in PARTS]
-    assert np.isnan(data.part("test_id", data.target("relaxed_energy"))[1]).all()
+    assert np.isnan(data.part("test_id", "relaxed_energy").labels["relaxed_energy"]).all()
 
 
 @pytest.mark.parametrize(
@@ -166,13 +167,13 @@ def test_a_training_system_without_energy_is_named(config, cache, tmp_path):
 
 def test_a_run_does_not_go_on_with_other_data(finished, config, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
-    monkeypatch.setattr(sets.IS2RE, "digest", lambda self: "other")
+    monkeypatch.setattr(is2re.IS2RE, "digest", lambda self: "other")
     with pytest.raises(CheckpointError, match="a run on other data of the same name"):
         train.run(config, tmp_path / "run")
 
 
 def test_bad_targets_and_splits_are_refused(config, finished, tmp_path):
-    with pytest.raises(ValueError, match="IS2RE has the target relaxed_energy, not 'U0'"):
+    with pytest.raises(ValueError, match="unknown target 'U0'; IS2RE has relaxed_energy"):
         train.run({**config, "target": "U0"}, tmp_path / "run")
     with pytest.raises(ValueError, match=r"one of train, validation, id, .*, not 'test'"):
         evaluate.run(finished, "test")

@@ -40,8 +40,8 @@ def test_an_untrained_model_has_no_error_to_compare_with(config, monkeypatch):
     monkeypatch.setattr(symmetry, "measure", lambda *arguments: given.extend(arguments) or {})
     monkeypatch.setattr(symmetry, "show", lambda found: None)
     assert symmetry.run(None, config, 2, 2, None, None)["test_mae"] is None
-    problem, params, graph, _ = given
-    start = problem.init_state(step.make_mesh()).params
+    task, params, graph, _ = given
+    start = task.init_state(step.make_mesh()).params
     jax.tree.map(np.testing.assert_array_equal, params, start)
     assert int(batching.graph_mask(graph).sum()) == 2
 

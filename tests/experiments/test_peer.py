@@ -15,13 +15,16 @@ from crystals import random_crystal
 
 from experiments.peer import __main__ as peer
 from experiments.peer import results
-from experiments.problem import Problem, part
 from hdgnn_jax.data.baselines import Composition
+from hdgnn_jax.data.is2re import IS2RE
+from hdgnn_jax.data.targets import POLARIZABILITY, RELAXED_ENERGY
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.run.task import Task
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import read_metrics
-from hdgnn_jax.training.report import format_mae
+from hdgnn_jax.training.record import Record
+from hdgnn_jax.training.result import format_mae
 
 MADE_UP = """
 import json, pathlib, sys
@@ -61,9 +64,9 @@ def run(finished, tmp_path):
 
 
 @pytest.fixture
-def problem(finished):
+def task(finished):
     with Checkpoints(finished / "checkpoints") as checkpoints:
-        return Problem.from_record(checkpoints.record("best"))
+        return Task.from_record(Record.of(checkpoints, "best"))
 
 
 def read(run, name):
@@ -142,34 +145,34 @@ def test_the_report_has_one_section_before_the_card(run):
     assert "paper" not in text[begin:end]
 
 
-def test_molecules_are_those_of_the_run_and_targets_stand_above_the_composition(problem, tmp_path):
+def test_molecules_are_those_of_the_run_and_targets_stand_above_the_composition(task, tmp_path):
     path = tmp_path / "molecules.npz"
     for cutoff in (None, 2.0):
-        peer.write_molecules(path, problem, cutoff)
+        peer.write_molecules(path, task, cutoff)
         with np.load(path) as file:
             content = dict(file)
-        assert content["cutoff"] == (cutoff or problem.model.cutoff)
-        train, test = (part(problem.config, name) for name in ("train", "test"))
+        assert content["cutoff"] == (cutoff or task.model.cutoff)
+        train, test = (task.examples(name) for name in ("train", "test"))
         assert len(content["validation_target"]) == 100
-        assert len(content["train_target"]) == len(train.raw)
+        assert len(content["train_target"]) == len(train)
         edges = find_neighbors(test.structures, content["cutoff"])
         np.testing.assert_array_equal(content["test_senders"], edges.senders)
         np.testing.assert_array_equal(content["test_edges"], edges.offsets)
         assert len(content["test_positions"]) == content["test_atoms"][-1]
         fit = Composition.fit(
-            train.structures, train.raw * problem.target.factor, problem.model.elements
+            train.structures, train.values * task.target.factor, task.model.elements
         )
-        left = test.raw * problem.target.factor - fit.predict(test.structures)
+        left = test.values * task.target.factor - fit.predict(test.structures)
         np.testing.assert_allclose(
             content["test_target"] * content["scale"], left, atol=1e-6 * np.abs(left).max()
         )
 
 
-def test_a_sender_in_another_cell_is_shifted(problem):
+def test_a_sender_in_another_cell_is_shifted(task):
     structures = Structures.pack([random_crystal(seed) for seed in range(3)])
     edges = find_neighbors(structures, 4.0)
-    raw = np.zeros(len(structures))
-    found = peer.columns(peer.Molecules(structures, edges, raw), problem.reference, None)
+    values = np.zeros(len(structures))
+    found = peer.columns(peer.Examples(structures, edges, values), task.reference, None)
     owner = np.repeat(np.arange(len(structures)), edges.n_edges)
     start = structures.offsets[owner]
     x = found["positions"]
@@ -187,26 +190,25 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target": "polarizability"}, "predicts polarizability, a tensor: the other models"),
+        ({"target": POLARIZABILITY}, "predicts polarizability, a tensor: the other models"),
         (
-            {"target": "relaxed_energy",
-             "data": {"set": "is2re", "name": "slabs", "validation_size": 5}},
+            {"target": RELAXED_ENERGY, "data": IS2RE("slabs", validation_size=5)},
             "made here, not OC20.*: the other models are trained on QM9 and on files of ASE",
         ),
     ],
 )  # fmt: skip
-def test_what_others_cannot_learn_is_refused(finished, problem, monkeypatch, change, message):
-    other = dataclasses.replace(problem, config={**problem.config, **change})
-    monkeypatch.setattr(Problem, "from_record", lambda record: other)
-    monkeypatch.setattr("experiments.sets.IS2RE._parts", {})
+def test_what_others_cannot_learn_is_refused(finished, task, monkeypatch, change, message):
+    other = dataclasses.replace(task, **change)
+    monkeypatch.setattr(Task, "from_record", lambda record: other)
+    monkeypatch.setattr(IS2RE, "_parts", {})
     with pytest.raises(ValueError, match=message):
         peer.comparable(finished)
 
 
-def test_forces_are_said_to_be_left_out(finished, problem, monkeypatch, caplog):
-    training = {**problem.config["training"], "forces_weight": 1.0}
-    other = dataclasses.replace(problem, config={**problem.config, "training": training})
-    monkeypatch.setattr(Problem, "from_record", lambda record: other)
+def test_forces_are_said_to_be_left_out(finished, task, monkeypatch, caplog):
+    training = {**task.config["training"], "forces_weight": 1.0}
+    other = dataclasses.replace(task, config={**task.config, "training": training})
+    monkeypatch.setattr(Task, "from_record", lambda record: other)
     peer.comparable(finished)
     assert "forces are left out: the other models learn U0 alone" in caplog.text
 
@@ -259,13 +261,13 @@ def test_the_trainer_imports_nothing_of_ours_and_no_jax():
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("schnetpack"), reason="not among the extras")
-def test_both_models_learn(problem, tmp_path):
+def test_both_models_learn(task, tmp_path):
     path = tmp_path / "molecules.npz"
-    peer.write_molecules(path, problem, None)
+    peer.write_molecules(path, task, None)
     for name in peer.MODELS:
-        task = {"model": name, "seed": 0, "rate": 3e-3, "seconds": 2.0, "batch_size": 32,
+        wanted = {"model": name, "seed": 0, "rate": 3e-3, "seconds": 2.0, "batch_size": 32,
                 "validations": 2, "test": False}  # fmt: skip
-        found = peer.train(sys.executable, path, task)
+        found = peer.train(sys.executable, path, wanted)
         assert found["molecules"] == 32 * found["steps"] > 0
         assert found["seconds"] >= 2
         maes = [row["validation"] for row in found["curve"]]

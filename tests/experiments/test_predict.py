@@ -14,8 +14,8 @@ from experiments import predict
 from experiments.predict import Options
 from hdgnn_jax.data import qm9
 from hdgnn_jax.data.ase_files import structure_of
-from hdgnn_jax.graphs.structure import Structure, Structures
-from hdgnn_jax.predict import Predictor, PredictorError
+from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.inference.predictor import Predictor, PredictorError
 from hdgnn_jax.training.checkpoint import CheckpointError
 
 
@@ -103,25 +103,6 @@ def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_
         assert 0 <= moved < 0.7
         (value,) = Predictor.load(finished)(Structures.pack([structure_of(atoms)]))
         assert atoms.info["predicted_U0"] == pytest.approx(value, rel=1e-6)
-
-
-def test_slabs_keep_tags_and_fixed_atoms_and_units_are_not_taken_for_ases(tmp_path):
-    """What ASE would read as an energy in eV has another name."""
-    slab = Structure(
-        np.array([29, 29, 8]), np.eye(3) * 3, "slab", np.eye(3) * 9,
-        tags=np.array([0, 1, 2]), fixed=np.array([True, False, False]),
-    )  # fmt: skip
-    row = predict.Row("slab", [slab])
-    row.quantities = [predict.Quantity("energy", "meV", np.float64(1234.5))]
-    row.forces = np.arange(9.0).reshape(3, 3)
-    (tmp_path / "out.extxyz").write_text(predict.as_extxyz([row]))
-    atoms = ase.io.read(tmp_path / "out.extxyz")
-    assert atoms.info["predicted_energy"] == 1234.5
-    assert "energy" not in atoms.calc.results
-    np.testing.assert_array_equal(atoms.calc.results["forces"], row.forces)
-    back = structure_of(atoms)
-    assert back.tags.tolist() == [0, 1, 2]
-    assert back.fixed.tolist() == [True, False, False]
 
 
 def test_a_loaded_predictor_is_that_of_the_report(finished, config):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import subprocess
 import sys
 import warnings
 
@@ -16,7 +14,6 @@ from experiments import (
     evaluate,
     export,
     expressiveness,
-    memory,
     predict,
     prepare,
     program,
@@ -52,8 +49,6 @@ def call(monkeypatch, capfd):
             return end.code, *capfd.readouterr()
         return 0, *capfd.readouterr()
 
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-    monkeypatch.setenv("GLIBC_TUNABLES", "")
     names = (None, "absl", "jax", "hdgnn_jax")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
@@ -151,22 +146,3 @@ def test_a_run_prints_its_progress_in_80_columns_and_nothing_else(command, finis
     assert first.startswith("HDGNN, ")
     assert "Mean absolute error of U0 [meV]" in "".join(table)
     assert last.endswith(f"compilations; report in {finished / 'report'}")
-
-
-@pytest.mark.skipif(not memory.HAS_GLIBC, reason="its settings")
-def test_memory_that_is_free_goes_back_to_the_system():
-    of_100_mib = (
-        "from experiments import memory, soak\n"
-        "blocks = [bytearray(2**20) for _ in range(100)]\n"
-        "on_top = bytearray(2000)\n"
-        "full = soak.resident()\n"
-        "del blocks\n"
-        "assert soak.resident() > full - 10\n"
-        "memory.release()\n"
-        "assert soak.resident() < full - 90\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", of_100_mib],
-        env=os.environ | {"GLIBC_TUNABLES": memory.SETTINGS},
-        check=True,
-    )

@@ -14,11 +14,11 @@ from fake_qm9 import write_cache
 from experiments import evaluate, predict, prepare, selftest, train
 from experiments.configs import ablations
 from experiments.configs.ase import get_config
-from hdgnn_jax.calculator import HDGNNCalculator
 from hdgnn_jax.data.dynamics import SHAPES
 from hdgnn_jax.graphs.structure import StructureError
-from hdgnn_jax.predict import Predictor, PredictorError
-from hdgnn_jax.training.report import format_mae
+from hdgnn_jax.inference.calculator import HDGNNCalculator
+from hdgnn_jax.inference.predictor import Predictor, PredictorError
+from hdgnn_jax.training.result import format_mae
 
 MOLECULES = 10
 TINY = {

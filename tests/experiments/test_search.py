@@ -13,6 +13,7 @@ from experiments import search, search_page, search_space
 from experiments.configs.qm9 import get_config
 from experiments.search_record import Plan, Search, Trial
 from hdgnn_jax.data.loader import Loader
+from hdgnn_jax.data.qm9 import QM9
 from hdgnn_jax.training.checkpoint import CheckpointError
 from hdgnn_jax.training.loop import DivergedError
 from hdgnn_jax.training.metrics import read_metrics
@@ -46,10 +47,10 @@ def ran(monkeypatch):
 
     summary = {"mae": 5.0, "unit": "meV", "split": "test", "n": 77}
     # A second each, and nothing to free.
-    for module, name in ((search.memory, "release"), (search.jax, "clear_caches")):
+    for module, name in ((search.cpu, "release"), (search.jax, "clear_caches")):
         monkeypatch.setattr(module, name, lambda: None)
     monkeypatch.setattr(search, "trial", trial)
-    monkeypatch.setattr(search, "part", lambda config, name: None)
+    monkeypatch.setattr(QM9, "part", lambda self, name, target: None)
     monkeypatch.setattr(search, "measure", lambda config, folder: search.Speed(1234, 0.5, 5.0))
     monkeypatch.setattr(
         search, "test", lambda config, folder: done.append(("test", folder)) or summary

@@ -6,21 +6,24 @@ import importlib.util
 import json
 import pathlib
 import shutil
+import time
 
 import numpy as np
 import pytest
 from fake_qm9 import write_cache
 
-from experiments import fit, sets, train
-from experiments.problem import Problem
+from experiments import train
 from hdgnn_jax.data import splits
 from hdgnn_jax.data.loader import Loader
-from hdgnn_jax.data.qm9 import QM9Error
+from hdgnn_jax.data.qm9 import PACKED
+from hdgnn_jax.data.qm9pack import QM9Error
 from hdgnn_jax.graphs.structure import StructureError
+from hdgnn_jax.run.task import Task
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.loop import DivergedError, StoppedError
 from hdgnn_jax.training.metrics import read_metrics
-from hdgnn_jax.training.report import format_mae
+from hdgnn_jax.training.record import Record
+from hdgnn_jax.training.result import format_mae
 
 FIRST, STEPS = 5, 12
 SUMMARY = {
@@ -40,9 +43,11 @@ def contents(workdir: pathlib.Path) -> dict[pathlib.Path, bytes]:
 def test_a_run_leaves_checkpoints_curves_and_a_report(finished, config):
     with Checkpoints(finished / "checkpoints") as checkpoints:
         assert checkpoints.steps() == [FIRST, STEPS]
-        record = checkpoints.record()
-    assert record["config"] == config
-    assert record["split_digest"] == splits.DIGESTS["standard"]
+        record = Record.of(checkpoints)
+        best = Record.of(checkpoints, "best")
+    assert record.config == best.config == config
+    assert record.split_digest == splits.DIGESTS["standard"]
+    assert (record.target.name, record.target.unit) == ("U0", "meV")
     rows = read_metrics(finished)
     assert [row["step"] for row in rows] == [4, 5, 8, 12]
     assert 0 < rows[0]["seconds"] < rows[-1]["seconds"] < read(finished, "summary.json")["seconds"]
@@ -57,7 +62,10 @@ def test_a_run_leaves_checkpoints_curves_and_a_report(finished, config):
     card = read(finished, "card.json")
     assert (card["config"], card["seed"]) == (config, 0)
     assert card["parameters"] == summary["parameters"]
-    assert card["split_digest"] == record["split_digest"]
+    assert card["split_digest"] == record.split_digest
+    assert record.course.resumed == card["resumed_at_steps"] == []
+    assert 0 < record.course.seconds < card["seconds"]
+    assert record.course.compilations == summary["compilations"]
 
 
 def test_a_finished_run_is_stated_again_and_left_alone(finished, config, capsys):
@@ -135,7 +143,7 @@ def test_a_spike_sends_the_run_back_to_its_checkpoint_without_the_batches_since(
         assert ("step 16: loss" in printed) == (stop == 14)
     assert drawn == [18, 19, 0, 1, 2, 3]
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
-        assert checkpoints.record()["left_out"] == 4
+        assert Record.of(checkpoints).course.left_out == 4
     rows = read_metrics(tmp_path / "run")
     assert [row["step"] for row in rows] == list(range(1, 20))
     assert max(row["train_loss"] for row in rows) < 100
@@ -159,14 +167,14 @@ def test_a_spike_before_any_checkpoint_stops_the_run(changed, tmp_path, monkeypa
 
 
 def test_debug_nans_names_the_layer(config, tmp_path, monkeypatch):
-    fresh = Problem.init_state
+    fresh = Task.init_state
 
     def spoilt(self, mesh, divide):
         state = fresh(self, mesh, divide)
         state.params["stack"]["message"]["nn1"]["kernel"] *= np.nan
         return state
 
-    monkeypatch.setattr(Problem, "init_state", spoilt)
+    monkeypatch.setattr(Task, "init_state", spoilt)
     message = r"step 1: not finite is layer 1, message/nn1; the output for QM9 molecule \d+"
     with pytest.raises(DivergedError, match=message):
         train.run(config, tmp_path / "run", debug_nans=True)
@@ -175,9 +183,15 @@ def test_debug_nans_names_the_layer(config, tmp_path, monkeypatch):
 def test_a_lost_report_is_written_again_from_the_checkpoints(finished, config, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "report")
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        before = Record.of(checkpoints).course.seconds
+    began = time.monotonic()
     train.run(config, tmp_path / "run")
+    took = time.monotonic() - began
     now, then = (read(folder, "summary.json") for folder in (tmp_path / "run", finished))
-    assert now.pop("seconds") > then.pop("seconds")
+    # The time to the last checkpoint, and this process's on top of it.
+    assert before < now.pop("seconds") <= before + took
+    assert before < then.pop("seconds")
     assert now == then
 
 
@@ -246,24 +260,14 @@ def test_a_folder_with_another_config_is_refused_and_left_alone(finished, change
 
 
 def test_a_damaged_cache_is_named(changed, tmp_path):
-    packed = write_cache(tmp_path / "cache") / "qm9" / "packed.npz"
+    packed = write_cache(tmp_path / "cache") / "qm9" / PACKED
     packed.write_bytes(packed.read_bytes()[:-1])
-    with pytest.raises(QM9Error, match=r"packed.npz is damaged .*: delete the folder"):
+    with pytest.raises(QM9Error, match=rf"{PACKED} is damaged .*: delete it and run again"):
         train.run(changed(**{"data.cache": str(tmp_path / "cache")}), tmp_path / "run")
 
 
 def test_a_missing_qm9pack_is_named(changed, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    sets._qm9.cache_clear()
     with pytest.raises(QM9Error, match="is not installed: pip install"):
         train.run(changed(**{"data.cache": str(tmp_path / "cache")}), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("every", "first", "steps", "expected"),
-    [(4, 1, 10, {1, 4, 8, 10}), (5, 5, 10, {5, 10}), (20, 3, 10, {3, 10})],
-)
-def test_validation_comes_early_regularly_and_last(config, every, first, steps, expected):
-    settings = {**config["training"], "validate_every": every, "first_validation": first}
-    assert fit.Training(**settings | {"steps": steps}).validations == expected

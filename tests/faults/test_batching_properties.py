@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from molecules import CUTOFF
 
 from hdgnn_jax.data.loader import Loader
-from hdgnn_jax.evaluation import accuracy
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.batching import Budget
-from hdgnn_jax.graphs.neighbors import neighbors_of
+from hdgnn_jax.graphs.neighbors import Neighborhoods, neighbors_of
 from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.inference.batches import Batches, differentiate, predict
 from hdgnn_jax.models.forces import Derivatives
 from hdgnn_jax.training import step
 
@@ -215,11 +215,11 @@ def test_predictions_do_not_depend_on_order_batches_and_devices(tried):
             def numpy_step(params, graph):
                 return graph_linear(jax.tree.map(np.asarray, graph))
 
-            arguments = (None, taken, neighbors, budget, sharding, told.append)
-            found = accuracy.predict(lambda p, g: numpy_step(p, g).value, *arguments)
+            batches = Batches(Neighborhoods(taken, neighbors), budget, sharding, told.append)
+            found = predict(lambda p, g: numpy_step(p, g).value, None, batches)
             np.testing.assert_allclose(found, linear(structures)[places], rtol=1e-12, atol=1e-9)
             assert sum(told) == len(structures)
-            of = accuracy.differentiate(numpy_step, *arguments)
+            of = differentiate(numpy_step, None, batches)
             np.testing.assert_array_equal(of.value, found)
             np.testing.assert_array_equal(of.forces, 2.0 * np.float32(taken.positions))
             np.testing.assert_array_equal(of.virial, found[:, None, None] * np.eye(3))

@@ -14,9 +14,12 @@ from fuzz import law
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from experiments import problem, program
+from experiments import program
 from experiments.configs import ablations, ase, is2re, qm9
-from experiments.train import Training, flatten, from_section
+from experiments.train import flatten
+from hdgnn_jax.config import from_section
+from hdgnn_jax.run import task
+from hdgnn_jax.run.settings import Training
 
 CONFIGS = {
     "qm9": qm9.get_config("full"),
@@ -54,7 +57,7 @@ def changed(config: dict, field: str, value: object) -> dict:
 def check(config: dict) -> None:
     """As training begins."""
     from_section(config, "training", Training)
-    problem.check(config)
+    task.check(config)
 
 
 def refusal(config: dict) -> str | None:
@@ -120,8 +123,6 @@ def test_missing_and_unknown_fields_and_sections_are_refused(name, tried):
 @pytest.fixture
 def start(monkeypatch, capfd):
     """`start(*arguments)` as from a shell, up to the data: exit code and standard error."""
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-    monkeypatch.setenv("GLIBC_TUNABLES", "")
     # It sets the levels of all logs, for a process of its own.
     monkeypatch.setattr(program, "quiet", lambda: None)
 

@@ -24,12 +24,16 @@ from fuzz import damaged, law
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from experiments import predict
-from hdgnn_jax.data import is2re, oc20_lmdb, qm9, torch_pickle
-from hdgnn_jax.data.ase_files import Calculated, read_calculated, read_structures
+from hdgnn_jax.data import is2re, is2re_build, oc20_lmdb, qm9, torch_pickle
+from hdgnn_jax.data.ase_files import read_labelled, read_structures
+from hdgnn_jax.data.cache import digest_file, write_with_digest
+from hdgnn_jax.data.labelled import LabelledStructures
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Is2reError, Lmdb, Record
 from hdgnn_jax.data.smiles import conformers
+from hdgnn_jax.data.targets import TARGETS
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure, StructureError, Structures
+from hdgnn_jax.inference import inputs
+from hdgnn_jax.inference.rows import Row, as_extxyz
 from hdgnn_jax.training.metrics import MetricWriter, _line, read_metrics
 
 seeds = st.integers(0, 10**6)
@@ -61,7 +65,7 @@ def assert_same_structure(found: Structure, expected: Structure) -> None:
 
 
 # ---- Files that ASE reads. Documented: `read_structures` raises nothing, and its last may be a
-# StructureError; `read_calculated` raises StructureError.
+# StructureError; `read_labelled` raises StructureError.
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +101,10 @@ def test_structures_written_are_read_back_to_the_bit(tmp_path, tried):
         rng = np.random.default_rng(seed)
         structures = [random_structure(rng) for _ in range(count)]
         path = tmp_path / "some.extxyz"
-        path.write_text(predict.as_extxyz([predict.Row("x", [s]) for s in structures]))
+        path.write_text(as_extxyz([Row("x", [s]) for s in structures]))
         for found, expected in zip(read_structures(path), structures, strict=True):
             assert_same_structure(found, expected)
-        rows = list(predict.read(str(path)))
+        rows = list(inputs.read(str(path)))
         assert [row.reason for row in rows] == [None] * count
 
         bare = [Structure(s.atomic_numbers, np.round(s.positions, 8)) for s in structures]
@@ -139,15 +143,15 @@ def test_of_a_damaged_xyz_all_before_the_damage_is_unchanged(tmp_path, calculate
             said = str(found[-1])
             assert said.startswith(f"{path.name}, structure {len(found)} cannot be read (")
             assert "\n" not in said
-        reasons = [row.reason for row in predict.read(str(path))]
+        reasons = [row.reason for row in inputs.read(str(path))]
         assert [r is None for r in reasons] == [isinstance(s, Structure) for s in found]
 
     check()
 
 
-def calculated_or_refused(path: pathlib.Path, name: str) -> Calculated | str:
+def labelled_or_refused(path: pathlib.Path, name: str) -> LabelledStructures | str:
     try:
-        return read_calculated(path, name)
+        return read_labelled(path, name)
     except StructureError as error:
         return str(error)
 
@@ -164,15 +168,16 @@ def test_damaged_energies_forces_and_dipoles_are_numbers_or_refused(
     def check(case):
         tried["damaged xyz files"] += 1
         path.write_bytes(case[0])
-        found = calculated_or_refused(path, name)
+        found = labelled_or_refused(path, name)
         if isinstance(found, str):
             assert "\n" not in found
             assert "damaged.extxyz, structure " in found or "there is no structure" in found
             return
-        n = len(found.structures)
-        assert found.values.shape == ((n, 3) if name == "dipole" else (n,))
+        n, (values,) = len(found.structures), found.labels.values()
+        assert found.labels.keys() == {name}
+        assert values.shape == ((n, 3) if name == "dipole" else (n,))
         assert found.groups.shape == (n,)
-        assert np.isfinite(found.values).all()
+        assert np.isfinite(values).all()
         if found.forces is not None:
             assert found.forces.shape == found.structures.positions.shape
             assert np.isfinite(found.forces).all()
@@ -197,7 +202,7 @@ def test_values_of_another_kind_are_named(tmp_path, calculated, tried, old, new,
     path = tmp_path / "spoiled.extxyz"
     path.write_text(calculated[0].decode().replace(old, new, 1))
     with pytest.raises(StructureError, match=rf"spoiled.extxyz, {message}"):
-        read_calculated(path, name)
+        read_labelled(path, name)
     tried["damaged xyz files"] += 1
 
 
@@ -264,9 +269,9 @@ def test_a_damaged_list_of_smiles_has_a_row_for_each_line(tmp_path, tried):
             lines = [line for line in case[0].decode().splitlines() if line.strip()]
         except UnicodeDecodeError:
             with pytest.raises(ValueError, match=r"list.smi is no text in UTF-8"):
-                list(predict.read(str(path)))
+                list(inputs.read(str(path)))
             return
-        rows = list(predict.read(str(path)))
+        rows = list(inputs.read(str(path)))
         assert len(rows) == len(lines)
         assert all(row.structures or row.reason for row in rows)
 
@@ -291,13 +296,13 @@ def test_what_is_no_input_of_predict_is_refused(tmp_path, tried, monkeypatch):
         assume(not (good and all(int(n) <= 133_885 for n in numbers)))
         assume(not name.startswith("smiles:"))
         with pytest.raises((ValueError, OSError)) as error:
-            list(predict.read(name))
+            list(inputs.read(name))
         assert str(error.value)
 
     check()
     for name in ("qm9:1-99999999999", "qm9:" + "9" * 5000, "qm9:²"):
         with pytest.raises(ValueError, match=r"must be qm9:INDEX or qm9:FIRST-LAST, of numbers to"):
-            list(predict.read(name))
+            list(inputs.read(name))
         tried["inputs of predict"] += 1
 
 
@@ -481,30 +486,28 @@ def test_an_lmdb_file_with_damaged_pages_is_refused_or_read(tmp_path, tried):
 
 def test_a_damaged_cache_of_qm9_is_the_same_or_refused(tmp_path, tried):
     folder = tmp_path / "qm9"
-    folder.mkdir()
     rng = np.random.default_rng(0)
-    names = [*qm9.TARGETS]
     arrays = {
         "offsets": np.array([0, 2, 5]), "atomic_numbers": np.array([1, 1, 8, 1, 1], np.int32),
         "positions": rng.normal(size=(5, 3)), "ids": np.array([1, 2]),
-        **{name: rng.normal(size=2) for name in names},
+        **{name: rng.normal(size=2) for name in TARGETS},
     }  # fmt: skip
-    np.savez(folder / "packed.npz", **arrays)
-    (folder / "packed.sha256").write_text(qm9.sha256(folder / "packed.npz") + "\n")
-    originals = {name: (folder / name).read_bytes() for name in ("packed.npz", "packed.sha256")}
+    packed = folder / qm9.PACKED
+    write_with_digest(packed, lambda path: np.savez(path, **arrays))
+    originals = {path: path.read_bytes() for path in (packed, digest_file(packed))}
 
     @law(150)
     @given(st.data())
     def check(data):
         tried["damaged caches"] += 1
-        for name, content in originals.items():
-            (folder / name).write_bytes(content)
-        name = data.draw(st.sampled_from([*originals]))
-        spoiled, _ = data.draw(damaged(originals[name]))
+        for path, content in originals.items():
+            path.write_bytes(content)
+        path = data.draw(st.sampled_from([*originals]))
+        spoiled, _ = data.draw(damaged(originals[path]))
         if data.draw(st.integers(0, 9)):
-            (folder / name).write_bytes(spoiled)
+            path.write_bytes(spoiled)
         else:
-            (folder / name).unlink()
+            path.unlink()
         try:
             found = qm9.read(folder)
         except qm9.QM9Error as error:
@@ -512,10 +515,11 @@ def test_a_damaged_cache_of_qm9_is_the_same_or_refused(tmp_path, tried):
         else:
             np.testing.assert_array_equal(found.structures.positions, arrays["positions"])
             np.testing.assert_array_equal(found.structures.ids, arrays["ids"])
-            assert all((found.targets[name] == arrays[name]).all() for name in names)
+            assert found.labels.keys() == TARGETS.keys()
+            assert all((found.labels[name] == arrays[name]).all() for name in TARGETS)
             return
-        assert said.startswith(str(folder / "packed.npz"))
-        assert f"delete the folder {folder} and run again" in said
+        assert said.startswith(str(packed))
+        assert "delete it and run again: it is made anew" in said
 
     check()
 
@@ -525,18 +529,16 @@ def test_damaged_polarizabilities_are_refused_and_missing_ones_made_again(
 ):
     structures = Structures.pack([Structure(np.array([1]), np.zeros((1, 3)))] * 3)
     tensors = np.random.default_rng(0).normal(size=(3, 3, 3))
-    monkeypatch.setattr(qm9, "load", lambda cache: qm9.QM9(structures, {}))
     monkeypatch.setattr(qm9, "package_folder", lambda: tmp_path)
-    monkeypatch.setattr(qm9, "_read_csv", lambda path: None)
+    monkeypatch.setattr(qm9, "read_csv", lambda path: None)
     monkeypatch.setattr(qm9, "parse_tensors", lambda table: None)
     monkeypatch.setattr(qm9.polarizability, "in_frame_of_positions", lambda *_: (tensors, None))
-    (tmp_path / "qm9").mkdir()
-    np.testing.assert_array_equal(qm9.load_polarizability(tmp_path), tensors)
-    path = tmp_path / "qm9" / "polarizability.npy"
-    files = {file: file.read_bytes() for file in (path, path.with_suffix(".sha256"))}
+    np.testing.assert_array_equal(qm9.load_polarizability(structures, tmp_path), tensors)
+    path = tmp_path / "qm9" / qm9.TENSORS
+    files = {file: file.read_bytes() for file in (path, digest_file(path))}
     for file in files:
         file.unlink()
-        np.testing.assert_array_equal(qm9.load_polarizability(tmp_path), tensors)
+        np.testing.assert_array_equal(qm9.load_polarizability(structures, tmp_path), tensors)
         assert {name: name.read_bytes() for name in files} == files
 
     @law(80)
@@ -548,14 +550,14 @@ def test_damaged_polarizabilities_are_refused_and_missing_ones_made_again(
             name.write_bytes(content)
         file.write_bytes(spoiled)
         try:
-            found = qm9.load_polarizability(tmp_path)
+            found = qm9.load_polarizability(structures, tmp_path)
         except qm9.QM9Error as error:
             said = str(error)
         else:
             np.testing.assert_array_equal(found, tensors)
             return
         assert f"{path} is damaged" in said
-        assert "delete it and run again" in said
+        assert "delete it and run again: it is made anew" in said
 
     check()
 
@@ -563,10 +565,10 @@ def test_damaged_polarizabilities_are_refused_and_missing_ones_made_again(
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A cache of ten records in three files."""
-    monkeypatch.setattr(is2re, "SHARD", 4)
+    monkeypatch.setattr(is2re_build, "SHARD", 4)
     (tmp_path / "source" / "train").mkdir(parents=True)
     oc20_lmdb.write_lmdb(tmp_path / "source" / "train" / "data.lmdb", records(10))
-    is2re.build(tmp_path / "source", tmp_path / "cache")
+    is2re_build.build(tmp_path / "source", tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -591,8 +593,11 @@ def test_a_damaged_cache_of_is2re_is_the_same_or_refused(folder, tried):
         except Is2reError as error:
             said = str(error)
         else:
-            for name, value in vars(expected).items():
-                np.testing.assert_array_equal(getattr(found, name), value, name)
+            for name, value in vars(expected.structures).items():
+                np.testing.assert_array_equal(getattr(found.structures, name), value, name)
+            assert found.labels.keys() == expected.labels.keys()
+            for name, value in expected.labels.items():
+                np.testing.assert_array_equal(found.labels[name], value, name)
             return
         finally:
             file.write_bytes(originals[file])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from molecules import random_molecules
 
-from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.graphs.neighbors import Neighborhoods, find_neighbors, search_neighbors
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 
 
@@ -66,6 +66,21 @@ def test_molecule_with_two_atoms_at_one_place_is_named(gap):
     bad = Structure(np.ones(3, int), np.array([[0, 0, 0], [1, 0, 0], [1, gap, 0]]))
     with pytest.raises(StructureError, match="record 2 has atoms 1 and 2 at one place"):
         find_neighbors(Structures.pack([*good[:2], bad, good[2], bad], "record"), 3.0)
+
+
+def test_a_search_names_all_that_collide_and_has_the_edges_of_the_others():
+    good = list(random_molecules(3, seed=4))
+    bad = Structure(np.ones(3, int), np.array([[0, 0, 0], [1, 0, 0], [1, 0, 0]]))
+    packed = Structures.pack([good[0], bad, *good[1:], bad])
+    found, collisions = search_neighbors(packed, 3.0)
+    reason = "has atoms 1 and 2 at one place (nearer than 0.01 Å)"
+    assert collisions == {1: reason, 4: reason}
+    expected = find_neighbors(Structures.pack(good), 3.0)
+    few = Neighborhoods(packed, found).take(np.array([0, 2, 3]))
+    assert few.structures.ids.tolist() == [0, 2, 3]
+    assert len(few) == 3
+    for field in ("offsets", "senders", "receivers"):
+        np.testing.assert_array_equal(getattr(few.neighbors, field), getattr(expected, field))
 
 
 def test_no_atoms_no_edges():

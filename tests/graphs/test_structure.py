@@ -102,3 +102,64 @@ def test_first_unusable_molecule_is_named(numbers, positions, message):
     good = list(random_molecules(2, seed=2))
     with pytest.raises(StructureError, match=f"record 2 {message}"):
         Structures.pack([*good, bad, *good, bad], "record").check(ELEMENTS)
+
+
+def test_each_unusable_molecule_has_the_reason_that_is_its_own():
+    """The first of its reasons, in the order in which a model looks; a good one has none."""
+    good = list(random_molecules(3, seed=2))
+    nowhere = Structure(np.array([1, 6]), np.array([[0, 0, 0], [0, np.nan, 1]]))
+    tagged = dataclasses.replace(good[0], tags=np.full(len(good[0].positions), 4))
+    several = [
+        good[0],
+        Structure(np.zeros(0, int), np.zeros((0, 3))),
+        nowhere,
+        good[1],
+        dataclasses.replace(nowhere, atomic_numbers=np.array([17, 17])),
+        Structure(np.array([1, 35, 17]), np.eye(3)),
+        tagged,
+        good[2],
+    ]
+    packed = Structures.pack(several, "record")
+    reasons = {
+        1: "has no atoms",
+        2: "has a coordinate that is not a finite number",
+        4: "has a coordinate that is not a finite number",
+        5: "contains Br; this model knows H, C, N, O, F",
+    }
+    assert packed.reasons_against(ELEMENTS) == reasons
+    of_tags = packed.reasons_against(ELEMENTS, tags=True)
+    assert of_tags.pop(6).startswith("has the tag 4; there are 0")
+    assert of_tags == reasons
+    for place, reason in reasons.items():
+        with pytest.raises(StructureError) as error:
+            packed.take(np.array([0, place])).check(ELEMENTS)
+        assert str(error.value) == f"record {place} {reason}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": np.zeros((2, 3))}, r"3 atoms and positions of shape \(2, 3\); .* \(3, 3\)"),
+        ({"positions": np.zeros(9)}, r"3 atoms and positions of shape \(9,\)"),
+        ({"tags": np.zeros(2, int)}, r"3 atoms and tags of shape \(2,\); it must be \(3,\)"),
+        ({"fixed": np.zeros((3, 1), bool)}, r"3 atoms and fixed of shape \(3, 1\)"),
+        ({"cell": np.eye(2)}, r"3 atoms and a cell of shape \(2, 2\); it must be \(3, 3\)"),
+        ({"cell": np.zeros((3, 3))}, "cell without volume in its periodic directions"),
+        ({"cell": np.full((3, 3), np.nan)}, "cell without volume in its periodic directions"),
+    ],
+)
+def test_what_cannot_be_stored_beside_others_is_named(change, message):
+    good = Structure(np.array([8, 1, 1]), np.eye(3), "water")
+    good.check_shapes()
+    bad = dataclasses.replace(good, **change)
+    with pytest.raises(StructureError, match=f"water has {message}|water has a {message}"):
+        bad.check_shapes()
+    with pytest.raises(StructureError, match=r"^water has "):
+        Structures.pack([good, bad])
+
+
+def test_atoms_of_structures_stand_one_structure_after_another():
+    packed = random_molecules(6, seed=0, atoms=(1, 7))
+    order = np.array([4, 0, 4])
+    expected = [k for s in order for k in range(packed.offsets[s], packed.offsets[s + 1])]
+    assert packed.atoms_of(order).tolist() == expected

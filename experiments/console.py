@@ -1,0 +1,23 @@
+"""The programs as commands of the shell: `hdgnn-train` is `python -m experiments.train`."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+
+NAMES = (
+    "benchmarks", "doctor", "evaluate", "export", "expressiveness", "peer", "predict", "prepare",
+    "search", "selftest", "soak", "study", "symmetry", "train",
+)  # fmt: skip
+"""Each is a command of setup.cfg."""
+
+
+def __getattr__(name: str) -> Callable[[], None]:
+    """The function that runs a program."""
+    if name not in NAMES:
+        raise AttributeError(name)
+
+    def run() -> None:
+        runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+
+    return run

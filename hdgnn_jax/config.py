@@ -1,0 +1,73 @@
+"""Sections of a config, checked: each holds the arguments of one thing."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from hdgnn_jax.errors import InputError
+
+T = TypeVar("T")
+
+
+def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], **given: Any) -> T:
+    """`make(**config[name], **given)`: a section holds the arguments of one thing.
+
+    Raises:
+      ValueError: naming the section, for a field that does not exist, one that is missing, or a
+        value of another type.
+    """
+    if not isinstance(config.get(name), Mapping):
+        raise InputError(f"config.{name} must be a section with fields, not {config.get(name)!r}")
+    section = {k: tuple(v) if isinstance(v, list) else v for k, v in config[name].items()}
+    try:
+        inspect.signature(make).bind(**section, **given)
+    except TypeError as error:
+        raise InputError(f"config.{name}: {error}") from error
+    hints = get_type_hints(make)
+    for field, value in section.items():
+        check_type(f"config.{name}.{field}", value, hints[field])
+    return make(**section, **given)
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Refuses a config's value of another type, and numbers that are not finite.
+
+    Raises:
+      ValueError: naming the field.
+    """
+    kinds = list(_kinds(hint))
+    if not any(fits(value) for _, fits in kinds):
+        words = " or ".join(dict.fromkeys(word for word, _ in kinds))
+        raise InputError(f"{name} must be {words}, not {value!r}")
+
+
+def _kinds(hint: Any) -> Iterator[tuple[str, Callable[[Any], bool]]]:
+    """Each kind of value that a type allows, in words, and whether a value is one.
+
+    Of words, any: what receives them says which there are.
+    """
+    inner = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        for one in inner:
+            yield from _kinds(one)
+    elif get_origin(hint) in (tuple, Sequence):
+        ((word, fits),) = dict(_kinds(inner[0])).items()
+        yield (
+            f"a list, each {word}",
+            lambda value: isinstance(value, tuple) and all(map(fits, value)),
+        )
+    elif hint is float:
+        # NaN is not below infinity either. True is no number.
+        yield "a number", lambda value: type(value) in (int, float) and abs(value) < math.inf
+    elif hint is int:
+        yield "a whole number", lambda value: type(value) is int
+    elif hint is bool:
+        yield "True or False", lambda value: type(value) is bool
+    elif hint is str or get_origin(hint) is Literal:
+        yield "a word", lambda value: type(value) is str
+    elif hint is types.NoneType:
+        yield "None", lambda value: value is None

@@ -1,0 +1,162 @@
+"""What can be asked of the forces of any trained model, without any truth to compare with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hdgnn_jax.data.targets import turned
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.models.forces import with_derivatives
+
+STEP = 1e-4
+"""Å. The difference of four points errs by its fourth power, and by rounding divided by it."""
+
+
+class Trajectory(NamedTuple):
+    """Molecular dynamics at constant energy.
+
+    Attributes:
+      times: [n] fs.
+      total, potential: [n] eV.
+      drift: slope of a line through the total energy, eV per atom and ps.
+      ripple: standard deviation of the total energy about it, eV per atom.
+    """
+
+    times: np.ndarray
+    total: np.ndarray
+    potential: np.ndarray
+    drift: float
+    ripple: float
+
+
+def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0) -> float:
+    """Relative error of forces and virial against finite differences of the energy, in float64.
+
+    Along a random direction of all atoms and, for a structure with a cell, a random strain beside
+    it. (In float32 the energy itself is too coarse to difference.)
+
+    Raises:
+      StructureError: where the model cannot use the structure.
+    """
+    packed = Structures.pack([structure])
+    neighbors = predictor.prepare(packed).neighbors.found()
+    budget = batching.Budget(int(neighbors.n_edges[0]) + 1, len(packed.positions) + 1, 2)
+    graph = batching.collate(packed, neighbors, np.zeros(1), np.zeros(1, int), budget)
+    rng = np.random.default_rng(seed)
+    # Along the force too, so that the slope is never a small difference of large terms.
+    n = len(packed.positions)
+    direction = rng.normal(size=(n, 3)) / np.sqrt(3 * n)
+    strain = rng.normal(size=(3, 3)) / 10 if packed.periodic.any() else np.zeros((3, 3))
+    strain = (strain + strain.T) / 2
+
+    with jax.enable_x64(True):
+        graph = jax.tree.map(_double, graph)
+        params = jax.tree.map(jnp.asarray, jax.tree.map(_double, jax.device_get(predictor.params)))
+        apply = predictor.apply
+
+        def energy(moved: batching.MolecularGraph) -> jax.Array:
+            return apply({"params": params}, moved)
+
+        found = jax.jit(lambda g: with_derivatives(energy, g))(graph)
+        forces, virial = np.asarray(found.forces[:n]), np.asarray(found.virial[0])
+        along = direction + forces / max(np.linalg.norm(forces), 1e-30)
+        compiled = jax.jit(energy)
+
+        def at(t: float) -> float:
+            stretch = np.eye(3) + t * strain
+            shift = np.zeros_like(graph.nodes.positions)
+            shift[:n] = t * along
+            moved = graph._replace(
+                nodes=graph.nodes._replace(positions=graph.nodes.positions @ stretch + shift)
+            )
+            edges = jax.tree.map(lambda shift: shift @ stretch, graph.edges)
+            moved = moved._replace(edges=edges)
+            return float(compiled(moved)[0])
+
+        near, far = (at(k * STEP) - at(-k * STEP) for k in (1, 2))
+    slope = (8 * near - far) / (12 * STEP)
+    expected = np.sum(virial * strain) - np.sum(forces * along)
+    # An atom alone has neither.
+    return float(abs(slope - expected) / abs(expected)) if slope or expected else 0.0
+
+
+def turned_forces(
+    predictor: Predictor, structure: Structure, rotations: np.ndarray
+) -> tuple[float, float]:
+    """How far F(Q x) is from Q F(x), and the size of F(x): means over atoms, eV/Å.
+
+    Args:
+      predictor, structure: any.
+      rotations: [n, 4] unit quaternions Q (w, x, y, z).
+
+    Raises:
+      StructureError: where the model cannot use the structure.
+    """
+    n = len(rotations)
+    copies = Structures.pack([structure] * (n + 1))
+    turns = np.concatenate([[[1.0, 0, 0, 0]], rotations])
+    forces = np.asarray(predictor.derivatives(copies.turned(turns)).forces)
+    forces = forces.reshape(n + 1, -1, 3)
+    at_rest = np.tile(forces[0], (n, 1))
+    expected = turned(at_rest, np.repeat(rotations, forces.shape[1], 0), rank=1)
+    change = np.linalg.norm(forces[1:].reshape(-1, 3) - expected, axis=1).mean()
+    return float(change), float(np.linalg.norm(forces[0], axis=1).mean())
+
+
+def constant_energy(
+    predictor: Predictor,
+    structure: Structure,
+    steps: int = 1000,
+    femtoseconds: float = 0.5,
+    kelvin: float = 300.0,
+    seed: int = 0,
+) -> Trajectory:
+    """Moves the atoms by velocity Verlet: the total energy should stay what it was.
+
+    Args:
+      predictor: of an energy.
+      structure: the start; atoms that are fixed stay.
+      steps, femtoseconds: number and length of the steps.
+      kelvin: temperature that the velocities are drawn for; near a minimum half of it stays.
+      seed: of the velocities.
+
+    Raises:
+      StructureError: where the model cannot use the structure.
+    """
+    from ase import Atoms, units
+    from ase.constraints import FixAtoms
+    from ase.md.verlet import VelocityVerlet
+
+    from hdgnn_jax.inference.calculator import HDGNNCalculator
+
+    atoms = Atoms(structure.atomic_numbers, structure.positions)
+    if structure.cell is not None:
+        atoms.cell, atoms.pbc = structure.cell, structure.periodic
+    if structure.tags is not None:
+        atoms.set_tags(structure.tags)
+    if structure.fixed is not None:
+        atoms.set_constraint(FixAtoms(mask=structure.fixed))
+    atoms.calc = HDGNNCalculator(predictor)
+    spread = np.sqrt(atoms.get_masses() * units.kB * kelvin)[:, None]
+    atoms.set_momenta(spread * np.random.default_rng(seed).normal(size=(len(atoms), 3)))
+    energies = []
+    dynamics = VelocityVerlet(atoms, femtoseconds * units.fs)
+    dynamics.attach(
+        lambda: energies.append((atoms.get_total_energy(), atoms.get_potential_energy()))
+    )
+    dynamics.run(steps)
+    total, potential = np.array(energies).T
+    times = femtoseconds * np.arange(len(total))
+    slope, start = np.polyfit(times, total, 1)
+    ripple = np.std(total - slope * times - start)
+    return Trajectory(times, total, potential, slope * 1000 / len(atoms), ripple / len(atoms))
+
+
+def _double(leaf: np.ndarray) -> np.ndarray:
+    return np.asarray(leaf, np.float64) if leaf.dtype == np.float32 else np.asarray(leaf)

@@ -1,0 +1,100 @@
+"""What a model says of a whole set of structures, in its order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import Neighborhoods
+from hdgnn_jax.models.forces import Derivatives
+
+
+def nobody(structures: int) -> None:
+    """Is told, and does nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Structures in padded batches of one shape, a batch for each device at a time.
+
+    Attributes:
+      graphs: the structures with their neighbours.
+      budget: shape of each device's batch.
+      sharding: of a stacked batch.
+      advance: told the number of structures after each batch (a progress bar).
+    """
+
+    graphs: Neighborhoods
+    budget: batching.Budget
+    sharding: jax.sharding.NamedSharding
+    advance: Callable[[int], object] = nobody
+
+    def answers(
+        self, step: Callable[[Any, batching.MolecularGraph], Any], params: Any
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Of each device's batch, its structures' places in the set and what the step gives for it.
+
+        Raises:
+          StructureError: for a structure larger than the budget.
+        """
+        # Structures of like size side by side fill a batch better.
+        order = np.argsort(self.graphs.neighbors.n_edges, kind="stable")
+        ordered = self.graphs.take(order)
+        structures, neighbors = ordered.structures, ordered.neighbors
+        packs = batching.pack(structures, neighbors, self.budget)
+        nothing = np.zeros(len(structures))
+        shards, own = self.sharding.mesh.size, batching.own_shards(self.sharding)
+        for start in range(0, len(packs), shards):
+            group = packs[start : start + shards]
+            group += [np.zeros(0, int)] * (shards - len(group))
+            stacked = batching.stack([
+                batching.collate(structures, neighbors, nothing, group[k], self.budget)
+                for k in own
+            ])  # fmt: skip
+            found = jax.device_get(step(params, batching.place(stacked, self.sharding)))
+            for shard, pack in enumerate(group):
+                yield order[pack], jax.tree.map(lambda leaf, shard=shard: leaf[shard], found)
+            self.advance(sum(map(len, group)))
+
+
+def predict(
+    predict_step: Callable[[Any, batching.MolecularGraph], jax.Array], params: Any, batches: Batches
+) -> np.ndarray:
+    """Standardised outputs [n, ...] float64 of every structure.
+
+    Args:
+      predict_step: (params, stacked batch) -> [devices, G, ...], whole on every device.
+      params: weights.
+      batches: the structures.
+
+    Raises:
+      StructureError: for a structure larger than the budget.
+    """
+    answers = batches.answers(predict_step, params)
+    places, outputs = zip(*((at, out[: len(at)]) for at, out in answers), strict=True)
+    return np.concatenate(outputs)[np.argsort(np.concatenate(places))].astype(np.float64)
+
+
+def differentiate(
+    derivatives_step: Callable[[Any, batching.MolecularGraph], Derivatives],
+    params: Any,
+    batches: Batches,
+) -> Derivatives:
+    """Value [n], forces [atoms, 3] and virial [n, 3, 3], float64 and in standardised units.
+
+    Args and errors: of `predict`.
+    """
+    structures = batches.graphs.structures
+    n = len(structures)
+    value, virial = np.zeros(n), np.zeros((n, 3, 3))
+    forces = np.zeros_like(structures.positions)
+    for at, found in batches.answers(derivatives_step, params):
+        value[at], virial[at] = found.value[: len(at)], found.virial[: len(at)]
+        atoms = structures.atoms_of(at)
+        forces[atoms] = found.forces[: len(atoms)]
+    return Derivatives(value, forces, virial)

@@ -1,0 +1,83 @@
+"""A trained model as an ASE calculator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.inference.predictor import Predictor
+
+
+class HDGNNCalculator(Calculator):
+    """Energy (eV), forces (eV/Å) and, for structures periodic in three directions, stress (eV/Å^3).
+
+    Programs are compiled for sizes in steps of a quarter: while atoms move they are compiled anew
+    only where the number of neighbours grows past a step, and then kept.
+
+        atoms.calc = HDGNNCalculator("runs/quick", evaluation_frame=8)
+
+    More frames make forces smoother under rotation, at as many times the cost.
+    """
+
+    # ASE declares it on the instance, so it is no ClassVar.
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Predictor,
+        evaluation_frame: int | None = None,
+        **options: Any,
+    ):
+        """Loads the model.
+
+        Args:
+          model: folder of a run, or a predictor.
+          evaluation_frame: see `Predictor.load`.
+          **options: of ASE's `Calculator`.
+
+        Raises:
+          CheckpointError: where the run cannot be read.
+          PredictorError: where it predicts no energy.
+        """
+        super().__init__(**options)
+        if not isinstance(model, Predictor):
+            model = Predictor.load(model)
+        if evaluation_frame is not None:
+            model = model.averaged(evaluation_frame)
+        model.energy_unit()  # before atoms move, not when they first do
+        self.predictor = model
+
+    def check_state(self, atoms: Any, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation; tags count too."""
+        changes = super().check_state(atoms, tol)
+        known: Any = self.atoms
+        if known is not None and not np.array_equal(known.get_tags(), atoms.get_tags()):
+            changes = [*changes, "tags"]
+        return changes
+
+    def calculate(
+        self,
+        atoms: Any = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Computes all properties; see ASE.
+
+        Raises:
+          StructureError: where the model cannot use the atoms.
+        """
+        super().calculate(atoms, properties, system_changes)
+        own: Any = self.atoms
+        found = self.predictor.derivatives(Structures.pack([structure_of(own)]))
+        energy = float(found.value[0])
+        self.results = {"energy": energy, "free_energy": energy, "forces": np.array(found.forces)}
+        if own.pbc.all():
+            stress = np.asarray(found.virial[0]) / own.get_volume()
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)

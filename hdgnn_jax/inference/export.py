@@ -1,0 +1,164 @@
+"""A trained model as one StableHLO program that JAX runs without this package."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from jax import export
+
+from hdgnn_jax.data.targets import isotropic
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.structure import CLOSEST_ATOMS, SYMBOLS
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.models.forces import with_derivatives
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+class Array(NamedTuple):
+    """An argument or a result of the program."""
+
+    dtype: str
+    shape: tuple[str | int, ...]
+    meaning: str
+
+
+INPUTS = {
+    "atomic_numbers": Array("int32", ("atoms",), "of all structures end to end"),
+    "positions": Array("float32", ("atoms", 3), "Å; a structure near the origin keeps its digits"),
+    "tags": Array("int32", ("atoms",), "0 bulk, 1 surface, 2 adsorbate"),
+    "senders": Array("int32", ("edges",), "atom j, its place among all atoms"),
+    "receivers": Array("int32", ("edges",), "atom i, ascending"),
+    "shift": Array("float32", ("edges", 3), "Å; j is seen at x_j + shift, 0 but for images of it"),
+    "n_atoms": Array("int32", ("structures",), "of each structure"),
+    "n_edges": Array("int32", ("structures",), "of each structure"),
+}
+DERIVATIVES = {
+    "forces": Array("float32", ("atoms", 3), "-d value / dx"),
+    "virial": Array("float32", ("structures", 3, 3), "d value / d strain: volume times stress"),
+}
+
+
+def export_model(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
+    """The network with its weights, and all that is needed beside it.
+
+    The program maps a dict of arrays to another; the description names both. It takes any number
+    of structures, atoms and edges, and is compiled for each such shape when it is called.
+
+    Args:
+      predictor: the model.
+
+    Returns:
+      What `jax.export.deserialize` reads, for each of `PLATFORMS`, and a JSON-able description.
+    """
+    inputs = {
+        name: array for name, array in INPUTS.items() if name != "tags" or predictor.model.tags
+    }
+    atoms, edges, structures = export.symbolic_shape("atoms, edges, structures")
+    # A dimension stands for 1 and more, but atoms may be too far apart to see each other.
+    sizes = {"atoms": atoms, "edges": edges - 1, "structures": structures, 3: 3}
+    arguments = {
+        name: jax.ShapeDtypeStruct([sizes[n] for n in array.shape], array.dtype)
+        for name, array in inputs.items()
+    }
+    exported = export.export(jax.jit(_program(predictor)), platforms=PLATFORMS)(arguments)
+    program = bytes(exported.serialize())
+    return program, _description(predictor, program, inputs)
+
+
+def _program(
+    predictor: Predictor,
+) -> Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]]:
+    model = predictor.model
+    # Off the mesh: constants of a program for one device of any kind.
+    params = jax.tree.map(jnp.asarray, jax.device_get(predictor.params))
+
+    def run(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        def apply(graph: batching.MolecularGraph) -> Any:
+            return predictor.apply({"params": params}, graph)
+
+        graph = _padded(arrays, model.cutoff, model.max_neighbors)
+        if predictor.has_forces:
+            found = with_derivatives(apply, graph)._asdict()
+        else:
+            found = {"value": apply(graph)}
+        return {name: value[:-1] for name, value in found.items()}
+
+    return run
+
+
+def _description(
+    predictor: Predictor, program: bytes, inputs: Mapping[str, Array]
+) -> dict[str, Any]:
+    model, reference = predictor.model, predictor.reference
+    shape: tuple[int, ...] = (3,) * reference.rank
+    outputs = {"value": Array("float32", ("structures", *shape), "standardised, see reference")}
+    if predictor.has_forces:
+        outputs |= DERIVATIVES
+    symbols = [SYMBOLS[z] for z in reference.elements]
+    return {
+        "target": predictor.target.name,
+        "unit": predictor.target.unit,
+        "inputs": {name: array._asdict() for name, array in inputs.items()},
+        "outputs": {name: array._asdict() for name, array in outputs.items()},
+        "elements": {SYMBOLS[z]: z for z in model.elements},
+        "cutoff": model.cutoff,
+        "max_neighbors": model.max_neighbors,
+        "closest_atoms": CLOSEST_ATOMS,
+        "neighbors": (
+            "Edges are all ordered pairs (j, i) with |x_j + shift - x_i| <= cutoff (Å), each "
+            "periodic image of j, and of i itself, being one of its own. With max_neighbors = k "
+            "an atom i has only its k + 1 nearest, in ascending order; the last sets its reach."
+        ),
+        "padding": (
+            "None is needed. To keep a shape, and with it the compiled program, add structures "
+            "whose results are not read: atoms of number 0, edges that join one to itself."
+        ),
+        "reference": {
+            "rule": (
+                "In float64: value * scale + isotropic * (mean + the sum of per_element over the "
+                "atoms), in unit. Forces (unit/Å) and virial (unit) are multiplied by scale."
+            ),
+            "scale": reference.scale,
+            "mean": reference.mean,
+            "per_element": dict(zip(symbols, reference.per_element, strict=True)),
+            "isotropic": np.asarray(isotropic(np.ones(1), reference.rank))[0].tolist(),
+        },
+        "evaluation_frame": model.evaluation_frame,
+        "platforms": PLATFORMS,
+        "jax": jax.__version__,
+        "sha256": hashlib.sha256(program).hexdigest(),
+    }
+
+
+def _padded(
+    arrays: Mapping[str, jax.Array], cutoff: float, max_neighbors: int | None
+) -> batching.MolecularGraph:
+    """The structures, then one of one atom and one edge that is the padding."""
+
+    def more(name: str, value: int | jax.Array) -> jax.Array:
+        array = arrays[name]
+        return jnp.concatenate([array, jnp.full((1, *array.shape[1:]), value, array.dtype)])
+
+    numbers, n_atoms = more("atomic_numbers", 0), more("n_atoms", 1)
+    padding = numbers.shape[0] - 1
+    return jraph.GraphsTuple(
+        nodes=batching.Atoms(
+            numbers,
+            more("positions", 0),
+            more("tags", 0) if "tags" in arrays else jnp.zeros_like(numbers),
+            fixed=jnp.zeros(numbers.shape, bool),
+        ),
+        edges=batching.Edges(more("shift", 0), cutoff, max_neighbors),
+        senders=more("senders", padding),
+        receivers=more("receivers", padding),
+        globals=batching.Labels(jnp.zeros(n_atoms.shape), jnp.zeros_like(n_atoms)),
+        n_node=n_atoms,
+        n_edge=more("n_edges", 1),
+    )

@@ -1,0 +1,85 @@
+"""What a user can ask predictions for: files, SMILES, and molecules of QM9 by index."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from hdgnn_jax.data import qm9
+from hdgnn_jax.data.ase_files import read_structures
+from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb
+from hdgnn_jax.data.smiles import conformers
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.graphs.structure import Structure, StructureError
+from hdgnn_jax.inference.rows import Row
+
+LAST_OF_QM9 = 133_885
+"""Index of its last molecule."""
+
+
+def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
+    """The structures of an input, or reasons.
+
+    Raises:
+      ValueError: where it is no file, no SMILES and not of QM9.
+    """
+    kind, _, rest = name.partition(":")
+    path = pathlib.Path(name)
+    if kind == "qm9":
+        yield from _of_qm9(rest)
+    elif kind == "smiles":
+        yield _of_smiles(rest, rest, n_conformers)
+    elif not path.is_file():
+        raise InputError(f"there is no file {name}")
+    elif path.suffix == ".lmdb":
+        with Lmdb(path) as content:
+            for r in content.records():
+                if isinstance(r, BadRecord):
+                    key, reason = r.problem["key"], str(r.problem["reason"])
+                    yield Row(f"{path.name}, record {key}", reason=reason)
+                else:
+                    named = f"{path.name}, system {r.sid}"
+                    found = Structure(r.atomic_numbers, r.positions, named, r.cell,
+                                      tags=r.tags, fixed=r.fixed)  # fmt: skip
+                    yield Row(named, [found])
+    elif path.suffix == ".smi":
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is no text in UTF-8: save it as such") from error
+        for line in lines:
+            if line.strip():
+                smiles, *words = line.split(maxsplit=1)
+                yield _of_smiles(smiles, " ".join(words).strip() or smiles, n_conformers)
+    else:
+        for number, found_or_not in enumerate(read_structures(path), start=1):
+            if isinstance(found_or_not, StructureError):
+                yield Row(f"{path.name}, structure {number}", reason=found_or_not.reason)
+            else:
+                yield Row(found_or_not.name, [found_or_not])
+
+
+def _of_smiles(smiles: str, name: str, n: int) -> Row:
+    try:
+        structures, how = conformers(smiles, n)
+    except StructureError as error:
+        return Row(name, reason=str(error))
+    return Row(name, structures, how)
+
+
+def _of_qm9(text: str) -> Iterator[Row]:
+    first, _, last = text.partition("-")
+    if not all(n.isdecimal() and int(n[:9]) <= LAST_OF_QM9 for n in (first, last or first)):
+        raise InputError(
+            f"qm9:{text[:40]} must be qm9:INDEX or qm9:FIRST-LAST, of numbers to {LAST_OF_QM9}"
+        )
+    molecules = qm9.load().structures
+    for index in range(int(first), int(last or first) + 1):
+        at = int(np.searchsorted(molecules.ids, index))
+        there = at < len(molecules) and molecules.ids[at] == index
+        if there:
+            yield Row(f"qm9:{index}", [molecules[at]])
+        else:
+            yield Row(f"qm9:{index}", reason="it is none, or one of the 3,054 that QM9 leaves out")

@@ -1,0 +1,375 @@
+"""A trained model in use: structures in, the predicted property and its derivatives out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from hdgnn_jax.data.applicability import Domain
+from hdgnn_jax.data.targets import NOT_POTENTIALS, Reference, Target
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import Neighborhoods, neighbors_of, search_neighbors
+from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
+from hdgnn_jax.inference import batches
+from hdgnn_jax.inference.batches import Batches
+from hdgnn_jax.models.forces import Derivatives, with_derivatives
+from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.heads import HEADS
+from hdgnn_jax.training import step
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.record import Record
+
+EV = {"meV": 1e-3, "eV": 1.0}
+"""Units of targets that are energies, in eV."""
+Advance: TypeAlias = Callable[[int], object]
+
+
+class PredictorError(InputError):
+    """A model that cannot do what is asked of it; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What is compiled of a model, for any weights: a program for each shape of a batch.
+
+    Attributes:
+      apply: (variables, graph, ...) -> [G, ...] standardised: network and linear reference.
+      mesh: devices.
+    """
+
+    apply: step.Apply
+    mesh: jax.sharding.Mesh
+
+    @functools.cached_property
+    def predict(self) -> Callable[..., jax.Array]:
+        """(params, stacked batch) -> outputs."""
+        return step.make_predict_step(self.apply, self.mesh)
+
+    @functools.cached_property
+    def differentiate(self) -> Callable[..., Derivatives]:
+        """(params, stacked batch) -> outputs with forces and virial."""
+
+        def differentiate(variables: Any, graph: batching.MolecularGraph) -> Derivatives:
+            return with_derivatives(lambda moved: self.apply(variables, moved), graph)
+
+        return step.make_predict_step(differentiate, self.mesh)
+
+    @functools.cached_property
+    def of_rolls(self) -> Callable[[int], Callable[..., jax.Array]]:
+        """Of a number of rolls: (params, stacked batch) -> outputs [devices, G, rolls, ...]."""
+
+        @functools.cache
+        def compiled(n: int) -> Callable[..., jax.Array]:
+            def of_rolls(variables: Any, graph: batching.MolecularGraph) -> Any:
+                rolls = self.apply(variables, graph, n, method="of_rolls")
+                return jax.numpy.moveaxis(rolls, 0, 1)
+
+            return step.make_predict_step(of_rolls, self.mesh)
+
+        return compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model with its weights, and the way from its output to a number with a unit.
+
+    What it predicts for is `Structures`, or `Neighborhoods` where their neighbours are known
+    already (`prepare` and `usable` find them).
+
+    Attributes:
+      model: the network.
+      params: its weights.
+      reference: from the output to the reported unit.
+      target: the property.
+      budget: shape of a batch, of each device; larger where a structure needs it.
+      mesh: devices.
+      domain: what it was trained on; None: not known.
+    """
+
+    model: HDGNN
+    params: step.Params
+    reference: Reference
+    target: Target
+    budget: batching.Budget
+    mesh: jax.sharding.Mesh
+    domain: Domain | None = None
+
+    @classmethod
+    def load(
+        cls,
+        workdir: str | os.PathLike[str],
+        evaluation_frame: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> Predictor:
+        """The weights of a run that were best on validation.
+
+        Args:
+          workdir: folder of the run.
+          evaluation_frame: rolls of the edge frames to average over; None: as in training.
+          mesh: devices; None: all.
+
+        Raises:
+          CheckpointError: where they cannot be restored.
+        """
+        mesh = step.make_mesh() if mesh is None else mesh
+        with Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
+            record = Record.of(checkpoints, "best")
+            model = HDGNN(**record.model)
+            params = restore_weights(checkpoints, model, mesh)
+        found = cls(
+            model, params, record.reference, record.target, record.budget, mesh, record.domain
+        )
+        return found if evaluation_frame is None else found.averaged(evaluation_frame)
+
+    def averaged(self, frames: int) -> Predictor:
+        """The same, of the mean over so many rolls of the edge frames."""
+        return dataclasses.replace(self, model=self.model.clone(evaluation_frame=frames))
+
+    def with_params(self, params: step.Params) -> Predictor:
+        """The same with other weights; what is compiled serves both."""
+        other = dataclasses.replace(self, params=params)
+        other.__dict__["programs"] = self.programs
+        return other
+
+    def prepare(self, structures: Structures) -> Neighborhoods:
+        """The structures with their neighbours, within the model's cutoff and limit.
+
+        Raises:
+          StructureError: naming the first that the model cannot use.
+        """
+        graphs, reasons = self.usable(structures)
+        for place, reason in reasons.items():
+            raise StructureError(reason, structures.name(place))
+        return graphs
+
+    def usable(self, structures: Structures) -> tuple[Neighborhoods, dict[int, str]]:
+        """Those that the model can use, with their neighbours; of the others, place to reason."""
+        model = self.model
+        reasons = structures.reasons_against(model.elements, model.tags)
+        if HEADS[model.head].about_centre:
+            for k in np.flatnonzero(structures.periodic.any(1)).tolist():
+                reason = f"is periodic: it has no centre to count {self.target.name} from"
+                reasons.setdefault(k, reason)
+        kept = np.array([k for k in range(len(structures)) if k not in reasons], int)
+        some = structures.take(kept) if reasons else structures
+        neighbors, collisions = search_neighbors(some, model.cutoff, model.max_neighbors)
+        graphs = Neighborhoods(some, neighbors)
+        if collisions:
+            reasons |= {int(kept[k]): reason for k, reason in collisions.items()}
+            graphs = graphs.take(np.setdiff1d(np.arange(len(some)), list(collisions)))
+        return graphs, dict(sorted(reasons.items()))
+
+    def __call__(
+        self, structures: Structures | Neighborhoods, advance: Advance = batches.nobody
+    ) -> np.ndarray:
+        """[n, ...] predictions, in the target's unit.
+
+        Args:
+          structures: in any order and of any size.
+          advance: told the number of structures after each batch (a progress bar).
+
+        Raises:
+          StructureError: naming the first that the model cannot use.
+        """
+        of = self._batches(structures, advance)
+        outputs = batches.predict(self.programs.predict, self.params, of)
+        return self.reference.restore(of.graphs.structures, outputs)
+
+    def of_rolls(
+        self,
+        structures: Structures | Neighborhoods,
+        n: int,
+        advance: Advance = batches.nobody,
+    ) -> np.ndarray:
+        """[n rolls, n, ...] predictions in edge frames rolled by n equal steps of a turn.
+
+        The roll is an arbitrary choice, so their spread is the least that a prediction is uncertain
+        by; their mean is the prediction of `evaluation_frame` = n. Args and errors: of a call.
+        """
+        of = self._batches(structures, advance)
+        outputs = batches.predict(self.programs.of_rolls(n), self.params, of)
+        return np.stack(
+            [self.reference.restore(of.graphs.structures, outputs[:, k]) for k in range(n)]
+        )
+
+    def slopes(
+        self, structures: Structures | Neighborhoods, advance: Advance = batches.nobody
+    ) -> Derivatives:
+        """Predictions [n], and -d/dx [atoms, 3] and d/dstrain [n, 3, 3], in the target's unit.
+
+        Args and errors: of a call.
+        """
+        of = self._batches(structures, advance)
+        found = batches.differentiate(self.programs.differentiate, self.params, of)
+        scale = self.reference.scale
+        values = self.reference.restore(of.graphs.structures, np.asarray(found.value))
+        return Derivatives(values, found.forces * scale, found.virial * scale)
+
+    def derivatives(
+        self, structures: Structures | Neighborhoods, advance: Advance = batches.nobody
+    ) -> Derivatives:
+        """Energies in eV [n], forces [atoms, 3] in eV/Å, and virials [n, 3, 3] in eV.
+
+        Args and errors: of a call.
+
+        Raises:
+          PredictorError: where the target is no energy that atoms move in.
+        """
+        ev = self.energy_unit()
+        return Derivatives(*(values * ev for values in self.slopes(structures, advance)))
+
+    @property
+    def apply(self) -> step.Apply:
+        """(variables, graph) -> [G, ...] standardised: network and linear reference."""
+        return self.reference.completed(self.model.apply)
+
+    @functools.cached_property
+    def programs(self) -> Programs:
+        """What is compiled."""
+        return Programs(self.apply, self.mesh)
+
+    def warnings(self, graphs: Neighborhoods) -> list[str]:
+        """[n] how each structure leaves what the model was trained on; empty where it does not.
+
+        Args:
+          graphs: of `prepare`.
+        """
+        if self.domain is None:
+            return [""] * len(graphs)
+        return self.domain.warnings(graphs.structures, graphs.neighbors.found())
+
+    def energy_unit(self) -> float:
+        """The target's unit, in eV.
+
+        Raises:
+          PredictorError: where the target is no energy that atoms move in.
+        """
+        if not self.has_forces:
+            name = self.target.name
+            why = NOT_POTENTIALS.get(name, "is no energy that atoms move in")
+            raise PredictorError(f"{name} {why}: it has no forces")
+        return EV[self.target.unit]
+
+    @property
+    def has_forces(self) -> bool:
+        """Whether the target is an energy that atoms move in."""
+        return self.target.potential
+
+    @property
+    def compilations(self) -> int:
+        """Shapes that `derivatives` was compiled for."""
+        return step.compilations(self.programs.differentiate)
+
+    def _batches(self, structures: Structures | Neighborhoods, advance: Advance) -> Batches:
+        graphs = structures if isinstance(structures, Neighborhoods) else self.prepare(structures)
+        n_atoms, n_edges = graphs.structures.n_atoms, graphs.neighbors.n_edges
+        edges, nodes = int(n_edges.max()), int(n_atoms.max()) + 1
+        if len(graphs) == 1:
+            # Small, and its true size: atoms that move one by one are worth a shape of their own.
+            budget = batching.Budget(grown(edges), grown(nodes), 2)
+        else:
+            own = self.budget
+            budget = batching.Budget(
+                own.n_edge if edges <= own.n_edge else grown(edges),
+                own.n_node if nodes <= own.n_node else grown(nodes),
+                own.n_graph,
+            )
+        return Batches(graphs, budget, step.sharded(self.mesh), advance)
+
+
+def grown(size: int) -> int:
+    """The next of a few sizes, each a quarter larger than the last: what moves rarely outgrows it.
+
+    >>> grown(100), grown(125), grown(126)
+    (100, 125, 156)
+    """
+    budget = 64
+    while budget < size:
+        budget += max(budget // 4, 1)
+    return budget
+
+
+def restore_weights(
+    checkpoints: Checkpoints, model: HDGNN, mesh: jax.sharding.Mesh
+) -> step.Params:
+    """The averaged weights that were best on validation, on every device.
+
+    Raises:
+      CheckpointError: where they cannot be restored.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
+    placed = step.replicated(mesh)
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed), shapes
+    )
+    return checkpoints.restore(like, "best", part=".ema").state
+
+
+def one_atom(model: HDGNN) -> batching.MolecularGraph:
+    """The smallest graph, to get the shapes of weights from."""
+    atom = Structures.pack([Structure(np.array(model.elements[:1]), np.zeros((1, 3)))])
+    return batching.collate(
+        atom,
+        neighbors_of(atom, model.cutoff, model.max_neighbors),
+        np.zeros(1),
+        np.zeros(1, int),
+        batching.Budget(n_edge=1, n_node=2, n_graph=2),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A property of several structures, by one or more models.
+
+    Attributes:
+      unit: of both.
+      value: [n, ...] mean over models and rolls.
+      spread: [n, ...] standard deviation over them; None where there is but one.
+      of: how many of each the spread is over, in words.
+    """
+
+    unit: str
+    value: np.ndarray
+    spread: np.ndarray | None
+    of: str
+
+
+def predict_all(
+    prepared: Sequence[tuple[Predictor, Neighborhoods]],
+    rolls: int = 1,
+    advance: Advance = batches.nobody,
+) -> dict[str, Prediction]:
+    """Predictions by property: models of one property are an ensemble.
+
+    Args:
+      prepared: models, each with the same structures as it has prepared them.
+      rolls: more than 1: mean and spread over so many rolls of the edge frames too, instead of the
+        model's own evaluation frames.
+      advance: told the number of structures after each batch of each model.
+    """
+    of_target: dict[str, list[tuple[Predictor, Neighborhoods]]] = {}
+    for predictor, graphs in prepared:
+        of_target.setdefault(predictor.target.name, []).append((predictor, graphs))
+    found = {}
+    for target, members in of_target.items():
+        values = np.concatenate([
+            member(graphs, advance)[None] if rolls == 1
+            else member.of_rolls(graphs, rolls, advance)
+            for member, graphs in members
+        ])  # fmt: skip
+        counts = {"models": len(members), "rolls": rolls}
+        found[target] = Prediction(
+            members[0][0].target.unit,
+            values.mean(0),
+            values.std(0) if len(values) > 1 else None,
+            " x ".join(f"{n} {name}" for name, n in counts.items() if n > 1),
+        )
+    return found

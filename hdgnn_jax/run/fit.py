@@ -1,0 +1,349 @@
+"""One run of training: what it is made of, its steps, its validations and its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+import numpy as np
+
+from hdgnn_jax.config import from_section
+from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.data.loader import Loader, prefetch
+from hdgnn_jax.evaluation import liveness
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.inference.predictor import Predictor, restore_weights
+from hdgnn_jax.models import nonfinite
+from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.run import results
+from hdgnn_jax.run.results import print_results, reported_results
+from hdgnn_jax.run.settings import Training
+from hdgnn_jax.run.task import Examples, Task, examples
+from hdgnn_jax.training import distributed, loop, losses, step
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.metrics import MetricWriter, read_metrics
+from hdgnn_jax.training.provenance import reproduction_card
+from hdgnn_jax.training.record import Course, Record
+from hdgnn_jax.training.report import write_report
+from hdgnn_jax.training.result import SplitResult
+
+TURNED = 256
+"""First so many validation molecules are also predicted turned, each by a random rotation."""
+MAX_SPIKES = 5
+"""A run that goes back more often will not converge."""
+
+
+@dataclasses.dataclass
+class Fit:
+    """A run, ready to go on.
+
+    Attributes:
+      task: what is trained.
+      settings: its course.
+      workdir, checkpoints: where it is kept.
+      predictor: of its weights; `validate` gives it the newest.
+      train: the training structures.
+      validation: those that it validates on while it trains.
+      loader: of batches.
+      train_step: jitted.
+      key: the root of the run's random numbers.
+      digest: of the data, as they were when the run was taken up.
+      state: weights, averages, optimiser state, number of steps.
+      began: when this process took it up, on the monotonic clock.
+      course: of the processes before.
+      memory: of the training loop.
+    """
+
+    task: Task
+    settings: Training
+    workdir: pathlib.Path
+    checkpoints: Checkpoints
+    predictor: Predictor
+    train: Examples
+    validation: Examples
+    loader: Loader
+    train_step: jax.stages.Wrapped
+    key: jax.Array
+    digest: str
+    state: step.TrainState
+    began: float
+    course: Course = dataclasses.field(default_factory=Course)
+    memory: loop.Memory = dataclasses.field(default_factory=loop.Memory)
+
+    @classmethod
+    def prepare(
+        cls,
+        config: Mapping[str, Any],
+        mesh: jax.sharding.Mesh,
+        workdir: pathlib.Path,
+        checkpoints: Checkpoints,
+        record: Record | None,
+        began: float,
+    ) -> Fit:
+        """Reads the data, fits what is fitted before training, and makes or restores the state.
+
+        `record` is that of the run's last checkpoint; None: it has none.
+
+        Raises:
+          As `train.run`.
+        """
+        settings, data = from_section(config, "training", Training), dataset(config)
+        train, validation = (examples(config, data, name) for name in ("train", "validation"))
+        if record is None:
+            task, learned = Task.fitted(config, data, train)
+        else:
+            # What was fitted then: elsewhere the same fit can end in other digits.
+            task = dataclasses.replace(Task.from_record(record), data=data)
+            learned = task.to_learn(train)
+        loader = Loader(
+            train.structures,
+            train.neighbors,
+            task.training_targets(train, learned),
+            settings.batch_size,
+            config["seed"],
+            settings.steps,
+            mesh.size,
+            settings.n_budgets,
+            task.standardised_forces(learned),
+            batching.own_shards(step.sharded(mesh)),
+        )
+        key = jax.random.fold_in(jax.random.key(config["seed"]), 1)
+        state = task.init_state(mesh, settings.divide_state)
+        run = cls(
+            task,
+            settings,
+            workdir,
+            checkpoints,
+            task.predictor(state.ema, loader.budgets[-1], mesh),
+            train,
+            validation.first(settings.validation_size),
+            loader,
+            step.make_train_step(
+                task.apply, task.optimizer, mesh, key, settings.ema, settings.forces_weight,
+                settings.divide_state,
+            ),
+            key,
+            data.digest(),
+            state,
+            began,
+        )  # fmt: skip
+        if record is not None:
+            run.resume()
+        return run
+
+    @property
+    def n_parameters(self) -> int:
+        """Of the network."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+    def resume(self) -> None:
+        """Takes the last checkpoint's state, and what it says of the run."""
+        record, at = self.restore()
+        self.course = dataclasses.replace(
+            record.course, resumed=[*record.course.resumed, at]
+        )
+
+    def restore(self) -> tuple[Record, int]:
+        """Takes the last checkpoint's state and memory; gives its record and step."""
+        # Of arrays that the step has given away, shapes are left.
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            self.state,
+        )
+        restored = self.checkpoints.restore(like)
+        record = Record.from_dict(restored.record)
+        self.state, self.memory = restored.state, record.memory
+        return record, restored.step
+
+    def announce(self) -> None:
+        """Prints what is trained on what."""
+        loader, settings, target = self.loader, self.settings, self.task.target
+        start = int(self.state.step)
+        print(
+            f"HDGNN, {self.n_parameters:,} parameters, for {target.name} [{target.unit}] on "
+            f"{len(self.train):,} structures of {self.task.data.title}: "
+            f"{settings.steps:,} steps of {settings.batch_size} on {self.predictor.mesh.size} "
+            f"device(s), {len(loader.budgets)} shapes, padding efficiency "
+            f"{loader.padding_efficiency:.1%}" + (f"; goes on from step {start:,}" if start else "")
+        )
+
+    def fit(self, stop: Callable[[int], bool], debug_nans: bool) -> None:
+        """Takes the steps that are left; after a spike of the loss, from the last checkpoint on.
+
+        Raises:
+          DivergedError, StoppedError: of `loop.train`.
+        """
+        start = int(self.state.step)
+        for _ in range(MAX_SPIKES):
+            try:
+                self.go_on(start, stop, debug_nans)
+                return
+            except loop.SpikeError as spike:
+                if not self.checkpoints.steps():
+                    raise loop.DivergedError(
+                        f"{spike}, before the first checkpoint: lower optimizer.learning_rate or "
+                        "optimizer.clip"
+                    ) from spike
+                _, start = self.restore()
+                self.course.left_out += spike.step - start
+                print(f"{spike}: back to step {start:,}, without the batches since")
+        raise loop.DivergedError(
+            f"{MAX_SPIKES} spikes of the loss: lower optimizer.learning_rate or optimizer.clip"
+        )
+
+    def go_on(self, start: int, stop: Callable[[int], bool], debug_nans: bool) -> None:
+        """From a step to the last one, with curves and a progress bar."""
+        settings, sharding = self.settings, step.sharded(self.predictor.mesh)
+        batches = prefetch(
+            lambda k: self.loader.batch(self.batch_of(k)), start, settings.steps, sharding
+        )
+        first = distributed.is_first()
+        writing = MetricWriter(self.workdir, start or None) if first else nullcontext()
+        with writing as writer, progress_bar("molecules") as progress:
+            task = progress.add_task(
+                "compiling", total=settings.steps, completed=start, per=settings.batch_size
+            )
+
+            def show(done: int, loss: float, mae: float | None) -> None:
+                text = f"loss {loss:.4f}" + ("" if mae is None else f", MAE {mae:.4g}")
+                progress.update(task, completed=done, description=text)
+
+            def write(at: int, row: Mapping[str, Any]) -> None:
+                if writer:
+                    writer.write(at, {**row, "seconds": self.so_far().seconds})
+
+            self.state = loop.train(
+                self.state,
+                batches,
+                self.train_step,
+                steps=settings.steps,
+                log_every=settings.log_every,
+                validate_at=settings.validations,
+                validate=self.validate,
+                save=self.save,
+                write=write,
+                show=show,
+                max_skipped=settings.max_skipped,
+                records=self.records,
+                stop=stop,
+                spike=settings.spike,
+                memory=self.memory,
+                locate=self.locate if debug_nans else None,
+            )
+
+    def validate(self, params: step.Params) -> dict[str, float]:
+        """Error, rotation error and what is alive, of averaged weights."""
+        predictor, few = self.predictor.with_params(params), self.validation.first(TURNED)
+        found = results.predicted("validation", self.task, predictor, self.validation)
+        alive = results.alive(self.task, predictor, few)
+        for line in liveness.obituary(alive):
+            print(f"warning: {line}")
+        return {
+            "validation_mae": found.mae,
+            **({} if found.forces is None else {"validation_mae_forces": found.forces.mae}),
+            "rotation_error": results.rotation_error(predictor, few, self.task.config["seed"]),
+            **alive,
+        }
+
+    def so_far(self) -> Course:
+        """How the run went, in all its processes, this one included."""
+        before = self.course
+        return dataclasses.replace(
+            before,
+            seconds=before.seconds + time.monotonic() - self.began,
+            # A process that goes on with a run compiles the same shapes again.
+            compilations=max(before.compilations, step.compilations(self.train_step)),
+        )
+
+    def save(self, state: step.TrainState, at: int, mae: float, memory: loop.Memory) -> None:
+        """Writes a checkpoint, with all that is needed to go on and to predict."""
+        task = self.task
+        record = Record(
+            config=task.config,
+            model=task.model.hyper_parameters(),
+            target=task.target,
+            reference=task.reference,
+            baselines=task.baselines,
+            domain=task.domain,
+            budget=self.loader.budgets[-1],
+            split_digest=self.digest,
+            key=tuple(np.asarray(jax.random.key_data(self.key)).tolist()),
+            course=self.so_far(),
+            memory=memory,
+        )
+        self.checkpoints.save(at, state, record.to_dict(), mae)
+
+    def locate(self, state: step.TrainState, batch: batching.MolecularGraph) -> str:
+        """Where the first number arises that is not finite, in the step just taken.
+
+        Args:
+          state: whose weights the step left as they were.
+          batch: of the step, on the devices.
+        """
+        task, key = self.task, jax.random.fold_in(self.key, int(state.step) - 1)
+        params = jax.device_get(
+            jax.device_put(state.params, step.replicated(self.predictor.mesh))
+        )
+        found = None
+        for shard in range(len(batch.n_node.addressable_shards)):
+            graph = jax.tree.map(
+                lambda leaf, k=shard: np.asarray(leaf.addressable_shards[k].data)[0], batch
+            )
+
+            def loss(params: step.Params, graph: batching.MolecularGraph = graph) -> jax.Array:
+                outputs = task.apply({"params": params}, graph, train=True, rngs={"frame": key})
+                return losses.l1(outputs, graph, losses.count(graph), task.forces_weight)
+
+            found = found or nonfinite.locate(task.model, params, graph, key, loss)
+        return (
+            distributed.first_said(found) or "nothing, where each device's part is computed alone"
+        )
+
+    def batch_of(self, k: int) -> int:
+        """The batch of step k. Their padded shapes are those of one pass: a few come twice."""
+        return (k + self.course.left_out) % self.settings.steps
+
+    def records(self, k: int) -> dict[int, str]:
+        """Id to name of the structures in the batch of step k."""
+        drawn, structures = self.loader.molecules(self.batch_of(k)).ravel(), self.train.structures
+        return {int(structures.ids[m]): structures.name(m) for m in drawn}
+
+    def results(self) -> list[SplitResult]:
+        """On the reported parts, of the weights that were best on validation."""
+        params = restore_weights(self.checkpoints, self.task.model, self.predictor.mesh)
+        return reported_results(self.task, self.predictor.with_params(params))
+
+    def report(self, results: Sequence[SplitResult]) -> None:
+        """Writes the report, and prints its table."""
+        task, done, folder = self.task, self.so_far(), self.workdir / "report"
+        write_report(
+            folder,
+            target=task.target.name,
+            unit=task.target.unit,
+            results=results,
+            history=read_metrics(self.workdir),
+            paper=task.data.paper(task.target),
+            note=task.note,
+            run={
+                "seconds": done.seconds,
+                "compilations": done.compilations,
+                "padding_efficiency": self.loader.padding_efficiency,
+                "parameters": self.n_parameters,
+            },
+            card=reproduction_card(
+                task.config,
+                seed=task.config["seed"],
+                split_digest=self.digest,
+                parameters=self.n_parameters,
+                seconds=done.seconds,
+                resumed=done.resumed,
+                left_out=done.left_out,
+            ),
+        )
+        print_results(task, results)
+        print(f"{done.seconds:.0f} s, {done.compilations} compilations; report in {folder}")

@@ -1,0 +1,65 @@
+"""The section `training` of a config."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hdgnn_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The course of a run.
+
+    Attributes:
+      batch_size: structures, over all devices.
+      steps: of the run.
+      validate_every: steps.
+      first_validation: step of an early one.
+      validation_size: first so many validation structures, while training.
+      log_every: steps.
+      n_budgets: padded shapes, that is compilations.
+      ema: decay of the averaged weights.
+      max_skipped: steps that may be skipped, since their loss or gradient is not finite, before the
+        run stops.
+      spike: where a logged loss is more than so many times the median of those before it, the run
+        goes back to its last checkpoint and leaves out the batches since; 0: never.
+      divide_state: whether each device holds but its part of weights and optimiser state (FSDP).
+      auxiliary: whether the network also learns, with a second output and the same weight, what
+        the composition leaves of the target. With `data.reference = linear` what is left is too
+        little to find features by; those found for this output serve both.
+      forces_weight: Å, of the error of forces in the loss, beside that of the target; 0: forces are
+        not trained on.
+    """
+
+    batch_size: int
+    steps: int
+    validate_every: int
+    first_validation: int
+    validation_size: int
+    log_every: int
+    n_budgets: int
+    ema: float
+    max_skipped: int
+    spike: float
+    divide_state: bool
+    auxiliary: bool
+    forces_weight: float
+
+    def __post_init__(self) -> None:
+        free = ("max_skipped", "forces_weight", "spike")
+        for name, value in dataclasses.asdict(self).items():
+            if name in free and value < 0:
+                raise InputError(f"training.{name} must not be negative: {value}")
+            if name not in (*free, "ema", "divide_state", "auxiliary") and value < 1:
+                raise InputError(f"training.{name} must be at least 1, not {value}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"training.ema must be at least 0 and less than 1, not {self.ema}")
+        if 0 < self.spike <= 1:
+            raise InputError(f"training.spike must be 0 or more than 1, not {self.spike}")
+
+    @property
+    def validations(self) -> set[int]:
+        """Steps after which to validate: an early one, then at equal distances, and the last."""
+        return {self.first_validation, *range(self.validate_every, self.steps, self.validate_every),
+                self.steps}  # fmt: skip

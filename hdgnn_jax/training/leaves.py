@@ -1,0 +1,80 @@
+"""The arrays of a state as bytes, with their names, types and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+PyTree = Any
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """Leaves by the name that code would write, e.g. ".params['embedding']['kernel']"."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def whole(leaf: Any) -> np.ndarray:
+    """An array on the host of each process."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
+
+
+def spread(packed: np.ndarray) -> np.ndarray | jax.Array:
+    """Of several processes, each gets the bytes that it writes, with zeros at the end."""
+    n = jax.device_count()
+    if jax.process_count() == 1:
+        return packed
+    mesh = jax.make_mesh((n,), ("bytes",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("bytes"))
+    padded = np.pad(packed, (0, -len(packed) % n))
+    return jax.make_array_from_callback(padded.shape, sharding, lambda at: padded[at])
+
+
+def pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """The bytes of all arrays end to end, [bytes] uint8, in memory of their own."""
+    return np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
+
+
+def describe(array: np.ndarray) -> dict[str, Any]:
+    """Type and digest of an array, JSON-able."""
+    return {"type": type_of(array), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+
+
+def type_of(leaf: Any) -> str:
+    """For example float32[64,128]."""
+    return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+
+
+def size_of(text: str) -> int:
+    """Bytes of an array of such a type."""
+    name, _, shape = text.rstrip("]").partition("[")
+    return math.prod(map(int, filter(None, shape.split(",")))) * np.dtype(name).itemsize
+
+
+def differences(like: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Every leaf whose type is not the same in the saved state and in the state asked for."""
+    here = {name: type_of(leaf) for name, leaf in like.items()}
+    there = {name: entry["type"] for name, entry in saved.items()}
+    return [
+        f"{name} {there.get(name, 'absent')} where {here.get(name, 'nothing')} is asked for"
+        for name in here | there
+        if here.get(name) != there.get(name)
+    ]
+
+
+def place(array: np.ndarray, like: Any) -> Any:
+    """Puts a host array where `like` is: on the host, on its devices, or on the default one."""
+    if isinstance(like, np.ndarray):
+        return array
+    if like.sharding is None:
+        return jax.device_put(array)
+    # Unlike device_put, this also serves a mesh that spans processes.
+    return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])

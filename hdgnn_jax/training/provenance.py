@@ -1,0 +1,108 @@
+"""The card of a run: what it takes to get the same numbers."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from hdgnn_jax.cpu import cores
+
+PACKAGES = (
+    "hdgnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "e3nn-jax", "jraph", "orbax-checkpoint"
+)  # fmt: skip
+
+
+def reproduction_card(
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    split_digest: str,
+    parameters: int,
+    seconds: float,
+    resumed: Sequence[int] = (),
+    left_out: int = 0,
+) -> dict[str, Any]:
+    """What somebody needs to know to get the same numbers, JSON-able.
+
+    Args:
+      config: the run's configuration, JSON-able.
+      seed: of the parameters, the data order and the frames.
+      split_digest: of the lists of molecules in each split.
+      parameters: how many numbers the model learns.
+      seconds: wall time.
+      resumed: steps at which the run was stopped and went on.
+      left_out: batches left out after spikes of the loss.
+    """
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "resumed_at_steps": list(resumed),
+        "batches_left_out": left_out,
+        "seed": seed,
+        "split_digest": split_digest,
+        "parameters": parameters,
+        "git": _git_state(),
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "hardware": _hardware(),
+        "config": dict(config),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Revision of the source this file belongs to; None where git does not know this file."""
+    here = pathlib.Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository, whose revision says nothing.
+        git("ls-files", "--error-unmatch", here.name)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    devices = [device.device_kind for device in jax.devices()]
+    return {
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "memory_gb": _memory_gb(),
+        "jax_backend": jax.default_backend(),
+        "devices": {kind: devices.count(kind) for kind in devices},
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return None

@@ -1,0 +1,121 @@
+"""What a checkpoint says beside its arrays: all that is needed to go on, and to predict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hdgnn_jax.data import baselines
+from hdgnn_jax.data.applicability import Domain
+from hdgnn_jax.data.targets import ALL_TARGETS, Reference, Target
+from hdgnn_jax.graphs.batching import Budget
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Which
+from hdgnn_jax.training.loop import Memory
+
+VERSION = 2
+"""Of the fields below; a record of another version is refused by name."""
+
+
+@dataclasses.dataclass
+class Course:
+    """How a run went, in all its processes.
+
+    Attributes:
+      seconds: of wall time.
+      compilations: shapes that the training step was compiled for.
+      resumed: steps that the run went on from.
+      left_out: batches that a spike of the loss made it leave out.
+    """
+
+    seconds: float = 0.0
+    compilations: int = 0
+    resumed: list[int] = dataclasses.field(default_factory=list)
+    left_out: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The record of a checkpoint.
+
+    Attributes:
+      config: of the run, as a nested dict.
+      model: the network's hyper-parameters.
+      target: the property.
+      reference: from the network's output to the property.
+      baselines: what there is to beat, by name.
+      domain: of the training structures.
+      budget: the largest shape of a device's batch.
+      split_digest: of the data set.
+      key: the root of the run's random numbers.
+      course: how it went so far.
+      memory: of the training loop.
+    """
+
+    config: Mapping[str, Any]
+    model: Mapping[str, Any]
+    target: Target
+    reference: Reference
+    baselines: Mapping[str, baselines.Baseline]
+    domain: Domain
+    budget: Budget
+    split_digest: str
+    key: tuple[int, ...]
+    course: Course
+    memory: Memory
+
+    @classmethod
+    def of(cls, checkpoints: Checkpoints, which: Which = "latest") -> Record:
+        """The record of the best step, or of the latest.
+
+        Raises:
+          CheckpointError: where there is none, or another version of this program wrote it.
+        """
+        return cls.from_dict(checkpoints.record(which))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""
+        return {
+            "version": VERSION,
+            "config": self.config,
+            "model": self.model,
+            "target": {"name": self.target.name, "unit": self.target.unit},
+            "reference": self.reference.to_dict(),
+            "baselines": {k: dataclasses.asdict(b) for k, b in self.baselines.items()},
+            "domain": self.domain.to_dict(),
+            "budget": dataclasses.astuple(self.budget),
+            "split_digest": self.split_digest,
+            "key": self.key,
+            "course": dataclasses.asdict(self.course),
+            "memory": self.memory.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Record:
+        """The inverse of `to_dict`, after JSON too.
+
+        Raises:
+          CheckpointError: where another version of this program wrote it.
+        """
+        version = content.get("version", 1)
+        if version != VERSION:
+            when = "an earlier" if version < VERSION else "a later"
+            raise CheckpointError(
+                f"{when} version of hdgnn_jax wrote this run (its record is of version {version}, "
+                f"not {VERSION}): train again, or use that version"
+            )
+        return cls(
+            config=content["config"],
+            model={
+                k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()
+            },
+            target=ALL_TARGETS[content["target"]["name"]],
+            reference=Reference.from_dict(content["reference"]),
+            baselines={k: baselines.from_dict(b) for k, b in content["baselines"].items()},
+            domain=Domain.from_dict(content["domain"]),
+            budget=Budget(*content["budget"]),
+            split_digest=content["split_digest"],
+            key=tuple(content["key"]),
+            course=Course(**content["course"]),
+            memory=Memory.from_dict(content["memory"]),
+        )

@@ -1,0 +1,56 @@
+"""Truth and predictions of one part of a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from hdgnn_jax.data.targets import Accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitResult:
+    """Truth and predictions on one split, all in the unit the target is reported in.
+
+    Attributes:
+      split: "train", "validation", "test", ...
+      ids: [n] int64, the number of each structure in its data set.
+      truth: [n] float64, or [n, ...] of vectors and tensors, whose errors are those of a component.
+      prediction: the same, the model's.
+      baselines: by name, as `mean_predictor`: the same, what the model has to beat.
+      threshold: errors below it are counted too; None: they are not.
+      forces: of every atom, in the unit per Å, with the ids of its structure; None where the model
+        was not trained on forces.
+    """
+
+    split: str
+    ids: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+    baselines: Mapping[str, np.ndarray]
+    threshold: float | None = None
+    forces: SplitResult | None = None
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error of the model."""
+        return self.accuracy().mae
+
+    def accuracy(self, baseline: str | None = None) -> Accuracy:
+        """Of the model, or of a baseline."""
+        answer = self.prediction if baseline is None else self.baselines[baseline]
+        error = np.abs(answer - self.truth)
+        within = None if self.threshold is None else float(np.mean(error < self.threshold))
+        return Accuracy(float(np.mean(error)), within)
+
+
+def format_mae(mae: float) -> str:
+    """A mean absolute error with 4 significant digits, as every command prints it.
+
+    >>> format_mae(12.3), format_mae(0.0123456), format_mae(1234.56)
+    ('12.30', '0.01235', '1235')
+    """
+    rounded = float(f"{mae:.4g}")
+    return f"{rounded:.0f}" if rounded >= 1000 else f"{rounded:#.4g}"

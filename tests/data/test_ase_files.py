@@ -1,0 +1,17 @@
+"""What ASE reads comes as structures, with why some of a file cannot be had."""
+
+from __future__ import annotations
+
+from hdgnn_jax.data.ase_files import read_structures
+from hdgnn_jax.graphs.structure import StructureError
+
+
+def test_files_give_structures_or_reasons(tmp_path):
+    path = tmp_path / "two.xyz"
+    path.write_text("1\n\nH 0 0 0\n3\n\nO 0 0 0\nH 0 0 1\nH zero 0 1\n")
+    first, second = read_structures(path)
+    assert first.atomic_numbers.tolist() == [1]
+    assert isinstance(second, StructureError)
+    assert "two.xyz, structure 2 cannot be read" in str(second)
+    (missing,) = read_structures(tmp_path / "nowhere.xyz")
+    assert "nowhere.xyz, structure 1 cannot be read" in str(missing)

@@ -1,0 +1,85 @@
+"""The wheel holds all that the programs need: they run where there is no repository."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import experiments
+from experiments import console, program
+
+ROOT = pathlib.Path(experiments.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(once):
+    """A folder with the wheel installed in it."""
+
+    def make(folder):
+        options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
+        pip = [sys.executable, "-m", "pip"]
+        wheels, installed = folder / "wheels", folder / "site"
+        subprocess.run([*pip, "wheel", *options, "-w", wheels, ROOT], check=True)
+        (wheel,) = wheels.glob("*.whl")
+        subprocess.run([*pip, "install", *options[:1], "-q", "--target", installed, wheel],
+                       check=True)  # fmt: skip
+        return installed
+
+    return once("wheel", make)
+
+
+def start(site, folder, name, *arguments):
+    return subprocess.run(
+        [sys.executable, site / "bin" / f"hdgnn-{name}", *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+def test_every_program_is_a_command(site):
+    assert {path.name for path in (site / "bin").iterdir()} >= {f"hdgnn-{n}" for n in console.NAMES}
+    assert (site / "hdgnn_jax" / "py.typed").exists()
+
+
+def test_training_finds_its_configs_elsewhere(site, tmp_path, config):
+    fields = {"training.steps": 4, "training.batch_size": 4, "training.validate_every": 4,
+              "training.first_validation": 4, "training.validation_size": 8, "model.layers": 1,
+              "model.channels": 4, "training.n_budgets": 1, "data.train_size": 40,
+              "data.cache": config["data"]["cache"]}  # fmt: skip
+    flags = [f"--config.{field}={value}" for field, value in fields.items()]
+    done = start(site, tmp_path, "train", "--config=qm9:quick", "--workdir=run", *flags)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report" / "summary.json").exists()
+
+
+def test_a_config_that_is_none_is_one_line(site, tmp_path):
+    done = start(site, tmp_path, "train", "--config=qm99:quick", "--workdir=run")
+    assert done.returncode == 1
+    assert "qm99" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argument", "file"),
+    [
+        ("--config=qm9:quick", "configs/qm9.py:quick"),
+        ("--config=experiments/configs/is2re.py", "configs/is2re.py"),
+        ("--space=experiments/spaces/qm9_quick.json", "spaces/qm9_quick.json"),
+    ],
+)
+def test_what_the_package_brings_is_found_by_name(argument, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flag = argument.partition("=")[0]
+    assert program._shipped(argument) == f"{flag}={ROOT / 'experiments' / file}"
+
+
+@pytest.mark.parametrize(
+    "argument", ["--config=mine/qm9.py:quick", "--config=qm99", "--target=qm9", "qm9:1-100"]
+)
+def test_other_names_are_left_alone(argument, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert program._shipped(argument) == argument

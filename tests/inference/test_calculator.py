@@ -1,0 +1,183 @@
+"""The calculator says of `Atoms` what the predictor says, and lets ASE move them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, fcc111, molecule
+from ase.constraints import FixAtoms
+from ase.md.langevin import Langevin
+from ase.mep import NEB
+from ase.optimize import BFGS
+from ase.phonons import Phonons
+from small import SMALL, parameters, stirred
+
+from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.data.targets import CALCULATED, RELAXED_ENERGY, TARGETS, Reference
+from hdgnn_jax.graphs.batching import Budget
+from hdgnn_jax.graphs.structure import StructureError, Structures
+from hdgnn_jax.inference.calculator import HDGNNCalculator
+from hdgnn_jax.inference.predictor import Predictor, PredictorError, one_atom
+from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.training import step
+
+UNIT = np.eye(3)
+MESH = step.make_mesh(jax.devices()[:1])
+REFERENCE = Reference(1000.0, (1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.0), 3.0, 50.0)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    """Of molecules, in meV."""
+    params = parameters()["params"]
+    return Predictor(HDGNN(**SMALL), params, REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH)
+
+
+@pytest.fixture(scope="module")
+def of_metals():
+    model = HDGNN(**{**SMALL, "elements": (29, 79), "max_neighbors": 12, "tags": True})
+    params = stirred(model.init, one_atom(model))["params"]
+    reference = Reference(1000.0, (29, 79), (0.0, 0.0), 0.0, 100.0)
+    return Predictor(model, params, reference, CALCULATED["energy"], Budget(160, 48, 9), MESH)
+
+
+def atoms_of(name: str, seed: int = 0) -> Atoms:
+    made = molecule(name)
+    made.rattle(0.05, seed=seed)
+    return made
+
+
+def test_energy_is_the_predictors_in_ev(predictor):
+    names = ("H2O", "CH4", "C2H6", "CH3OH")
+    several = [atoms_of(name) for name in names]
+    alone = []
+    for atoms in several:
+        atoms.calc = HDGNNCalculator(predictor)
+        alone.append(atoms.get_potential_energy())
+        assert atoms.get_potential_energy(force_consistent=True) == alone[-1]
+    batch = predictor(Structures.pack([structure_of(atoms) for atoms in several]))
+    np.testing.assert_allclose(batch / 1000, alone, rtol=1e-6)
+    # The same bits for the same batch.
+    again = predictor(Structures.pack([structure_of(atoms) for atoms in several]))
+    np.testing.assert_array_equal(batch, again)
+
+
+def test_rolls_are_the_evaluation_frames_and_their_mean_is_the_prediction(predictor):
+    packed = Structures.pack([structure_of(atoms_of(name)) for name in ("H2O", "CH3OH")])
+    each = predictor.of_rolls(packed, 3)
+    np.testing.assert_allclose(each.mean(0), predictor.averaged(3)(packed), rtol=1e-6)
+    atoms = atoms_of("H2O")
+    atoms.calc = HDGNNCalculator(predictor, evaluation_frame=3)
+    assert atoms.get_potential_energy() == pytest.approx(each[:, 0].mean() / 1000, rel=1e-6)
+    np.testing.assert_allclose(each[0], predictor(packed), rtol=1e-6)
+    assert (each.std(0) > 1e-3).all()
+
+
+def test_forces_and_stress_follow_from_the_energy(of_metals):
+    crystal = bulk("Cu", cubic=True) * (2, 1, 1)
+    crystal.symbols[3] = "Au"
+    crystal.rattle(0.1, seed=1)
+    crystal.calc = HDGNNCalculator(of_metals)
+    forces, stress = crystal.get_forces(), crystal.get_stress(voigt=False)
+    # Mostly along the force: float32 energies give a slope of two digits, if it is steep.
+    h, direction = 1e-2, np.random.default_rng(0).normal(size=forces.shape)
+    direction += 3 * forces / np.abs(forces).max()
+
+    def energy(positions=crystal.positions, stretch=UNIT) -> float:
+        moved = Atoms(crystal.numbers, positions @ stretch, cell=crystal.cell @ stretch, pbc=True)
+        moved.calc = HDGNNCalculator(of_metals)
+        return moved.get_potential_energy()
+
+    def slope(along) -> float:
+        return (8 * (along(h) - along(-h)) - along(2 * h) + along(-2 * h)) / (12 * h)
+
+    found = slope(lambda t: energy(crystal.positions + t * direction))
+    assert -found == pytest.approx(np.sum(forces * direction), rel=1e-2)
+    strain = np.array([[1, 0.3, 0], [0.3, -0.5, 0.2], [0, 0.2, 0.7]])
+    found = slope(lambda t: energy(stretch=np.eye(3) + t * strain / 10))
+    assert found == pytest.approx(crystal.get_volume() * np.sum(stress * strain) / 10, rel=1e-2)
+
+
+def test_ase_moves_atoms_without_compiling_again(predictor):
+    atoms = atoms_of("C2H6")
+    atoms.calc = HDGNNCalculator(predictor)
+    before = atoms.get_potential_energy()
+    compiled = predictor.compilations
+    BFGS(atoms, logfile=None).run(fmax=1e-4, steps=10)
+    assert atoms.get_potential_energy() < before
+    random = np.random.RandomState(0)
+    Langevin(
+        atoms, units.fs, temperature_K=300, friction=0.02, rng=random, fixcm=False
+    ).run(5)
+    images = [atoms_of("C2H6", seed) for seed in (0, 1, 2)]
+    for image in images:
+        image.calc = HDGNNCalculator(predictor)
+    band = NEB(images, method="improvedtangent")
+    band.interpolate()
+    assert np.isfinite(band.get_forces()).all()
+    # Neighbours come and go: at most the next size.
+    assert predictor.compilations <= compiled + 1
+
+
+def test_phonons_by_finite_differences_compile_once(of_metals, tmp_path):
+    """Copper, 27 cells: three branches that vanish at Gamma, on one compiled program."""
+    crystal = bulk("Cu")
+    phonons = Phonons(
+        crystal, HDGNNCalculator(of_metals), (3, 3, 3), delta=0.05, name=str(tmp_path / "phonons")
+    )
+    before = of_metals.compilations
+    phonons.run()
+    phonons.read(acoustic=True)
+    assert of_metals.compilations == before + 1
+    path = crystal.cell.bandpath("GX", npoints=3)
+    bands = phonons.get_band_structure(path, verbose=False).energies[0]
+    assert bands.shape == (3, 3)
+    assert np.abs(bands[0]).max() < 1e-2 * np.abs(bands[-1]).max()
+
+
+def test_fixed_atoms_stay_and_tags_count(of_metals, tmp_path):
+    slab = fcc111("Cu", (2, 2, 2), vacuum=8)
+    slab.pbc, slab.symbols[-1] = True, "Au"
+    slab.set_tags([0] * 4 + [1] * 3 + [2])
+    slab.set_constraint(FixAtoms(range(4)))
+    slab.calc = HDGNNCalculator(of_metals)
+    start, energy = slab.positions.copy(), slab.get_potential_energy()
+    structure = structure_of(slab)
+    assert structure.fixed.tolist() == [True] * 4 + [False] * 4
+    assert structure.tags.tolist() == [0] * 4 + [1] * 3 + [2]
+    BFGS(slab, logfile=None).run(fmax=0.01, steps=3)
+    assert (slab.positions[:4] == start[:4]).all()
+    assert (slab.positions[4:] != start[4:]).any()
+    slab.positions = start
+    slab.set_tags([0] * 8)
+    assert slab.get_potential_energy() != energy
+    slab.set_tags([7] * 8)
+    with pytest.raises(StructureError, match="has the tag 7; there are 0"):
+        slab.get_potential_energy()
+
+
+def test_what_the_model_cannot_do_is_said(predictor):
+    with pytest.raises(PredictorError, match="gap is no energy that atoms move in"):
+        HDGNNCalculator(dataclasses.replace(predictor, target=TARGETS["gap"]))
+    for target, why in (
+        (TARGETS["G"], "thermal parts at 298 K"), (RELAXED_ENERGY, "the end of a relax"),
+    ):  # fmt: skip
+        with pytest.raises(PredictorError, match=why):
+            HDGNNCalculator(dataclasses.replace(predictor, target=target))
+    mu = dataclasses.replace(predictor, target=TARGETS["mu"])
+    with pytest.raises(PredictorError, match="mu is no energy that atoms move in"):
+        HDGNNCalculator(mu)
+    with pytest.raises(PredictorError, match="mu is no energy that atoms move in"):
+        mu.derivatives(Structures.pack([structure_of(atoms_of("H2O"))]))
+    gold = bulk("Au")
+    gold.calc = HDGNNCalculator(predictor)
+    with pytest.raises(StructureError, match="contains Au; this model knows H, C, N, O, F"):
+        gold.get_potential_energy()
+    water = atoms_of("H2O")
+    water.calc = HDGNNCalculator(predictor)
+    with pytest.raises(NotImplementedError):
+        water.get_stress()

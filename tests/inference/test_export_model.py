@@ -1,0 +1,209 @@
+"""An exported program says what the predictor says, for structures of any number and size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from crystals import random_crystal
+from small import SMALL, stirred
+
+from experiments import export_run
+from hdgnn_jax.data.targets import CALCULATED, POLARIZABILITY, Reference, Target
+from hdgnn_jax.graphs.batching import Budget, MolecularGraph, collate
+from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.graphs.structure import SYMBOLS, Structure, Structures
+from hdgnn_jax.inference.export import PLATFORMS, export_model
+from hdgnn_jax.inference.predictor import Predictor, one_atom
+from hdgnn_jax.models.forces import with_derivatives
+from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.linear import Linear, Terms
+from hdgnn_jax.training import step
+
+LIMIT = 8
+"""Fewer than the crystals' atoms see."""
+ENERGY, DIPOLE = CALCULATED["energy"], CALCULATED["dipole"]
+
+
+def made(target: Target = ENERGY, rank: int = 0, **options) -> Predictor:
+    """With random weights."""
+    elements = options.setdefault("elements", (29, 47, 79))
+    model = HDGNN(**{**SMALL, "layers": 1, **options})
+    params = stirred(model.init, one_atom(model))["params"]
+    known = tuple(-1000.0 * z for z in elements)
+    reference = Reference(1.0, elements, known, 3.0, 50.0, rank)
+    # Weights on several devices: the program is of one all the same.
+    mesh = step.make_mesh()
+    return Predictor(model, params, reference, target, Budget(160, 48, 9), mesh)
+
+
+def arrays_of(model, structures) -> dict:
+    """The program's input, by the script that goes with it."""
+    several = [
+        export_run.arrays_of(
+            model, [SYMBOLS[z] for z in s.atomic_numbers], s.positions, lattice(s), s.tags
+        )
+        for s in structures
+    ]
+    return export_run.join(model, several)
+
+
+def lattice(structure: Structure) -> np.ndarray:
+    """The vectors of the directions that are periodic."""
+    cell = structure.cell
+    return np.zeros((0, 3)) if cell is None else cell[list(structure.periodic)]
+
+
+def graph_of(structures: Structures, model: HDGNN) -> MolecularGraph:
+    """The same as the model itself takes it."""
+    neighbors, n = find_neighbors(structures, model.cutoff, model.max_neighbors), len(structures)
+    budget = Budget(int(neighbors.offsets[-1]) + 2, int(structures.offsets[-1]) + 2, n + 1)
+    return collate(structures, neighbors, np.zeros(n), np.arange(n), budget)
+
+
+def applied(predictor: Predictor):
+    """The model with its weights."""
+    return lambda graph: predictor.model.apply({"params": predictor.params}, graph)
+
+
+def call(program: bytes, arrays: dict) -> dict:
+    """What the program gives."""
+    return jax.device_get(jax.jit(jax.export.deserialize(bytearray(program)).call)(arrays))
+
+
+@pytest.fixture(scope="module")
+def of_metals():
+    return made(tags=True, max_neighbors=LIMIT, degree=1, product_degree=1)
+
+
+@pytest.fixture(scope="module")
+def crystals():
+    """Of three, two, one and no periodic directions, far outside of their cell, and a lone atom."""
+    several = [
+        random_crystal(0),
+        random_crystal(1, n=6, periodic=(True, False, True)),
+        random_crystal(2, n=3, periodic=(False, False, True)),
+        random_crystal(3, n=5, periodic=(False, False, False)),
+    ]
+    far = several[0].positions + np.array([[9, -5, 4], [0, 0, 0], [0, 7, 0], [0, 0, 0]])
+    several[0] = dataclasses.replace(several[0], positions=far)
+    return Structures.pack([*several, Structure(np.array([79]), np.zeros((1, 3)))])
+
+
+def test_energy_forces_and_virial_of_periodic_structures(of_metals, crystals):
+    program, model = export_model(of_metals)
+    model = json.loads(json.dumps(model))
+    assert (model["target"], model["unit"]) == ("energy", "meV")
+    assert model["max_neighbors"] == LIMIT
+    assert model["platforms"] == list(PLATFORMS)
+    arrays = arrays_of(model, crystals)
+    assert {n: str(a.dtype) for n, a in arrays.items()} == dtypes(model["inputs"])
+    # Structures that nobody reads change nothing: one of atoms without number, one of nothing.
+    spare = {"atoms": 3, "edges": 2, "structures": 2}
+    for name, array in model["inputs"].items():
+        arrays[name] = np.pad(arrays[name], [(0, spare.get(n, 0)) for n in array["shape"]])
+    arrays["senders"][-2:] = arrays["receivers"][-2:] = crystals.offsets[-1]
+    arrays["n_atoms"][-2], arrays["n_edges"][-2] = 3, 2
+    found = call(program, arrays)
+    assert {n: str(a.dtype) for n, a in found.items()} == dtypes(model["outputs"])
+    expected = jax.jit(with_derivatives, static_argnums=0)(
+        applied(of_metals), graph_of(crystals, of_metals.model)
+    )
+    for name, count in (("value", 5), ("forces", crystals.offsets[-1]), ("virial", 5)):
+        right = np.asarray(getattr(expected, name))[:count]
+        size = np.abs(right).max()
+        np.testing.assert_allclose(found[name][:count], right, rtol=0, atol=1e-5 * size)
+        assert np.isfinite(found[name]).all()
+
+
+def dtypes(arrays) -> dict:
+    """By name, as the description has them."""
+    return {name: array["dtype"] for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("limit", [None, LIMIT])
+def test_the_script_finds_the_same_neighbors(crystals, limit):
+    model = {"cutoff": 4.0, "max_neighbors": limit, "closest_atoms": 0.01}
+    expected = find_neighbors(crystals, 4.0, limit)
+    for k, s in enumerate(crystals):
+        i, j, shift = export_run.neighbors(model, s.positions, lattice(s))
+        mine = expected.take(np.array([k]))
+        there = mine.images @ crystals.cells[k]
+        assert sorted(rows(i, j, shift)) == sorted(rows(mine.receivers, mine.senders, there))
+        assert (np.diff(i) >= 0).all()
+        if limit is not None:
+            distance = np.linalg.norm(s.positions[j] + shift - s.positions[i], axis=1)
+            assert (np.diff(distance)[np.diff(i) == 0] >= 0).all()
+
+
+def rows(i, j, shift) -> list:
+    """Edges as tuples; + 0 makes a negative zero positive."""
+    return [
+        (a, b, *c)
+        for a, b, c in zip(i.tolist(), j.tolist(), (shift.round(6) + 0).tolist(), strict=True)
+    ]
+
+
+def test_what_is_no_energy_is_a_value_alone_even_a_tensor():
+    options = {"elements": (1, 6, 7, 8, 9), "head": "polarizability", "evaluation_frame": 2}
+    predictor = made(POLARIZABILITY, 2, **options)
+    program, model = export_model(predictor)
+    assert (model["target"], model["unit"]) == ("polarizability", "bohr^3")
+    assert list(model["outputs"]) == ["value"]
+    assert "tags" not in model["inputs"]
+    assert model["reference"]["isotropic"] == np.eye(3).tolist()
+    assert model["evaluation_frame"] == 2
+    water = Structure.from_symbols("OHH", np.array([[0, 0, 0.1], [0, 0.8, -0.5], [0, -0.8, -0.5]]))
+    several = [water, Structure.from_symbols("C", np.zeros((1, 3)))]
+    graph = graph_of(Structures.pack(several), predictor.model)
+    expected = np.asarray(jax.jit(applied(predictor))(graph))[:2]
+    found = call(program, arrays_of(model, several))["value"]
+    assert found.shape == (2, 3, 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # Without any edge.
+    found = call(program, arrays_of(model, several[1:]))["value"]
+    np.testing.assert_allclose(found, expected[1:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_neighbors": LIMIT, "near_neighbors": 4, "far_degree": 2, "far_hidden": 4},
+        {"pathway": "linear", "attention": (1.0,) * 4, "precision": "bfloat16"},
+    ],
+)
+def test_sizes_stay_open_whatever_the_model(options):
+    program, _ = export_model(made(DIPOLE, **options))
+    sizes = {n for a in jax.export.deserialize(bytearray(program)).in_avals for n in a.shape}
+    assert {str(n) for n in sizes} == {"3", "atoms", "edges - 1", "structures"}
+
+
+def test_a_linear_reference_is_in_the_program():
+    predictor = made()
+    terms = Terms(predictor.model.elements, predictor.model.cutoff)
+    weights = np.random.default_rng(0).normal(size=terms.n_features, scale=100)
+    linear = Linear(terms.elements, terms.cutoff, tuple(weights.tolist()))
+    reference = dataclasses.replace(predictor.reference, linear=linear)
+    with_linear = dataclasses.replace(predictor, reference=reference)
+    structures = Structures.pack([random_crystal(seed, 3) for seed in range(2)])
+    without, expected = (p.derivatives(structures) for p in (predictor, with_linear))
+    assert np.abs(expected.value - without.value).min() > 1e-3
+    program, description = export_model(with_linear)
+    found = jax.jit(jax.export.deserialize(bytearray(program)).call)(
+        arrays_of(description, structures)
+    )
+    reference = description["reference"]
+    known = [sum(-1000.0 * z for z in s.atomic_numbers) + 3 for s in structures]
+    scale = reference["scale"]
+    value = (np.asarray(found["value"], float) * scale + known) / 1000
+    size = scale / 1000
+    np.testing.assert_allclose(value, expected.value, rtol=0, atol=2e-5 * size)
+    for name in ("forces", "virial"):
+        ours = getattr(expected, name)
+        there = np.asarray(found[name]) * size
+        np.testing.assert_allclose(there, ours, rtol=0, atol=1e-4 * np.abs(ours).max())
+    rolls = with_linear.of_rolls(structures, 1)[0] / 1000
+    np.testing.assert_allclose(rolls, expected.value, rtol=0, atol=2e-5 * size)

@@ -1,0 +1,29 @@
+"""What is written of a structure is read back as it was."""
+
+from __future__ import annotations
+
+import ase.io
+import numpy as np
+
+from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.graphs.structure import Structure
+from hdgnn_jax.inference.rows import Quantity, Row, as_extxyz
+
+
+def test_slabs_keep_tags_and_fixed_atoms_and_units_are_not_taken_for_ases(tmp_path):
+    """What ASE would read as an energy in eV has another name."""
+    slab = Structure(
+        np.array([29, 29, 8]), np.eye(3) * 3, "slab", np.eye(3) * 9,
+        tags=np.array([0, 1, 2]), fixed=np.array([True, False, False]),
+    )  # fmt: skip
+    row = Row("slab", [slab])
+    row.quantities = [Quantity("energy", "meV", np.float64(1234.5))]
+    row.forces = np.arange(9.0).reshape(3, 3)
+    (tmp_path / "out.extxyz").write_text(as_extxyz([row]))
+    atoms = ase.io.read(tmp_path / "out.extxyz")
+    assert atoms.info["predicted_energy"] == 1234.5
+    assert "energy" not in atoms.calc.results
+    np.testing.assert_array_equal(atoms.calc.results["forces"], row.forces)
+    back = structure_of(atoms)
+    assert back.tags.tolist() == [0, 1, 2]
+    assert back.fixed.tolist() == [True, False, False]

@@ -1,0 +1,119 @@
+"""A run on what the linear model leaves predicts the whole, however it is asked."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments import train
+from hdgnn_jax.data.baselines import Composition
+from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.data.targets import Reference
+from hdgnn_jax.graphs.batching import Budget
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.run.results import restored, results
+from hdgnn_jax.run.task import Examples, Task, examples, linear_reference
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.loop import Memory
+from hdgnn_jax.training.record import Course, Record
+
+
+@pytest.fixture(scope="module")
+def of_linear(config):
+    new = copy.deepcopy(config)
+    new["data"]["reference"] = "linear"
+    new["training"]["auxiliary"] = True
+    return new
+
+
+@pytest.fixture(scope="module")
+def workdir(of_linear, once):
+    def make(folder):
+        train.run(of_linear, folder / "linear")
+        return folder / "linear"
+
+    return once("linear", make)
+
+
+def fitted(config) -> tuple[Examples, Task, Examples]:
+    """The training molecules, the task, and the molecules as the network learns them."""
+    data = dataset(config)
+    molecules = examples(config, data, "train")
+    return molecules, *Task.fitted(config, data, molecules)
+
+
+def test_the_network_learns_what_the_linear_model_leaves(of_linear):
+    molecules, task, learned = fitted(of_linear)
+    fit = task.baselines["linear"]
+    assert task.reference.linear == fit.linear
+    left = molecules.values - fit.energies(molecules.structures, molecules.neighbors) / (
+        task.reference.factor
+    )
+    # Energies of atoms, of a thousand Hartree, were in neither.
+    np.testing.assert_allclose(learned.values, left, rtol=0, atol=1e-5)
+    standardised = task.reference.standardise(molecules.structures, learned.values)
+    assert np.mean(standardised**2) == pytest.approx(1)
+    again = task.to_learn(molecules)
+    np.testing.assert_allclose(again.values, learned.values, rtol=0, atol=1e-5)
+    record = Record(
+        task.config, task.model.hyper_parameters(), task.target, task.reference, task.baselines,
+        task.domain, Budget(160, 48, 9), task.data.digest(), (1, 2), Course(), Memory(),
+    )  # fmt: skip
+    content = json.loads(json.dumps(record.to_dict()))
+    assert Task.from_record(Record.from_dict(content)) == task
+    assert Reference.from_dict(content["reference"]) == task.reference
+
+
+def test_all_ways_to_predict_have_the_linear_model_in_them(workdir):
+    summary = json.loads((workdir / "report" / "summary.json").read_text())
+    assert summary["mae_linear"] < summary["mae_mean_predictor"]
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        task, inside = restored(checkpoints)
+    (result,) = results(task, inside, ["validation"])
+    assert result.mae == summary["splits"]["validation"]["mae"]
+    predictor = Predictor.load(workdir)
+    structures = task.examples("validation").structures.take(np.arange(40))
+    found, spread = predictor(structures), np.ptp(result.truth)
+    np.testing.assert_allclose(found, result.prediction[:40], rtol=0, atol=1e-6 * spread)
+    energies = predictor.derivatives(structures).value * 1000
+    np.testing.assert_allclose(energies, found, rtol=0, atol=1e-6 * spread)
+    rolls = predictor.of_rolls(structures, 1)[0]
+    np.testing.assert_allclose(rolls, found, rtol=0, atol=1e-6 * spread)
+    bare = dataclasses.replace(
+        predictor, reference=dataclasses.replace(predictor.reference, linear=None)
+    )
+    assert np.abs(bare(structures) - found).max() > 1
+
+
+def test_the_report_says_where_a_linear_model_is_better(workdir):
+    report = (workdir / "report" / "report.md").read_text()
+    summary = json.loads((workdir / "report" / "summary.json").read_text())
+    worse = summary["mae"] >= summary["mae_linear"]
+    assert ("A linear model is better on the test split" in report) == worse
+
+
+def test_the_auxiliary_target_is_what_the_composition_leaves(of_linear):
+    molecules, task, learned = fitted(of_linear)
+    both = task.training_targets(molecules, learned)
+    usual = task.reference.standardise(molecules.structures, learned.values)
+    np.testing.assert_array_equal(both[:, 0], usual)
+    fit = Composition.fit(molecules.structures, molecules.values, of_linear["model"]["elements"])
+    left = molecules.values - fit.predict(molecules.structures)
+    np.testing.assert_allclose(both[:, 1], left / left.std(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("target", "rank"), [("mu", 0), ("r2", 0), ("polarizability", 2)])
+def test_what_is_no_sum_over_atoms_has_no_linear_reference(of_linear, target, rank):
+    """Nor an auxiliary output: the same config serves all targets."""
+    assert not linear_reference({**of_linear, "target": target})
+    assert linear_reference({**of_linear, "target": "gap"})
+    if rank == 0:
+        asked = {**of_linear, "target": target}
+        data = dataset(asked)
+        task, _ = Task.fitted(asked, data, examples(asked, data, "train").first(50))
+        assert task.reference.linear is None
+        assert not task.model.auxiliary
