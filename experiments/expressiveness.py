@@ -24,6 +24,7 @@ from experiments.configs import ablations
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import expressiveness
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
@@ -39,11 +40,12 @@ CHAIN = 4
 def model_of(variant: str, degree: int, layers: int) -> HDGNN:
     """A small model on a sphere so fine that aliasing tells nothing apart."""
     fields: dict[str, Any] = {"m_max": 1, **ablations.VARIANTS[variant]}
-    return HDGNN(
+    hyper = HyperParameters(
         elements=(1, 6), cutoff=expressiveness.CUTOFF, degree=degree, layers=layers, channels=8,
         hidden=16, invariant_channels=8, edge_channels=8, n_gaussians=16, neighbors=2.0,
         product_degree=degree, sphere_error=1e-5, **fields,
     )  # fmt: skip
+    return HDGNN(hyper)
 
 
 def main() -> None:

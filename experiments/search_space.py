@@ -15,7 +15,7 @@ from experiments import train
 from hdgnn_jax.config import check_type, from_section
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.run.settings import Training
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training import step
@@ -24,7 +24,7 @@ from hdgnn_jax.training.optimizer import make_optimizer
 Space = Mapping[str, Any]
 """As in its file: {field: [choices] or {"low": .., "high": .., "log": true}}."""
 
-SECTIONS = {"model": HDGNN, "optimizer": make_optimizer, "training": Training}
+SECTIONS = {"model": HyperParameters, "optimizer": make_optimizer, "training": Training}
 OURS = (
     "target", "seed", "training.steps", "training.validate_every", "training.first_validation",
     "training.validation_size",

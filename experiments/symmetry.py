@@ -124,8 +124,8 @@ def measure(
     """All numbers, JSON-able, in the target's unit."""
     # The network alone: a linear reference turns with the molecule, and changes none of this.
     model, scale = task.model, task.reference.scale
-    usual = model.evaluation_frame if isinstance(model.evaluation_frame, int) else 1
-    rules = itertools.islice(sphere.lebedev_rules(model.degree), SPHERES)
+    usual = model.hyper.evaluation_frame if isinstance(model.hyper.evaluation_frame, int) else 1
+    rules = itertools.islice(sphere.lebedev_rules(model.hyper.degree), SPHERES)
     orders = [order for order, *_ in rules]
 
     def changes(model: Any, frames: int, choices: tuple[str, ...]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def measure(
 
     with progress_bar("measurements") as progress:
         bar = progress.add_task("choices", total=2 + len(FRAMES) + len(orders))
-        found: dict[str, Any] = {"frames": usual, "points": model.points().n_points}
+        found: dict[str, Any] = {"frames": usual, "points": model.hyper.points().n_points}
         found["choices"] = changes(model, usual, symmetry.CHOICES)
         progress.update(bar, advance=1, description="layers")
         states = symmetry.state_changes(model, params, graph, rotations=rotations)
@@ -157,9 +157,9 @@ def measure(
             progress.update(bar, advance=1)
         progress.update(bar, description="points")
         for order in orders:
-            other = model.clone(sphere_rule="lebedev", sphere_order=order, sphere_error=None)
+            other = model.changed(sphere_rule="lebedev", sphere_order=order, sphere_error=None)
             both = changes(other, usual, ("rotation", "sphere"))
-            row = {"order": order, "n": other.points().n_points, **both["rotation"]}
+            row = {"order": order, "n": other.hyper.points().n_points, **both["rotation"]}
             row |= {"sphere_mad": both["sphere"]["mad"], "sphere_error": both["sphere"]["error"]}
             found["against_points"].append(row)
             progress.update(bar, advance=1)

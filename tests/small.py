@@ -15,6 +15,7 @@ from molecules import CUTOFF, KNOWN, graph_of
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.hyperparameters import HyperParameters
 
 SMALL = {
     "cutoff": CUTOFF,
@@ -53,16 +54,21 @@ def stirred(init: Callable[..., Any], *arguments: Any, seed: int = 0) -> Any:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def network(**fields: Any) -> HDGNN:
+    """The network with these hyper-parameters."""
+    return HDGNN(HyperParameters(**fields))
+
+
 @functools.cache
 def parameters(**options: Any) -> Any:
     """Stirred ones of the small model with these options."""
-    return stirred(HDGNN(**{**SMALL, **options}).init, graph_of(KNOWN, budget=BUDGET))
+    return stirred(network(**{**SMALL, **options}).init, graph_of(KNOWN, budget=BUDGET))
 
 
 @functools.cache
 def compiled(**options: Any) -> Callable[..., jax.Array]:
     """The evaluation of the small model with these options: `(params, graph) -> [G]`."""
-    return jax.jit(HDGNN(**{**SMALL, **options}).apply)
+    return jax.jit(network(**{**SMALL, **options}).apply)
 
 
 def predict(structures: Structures, **options: Any) -> np.ndarray:

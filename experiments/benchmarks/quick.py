@@ -44,7 +44,7 @@ def measure(report: Report) -> dict[str, float]:
     flops = outside.flops + config["model"]["layers"] * layer.flops
     graph = jax.tree.map(lambda leaf: leaf[0], batches[0])
     sizes = operations.Sizes(
-        len(graph.senders), len(graph.nodes.atomic_numbers), len(task.model.points().weights)
+        len(graph.senders), len(graph.nodes.atomic_numbers), len(task.model.hyper.points().weights)
     )
     share = {name: 1e3 * cores() / loader.batch_size * times[name] for name in calls}
     results = {

@@ -132,7 +132,7 @@ def task_of(config: Mapping[str, Any], molecules: Examples) -> Task:
 def with_model(given: Task, **model: Any) -> Task:
     """The same task for a model with other fields."""
     config = {**given.config, "model": {**given.config["model"], **model}}
-    return dataclasses.replace(given, config=config, model=given.model.clone(**model))
+    return dataclasses.replace(given, config=config, model=given.model.changed(**model))
 
 
 def mesh() -> jax.sharding.Mesh:
@@ -145,7 +145,7 @@ def loader_of(given: Task, molecules: Examples, quick: bool) -> Loader:
     training = given.config["training"]
     targets = given.reference.standardise(molecules.structures, molecules.values)
     # What the numbers are does not matter here.
-    if given.model.auxiliary:
+    if given.model.hyper.auxiliary:
         targets = np.stack([targets, targets], 1)
     return Loader(
         molecules.structures,

@@ -3,7 +3,7 @@
     python -m experiments.train --config=experiments/configs/qm9.py --workdir=runs/U0
 
 trains at the paper's scale; `--config=experiments/configs/qm9.py:quick` in ten minutes on two
-cores. Any target: `--config.target=gap`. What the fields of `model` mean: `HDGNN`'s docstring.
+cores. Any target: `--config.target=gap`. The fields of `model`: the docstring of `HyperParameters`.
 
 The paper's (An et al. 2024, sections 3 and 5): 110,000 training molecules, L = 6, the fully
 connected product on QM9, L' = 2 of its 1-4, one architecture for all targets, random edge frames,
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_dict
 
 from experiments.configs import defaults
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.hyperparameters import HyperParameters
 
 
 def get_config(variant: str = "full") -> ConfigDict:
@@ -36,8 +36,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.reference = config_dict.placeholder(str)  # None: the usual one of the target
     config.data.cache = config_dict.placeholder(str)  # None: ~/.cache/hdgnn_jax
 
-    # Fields and defaults are HDGNN's; the rest of the config gives what is left out.
-    config.model = defaults.section(HDGNN, ("head", "neighbors", "auxiliary", "parent", "name"))
+    # Fields and defaults of `HyperParameters`; the rest of the config gives what is left out.
+    config.model = defaults.section(HyperParameters, ("head", "neighbors", "auxiliary"))
     config.model.tensor_product = "fully_connected"
 
     config.optimizer = ConfigDict()

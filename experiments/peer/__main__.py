@@ -109,7 +109,7 @@ def run(workdir: pathlib.Path, options: Options) -> None:
             trial_seconds=TRIAL * seconds,
             rates=RATES,
             batch_size=options.batch_size,
-            cutoff=task.model.cutoff if options.cutoff is None else options.cutoff,
+            cutoff=task.model.hyper.cutoff if options.cutoff is None else options.cutoff,
             cores=cores(),
         )
         models = results.read(workdir, settings)
@@ -249,7 +249,7 @@ def write_molecules(path: pathlib.Path, task: Task, cutoff: float | None) -> Non
     train = parts["train"]
     # As is usual: whatever the run itself was given to start from.
     reference = Reference.fit(
-        task.target, task.model.elements, train.structures, train.values,
+        task.target, task.model.hyper.elements, train.structures, train.values,
         kind="fitted",
     )  # fmt: skip
     arrays: dict[str, Any] = {
@@ -257,7 +257,7 @@ def write_molecules(path: pathlib.Path, task: Task, cutoff: float | None) -> Non
         for name, molecules in parts.items()
         for key, value in columns(molecules, reference, cutoff).items()
     }
-    cutoff = task.model.cutoff if cutoff is None else cutoff
+    cutoff = task.model.hyper.cutoff if cutoff is None else cutoff
     np.savez(path, cutoff=cutoff, scale=reference.scale, **arrays)
 
 

@@ -92,7 +92,7 @@ def told_apart(
         ]
     )
     keys = jax.random.split(jax.random.key(seed), len(pairs))
-    train = functools.partial(_train, model, 1 if invariant else degrees.size(model.degree))
+    train = functools.partial(_train, model, 1 if invariant else degrees.size(model.hyper.degree))
     return np.asarray(jax.jit(jax.vmap(train))(graphs, keys)) > 0.9
 
 
@@ -117,7 +117,7 @@ def _train(
         return (optax.apply_updates(params, updates), state), None
 
     inner, outer = jax.random.split(key)
-    width = size * model.channels
+    width = size * model.hyper.channels
     params = {
         "model": model.init(inner, graph, roll, method="states")["params"],
         "weight": jax.random.normal(outer, (width,)) * width**-0.5,

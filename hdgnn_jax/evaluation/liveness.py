@@ -28,7 +28,7 @@ def without_degrees(model: HDGNN, params: Any) -> Any:
     Raises:
       ValueError: for a model without the norms that all of them pass through.
     """
-    if not (model.layer_norm and model.rescale):
+    if not (model.hyper.layer_norm and model.hyper.rescale):
         raise InputError("degrees can be taken away where layer_norm and rescale are on")
     stack = dict(params["stack"])
     for name in NORMS:
@@ -50,7 +50,8 @@ def sizes(model: HDGNN, params: Any, graph: batching.MolecularGraph) -> dict[str
     """
 
     seen = jax.device_get(_look(model, params, jax.tree.map(jnp.asarray, graph)))
-    rms = np.concatenate([leaf.reshape(-1, model.degree + 1) for leaf in _leaves(seen, STATES)])
+    size = model.hyper.degree + 1
+    rms = np.concatenate([leaf.reshape(-1, size) for leaf in _leaves(seen, STATES)])
     stuck = [float(leaf.max()) for leaf in _leaves(seen, GATES)]
     return {
         **{f"rms_{l}": float(value) for l, value in enumerate(rms.min(0))},

@@ -119,10 +119,10 @@ def state_changes(
 
     rolls = jnp.zeros((1, len(graph.senders)))
     layers = []
-    for k in range(1, model.layers + 1):
+    for k in range(1, model.hyper.layers + 1):
         # The model's first k layers: those after them change nothing there.
         first = {**params, "stack": jax.tree.map(lambda leaf, k=k: leaf[:k], params["stack"])}
-        run = jax.jit(functools.partial(_states, model.clone(layers=k)))
+        run = jax.jit(functools.partial(_states, model.changed(layers=k)))
         at_rest = np.asarray(run(first, graph, _rest(rolls)))
         row = {}
         for choice in CHOICES:
@@ -163,8 +163,8 @@ def _apply(
     method: str,
 ) -> Any:
     """A method of the model in that setting, for one of its rolls [E]."""
-    points = sphere.turn(model.points(), _full_wigner(model.degree, setting.points))
-    placed = model.clone(sphere_rule=points, sphere_order=None, sphere_error=None)
+    points = sphere.turn(model.hyper.points(), _full_wigner(model.hyper.degree, setting.points))
+    placed = model.changed(sphere_rule=points, sphere_order=None, sphere_error=None)
     # Of the positions, so that forces too see frames that turn along.
     along = geometry.turned_rolls(graph, roll, setting.molecule)
     return placed.apply(
@@ -198,7 +198,7 @@ def _states(
 ) -> jax.Array:
     """Node states [N, S, C], in the axes of the graph as it was."""
     x = _apply(model, params, graph, setting, setting.rolls[0], "states")[0]
-    back = _full_wigner(model.degree, setting.molecule).T
+    back = _full_wigner(model.hyper.degree, setting.molecule).T
     return jnp.einsum("ij,njc->nic", back, x, precision="highest")
 
 

@@ -57,9 +57,8 @@ def export_model(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
     Returns:
       What `jax.export.deserialize` reads, for each of `PLATFORMS`, and a JSON-able description.
     """
-    inputs = {
-        name: array for name, array in INPUTS.items() if name != "tags" or predictor.model.tags
-    }
+    tags = predictor.model.hyper.tags
+    inputs = {name: array for name, array in INPUTS.items() if name != "tags" or tags}
     atoms, edges, structures = export.symbolic_shape("atoms, edges, structures")
     # A dimension stands for 1 and more, but atoms may be too far apart to see each other.
     sizes = {"atoms": atoms, "edges": edges - 1, "structures": structures, 3: 3}
@@ -83,7 +82,7 @@ def _program(
         def apply(graph: batching.MolecularGraph) -> Any:
             return predictor.apply({"params": params}, graph)
 
-        graph = _padded(arrays, model.cutoff, model.max_neighbors)
+        graph = _padded(arrays, model.hyper.cutoff, model.hyper.max_neighbors)
         if predictor.has_forces:
             found = with_derivatives(apply, graph)._asdict()
         else:
@@ -96,7 +95,7 @@ def _program(
 def _description(
     predictor: Predictor, program: bytes, inputs: Mapping[str, Array]
 ) -> dict[str, Any]:
-    model, reference = predictor.model, predictor.reference
+    model, reference = predictor.model.hyper, predictor.reference
     shape: tuple[int, ...] = (3,) * reference.rank
     outputs = {"value": Array("float32", ("structures", *shape), "standardised, see reference")}
     if predictor.has_forces:

@@ -23,6 +23,7 @@ from hdgnn_jax.inference.batches import Batches
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.heads import HEADS
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
@@ -122,7 +123,7 @@ class Predictor:
         mesh = step.make_mesh() if mesh is None else mesh
         with Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
             record = Record.of(checkpoints, "best")
-            model = HDGNN(**record.model)
+            model = HDGNN(HyperParameters(**record.model))
             params = restore_weights(checkpoints, model, mesh)
         found = cls(
             model, params, record.reference, record.target, record.budget, mesh, record.domain
@@ -131,7 +132,7 @@ class Predictor:
 
     def averaged(self, frames: int) -> Predictor:
         """The same, of the mean over so many rolls of the edge frames."""
-        return dataclasses.replace(self, model=self.model.clone(evaluation_frame=frames))
+        return dataclasses.replace(self, model=self.model.changed(evaluation_frame=frames))
 
     def with_params(self, params: step.Params) -> Predictor:
         """The same with other weights; what is compiled serves both."""
@@ -152,7 +153,7 @@ class Predictor:
 
     def usable(self, structures: Structures) -> tuple[Neighborhoods, dict[int, str]]:
         """Those that the model can use, with their neighbours; of the others, place to reason."""
-        model = self.model
+        model = self.model.hyper
         reasons = structures.reasons_against(model.elements, model.tags)
         if HEADS[model.head].about_centre:
             for k in np.flatnonzero(structures.periodic.any(1)).tolist():
@@ -315,10 +316,10 @@ def restore_weights(
 
 def one_atom(model: HDGNN) -> batching.MolecularGraph:
     """The smallest graph, to get the shapes of weights from."""
-    atom = Structures.pack([Structure(np.array(model.elements[:1]), np.zeros((1, 3)))])
+    atom = Structures.pack([Structure(np.array(model.hyper.elements[:1]), np.zeros((1, 3)))])
     return batching.collate(
         atom,
-        neighbors_of(atom, model.cutoff, model.max_neighbors),
+        neighbors_of(atom, model.hyper.cutoff, model.hyper.max_neighbors),
         np.zeros(1),
         np.zeros(1, int),
         batching.Budget(n_edge=1, n_node=2, n_graph=2),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,19 +11,17 @@ import jax.numpy as jnp
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.models.dense import KEPT, DegreeDense, Precision
+from hdgnn_jax.models.dense import KEPT, DegreeDense
 from hdgnn_jax.models.embedding import N_TAGS, DistanceBlock, ElementEmbedding, element_index
 from hdgnn_jax.models.gates import GATES, STATES, watch
 from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
-from hdgnn_jax.models.heads import HEADS, Head, MoleculeHead, Readout
+from hdgnn_jax.models.heads import MoleculeHead
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.models.invariant import InvariantBranch
-from hdgnn_jax.models.message import Attention, MessageBlock, TensorProduct
+from hdgnn_jax.models.message import MessageBlock
 from hdgnn_jax.models.norm import EPSILON, SOFT, EquivariantLayerNorm
-from hdgnn_jax.models.pathways import Pathway
 from hdgnn_jax.models.update import UpdateBlock
 from hdgnn_jax.so3 import degrees, sphere
-
-Frame = Literal["random", "canonical"] | int
 
 KEEP = jax.checkpoint_policies.save_only_these_names(KEPT)
 """What the backward pass finds stored, without `remat`: most matrix products and the rotated
@@ -40,183 +38,45 @@ START = 0.25
 class HDGNN(nn.Module):
     """The Hybrid Directional Graph Neural Network (An et al., ICLR 2024).
 
-    The attributes are the hyper-parameters, all of them.
-
     Attributes:
-      elements: atomic numbers the model knows.
-      tags: whether the start also depends on an atom's tag (bulk, surface, adsorbate).
-      cutoff: Å.
-      max_neighbors: nearest neighbours that an atom sees; None: all within the cutoff.
-      near_neighbors: the nearest of these make a shell of their own, with degree and hidden size as
-        below; the rest have `far_degree` and `far_hidden`. None: one shell.
-      far_degree: L of the messages of the outer shell.
-      far_hidden: H of its networks.
-      degree: L.
-      layers: K.
-      channels: C of the node state.
-      hidden: H of the edge networks.
-      invariant_channels: C0 of the invariant branch.
-      edge_channels: B of the distance block.
-      n_gaussians: of the distance smearing.
-      m_max: orders |m| that the learned pathway sees; `degree` for the untruncated form.
-      pathway: what the learned terms of eq. 11 are made of: `edge_networks` (the paper's),
-        `unshared`, `nn_of_rotated`, `linear`, `unrestricted`, `so2` or `none`; see `pathways`.
-      last_silu: whether a SiLU follows the second layer of its networks, as in the authors' code.
-      tensor_product: of the fourth term: `metp` (eq. 7), `fully_connected`, `depthwise` (ours, see
-        `DepthwiseProduct`) or `none`.
-      full_product: whether there is a fifth term, one channel of all degrees; see `MessageBlock`.
-      product_degree: L', the highest degree that comes out of it.
-      attention: `sigmoid`, `softmax` or four fixed weights (Table 4).
-      neighbors: the usual number of neighbours of an atom; sums over them are divided by its root.
-      envelope: whether messages fade out towards the cutoff.
-      layer_norm: whether the state is normalised before the message block.
-      rescale: whether sums are brought back to unit variance: summed messages by a norm, and
-        x^k + update by a factor. Without it messages shrink, and what the head sees of the
-        surroundings is lost beside the element's embedding.
-      extra_linear: whether an equivariant linear layer follows the norm (Table 5).
-      invariant_branch: whether there is one; without it attention sees e_ij alone.
-      residual: whether x^{k+1} = x^k + update.
-      update_channels: hidden channels of the update block; None: 2C, as in the paper.
-      squeeze_excite: whether the update block gates channels by their mean over the sphere.
-      sphere_rule: `lebedev`, `product`, or the points themselves.
-      sphere_order: of the Lebedev rule; None: see `so3.sphere.sphere`.
-      sphere_error: instead of an order, the relative aliasing error that is allowed, as 1e-3.
-      head: `invariant`, `dipole` (mu), `dipole_vector`, `extent` (r2) or `polarizability`; see
-        `heads.MoleculeHead`.
-      readout: `sum` or `mean` over atoms, of the invariant head.
-      invariant_weight: lambda of section 3.4.
-      auxiliary: whether the invariant head has a second output, for training alone: [G, 2].
-      frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
-        `frame`, the same in all layers), `canonical` (0), or n: mean prediction over n rolls.
-      evaluation_frame: the same in evaluation, which must be deterministic: not `random`.
-      precision: of matrix products; `bfloat16` products still add up in float32, and rotations and
-        sphere transforms are float32 always.
-      remat: whether a layer's activations are computed again in the backward pass.
+      hyper: the hyper-parameters.
     """
 
-    elements: tuple[int, ...] = (1, 6, 7, 8, 9)
-    tags: bool = False
-    cutoff: float = 5.0
-    max_neighbors: int | None = None
-    near_neighbors: int | None = None
-    far_degree: int = 4
-    far_hidden: int = 32
-    degree: int = 6
-    layers: int = 6
-    channels: int = 64
-    hidden: int = 128
-    invariant_channels: int = 128
-    edge_channels: int = 64
-    n_gaussians: int = 250
-    m_max: int = 1
-    pathway: Pathway = "edge_networks"
-    last_silu: bool = False
-    tensor_product: TensorProduct = "metp"
-    full_product: bool = False
-    product_degree: int = 2
-    attention: Attention = "sigmoid"
-    neighbors: float = 13.0
-    envelope: bool = True
-    layer_norm: bool = True
-    rescale: bool = True
-    extra_linear: bool = False
-    invariant_branch: bool = True
-    residual: bool = True
-    update_channels: int | None = None
-    squeeze_excite: bool = True
-    sphere_rule: sphere.Rule | sphere.Sphere = "lebedev"
-    sphere_order: int | None = None
-    sphere_error: float | None = None
-    head: Head = "invariant"
-    readout: Readout = "sum"
-    invariant_weight: float = 1.0
-    auxiliary: bool = False
-    frame: Frame = "random"
-    evaluation_frame: Frame = "canonical"
-    precision: Precision = "float32"
-    remat: bool = False
+    hyper: HyperParameters
 
-    def __post_init__(self) -> None:
-        _one_of("pathway", self.pathway, get_args(Pathway))
-        _one_of("tensor_product", self.tensor_product, get_args(TensorProduct))
-        if self.pathway == self.tensor_product == "none":
-            raise InputError("pathway and tensor_product must not both be 'none': no message")
-        _one_of("head", self.head, get_args(Head))
-        if self.auxiliary and self.head != "invariant":
-            raise InputError(f"auxiliary needs the invariant head, not {self.head}")
-        _one_of("readout", self.readout, ("sum", "mean"))
-        _one_of("precision", self.precision, ("float32", "bfloat16"))
-        if isinstance(self.attention, str):
-            _one_of("attention", self.attention, ("sigmoid", "softmax"))
-        elif self.full_product:
-            raise InputError("full_product needs learned attention: 'sigmoid' or 'softmax'")
-        elif len(self.attention) != 4:
-            raise InputError(f"attention needs four weights, not {self.attention!r}")
-        for name, frame in (("frame", self.frame), ("evaluation_frame", self.evaluation_frame)):
-            if not (isinstance(frame, int) and frame > 0):
-                _one_of(name, frame, ("random", "canonical"))
-        if self.evaluation_frame == "random":
-            raise InputError("evaluation_frame must not be 'random': evaluation is deterministic")
-        if self.max_neighbors is not None and self.max_neighbors < 1:
-            raise InputError(f"max_neighbors must be positive, not {self.max_neighbors}")
-        if self.near_neighbors is not None:
-            if not 0 < self.near_neighbors < (self.max_neighbors or 0):
-                raise InputError(
-                    f"near_neighbors must lie between 1 and max_neighbors = {self.max_neighbors}, "
-                    f"not {self.near_neighbors}"
-                )
-            if not 0 <= self.far_degree <= self.degree or self.far_hidden < 1:
-                raise InputError(
-                    "with near_neighbors, far_degree must not exceed degree and far_hidden must be "
-                    "positive"
-                )
-        lowest = min(self.shell_degrees())
-        for name in ("m_max", "product_degree"):
-            if not 0 <= getattr(self, name) <= lowest:
-                which = "degree" if lowest == self.degree else "far_degree"
-                raise InputError(f"{name} must lie between 0 and {which} = {lowest}")
-        lowest_degree = HEADS[self.head].lowest_degree
-        if self.degree < lowest_degree:
-            raise InputError(f"the {self.head} head needs degree >= {lowest_degree}")
-        for name in ("cutoff", "neighbors", "layers", "channels", "hidden", "invariant_channels",
-                     "edge_channels"):  # fmt: skip
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.update_channels is not None and self.update_channels < 1:
-            raise InputError(f"update_channels must be positive, not {self.update_channels}")
-        if not self.elements:
-            raise InputError("elements must not be empty")
-        if self.n_gaussians < 2:
-            raise InputError(f"n_gaussians must be at least 2, not {self.n_gaussians}")
-        super().__post_init__()
+    @nn.nowrap
+    def changed(self, **fields: Any) -> HDGNN:
+        """The network with other values of some hyper-parameters."""
+        return HDGNN(dataclasses.replace(self.hyper, **fields))
 
     def setup(self) -> None:
-        points = self.points()
+        hyper = self.hyper
+        points = hyper.points()
         # Without a norm before the messages their size would be the embedding's.
-        scale = START if self.rescale and self.layer_norm else 1.0
-        self.embedding = ElementEmbedding(len(self.elements), self.channels, scale)
-        if self.tags:
-            self.tag_embedding = ElementEmbedding(N_TAGS, self.channels, scale)
-        if self.invariant_branch:
+        scale = START if hyper.rescale and hyper.layer_norm else 1.0
+        self.embedding = ElementEmbedding(len(hyper.elements), hyper.channels, scale)
+        if hyper.tags:
+            self.tag_embedding = ElementEmbedding(N_TAGS, hyper.channels, scale)
+        if hyper.invariant_branch:
             self.invariant_embedding = ElementEmbedding(
-                len(self.elements), self.invariant_channels
+                len(hyper.elements), hyper.invariant_channels
             )
-            if self.tags:
-                self.invariant_tag_embedding = ElementEmbedding(N_TAGS, self.invariant_channels)
-        policy = KEEP if self.pathway != "none" else jax.checkpoint_policies.everything_saveable
-        layer = nn.remat(Layer, prevent_cse=False, policy=None if self.remat else policy)
+            if hyper.tags:
+                self.invariant_tag_embedding = ElementEmbedding(N_TAGS, hyper.invariant_channels)
+        policy = KEEP if hyper.pathway != "none" else jax.checkpoint_policies.everything_saveable
+        layer = nn.remat(Layer, prevent_cse=False, policy=None if hyper.remat else policy)
         # Of a deep network one layer is traced and compiled, whatever K.
         self.stack = nn.scan(
             layer,
             variable_axes={"params": 0, GATES: 0, STATES: 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),
-            length=self.layers,
-            unroll=self.layers if self.layers <= UNROLLED else 1,
-        )(_hyper_parameters(self), points)
-        weight = self.invariant_weight if self.invariant_branch else 0.0
+            length=hyper.layers,
+            unroll=hyper.layers if hyper.layers <= UNROLLED else 1,
+        )(hyper, points)
+        weight = hyper.invariant_weight if hyper.invariant_branch else 0.0
         self.molecule_head = MoleculeHead(
-            self.head, self.readout, points, weight, self.precision, self.auxiliary
+            hyper.head, hyper.readout, points, weight, hyper.precision, hyper.auxiliary
         )
 
     def __call__(self, graph: batching.MolecularGraph, *, train: bool = False) -> jax.Array:
@@ -232,7 +92,7 @@ class HDGNN(nn.Module):
           padding graphs. With `auxiliary` and `train`, [G, 2].
         """
         graph = jax.tree.map(jnp.asarray, graph)
-        frame = self.frame if train else self.evaluation_frame
+        frame = self.hyper.frame if train else self.hyper.evaluation_frame
         if frame == "random":
             return self.predict(graph, edge_rolls(self.make_rng("frame"), graph), train)
         return self.of_rolls(graph, 1 if frame == "canonical" else frame, train).mean(0)
@@ -254,24 +114,6 @@ class HDGNN(nn.Module):
         return scan(self, None, 2 * jnp.pi * jnp.arange(n) / n)[1]
 
     @nn.nowrap
-    def hyper_parameters(self) -> dict[str, Any]:
-        """The attributes: all that it takes to build the same network."""
-        names = {field.name for field in dataclasses.fields(self)} - {"parent", "name"}
-        return {name: getattr(self, name) for name in sorted(names)}
-
-    @nn.nowrap
-    def points(self) -> sphere.Sphere:
-        """The quadrature of update blocks and head."""
-        if isinstance(self.sphere_rule, sphere.Sphere):
-            return self.sphere_rule
-        return sphere.sphere(self.degree, self.sphere_rule, self.sphere_order, self.sphere_error)
-
-    @nn.nowrap
-    def shell_degrees(self) -> tuple[int, ...]:
-        """L of the messages of each shell of neighbours."""
-        return (self.degree,) if self.near_neighbors is None else (self.degree, self.far_degree)
-
-    @nn.nowrap
     def geometry(self, graph: batching.MolecularGraph, roll: jax.Array) -> EdgeGeometry:
         """The geometry of the edges for the given rolls [E].
 
@@ -279,12 +121,12 @@ class HDGNN(nn.Module):
           ValueError: where the graph's neighbours were found with another cutoff, are too few, or
             not in the order of distance.
         """
-        if graph.edges.cutoff != self.cutoff:
+        if graph.edges.cutoff != self.hyper.cutoff:
             raise InputError(
                 f"the neighbours were found with cutoff = {graph.edges.cutoff}, the model has "
-                f"{self.cutoff}: find them with the model's"
+                f"{self.hyper.cutoff}: find them with the model's"
             )
-        found, wanted = graph.edges.max_neighbors, self.max_neighbors
+        found, wanted = graph.edges.max_neighbors, self.hyper.max_neighbors
         if (found is None) != (wanted is None) or (found or 0) < (wanted or 0):
             raise InputError(
                 f"the neighbours were found with max_neighbors = {found}, the model has {wanted}: "
@@ -293,15 +135,15 @@ class HDGNN(nn.Module):
         return edge_geometry(
             graph,
             roll,
-            degrees=self.shell_degrees(),
-            m_max=self.m_max,
-            product_degree=self.product_degree,
-            full=self.full_product,
-            cutoff=self.cutoff,
-            n_gaussians=self.n_gaussians,
-            envelope=self.envelope,
-            max_neighbors=self.max_neighbors,
-            near_neighbors=self.near_neighbors,
+            degrees=self.hyper.shell_degrees(),
+            m_max=self.hyper.m_max,
+            product_degree=self.hyper.product_degree,
+            full=self.hyper.full_product,
+            cutoff=self.hyper.cutoff,
+            n_gaussians=self.hyper.n_gaussians,
+            envelope=self.hyper.envelope,
+            max_neighbors=self.hyper.max_neighbors,
+            near_neighbors=self.hyper.near_neighbors,
         )
 
     def predict(
@@ -309,7 +151,7 @@ class HDGNN(nn.Module):
     ) -> jax.Array:
         """The prediction [G, ...] in the edge frames given by the rolls [E]."""
         outputs: jax.Array = self.molecule_head(*self.states(graph, roll), graph)
-        return outputs[:, 0] if self.auxiliary and not train else outputs
+        return outputs[:, 0] if self.hyper.auxiliary and not train else outputs
 
     def states(
         self, graph: batching.MolecularGraph, roll: jax.Array
@@ -321,22 +163,22 @@ class HDGNN(nn.Module):
     @nn.nowrap
     def lasts(self) -> jax.Array:
         """[K] whether a layer is the last one."""
-        return jnp.arange(self.layers) == self.layers - 1
+        return jnp.arange(self.hyper.layers) == self.hyper.layers - 1
 
     def start(
         self, graph: batching.MolecularGraph, roll: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
         """What the first layer gets: the state, and what is the same for all layers."""
         geometry = self.geometry(graph, roll)
-        species = element_index(graph.nodes.atomic_numbers, self.elements)
+        species = element_index(graph.nodes.atomic_numbers, self.hyper.elements)
         start = self.embedding(species)
-        f = self.invariant_embedding(species) if self.invariant_branch else start[:, :0]
-        if self.tags:
+        f = self.invariant_embedding(species) if self.hyper.invariant_branch else start[:, :0]
+        if self.hyper.tags:
             start = (start + self.tag_embedding(graph.nodes.tags)) / 2**0.5
-            if self.invariant_branch:
+            if self.hyper.invariant_branch:
                 f = (f + self.invariant_tag_embedding(graph.nodes.tags)) / 2**0.5
         # Degree 0 from the atom, the others 0.
-        higher = degrees.size(self.degree) - 1
+        higher = degrees.size(self.hyper.degree) - 1
         x = jnp.pad(start[:, None], ((0, 0), (0, higher), (0, 0)))
         return (x, f), (geometry, species, graph.senders, graph.receivers)
 
@@ -344,7 +186,7 @@ class HDGNN(nn.Module):
 class Layer(nn.Module):
     """norm -> message block -> sum over neighbours -> update block, beside the invariant branch."""
 
-    config: HDGNN  # detached: read for its attributes only
+    hyper: HyperParameters
     points: sphere.Sphere
 
     @nn.compact
@@ -357,17 +199,17 @@ class Layer(nn.Module):
         senders: jax.Array,
         receivers: jax.Array,
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        config, precision = self.config, self.config.precision
+        hyper, precision = self.hyper, self.hyper.precision
         x, f = state
         e = DistanceBlock(
-            len(config.elements), config.edge_channels, precision, name="distance"
+            len(hyper.elements), hyper.edge_channels, precision, name="distance"
         )(geometry.smeared, species, senders, receivers)
-        epsilon = SOFT if config.rescale else EPSILON
-        normed = EquivariantLayerNorm(epsilon, name="norm")(x) if config.layer_norm else x
-        if config.extra_linear:
-            normed = DegreeDense(config.channels, precision, name="extra_linear")(normed)
+        epsilon = SOFT if hyper.rescale else EPSILON
+        normed = EquivariantLayerNorm(epsilon, name="norm")(x) if hyper.layer_norm else x
+        if hyper.extra_linear:
+            normed = DegreeDense(hyper.channels, precision, name="extra_linear")(normed)
         messages = jnp.zeros_like(x)
-        sizes = zip(config.shell_degrees(), (config.hidden, config.far_hidden), strict=False)
+        sizes = zip(hyper.shell_degrees(), (hyper.hidden, hyper.far_hidden), strict=False)
         for (degree, hidden), shell, name in zip(
             sizes, geometry.shells, ("message", "message_far"), strict=False
         ):
@@ -375,28 +217,28 @@ class Layer(nn.Module):
             messages = messages.at[:, :size].add(
                 MessageBlock(
                     degree=degree,
-                    m_max=config.m_max,
-                    product_degree=config.product_degree,
+                    m_max=hyper.m_max,
+                    product_degree=hyper.product_degree,
                     hidden=hidden,
-                    attention=config.attention,
-                    pathway=config.pathway,
-                    last_silu=config.last_silu,
-                    tensor_product=config.tensor_product,
-                    neighbors=config.neighbors,
+                    attention=hyper.attention,
+                    pathway=hyper.pathway,
+                    last_silu=hyper.last_silu,
+                    tensor_product=hyper.tensor_product,
+                    neighbors=hyper.neighbors,
                     precision=precision,
                     name=name,
                 )(normed[:, :size], f, e if shell.edges is None else e[shell.edges], shell)
             )
-        if config.rescale:
+        if hyper.rescale:
             messages = EquivariantLayerNorm(epsilon, name="message_norm")(messages)
-        width = config.update_channels or 2 * config.channels
-        update = UpdateBlock(self.points, width, config.squeeze_excite, precision, name="update")(
+        width = hyper.update_channels or 2 * hyper.channels
+        update = UpdateBlock(self.points, width, hyper.squeeze_excite, precision, name="update")(
             messages, x
         )
-        if config.residual:
-            update = (x + update) * (0.5**0.5 if config.rescale else 1)
-        if config.invariant_branch:
-            f = InvariantBranch(config.neighbors, precision, name="invariant")(
+        if hyper.residual:
+            update = (x + update) * (0.5**0.5 if hyper.rescale else 1)
+        if hyper.invariant_branch:
+            f = InvariantBranch(hyper.neighbors, precision, name="invariant")(
                 f, e, geometry.envelope, receivers
             )
             # No SiLU after the last layer.
@@ -418,13 +260,3 @@ def edge_rolls(key: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
     place = jnp.arange(n_edges) - start[owner]
     edge_keys = jax.vmap(jax.random.fold_in)(keys[owner], place)
     return jax.vmap(lambda k: jax.random.uniform(k, maxval=2 * jnp.pi))(edge_keys)
-
-
-def _hyper_parameters(model: HDGNN) -> HDGNN:
-    """The same attributes in a module of its own, which no layer can take for a parent."""
-    return model.clone(parent=None)
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")

@@ -50,12 +50,12 @@ def locate(
 
     bound = model.bind({"params": params}, rngs={"frame": key})
     graph = jax.tree.map(jnp.asarray, graph)
-    if model.frame == "random":
+    if model.hyper.frame == "random":
         rolls = edge_rolls(bound.make_rng("frame"), graph)[None]
     else:
-        n = 1 if model.frame == "canonical" else model.frame
+        n = 1 if model.hyper.frame == "canonical" else model.hyper.frame
         rolls = jnp.tile(2 * jnp.pi * jnp.arange(n)[:, None] / n, (1, len(graph.senders)))
-    layer = Layer(model.clone(parent=None), model.points())
+    layer = Layer(model.hyper, model.hyper.points())
     try:
         with jax.disable_jit(), nn.intercept_methods(watch):
             for roll in rolls:

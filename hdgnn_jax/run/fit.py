@@ -265,7 +265,7 @@ class Fit:
         task = self.task
         record = Record(
             config=task.config,
-            model=task.model.hyper_parameters(),
+            model=task.model.hyper.to_dict(),
             target=task.target,
             reference=task.reference,
             baselines=task.baselines,

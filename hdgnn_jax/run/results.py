@@ -176,7 +176,7 @@ def alive(task: Task, predictor: Predictor, examples: Examples) -> dict[str, flo
     spread = max(float(np.std(here)), 1e-12)
     alone = dataclasses.replace(examples, neighbors=examples.neighbors.found().none())
     others = {"surroundings": (predictor, alone)}
-    if model.layer_norm and model.rescale and model.degree:
+    if model.hyper.layer_norm and model.hyper.rescale and model.hyper.degree:
         scalar = predictor.with_params(liveness.without_degrees(model, params))
         others["degrees"] = scalar, examples
     for name, arguments in others.items():

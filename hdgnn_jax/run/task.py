@@ -23,6 +23,7 @@ from hdgnn_jax.inference.predictor import Predictor, one_atom
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.heads import HEADS, Head
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.training import step
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.record import Record
@@ -139,7 +140,7 @@ class Task:
             record.config,
             dataset(record.config),
             record.target,
-            HDGNN(**record.model),
+            HDGNN(HyperParameters(**record.model)),
             record.reference,
             record.baselines,
             record.domain,
@@ -189,7 +190,7 @@ class Task:
           learned: the same as `to_learn` leaves them.
         """
         wanted = self.reference.standardise(train.structures, learned.values)
-        if not self.model.auxiliary:
+        if not self.model.hyper.auxiliary:
             return wanted
         of_atoms = self.baselines["composition"].predict(train.structures, train.neighbors)
         left = train.values * self.reference.factor - of_atoms
@@ -242,7 +243,7 @@ def check(config: Mapping[str, Any]) -> None:
         raise InputError(f"config.seed must be at least 0 and below 2^32, not {config['seed']}")
     data, head = dataset(config), head_of(config)
     data.target(config["target"])
-    model = from_section(config, "model", HDGNN, head=head)
+    model = from_section(config, "model", HyperParameters, head=head)
     if data.reference == "linear" and model.max_neighbors is not None:
         raise InputError(
             "config.data.reference = linear needs config.model.max_neighbors = None: it would "
@@ -287,10 +288,11 @@ def model_of(config: Mapping[str, Any], neighbors: float) -> HDGNN:
       neighbors: mean number of neighbours of an atom in the training structures.
     """
     auxiliary = config["training"]["auxiliary"] and linear_reference(config)
-    model: HDGNN = from_section(
-        config, "model", HDGNN, head=head_of(config), neighbors=neighbors, auxiliary=auxiliary
-    )
-    return model
+    hyper: HyperParameters = from_section(
+        config, "model", HyperParameters, head=head_of(config), neighbors=neighbors,
+        auxiliary=auxiliary,
+    )  # fmt: skip
+    return HDGNN(hyper)
 
 
 def linear_reference(config: Mapping[str, Any]) -> bool:

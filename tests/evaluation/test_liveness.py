@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from molecules import KNOWN, graph_of
-from small import BUDGET, SMALL, compiled, parameters
+from small import BUDGET, SMALL, compiled, network, parameters
 
 from hdgnn_jax.evaluation import liveness
-from hdgnn_jax.models.hdgnn import HDGNN
 
 GRAPH = graph_of(KNOWN, budget=BUDGET)
 SOUND = {"change_without_degrees": 0.2, "change_without_surroundings": 0.9}
@@ -26,13 +25,13 @@ def edited(name: str, change) -> dict:
 
 
 def test_a_stirred_network_is_alive():
-    found = liveness.sizes(HDGNN(**SMALL), parameters()["params"], GRAPH)
+    found = liveness.sizes(network(**SMALL), parameters()["params"], GRAPH)
     assert {"rms_0", "rms_1", "rms_2", "gates_stuck"} == found.keys()
     assert liveness.obituary({**found, **SOUND}) == []
 
 
 def test_dead_degrees_and_stuck_gates_are_named():
-    model = HDGNN(**SMALL)
+    model = network(**SMALL)
     quiet = liveness.without_degrees(model, parameters()["params"])
     found = liveness.sizes(model, quiet, GRAPH)
     assert found["rms_1"] < 1e-5 < found["rms_0"]
@@ -48,7 +47,7 @@ def test_dead_degrees_and_stuck_gates_are_named():
 
 def test_without_degrees_a_prediction_sees_distances_alone():
     """Nothing turns it: not even the sphere's points."""
-    model, params = HDGNN(**SMALL), parameters()["params"]
+    model, params = network(**SMALL), parameters()["params"]
     turned = KNOWN.turned(np.tile([0.5, 0.5, 0.1, 0.7], (len(KNOWN), 1)))
     both = [
         np.asarray(
@@ -64,6 +63,6 @@ def test_without_degrees_a_prediction_sees_distances_alone():
 
 
 def test_degrees_that_no_norm_holds_cannot_be_taken_away():
-    model = HDGNN(**SMALL, rescale=False)
+    model = network(**SMALL, rescale=False)
     with pytest.raises(ValueError, match="layer_norm and rescale"):
         liveness.without_degrees(model, parameters(rescale=False)["params"])

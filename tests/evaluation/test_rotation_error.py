@@ -10,10 +10,9 @@ import pytest
 from equivariance import turn
 from molecules import KNOWN, graph_of
 from scipy.spatial.transform import Rotation
-from small import BUDGET, EXACT, SMALL, parameters, predict
+from small import BUDGET, EXACT, SMALL, network, parameters, predict
 
 from hdgnn_jax.evaluation import symmetry
-from hdgnn_jax.models.hdgnn import HDGNN
 
 ROTATIONS = symmetry.random_rotations(2, seed=0)
 FINE = EXACT["sphere_order"]
@@ -24,7 +23,7 @@ def changes(frames=1, choices=symmetry.CHOICES, **options):
     """Relative to the predictions' size, and that of the forces to 1."""
     graph = graph_of(KNOWN, budget=BUDGET)
     found = symmetry.prediction_changes(
-        HDGNN(**{**SMALL, **options}), parameters(**options)["params"], graph,
+        network(**{**SMALL, **options}), parameters(**options)["params"], graph,
         frames=frames, rotations=ROTATIONS, choices=choices,
     )  # fmt: skip
     size = np.abs(predict(KNOWN, **options)).mean()
@@ -71,11 +70,12 @@ def test_averaged_frames_make_the_error_fall():
 def test_states_of_each_layer():
     """The first sees no axes: its x is degree 0. Nothing strict changes on a fine sphere."""
     graph, params = graph_of(KNOWN, budget=BUDGET), parameters()["params"]
-    layers = symmetry.state_changes(HDGNN(**SMALL), params, graph, rotations=ROTATIONS)
+    layers = symmetry.state_changes(network(**SMALL), params, graph, rotations=ROTATIONS)
     assert len(layers) == SMALL["layers"]
     assert layers[0].pop("axes").mean < 1e-5
     assert all(1e-3 < change.mean < 2 for layer in layers for change in layer.values())
-    strict = symmetry.state_changes(HDGNN(**{**SMALL, **EXACT}), params, graph, rotations=ROTATIONS)
+    exact = network(**{**SMALL, **EXACT})
+    strict = symmetry.state_changes(exact, params, graph, rotations=ROTATIONS)
     assert all(layer[choice].mean < 1e-4 for layer in strict for choice in symmetry.CHOICES)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from crystals import ELEMENTS, random_crystal
 from molecules import KNOWN
-from small import EXACT, SMALL, parameters, stirred
+from small import EXACT, SMALL, network, parameters, stirred
 
 from hdgnn_jax.data.targets import CALCULATED, Reference
 from hdgnn_jax.evaluation import selftest
@@ -17,7 +17,6 @@ from hdgnn_jax.evaluation.symmetry import random_rotations
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.inference.predictor import Predictor, one_atom
 from hdgnn_jax.models import forces
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.linear import Linear, Terms
 from hdgnn_jax.training import step
 
@@ -29,8 +28,8 @@ SMALLER = {"degree": 1, "product_degree": 1, "layers": 1}
 
 def predictor(**options) -> Predictor:
     options = {**SMALLER, **options}
-    model = HDGNN(**{**SMALL, **options})
-    elements = model.elements
+    model = network(**{**SMALL, **options})
+    elements = model.hyper.elements
     params = (
         stirred(model.init, one_atom(model))["params"]
         if "elements" in options
@@ -42,7 +41,7 @@ def predictor(**options) -> Predictor:
 
 def test_finite_differences_agree_with_a_linear_reference():
     exact = predictor()
-    terms = Terms(exact.model.elements, exact.model.cutoff)
+    terms = Terms(exact.model.hyper.elements, exact.model.hyper.cutoff)
     weights = np.random.default_rng(0).normal(size=terms.n_features, scale=1e3)
     linear = Linear(terms.elements, terms.cutoff, tuple(weights.tolist()))
     added = dataclasses.replace(

@@ -151,7 +151,7 @@ def test_molecules_are_those_of_the_run_and_targets_stand_above_the_composition(
         peer.write_molecules(path, task, cutoff)
         with np.load(path) as file:
             content = dict(file)
-        assert content["cutoff"] == (cutoff or task.model.cutoff)
+        assert content["cutoff"] == (cutoff or task.model.hyper.cutoff)
         train, test = (task.examples(name) for name in ("train", "test"))
         assert len(content["validation_target"]) == 100
         assert len(content["train_target"]) == len(train)
@@ -160,7 +160,7 @@ def test_molecules_are_those_of_the_run_and_targets_stand_above_the_composition(
         np.testing.assert_array_equal(content["test_edges"], edges.offsets)
         assert len(content["test_positions"]) == content["test_atoms"][-1]
         fit = Composition.fit(
-            train.structures, train.values * task.target.factor, task.model.elements
+            train.structures, train.values * task.target.factor, task.model.hyper.elements
         )
         left = test.values * task.target.factor - fit.predict(test.structures)
         np.testing.assert_allclose(

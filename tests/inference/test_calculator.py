@@ -14,7 +14,7 @@ from ase.md.langevin import Langevin
 from ase.mep import NEB
 from ase.optimize import BFGS
 from ase.phonons import Phonons
-from small import SMALL, parameters, stirred
+from small import SMALL, network, parameters, stirred
 
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.data.targets import CALCULATED, RELAXED_ENERGY, TARGETS, Reference
@@ -22,7 +22,6 @@ from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference.calculator import HDGNNCalculator
 from hdgnn_jax.inference.predictor import Predictor, PredictorError, one_atom
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training import step
 
 UNIT = np.eye(3)
@@ -34,12 +33,12 @@ REFERENCE = Reference(1000.0, (1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.
 def predictor():
     """Of molecules, in meV."""
     params = parameters()["params"]
-    return Predictor(HDGNN(**SMALL), params, REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH)
+    return Predictor(network(**SMALL), params, REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH)
 
 
 @pytest.fixture(scope="module")
 def of_metals():
-    model = HDGNN(**{**SMALL, "elements": (29, 79), "max_neighbors": 12, "tags": True})
+    model = network(**{**SMALL, "elements": (29, 79), "max_neighbors": 12, "tags": True})
     params = stirred(model.init, one_atom(model))["params"]
     reference = Reference(1000.0, (29, 79), (0.0, 0.0), 0.0, 100.0)
     return Predictor(model, params, reference, CALCULATED["energy"], Budget(160, 48, 9), MESH)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from crystals import random_crystal
-from small import SMALL, stirred
+from small import SMALL, network, stirred
 
 from experiments import export_run
 from hdgnn_jax.data.targets import CALCULATED, POLARIZABILITY, Reference, Target
@@ -31,7 +31,7 @@ ENERGY, DIPOLE = CALCULATED["energy"], CALCULATED["dipole"]
 def made(target: Target = ENERGY, rank: int = 0, **options) -> Predictor:
     """With random weights."""
     elements = options.setdefault("elements", (29, 47, 79))
-    model = HDGNN(**{**SMALL, "layers": 1, **options})
+    model = network(**{**SMALL, "layers": 1, **options})
     params = stirred(model.init, one_atom(model))["params"]
     known = tuple(-1000.0 * z for z in elements)
     reference = Reference(1.0, elements, known, 3.0, 50.0, rank)
@@ -59,7 +59,8 @@ def lattice(structure: Structure) -> np.ndarray:
 
 def graph_of(structures: Structures, model: HDGNN) -> MolecularGraph:
     """The same as the model itself takes it."""
-    neighbors, n = find_neighbors(structures, model.cutoff, model.max_neighbors), len(structures)
+    hyper, n = model.hyper, len(structures)
+    neighbors = find_neighbors(structures, hyper.cutoff, hyper.max_neighbors)
     budget = Budget(int(neighbors.offsets[-1]) + 2, int(structures.offsets[-1]) + 2, n + 1)
     return collate(structures, neighbors, np.zeros(n), np.arange(n), budget)
 
@@ -183,7 +184,7 @@ def test_sizes_stay_open_whatever_the_model(options):
 
 def test_a_linear_reference_is_in_the_program():
     predictor = made()
-    terms = Terms(predictor.model.elements, predictor.model.cutoff)
+    terms = Terms(predictor.model.hyper.elements, predictor.model.hyper.cutoff)
     weights = np.random.default_rng(0).normal(size=terms.n_features, scale=100)
     linear = Linear(terms.elements, terms.cutoff, tuple(weights.tolist()))
     reference = dataclasses.replace(predictor.reference, linear=linear)

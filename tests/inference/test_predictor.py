@@ -13,7 +13,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from molecules import CUTOFF, KNOWN
-from small import SMALL, parameters, stirred
+from small import SMALL, network, parameters, stirred
 
 from experiments import predict
 from experiments.predict import Options
@@ -26,7 +26,6 @@ from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.inference import predictor as module
 from hdgnn_jax.inference.predictor import Predictor, grown, one_atom, predict_all
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training import step
 
 MESH = step.make_mesh(jax.devices()[:1])
@@ -38,7 +37,7 @@ NAMES = ("H2O", "CH3OH", "C2H6", "CH4")
 def predictor():
     """Of molecules, in meV."""
     params = parameters()["params"]
-    return Predictor(HDGNN(**SMALL), params, REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH)
+    return Predictor(network(**SMALL), params, REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH)
 
 
 def atoms_of(name: str) -> Atoms:
@@ -68,7 +67,7 @@ def searched(monkeypatch):
 @pytest.mark.parametrize("head", ["dipole", "dipole_vector", "extent"])
 def test_a_crystal_has_no_centre_that_these_count_from(predictor, head):
     of_head = dataclasses.replace(
-        predictor, model=predictor.model.clone(head=head), target=TARGETS["mu"]
+        predictor, model=predictor.model.changed(head=head), target=TARGETS["mu"]
     )
     diamond = structure_of(bulk("C", cubic=True))
     message = "is periodic: it has no centre to count mu from"
@@ -160,7 +159,7 @@ def test_what_is_prepared_is_not_searched_again_and_predicted_to_the_same_bits(
 def runs(predictor, monkeypatch):
     """By their folders, models of all neighbours and of the nearest, which the command loads."""
     domain = Domain.of(KNOWN, find_neighbors(KNOWN, CUTOFF))
-    model = HDGNN(**{**SMALL, "max_neighbors": 3, "head": "extent"})
+    model = network(**{**SMALL, "max_neighbors": 3, "head": "extent"})
     params = stirred(model.init, one_atom(model))["params"]
     of_r2 = Predictor(model, params, REFERENCE, TARGETS["r2"], Budget(160, 48, 9), MESH, domain)
     models = {"runs/U0": dataclasses.replace(predictor, domain=domain), "runs/r2": of_r2}

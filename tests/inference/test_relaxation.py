@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 from molecules import CUTOFF, KNOWN
-from small import SMALL, parameters
+from small import SMALL, network, parameters
 
 from hdgnn_jax.data.targets import TARGETS, Reference
 from hdgnn_jax.graphs.batching import Budget
@@ -16,7 +16,6 @@ from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.relaxation import relax
 from hdgnn_jax.models.forces import Derivatives
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training import step
 
 MESH = step.make_mesh(jax.devices()[:1])
@@ -108,7 +107,7 @@ def test_one_that_is_lost_stops_none_of_the_others():
 
 def test_a_model_takes_them_downhill_together_as_alone():
     predictor = Predictor(
-        HDGNN(**SMALL), parameters()["params"], REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH
+        network(**SMALL), parameters()["params"], REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH
     )
     start = shaken(0.02)
     before = predictor.derivatives(start)

@@ -12,13 +12,12 @@ import pytest
 from crystals import ELEMENTS, random_crystal
 from molecules import CUTOFF, KNOWN, graph_of
 from scipy.spatial.transform import Rotation
-from small import BUDGET, SMALL, stirred
+from small import BUDGET, SMALL, network, stirred
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models.forces import with_derivatives
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training import losses
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -29,7 +28,7 @@ STEP = 1e-4
 @functools.cache
 def machinery(periodic: bool):
     elements = {"elements": ELEMENTS, "max_neighbors": 10} if periodic else {}
-    model = HDGNN(**{**SMALL, "evaluation_frame": 2, **elements})
+    model = network(**{**SMALL, "evaluation_frame": 2, **elements})
     graph = double(graph_with(random_crystal(0))) if periodic else double(graph_of(KNOWN))
     params = jax.tree.map(jnp.float64, stirred(model.init, graph))
     predict = functools.partial(model.apply, params)
@@ -71,7 +70,7 @@ def test_gradients_of_a_loss_on_forces_are_finite_differences():
     rng = np.random.default_rng(0)
     truth = rng.normal(size=graph.nodes.positions.shape)
     graph = graph._replace(nodes=graph.nodes._replace(forces=truth))
-    model = HDGNN(**{**SMALL, "layers": 1, "degree": 1, "product_degree": 1})
+    model = network(**{**SMALL, "layers": 1, "degree": 1, "product_degree": 1})
     params = jax.tree.map(jnp.float64, stirred(model.init, graph))
 
     def loss(params):

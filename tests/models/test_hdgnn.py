@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from molecules import CUTOFF, KNOWN, graph_of, random_molecules
-from small import BUDGET, EXACT, SMALL, compiled, parameters, predict, stirred
+from small import BUDGET, EXACT, SMALL, compiled, network, parameters, predict, stirred
 
 from experiments.configs import ablations
 from hdgnn_jax.graphs import batching
@@ -20,6 +20,7 @@ from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models import hdgnn
 from hdgnn_jax.models.hdgnn import HDGNN, edge_rolls
 from hdgnn_jax.models.heads import MoleculeHead
+from hdgnn_jax.models.hyperparameters import HyperParameters
 
 GRAPH = jax.tree.map(jnp.asarray, graph_of(KNOWN, budget=BUDGET))
 ATOMS = len(KNOWN.positions)
@@ -82,7 +83,7 @@ BAD = [
 def test_a_bad_hyper_parameter_names_the_rule(options, rule):
     """In the constructor, before anything is computed."""
     with pytest.raises(ValueError, match=rule):
-        HDGNN(**{**SMALL, **options})
+        network(**{**SMALL, **options})
 
 
 @pytest.mark.parametrize(
@@ -96,13 +97,13 @@ def test_a_bad_hyper_parameter_names_the_rule(options, rule):
 def test_a_bad_sphere_names_the_rule(options, rule):
     """At the latest when the model is first used."""
     with pytest.raises(ValueError, match=rule):
-        HDGNN(**{**SMALL, **options}).init(jax.random.key(0), GRAPH)
+        network(**{**SMALL, **options}).init(jax.random.key(0), GRAPH)
 
 
 def test_neighbours_of_another_cutoff_are_refused():
     """They would be too few, or more than the model was trained on."""
     graph = graph_of(KNOWN, budget=BUDGET)
-    model = HDGNN(**{**SMALL, "cutoff": CUTOFF + 1})
+    model = network(**{**SMALL, "cutoff": CUTOFF + 1})
     with pytest.raises(ValueError, match=f"found with cutoff = {CUTOFF}, the model has"):
         jax.eval_shape(lambda: model.apply(parameters(), graph))
 
@@ -132,7 +133,7 @@ def test_random_rolls_belong_to_the_edge_not_to_its_place():
 
 def test_random_frames_follow_the_key_and_the_molecule():
     """Training draws from the stream `frame`: needed, and the same wherever the molecule is."""
-    model, params = HDGNN(**SMALL), parameters()
+    model, params = network(**SMALL), parameters()
     with pytest.raises(flax.errors.InvalidRngError, match="frame"):
         jax.eval_shape(lambda: model.apply(params, GRAPH, train=True))
 
@@ -149,7 +150,7 @@ def test_random_frames_follow_the_key_and_the_molecule():
 
 def test_frames_can_be_fixed_or_averaged():
     """n is the mean over the rolls 2 pi k / n; canonical is n = 1, in training too."""
-    model, params = HDGNN(**SMALL), parameters()
+    model, params = network(**SMALL), parameters()
     full = jax.jit(functools.partial(model.apply, method="predict"))
     angles = 2 * np.pi * np.arange(3) / 3
     rolls = [np.full(GRAPH.senders.shape, a, np.float32) for a in angles]
@@ -161,7 +162,7 @@ def test_frames_can_be_fixed_or_averaged():
     canonical = predict(KNOWN)
     np.testing.assert_allclose(each[0], canonical, rtol=1e-5, atol=1e-5)
     for options in ({"frame": 1}, {"frame": "canonical"}):
-        fixed = jax.jit(lambda o=options: HDGNN(**SMALL, **o).apply(params, GRAPH, train=True))
+        fixed = jax.jit(lambda o=options: network(**SMALL, **o).apply(params, GRAPH, train=True))
         np.testing.assert_allclose(fixed()[REAL], canonical, rtol=1e-5, atol=1e-5)
 
 
@@ -169,10 +170,10 @@ def test_residual_adds_the_shortcut():
     """After one layer the two states differ by x^0 = (embedding, 0, ..), the sum being rescaled."""
     params = parameters(layers=1)
     with_, without = (
-        state_and_prediction(HDGNN(**{**SMALL, "layers": 1, "residual": r}), params, GRAPH)[0]
+        state_and_prediction(network(**{**SMALL, "layers": 1, "residual": r}), params, GRAPH)[0]
         for r in (True, False)
     )
-    species = np.searchsorted(HDGNN.elements, GRAPH.nodes.atomic_numbers[:ATOMS])
+    species = np.searchsorted(HyperParameters.elements, GRAPH.nodes.atomic_numbers[:ATOMS])
     start = np.zeros_like(with_)
     start[:, 0] = params["params"]["embedding"]["table"][species]
     np.testing.assert_allclose(with_ * 2**0.5 - without, start, rtol=1e-4, atol=1e-5)
@@ -191,7 +192,8 @@ def test_product_degree_limits_what_the_product_makes():
     """With L' = 0 and only the product, no higher degree ever appears; with 1 it does."""
     for degree, appears in ((0, False), (1, True)):
         options = {**EXACT, "layers": 1, "product_degree": degree}
-        state, _ = state_and_prediction(HDGNN(**{**SMALL, **options}), parameters(**options), GRAPH)
+        model = network(**{**SMALL, **options})
+        state, _ = state_and_prediction(model, parameters(**options), GRAPH)
         assert (rms(state, 1) > 1e-2 * rms(state, 0)) == appears
         assert appears or rms(state, 1) + rms(state, 2) < 1e-5 * rms(state, 0)
 
@@ -233,7 +235,7 @@ def test_bfloat16_products_stay_close():
 
 def loss_of(**options):
     """`(params, graph) -> (loss, gradient)`, over the real graphs."""
-    model = HDGNN(**{**SMALL, "frame": "canonical", **options})
+    model = network(**{**SMALL, "frame": "canonical", **options})
 
     def loss(params, graph):
         predictions = model.apply(params, graph, train=True)
@@ -268,7 +270,7 @@ def test_rematerialised_layers_are_the_same_function():
 @pytest.mark.parametrize("envelope", [True, False])
 def test_envelope_lets_atoms_cross_the_cutoff(envelope):
     """Energy and forces are continuous there with it, and the energy jumps without."""
-    model = HDGNN(**{**SMALL, "layers": 1, "envelope": envelope})
+    model = network(**{**SMALL, "layers": 1, "envelope": envelope})
     z = np.array([8, 1, 6])
     run = jax.jit(jax.value_and_grad(lambda x, graph: model.apply(
         params, graph._replace(nodes=graph.nodes._replace(positions=x))
@@ -296,7 +298,7 @@ def test_forces_are_the_finite_differences_of_the_energy(poles):
     options = {**SMALL, **(EXACT if poles else {})}
     structures = KNOWN if poles else random_molecules(4, seed=1)
     graph = graph_of(structures)
-    model = HDGNN(**options)
+    model = network(**options)
     params = stirred(model.init, graph)
 
     @jax.jit
@@ -327,7 +329,7 @@ def test_every_parameter_receives_a_gradient(tensor_product, attention, head):
     """From the start, in every layer, whatever the molecules."""
     options = {"tensor_product": tensor_product, "attention": attention, "head": head}
     gradient = loss_of(**options)
-    init = jax.jit(HDGNN(**{**SMALL, **options}).init)
+    init = jax.jit(network(**{**SMALL, **options}).init)
     for seed in range(3):
         graph = graph_of(random_molecules(8, seed), budget=batching.Budget(480, 72, 9))
         params = init(jax.random.key(seed), graph)
@@ -350,11 +352,11 @@ def test_every_parameter_receives_a_gradient(tensor_product, attention, head):
 )
 def test_every_degree_starts_at_order_one(options):
     """Degrees l >= 1 within a factor 10 of degree 0 after the layers; the output below one."""
-    model = HDGNN(**{**SMALL, **options})
+    model = network(**{**SMALL, **options})
     graph = graph_of(random_molecules(12, seed=0))
     params = jax.jit(model.init)(jax.random.key(0), graph)
     state, prediction = state_and_prediction(model, params, graph)
-    for l in range(1, model.degree + 1):
+    for l in range(1, model.hyper.degree + 1):
         assert 0.1 < rms(state, l) / rms(state, 0) < 10, l
     assert 0.01 < np.sqrt(np.mean(np.square(prediction))) < 1
 
@@ -365,7 +367,7 @@ def test_fits_32_molecules():
     targets = np.array([pair_sum(molecule) for molecule in molecules])
     targets = (targets - targets.mean()) / targets.std()
     graph = graph_of(molecules, targets=targets)
-    model = HDGNN(**{**SMALL, "channels": 8, "hidden": 32, "frame": "canonical"})
+    model = network(**{**SMALL, "channels": 8, "hidden": 32, "frame": "canonical"})
     steps = 500
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
 
@@ -409,16 +411,17 @@ def test_a_network_starts_alive(variant):
     options = {**SMALL, "channels": 32, "layers": 3, "edge_channels": 32, **ALIVE[variant]}
     structures = random_molecules(24, 0)
     graph = jax.tree.map(jnp.asarray, graph_of(structures, budget=batching.Budget(1600, 240, 25)))
-    model = HDGNN(**{**options, "neighbors": float(np.mean(graph.n_edge[:-1] / graph.n_node[:-1]))})
+    usual = float(np.mean(graph.n_edge[:-1] / graph.n_node[:-1]))
+    model = network(**{**options, "neighbors": usual})
     params = jax.jit(model.init)(jax.random.key(0), graph)["params"]
     real = np.asarray(graph.nodes.atomic_numbers) > 0
     species = np.asarray(graph.nodes.atomic_numbers)[real]
     rolls = jnp.zeros(graph.senders.shape)
     for layers in (1, 3):
         some = {**params, "stack": jax.tree.map(lambda a, n=layers: a[:n], params["stack"])}
-        states = jax.jit(functools.partial(model.clone(layers=layers).apply, method="states"))
+        states = jax.jit(functools.partial(model.changed(layers=layers).apply, method="states"))
         state = np.asarray(states({"params": some}, graph, rolls)[0])[real]
-        assert all(0.2 < rms(state, l) < 2.5 for l in range(model.degree + 1))
+        assert all(0.2 < rms(state, l) < 2.5 for l in range(model.hyper.degree + 1))
         apart = [
             state[species == z, 0] - state[species == z, 0].mean(0) for z in np.unique(species)
         ]
@@ -430,7 +433,7 @@ def test_an_auxiliary_output_is_for_training_alone():
     """[G, 2] in training; the prediction is the first of the two."""
     options = {"auxiliary": True, "frame": "canonical"}
     params = parameters(**options)
-    model = HDGNN(**SMALL, **options)
+    model = network(**SMALL, **options)
     both = jax.jit(lambda: model.apply(params, GRAPH, train=True))()
     assert both.shape == (len(GRAPH.n_node), 2)
     np.testing.assert_allclose(compiled(**options)(params, GRAPH), both[:, 0], rtol=1e-5, atol=1e-5)

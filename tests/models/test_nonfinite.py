@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from molecules import CUTOFF, graph_of, random_molecules
+from small import network
 
 from hdgnn_jax.models import nonfinite
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training import losses
 
 KEY = jax.random.key(1)
@@ -24,7 +24,7 @@ def graph():
 
 @functools.cache
 def model(frame="random"):
-    return HDGNN(
+    return network(
         cutoff=CUTOFF, degree=1, product_degree=1, layers=2, channels=4, hidden=8,
         invariant_channels=8, edge_channels=8, n_gaussians=8, frame=frame,
     )  # fmt: skip

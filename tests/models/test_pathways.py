@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from molecules import graph_of, random_molecules
-from small import SMALL, silu, stirred
+from small import SMALL, network, silu, stirred
 
 from experiments.configs import ablations
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.pathways import learned_pathway
 from hdgnn_jax.so3 import degrees, frames, harmonics, wigner
 
@@ -123,7 +122,7 @@ def test_a_variant_is_a_config_alone(variant):
 )
 def test_every_parameter_of_a_variant_receives_a_gradient(variant):
     """None is zero."""
-    model = HDGNN(**{**SMALL, **ablations.VARIANTS[variant]})
+    model = network(**{**SMALL, **ablations.VARIANTS[variant]})
     graph = graph_of(random_molecules(8, 0), budget=batching.Budget(480, 72, 9))
     params = jax.jit(model.init)(jax.random.key(0), graph)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from crystals import ELEMENTS, other_cell, random_crystal, repeated, wrapped
 from molecules import permuted
-from small import SMALL, stirred
+from small import SMALL, network, stirred
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
@@ -29,14 +29,14 @@ OPTIONS = (CRYSTAL, SHELLS)
 
 @functools.cache
 def compiled(which: int):
-    model = HDGNN(**OPTIONS[which])
+    model = network(**OPTIONS[which])
     graph = graph_of(random_crystal(0), model)
     return model, stirred(model.init, graph), jax.jit(model.apply)
 
 
 def graph_of(structure: Structure | Structures, model: HDGNN) -> batching.MolecularGraph:
     packed = structure if isinstance(structure, Structures) else Structures.pack([structure])
-    neighbors = find_neighbors(packed, CUTOFF, model.max_neighbors)
+    neighbors = find_neighbors(packed, CUTOFF, model.hyper.max_neighbors)
     return batching.collate(
         packed, neighbors, np.zeros(len(packed)), np.arange(len(packed)), BUDGET
     )
@@ -95,10 +95,10 @@ def test_energy_is_continuous_where_neighbours_change_ranks():
             lists.append([graph.senders.tolist(), graph.edges.shift.round(2).tolist()])
         return np.array(values), np.array(slopes), lists
 
-    values, slopes, lists = path(HDGNN(**OPTIONS[which]))
+    values, slopes, lists = path(network(**OPTIONS[which]))
     assert any(a != b for a, b in itertools.pairwise(lists)), "no ranks change"
     assert np.abs(np.diff(values)).max() < 1.1 * step * np.abs(slopes).max()
-    values, slopes, _ = path(HDGNN(**OPTIONS[which], envelope=False))
+    values, slopes, _ = path(network(**OPTIONS[which], envelope=False))
     assert np.abs(np.diff(values)).max() > 10 * step * np.abs(slopes).max()
 
 
@@ -106,7 +106,7 @@ def test_weights_of_two_shells_add_up():
     """To those of one; the inner has at most the four nearest, in rows of four."""
     crystals = Structures.pack([random_crystal(0), random_crystal(1, 2)])
     for envelope in (True, False):
-        graph = jax.tree.map(jnp.asarray, graph_of(crystals, HDGNN(**CRYSTAL)))
+        graph = jax.tree.map(jnp.asarray, graph_of(crystals, network(**CRYSTAL)))
         roll = jnp.zeros(graph.senders.shape)
         sizes = {"m_max": 1, "product_degree": 1, "cutoff": CUTOFF, "n_gaussians": 8}
         geometry = edge_geometry(
@@ -131,7 +131,7 @@ def test_padding_changes_no_energy_and_no_gradient():
     alone = Structure(np.array([29]), np.zeros((1, 3)), cell=np.eye(3) * 30)
     atom = Structure(np.array([79]), np.zeros((1, 3)), cell=1.8 * (1 - np.eye(3)))
     packed = Structures.pack([random_crystal(0), alone, atom])
-    neighbors = find_neighbors(packed, CUTOFF, model.max_neighbors)
+    neighbors = find_neighbors(packed, CUTOFF, model.hyper.max_neighbors)
 
     @jax.jit
     def run(params, graph):
@@ -191,4 +191,4 @@ def test_without_an_envelope_ties_are_cut():
 )
 def test_impossible_shells_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        HDGNN(**options)
+        network(**options)

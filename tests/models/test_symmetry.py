@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from equivariance import equivariance_error
 from molecules import KNOWN, graph_of, moved, permuted
-from small import BUDGET, EXACT, SMALL, compiled, parameters, predict
+from small import BUDGET, EXACT, SMALL, compiled, network, parameters, predict
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.models.hdgnn import HDGNN
 
 REAL = np.arange(len(KNOWN))
 VARIANTS = [
@@ -56,7 +55,7 @@ def test_company_changes_nothing(options):
 
 def test_padding_changes_no_value_and_no_gradient():
     """Two budgets, one loss, one gradient to parameters and positions, and no NaN."""
-    model, params = HDGNN(**SMALL), parameters()
+    model, params = network(**SMALL), parameters()
 
     def loss(params, positions, graph):
         graph = graph._replace(nodes=graph.nodes._replace(positions=positions))

@@ -60,7 +60,7 @@ def test_the_network_learns_what_the_linear_model_leaves(of_linear):
     again = task.to_learn(molecules)
     np.testing.assert_allclose(again.values, learned.values, rtol=0, atol=1e-5)
     record = Record(
-        task.config, task.model.hyper_parameters(), task.target, task.reference, task.baselines,
+        task.config, task.model.hyper.to_dict(), task.target, task.reference, task.baselines,
         task.domain, Budget(160, 48, 9), task.data.digest(), (1, 2), Course(), Memory(),
     )  # fmt: skip
     content = json.loads(json.dumps(record.to_dict()))
@@ -116,4 +116,4 @@ def test_what_is_no_sum_over_atoms_has_no_linear_reference(of_linear, target, ra
         data = dataset(asked)
         task, _ = Task.fitted(asked, data, examples(asked, data, "train").first(50))
         assert task.reference.linear is None
-        assert not task.model.auxiliary
+        assert not task.model.hyper.auxiliary

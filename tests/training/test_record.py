@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from molecules import CUTOFF, KNOWN
-from small import SMALL
+from small import SMALL, network
 
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.baselines import AdsorbateMean, Composition, LinearFit
 from hdgnn_jax.data.targets import ALL_TARGETS, TARGETS, Reference
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.neighbors import find_neighbors
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.loop import Memory
 from hdgnn_jax.training.record import VERSION, Course, Record
@@ -34,7 +33,7 @@ def record() -> Record:
     metrics = StepMetrics(jnp.float32(0.1), jnp.float32(3), jnp.bool_(False), jnp.int32(7))
     return Record(
         config={"target": "U0", "model": {"cutoff": CUTOFF, "attention": [1.0, 0.0]}},
-        model=HDGNN(**SMALL).hyper_parameters(),
+        model=network(**SMALL).hyper.to_dict(),
         target=TARGETS["U0"],
         reference=Reference(
             27211.386245988, ELEMENTS, tuple(rng.normal(size=5).tolist()), 0.1, 1 / 3,
@@ -63,7 +62,7 @@ def test_a_record_survives_json(record):
             assert getattr(again, field.name) == getattr(record, field.name), field.name
     assert again.to_dict() == record.to_dict()
     assert json.loads(json.dumps(again.to_dict())) == content
-    assert HDGNN(**again.model) == HDGNN(**SMALL)
+    assert network(**again.model) == network(**SMALL)
     # Of a target the name is enough: it has one unit, which is there for readers.
     assert again.target is ALL_TARGETS["U0"]
     assert content["target"] == {"name": "U0", "unit": "meV"}

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 from molecules import CUTOFF, random_molecules
+from small import network
 
 from hdgnn_jax.data.loader import Loader, prefetch
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.training import loop, losses, step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import MetricWriter
@@ -38,7 +38,7 @@ def linear(variables, graph, *, train=False, rngs=None):
     return sums + jax.random.normal(rngs["frame"])
 
 
-APPLY = {"linear": linear, "hdgnn": HDGNN(**SMALL).apply}
+APPLY = {"linear": linear, "hdgnn": network(**SMALL).apply}
 
 
 @functools.cache
@@ -67,7 +67,7 @@ def train_step(model: str, devices: int, divide: bool = False):
 def params(model: str):
     if model == "linear":
         return {"w": jnp.linspace(-1, 1, 10)}
-    return jax.jit(HDGNN(**SMALL).init)(jax.random.key(0), whole_batch(0))["params"]
+    return jax.jit(network(**SMALL).init)(jax.random.key(0), whole_batch(0))["params"]
 
 
 def whole_batch(k: int) -> batching.MolecularGraph:
@@ -194,7 +194,7 @@ def gradients(**options):
     """Loss and gradients of one batch in one frame."""
 
     def loss(params):
-        model = HDGNN(**SMALL, **options, frame="canonical")
+        model = network(**SMALL, **options, frame="canonical")
         outputs = model.apply({"params": params}, graph, train=True)
         return losses.l1(outputs, graph, losses.count(graph))
 

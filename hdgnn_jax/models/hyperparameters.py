@@ -1,0 +1,186 @@
+"""The hyper-parameters of the network, all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.models.dense import Precision
+from hdgnn_jax.models.heads import HEADS, Head, Readout
+from hdgnn_jax.models.message import Attention, TensorProduct
+from hdgnn_jax.models.pathways import Pathway
+from hdgnn_jax.so3 import sphere
+
+Frame = Literal["random", "canonical"] | int
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParameters:
+    """What the network is; section `model` of a config.
+
+    Attributes:
+      elements: atomic numbers the model knows.
+      tags: whether the start also depends on an atom's tag (bulk, surface, adsorbate).
+      cutoff: Å.
+      max_neighbors: nearest neighbours that an atom sees; None: all within the cutoff.
+      near_neighbors: the nearest of these make a shell of their own, with degree and hidden size as
+        below; the rest have `far_degree` and `far_hidden`. None: one shell.
+      far_degree: L of the messages of the outer shell.
+      far_hidden: H of its networks.
+      degree: L.
+      layers: K.
+      channels: C of the node state.
+      hidden: H of the edge networks.
+      invariant_channels: C0 of the invariant branch.
+      edge_channels: B of the distance block.
+      n_gaussians: of the distance smearing.
+      m_max: orders |m| that the learned pathway sees; `degree` for the untruncated form.
+      pathway: what the learned terms of eq. 11 are made of: `edge_networks` (the paper's),
+        `unshared`, `nn_of_rotated`, `linear`, `unrestricted`, `so2` or `none`; see `pathways`.
+      last_silu: whether a SiLU follows the second layer of its networks, as in the authors' code.
+      tensor_product: of the fourth term: `metp` (eq. 7), `fully_connected`, `depthwise` (ours, see
+        `DepthwiseProduct`) or `none`.
+      full_product: whether there is a fifth term, one channel of all degrees; see `MessageBlock`.
+      product_degree: L', the highest degree that comes out of it.
+      attention: `sigmoid`, `softmax` or four fixed weights (Table 4).
+      neighbors: the usual number of neighbours of an atom; sums over them are divided by its root.
+      envelope: whether messages fade out towards the cutoff.
+      layer_norm: whether the state is normalised before the message block.
+      rescale: whether sums are brought back to unit variance: summed messages by a norm, and
+        x^k + update by a factor. Without it messages shrink, and what the head sees of the
+        surroundings is lost beside the element's embedding.
+      extra_linear: whether an equivariant linear layer follows the norm (Table 5).
+      invariant_branch: whether there is one; without it attention sees e_ij alone.
+      residual: whether x^{k+1} = x^k + update.
+      update_channels: hidden channels of the update block; None: 2C, as in the paper.
+      squeeze_excite: whether the update block gates channels by their mean over the sphere.
+      sphere_rule: `lebedev`, `product`, or the points themselves.
+      sphere_order: of the Lebedev rule; None: see `so3.sphere.sphere`.
+      sphere_error: instead of an order, the relative aliasing error that is allowed, as 1e-3.
+      head: `invariant`, `dipole` (mu), `dipole_vector`, `extent` (r2) or `polarizability`; see
+        `heads.MoleculeHead`.
+      readout: `sum` or `mean` over atoms, of the invariant head.
+      invariant_weight: lambda of section 3.4.
+      auxiliary: whether the invariant head has a second output, for training alone: [G, 2].
+      frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
+        `frame`, the same in all layers), `canonical` (0), or n: mean prediction over n rolls.
+      evaluation_frame: the same in evaluation, which must be deterministic: not `random`.
+      precision: of matrix products; `bfloat16` products still add up in float32, and rotations and
+        sphere transforms are float32 always.
+      remat: whether a layer's activations are computed again in the backward pass.
+    """
+
+    elements: tuple[int, ...] = (1, 6, 7, 8, 9)
+    tags: bool = False
+    cutoff: float = 5.0
+    max_neighbors: int | None = None
+    near_neighbors: int | None = None
+    far_degree: int = 4
+    far_hidden: int = 32
+    degree: int = 6
+    layers: int = 6
+    channels: int = 64
+    hidden: int = 128
+    invariant_channels: int = 128
+    edge_channels: int = 64
+    n_gaussians: int = 250
+    m_max: int = 1
+    pathway: Pathway = "edge_networks"
+    last_silu: bool = False
+    tensor_product: TensorProduct = "metp"
+    full_product: bool = False
+    product_degree: int = 2
+    attention: Attention = "sigmoid"
+    neighbors: float = 13.0
+    envelope: bool = True
+    layer_norm: bool = True
+    rescale: bool = True
+    extra_linear: bool = False
+    invariant_branch: bool = True
+    residual: bool = True
+    update_channels: int | None = None
+    squeeze_excite: bool = True
+    sphere_rule: sphere.Rule | sphere.Sphere = "lebedev"
+    sphere_order: int | None = None
+    sphere_error: float | None = None
+    head: Head = "invariant"
+    readout: Readout = "sum"
+    invariant_weight: float = 1.0
+    auxiliary: bool = False
+    frame: Frame = "random"
+    evaluation_frame: Frame = "canonical"
+    precision: Precision = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("pathway", self.pathway, get_args(Pathway))
+        _one_of("tensor_product", self.tensor_product, get_args(TensorProduct))
+        if self.pathway == self.tensor_product == "none":
+            raise InputError("pathway and tensor_product must not both be 'none': no message")
+        _one_of("head", self.head, get_args(Head))
+        if self.auxiliary and self.head != "invariant":
+            raise InputError(f"auxiliary needs the invariant head, not {self.head}")
+        _one_of("readout", self.readout, ("sum", "mean"))
+        _one_of("precision", self.precision, ("float32", "bfloat16"))
+        if isinstance(self.attention, str):
+            _one_of("attention", self.attention, ("sigmoid", "softmax"))
+        elif self.full_product:
+            raise InputError("full_product needs learned attention: 'sigmoid' or 'softmax'")
+        elif len(self.attention) != 4:
+            raise InputError(f"attention needs four weights, not {self.attention!r}")
+        for name, frame in (("frame", self.frame), ("evaluation_frame", self.evaluation_frame)):
+            if not (isinstance(frame, int) and frame > 0):
+                _one_of(name, frame, ("random", "canonical"))
+        if self.evaluation_frame == "random":
+            raise InputError("evaluation_frame must not be 'random': evaluation is deterministic")
+        if self.max_neighbors is not None and self.max_neighbors < 1:
+            raise InputError(f"max_neighbors must be positive, not {self.max_neighbors}")
+        if self.near_neighbors is not None:
+            if not 0 < self.near_neighbors < (self.max_neighbors or 0):
+                raise InputError(
+                    f"near_neighbors must lie between 1 and max_neighbors = {self.max_neighbors}, "
+                    f"not {self.near_neighbors}"
+                )
+            if not 0 <= self.far_degree <= self.degree or self.far_hidden < 1:
+                raise InputError(
+                    "with near_neighbors, far_degree must not exceed degree and far_hidden must be "
+                    "positive"
+                )
+        lowest = min(self.shell_degrees())
+        for name in ("m_max", "product_degree"):
+            if not 0 <= getattr(self, name) <= lowest:
+                which = "degree" if lowest == self.degree else "far_degree"
+                raise InputError(f"{name} must lie between 0 and {which} = {lowest}")
+        lowest_degree = HEADS[self.head].lowest_degree
+        if self.degree < lowest_degree:
+            raise InputError(f"the {self.head} head needs degree >= {lowest_degree}")
+        for name in ("cutoff", "neighbors", "layers", "channels", "hidden", "invariant_channels",
+                     "edge_channels"):  # fmt: skip
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.update_channels is not None and self.update_channels < 1:
+            raise InputError(f"update_channels must be positive, not {self.update_channels}")
+        if not self.elements:
+            raise InputError("elements must not be empty")
+        if self.n_gaussians < 2:
+            raise InputError(f"n_gaussians must be at least 2, not {self.n_gaussians}")
+
+    def points(self) -> sphere.Sphere:
+        """The quadrature of update blocks and head."""
+        if isinstance(self.sphere_rule, sphere.Sphere):
+            return self.sphere_rule
+        return sphere.sphere(self.degree, self.sphere_rule, self.sphere_order, self.sphere_error)
+
+    def shell_degrees(self) -> tuple[int, ...]:
+        """L of the messages of each shell of neighbours."""
+        return (self.degree,) if self.near_neighbors is None else (self.degree, self.far_degree)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: the arguments of a network like it."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
