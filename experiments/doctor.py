@@ -31,6 +31,7 @@ from experiments import program
 from hdgnn_jax.cpu import cores
 from hdgnn_jax.data import is2re, qm9
 from hdgnn_jax.data.cache import cache_folder, is_complete
+from hdgnn_jax.errors import HDGNNError
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 
 GIB = 2**30
@@ -167,14 +168,14 @@ def _data() -> Iterator[Finding]:
     if is_complete(root / "qm9" / qm9.PACKED):
         try:
             yield Finding("QM9", f"{len(qm9.read(root / 'qm9').structures):,} molecules, sound")
-        except qm9.QM9Error as error:
+        except HDGNNError as error:
             yield Finding("QM9", "damaged", "wrong", str(error))
     for folder in sorted((root / "is2re").glob("*/manifest.json")):
         try:
             parts = is2re.parts(folder.parent)
             records = sum(content["records"] for content in parts.values())
             yield Finding(f"IS2RE {folder.parent.name}", f"{records:,} systems")
-        except is2re.Is2reError as error:
+        except HDGNNError as error:
             yield Finding(f"IS2RE {folder.parent.name}", "damaged", "wrong", str(error))
 
 

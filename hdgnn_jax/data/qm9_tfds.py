@@ -42,7 +42,7 @@ def write_tfds(source: pathlib.Path, folder: pathlib.Path) -> None:
             builder.download_and_prepare()
 
 
-class Qm9(tfds.core.GeneratorBasedBuilder):
+class Qm9(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # it has no types
     """QM9 under the feature names and in the units of the TFDS catalogue's own `qm9`.
 
     All numbers are float64 (stored as bytes: TFDS would round them to float32). The package holds

@@ -261,7 +261,9 @@ def _called(blob: bytes) -> str:
     return f" (it names {text[:200]})" if names else ""
 
 
-def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple) -> np.ndarray:
+def _tensor(
+    storage: _Storage, offset: int, shape: tuple[Any, ...], strides: tuple[Any, ...]
+) -> np.ndarray:
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or len(shape) > 16:
         raise PickleError("a tensor's shape and strides do not agree")

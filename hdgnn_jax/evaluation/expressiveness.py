@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,13 +105,13 @@ def _train(
     roll = jnp.zeros(graph.senders.shape)
     optimizer, labels = optax.adam(LEARNING_RATE, eps=EPSILON), jnp.array([1.0, -1.0])
 
-    def margins(params: dict) -> jax.Array:
+    def margins(params: Any) -> jax.Array:
         x, _ = model.apply({"params": params["model"]}, graph, roll, method="states")
         owner = batching.graph_of_node(graph)
         total = jax.ops.segment_sum(x[:, :size], owner, graph.n_node.shape[0])[:2]
         return labels * (total.reshape(2, -1) @ params["weight"] + params["bias"])
 
-    def step(carry, _):
+    def step(carry: Any, _: None) -> tuple[Any, None]:
         params, state = carry
         grads = jax.grad(lambda p: jnp.sum(jax.nn.softplus(-margins(p))))(params)
         updates, state = optimizer.update(grads, state)

@@ -7,7 +7,7 @@ weighted by a1, a2 and a3, in the global frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,10 @@ from hdgnn_jax.so3 import degrees, wigner
 Pathway = Literal[
     "edge_networks", "unshared", "nn_of_rotated", "linear", "unrestricted", "so2", "none"
 ]
+
+Ends: TypeAlias = tuple[jax.Array, jax.Array]
+"""Of the receivers and of the senders."""
+Terms: TypeAlias = Sequence[jax.Array]
 
 
 class Networks(nn.Module):
@@ -67,11 +71,11 @@ class EdgeNetworks(Networks):
     def __call__(
         self,
         x: jax.Array,
-        ends: tuple[jax.Array, jax.Array],
+        ends: Ends,
         e: jax.Array,
-        a: Sequence[jax.Array],
+        a: Terms,
         frame: wigner.Wigner,
-        nodes: tuple[jax.Array, jax.Array],
+        nodes: Ends,
     ) -> jax.Array:
         """`[E, S, C]`.
 
@@ -134,7 +138,9 @@ class SO2Networks(Networks):
     """
 
     @nn.compact
-    def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, ends: Ends, e: jax.Array, a: Terms, frame: wigner.Wigner, nodes: Ends
+    ) -> jax.Array:
         """See `EdgeNetworks`."""
         c = nn.silu(Dense(self.hidden, self.precision, gain=AFTER_SILU, name="c")(e))
         x_i, x_j = (wigner.rotate(frame, x_k) for x_k in ends)
@@ -193,7 +199,9 @@ class EquivariantLinear(nn.Module):
     n_terms: ClassVar[int] = 3
 
     @nn.compact
-    def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, ends: Ends, e: jax.Array, a: Terms, frame: wigner.Wigner, nodes: Ends
+    ) -> jax.Array:
         """See `EdgeNetworks`."""
         channels, (receivers, senders) = x.shape[-1], nodes
         c = nn.silu(Dense(channels, self.precision, gain=AFTER_SILU, name="c")(e))
@@ -212,7 +220,9 @@ class Unrestricted(Networks):
     n_terms: ClassVar[int] = 1
 
     @nn.compact
-    def __call__(self, x, ends, e, a, frame, nodes) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, ends: Ends, e: jax.Array, a: Terms, frame: wigner.Wigner, nodes: Ends
+    ) -> jax.Array:
         """See `EdgeNetworks`."""
         size = x.shape[1] * x.shape[2]
         # The rows m = 0 of D, one for each degree, are Y(r) / sqrt(2l + 1).

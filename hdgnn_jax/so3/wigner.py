@@ -130,11 +130,16 @@ def _apply(matrix: jax.Array, transpose: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.einsum("eij,ejc->eic", matrix, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def _apply_forward(matrix, transpose, x):
+Matrices = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _apply_forward(
+    matrix: jax.Array, transpose: jax.Array, x: jax.Array
+) -> tuple[jax.Array, Matrices]:
     return _apply(matrix, transpose, x), (matrix, transpose, x)
 
 
-def _apply_backward(residuals, g):
+def _apply_backward(residuals: Matrices, g: jax.Array) -> Matrices:
     # XLA contracts over the middle axis three to ten times slower than over the last one, so the
     # cotangent of x is the same kind of product, with the transposed matrix.
     matrix, transpose, x = residuals

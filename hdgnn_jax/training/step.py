@@ -161,7 +161,9 @@ def _gradient(
     """
     specs = jax.tree.map(lambda sharding: sharding.spec, placed)
 
-    def shard_gradient(params: Params, step: jax.Array, batch: batching.MolecularGraph):
+    def shard_gradient(
+        params: Params, step: jax.Array, batch: batching.MolecularGraph
+    ) -> tuple[jax.Array, Params, jax.Array]:
         graph = jax.tree.map(lambda leaf: leaf[0], batch)
         counts = jax.lax.psum(losses.count(graph), AXIS)
 
