@@ -11,6 +11,8 @@ import pytest
 from fake_qm9 import write_cache
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST_FILE, LARGEST_IMAGE = 250_000, 60_000

@@ -10,6 +10,8 @@ import pytest
 from experiments.benchmarks import operations, quick, sphere, timing, wigner
 from experiments.benchmarks.report import Report
 
+pytestmark = pytest.mark.slow
+
 EXPECTED = {
     wigner: {f"{kernel}_L2_{figure}" for kernel in ("wigner", "rotation")
              for figure in ("forward_ratio", "gradient_ratio", "difference")},

@@ -21,6 +21,8 @@ from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import read_metrics
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(train.__file__).parents[1]
 
 

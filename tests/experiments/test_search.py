@@ -18,6 +18,8 @@ from hdgnn_jax.training.checkpoint import CheckpointError
 from hdgnn_jax.training.loop import DivergedError
 from hdgnn_jax.training.metrics import read_metrics
 
+pytestmark = pytest.mark.slow
+
 QUICK = json.loads(get_config("quick").to_json())
 SPACE = {
     "model.channels": [8, 16, 32],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from experiments import soak
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_is_sampled_until_the_time_is_over(config, tmp_path, capsys, monkeypatch):

@@ -14,6 +14,8 @@ import scipy.stats
 from experiments import study, study_page, train
 from hdgnn_jax.training.checkpoint import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"seconds": 60.0, "batch_size": 32, "cutoff": 4.0, "rates": [1e-3, 3e-3]}
 PEER = {"software": "SchNetPack", "size": "F = 64", "parameters": 7}
 VARIANTS = ("baseline", "linear", "unrestricted", "softmax", "so2")

@@ -12,6 +12,8 @@ import pytest
 import experiments
 from experiments import console, program
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(experiments.__file__).parents[1]
 
 

@@ -27,6 +27,8 @@ from hdgnn_jax.inference.batches import Batches, differentiate, predict
 from hdgnn_jax.models.forces import Derivatives
 from hdgnn_jax.training import step
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("atom", "far", "near", "huge")
 LIMIT = 3
 """Of neighbours, where there is one."""

@@ -18,6 +18,8 @@ import pytest
 
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
 
+pytestmark = pytest.mark.slow
+
 CASES = 200
 GROUPS = 4
 COURSES = ({10: 1.0, 20: 2.0, 30: 3.0}, {20: 1.0, 30: 2.0})

@@ -21,6 +21,8 @@ from hdgnn_jax.config import from_section
 from hdgnn_jax.run import task
 from hdgnn_jax.run.settings import Training
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = {
     "qm9": qm9.get_config("full"),
     "quick": qm9.get_config("quick"),

@@ -7,9 +7,13 @@ import multiprocessing
 import random
 import time
 
+import pytest
+
 from experiments import train
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
 
 KILLS = 20
 

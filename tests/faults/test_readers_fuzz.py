@@ -36,6 +36,8 @@ from hdgnn_jax.inference import inputs
 from hdgnn_jax.inference.rows import Row, as_extxyz
 from hdgnn_jax.training.metrics import MetricWriter, _line, read_metrics
 
+pytestmark = pytest.mark.slow
+
 seeds = st.integers(0, 10**6)
 
 
