@@ -95,3 +95,11 @@ def test_only_the_geometry_sees_frames(path):
     """EdgeGeometry is the only door to them, outside of so3."""
     if part_of(path) != "so3" and "hdgnn_jax.so3.frames" in imports_of(path):
         assert path.relative_to(ROOT).as_posix() == "models/geometry.py"
+
+
+def test_files_and_functions_fit_a_few_screens(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 400
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 80, node.name

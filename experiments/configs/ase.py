@@ -37,6 +37,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.auxiliary = False
     if variant == "quick":
         config.model.update(ablations.BASELINE)
+        config.model.cutoff = 4.0
         config.optimizer.learning_rate = 5e-3
         config.training.ema = 0.99
         config.training.batch_size = 16

@@ -80,7 +80,7 @@ def write_report(
       note: what has to be known to compare with it.
       run: `seconds`, `compilations`, `padding_efficiency` (real share of the padded arrays, 0 to 1)
         and `parameters`.
-      card: what `card.reproduction_card` returns.
+      card: what `provenance.reproduction_card` returns.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
