@@ -90,13 +90,13 @@ def _quick(config: ConfigDict) -> None:
     config.model.product_degree = 1
     config.model.update_channels = 64
     config.model.squeeze_excite = False
-    config.model.sphere_order = 5
+    config.model.sphere_order = 3
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup = 0.05
     config.optimizer.clip = 1.0
     config.training.batch_size = 16
-    config.training.steps = 7_500
-    config.training.validate_every = 2_500
+    config.training.steps = 9_000
+    config.training.validate_every = 3_000
     config.training.first_validation = 500
     config.training.validation_size = 1000
     config.training.log_every = 50
