@@ -145,7 +145,8 @@ class Rates:
             {**key, "success_rate": float(rate)} for key, rate in zip(keys, rates, strict=True)
         ]
         if self.path is not None:
-            write_atomically(self.path, (json.dumps(self.rows, indent=1) + "\n").encode())
+            lines = ",\n".join(f" {json.dumps(row)}" for row in self.rows)
+            write_atomically(self.path, f"[\n{lines}\n]\n".encode())
 
 
 def print_rates(title: str, rows: Sequence[dict[str, Any]], down: str, across: str) -> None:

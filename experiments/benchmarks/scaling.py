@@ -1,4 +1,4 @@
-"""Cost against each size of the problem, and what an epoch would take elsewhere."""
+"""Cost against each size of the problem."""
 
 from __future__ import annotations
 
@@ -39,34 +39,6 @@ AXES = {
 BASE = {"degree": 5, "channels": 16, "layers": 1, "atoms": 16, "batch": 16}
 
 
-class Machine(NamedTuple):
-    """A vendor's figures for one chip, and how many there are.
-
-    Attributes:
-      flops: float32 FLOP/s; a TPU makes a float32 product of six in bfloat16.
-      bandwidth: bytes/s of its memory.
-      chips: sharing each batch.
-    """
-
-    flops: float
-    bandwidth: float
-    chips: int
-
-
-MACHINES = {
-    "h100": Machine(67e12, 3.35e12, 1),
-    "v5e_256": Machine(197e12 / 6, 0.819e12, 256),
-}
-OF_PEAK, OF_BANDWIDTH = 0.5, 0.6
-"""Shares of a vendor's figures that a program is assumed to reach."""
-
-IS2RE_EDGES = 80 * 40
-"""Edges of a system, assumed: 80 atoms with the 40 neighbours that are the most."""
-
-EPOCHS = {"qm9": (110_000, 6, None), "is2re": (460_328, 8, IS2RE_EDGES)}
-"""Molecules, layers (the paper's K = 8 on IS2RE), edges per molecule (None: as measured)."""
-
-
 def run(report: Report) -> dict[str, float]:
     """Training steps of a small model on random molecules, one size varied at a time."""
     results: dict[str, float] = {}
@@ -90,7 +62,7 @@ def run(report: Report) -> dict[str, float]:
     )
     if report.plots:
         _plot(report.plots / "scaling.png", curves)
-    return results | _epochs(report)
+    return results
 
 
 def _costs(name: str, values: tuple[int, ...], quick: bool) -> dict[str, np.ndarray]:
@@ -122,34 +94,6 @@ def _problem(
     molecules = workloads.random_molecules(config, [atoms] * (2 if quick else batch))
     graph = workloads.one_batch(molecules, np.arange(len(molecules.structures)))
     return workloads.task_of(config, molecules), graph
-
-
-def _epochs(report: Report) -> dict[str, float]:
-    """Arithmetic or memory traffic of config b, whichever takes longer."""
-    _, problem, batch = workloads.standard("b", report.quick)
-    outside, layer = workloads.count_step(problem, batch)
-    n_molecules = batch.n_node.shape[1] - 1
-    n_edges = float(batch.n_edge[0, :-1].sum())
-    rows, results = [], {}
-    for data, (molecules, layers, edges) in EPOCHS.items():
-        share = molecules / n_molecules
-        if edges is not None:
-            share *= edges * n_molecules / n_edges
-        flops, moved = (share * (o + layers * l) for o, l in zip(outside, layer, strict=True))
-        for name, machine in MACHINES.items():
-            arithmetic = flops / (machine.flops * machine.chips * OF_PEAK)
-            traffic = moved / (machine.bandwidth * machine.chips * OF_BANDWIDTH)
-            results[f"epoch_{data}_{name}_seconds"] = max(arithmetic, traffic)
-            rows.append([data, name, flops, moved, arithmetic, traffic, max(arithmetic, traffic)])
-    report.table(
-        "A training epoch of config b (K = 8 on IS2RE), estimated",
-        ["data", "machine", "FLOP", "bytes", "arithmetic, s", "traffic, s", "estimate, s"],
-        [[f"{x:.2e}" if k in (2, 3) else x for k, x in enumerate(row)] for row in rows],
-        f"Assumed: {OF_PEAK:.0%} of the float32 peak and {OF_BANDWIDTH:.0%} of the bandwidth; "
-        f"bytes as XLA counts them on this machine, an upper bound where more is fused; cost in "
-        f"proportion to edges, {IS2RE_EDGES:,} for a system of IS2RE; no communication.",
-    )
-    return results
 
 
 def _plot(path: pathlib.Path, curves: dict[str, dict[str, np.ndarray]]) -> None:

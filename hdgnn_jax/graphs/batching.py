@@ -23,14 +23,12 @@ class Atoms(NamedTuple):
       atomic_numbers: [N] int32.
       positions: [N, 3] float32, Å.
       tags: [N] int32; 0 bulk, 1 surface, 2 adsorbate.
-      fixed: [N] bool; held in place where atoms move.
       forces: [N, 3] float32, standardised, to train on; None where there are none.
     """
 
     atomic_numbers: jax.Array | np.ndarray
     positions: jax.Array | np.ndarray
     tags: jax.Array | np.ndarray
-    fixed: jax.Array | np.ndarray
     forces: jax.Array | np.ndarray | None = None
 
 
@@ -229,7 +227,6 @@ def collate(
             # float32 after the neighbours were found: a structure is small and near the origin.
             _filled(structures.positions.astype(np.float32), budget.n_node),
             _filled(structures.tags, budget.n_node),
-            _filled(structures.fixed, budget.n_node),
             None if forces is None else _filled(forces, budget.n_node),
         ),
         edges=Edges(

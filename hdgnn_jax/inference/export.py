@@ -152,7 +152,6 @@ def _padded(
             numbers,
             more("positions", 0),
             more("tags", 0) if "tags" in arrays else jnp.zeros_like(numbers),
-            fixed=jnp.zeros(numbers.shape, bool),
         ),
         edges=batching.Edges(more("shift", 0), cutoff, max_neighbors),
         senders=more("senders", padding),

@@ -272,7 +272,6 @@ class Fit:
             domain=task.domain,
             budget=self.loader.budgets[-1],
             split_digest=self.digest,
-            key=tuple(np.asarray(jax.random.key_data(self.key)).tolist()),
             course=self.so_far(),
             memory=memory,
         )

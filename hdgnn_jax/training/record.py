@@ -47,7 +47,6 @@ class Record:
       domain: of the training structures.
       budget: the largest shape of a device's batch.
       split_digest: of the data set.
-      key: the root of the run's random numbers.
       course: how it went so far.
       memory: of the training loop.
     """
@@ -60,7 +59,6 @@ class Record:
     domain: Domain
     budget: Budget
     split_digest: str
-    key: tuple[int, ...]
     course: Course
     memory: Memory
 
@@ -85,7 +83,6 @@ class Record:
             "domain": self.domain.to_dict(),
             "budget": dataclasses.astuple(self.budget),
             "split_digest": self.split_digest,
-            "key": self.key,
             "course": dataclasses.asdict(self.course),
             "memory": self.memory.to_dict(),
         }
@@ -115,7 +112,6 @@ class Record:
             domain=Domain.from_dict(content["domain"]),
             budget=Budget(*content["budget"]),
             split_digest=content["split_digest"],
-            key=tuple(content["key"]),
             course=Course(**content["course"]),
             memory=Memory.from_dict(content["memory"]),
         )

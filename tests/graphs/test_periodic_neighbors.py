@@ -143,7 +143,6 @@ def test_a_batch_has_shifts_wherever_the_set_has_cells():
         assert (np.linalg.norm(r[:n], axis=-1) > 0.5).all()
     crystal = structures[2]
     np.testing.assert_array_equal(graph.nodes.tags[: len(crystal.tags)], crystal.tags)
-    np.testing.assert_array_equal(graph.nodes.fixed[: len(crystal.tags)], crystal.fixed)
 
 
 def test_atoms_at_one_place_in_different_cells_are_found():

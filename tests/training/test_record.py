@@ -48,7 +48,6 @@ def record() -> Record:
         domain=Domain.of(KNOWN, neighbors),
         budget=Budget(160, 48, 9),
         split_digest="ab",
-        key=(0, 2**32 - 1),
         course=Course(1 / 3, 2, [5, 9], 4),
         memory=Memory([metrics], [(3, 17)], [0.1, 0.2]),
     )  # fmt: skip
