@@ -12,9 +12,9 @@ Inputs, any number and mixed:
   qm9:1-100     QM9's molecules by index, from the package qm9pack.
 
 The output is .csv, .json or .extxyz, with one row for each structure in the order of the inputs and
-a unit with each quantity. What cannot be used is a row with the reason (an .extxyz has none for
-what cannot be read); the others are predicted, and the exit code is 1. A warning says where a
-structure is unlike all that the model was trained on.
+a unit with each quantity. What cannot be used, a missing file too, is a row with the reason (an
+.extxyz has none for what cannot be read); the others are predicted, and the exit code is 1. A warning
+says where a structure is unlike all that the model was trained on.
 
   Several models: --workdir=runs/U0,runs/gap predicts both properties. Runs of the same property
   are an ensemble: mean and spread (standard deviation).
@@ -39,7 +39,7 @@ from experiments import program
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import Neighborhoods
 from hdgnn_jax.graphs.structure import StructureError, Structures
-from hdgnn_jax.inference.inputs import read
+from hdgnn_jax.inference.inputs import rows_of
 from hdgnn_jax.inference.predictor import Predictor, PredictorError, predict_all
 from hdgnn_jax.inference.relaxation import relax
 from hdgnn_jax.inference.rows import FORMATS, Quantity, Row
@@ -97,7 +97,7 @@ def run(
     """Predicts and writes; the number of structures that could not be used.
 
     Raises:
-      ValueError: for an input that is none, or forces where no run, or several, predict an energy.
+      InputError: for forces where no run, or several, predict an energy.
       CheckpointError: where a run cannot be read.
     """
     if options.forces and output.suffix == ".csv":
@@ -111,9 +111,7 @@ def run(
             f"--forces and --relax need one run that predicts an energy; {len(of_energy)} of these "
             "do"
         )
-    rows = [row for name in inputs for row in read(name, options.conformers)]
-    if not rows:
-        raise InputError(f"there is no structure in {', '.join(inputs)}")
+    rows = rows_of(inputs, options.conformers)
     runs = list(zip(map(str, workdirs), predictors, strict=True))
     good = [row for row in rows if row.reason is None]
     prepared = prepare(good, runs)

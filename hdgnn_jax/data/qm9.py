@@ -16,6 +16,7 @@ from hdgnn_jax.data.cache import cache_folder, is_complete, is_unchanged, write_
 from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
 from hdgnn_jax.data.labelled import LabelledStructures
 from hdgnn_jax.data.qm9pack import (
+    COLUMNS,
     POLARIZABILITIES,
     QM9Error,
     package_folder,
@@ -151,7 +152,7 @@ def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:
             )
         arrays = {"offsets": table["offsets"], "atomic_numbers": table["atomic_numbers"],
                   "positions": table["positions"], "ids": table["index"],
-                  **{name: table[name] for name in TARGETS}}  # fmt: skip
+                  **{name: table[name] for name in COLUMNS}}  # fmt: skip
         write_with_digest(folder / PACKED, lambda path: np.savez(path, **arrays))
 
 

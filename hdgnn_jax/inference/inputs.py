@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from hdgnn_jax.data import qm9
 from hdgnn_jax.data.ase_files import read_structures
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb
 from hdgnn_jax.data.smiles import conformers
-from hdgnn_jax.errors import InputError
+from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.graphs.structure import Structure, StructureError
 from hdgnn_jax.inference.rows import Row
 
@@ -19,11 +19,29 @@ LAST_OF_QM9 = 133_885
 """Index of its last molecule."""
 
 
+def rows_of(names: Sequence[str], n_conformers: int = 1) -> list[Row]:
+    """The structures of all inputs, in their order; each input leaves at least one row.
+
+    Args:
+      names: files, smiles:SMILES or qm9:INDEX; see `experiments.predict`.
+      n_conformers: of a SMILES.
+    """
+    rows = []
+    for name in names:
+        try:
+            found = list(read(name, n_conformers))
+        except (HDGNNError, OSError) as error:
+            found = [Row(name, reason=" ".join(str(error).split()))]
+        rows += found or [Row(name, reason="holds no structure")]
+    return rows
+
+
 def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
     """The structures of an input, or reasons.
 
     Raises:
-      ValueError: where it is no file, no SMILES and not of QM9.
+      InputError: where it is no file, no SMILES and not of QM9.
+      Is2reError: where an LMDB file cannot be read.
     """
     kind, _, rest = name.partition(":")
     path = pathlib.Path(name)
@@ -31,6 +49,8 @@ def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
         yield from _of_qm9(rest)
     elif kind == "smiles":
         yield _of_smiles(rest, rest, n_conformers)
+    elif path.is_dir():
+        raise InputError(f"{name} is a folder: name the files in it")
     elif not path.is_file():
         raise InputError(f"there is no file {name}")
     elif path.suffix == ".lmdb":

@@ -113,15 +113,25 @@ def test_a_loaded_predictor_is_that_of_the_report(finished, config):
     np.testing.assert_allclose(found, table[:, 2], rtol=1e-7)
 
 
-def test_what_cannot_be_done_is_said(finished, inputs, tmp_path):
-    with pytest.raises(ValueError, match=r"there is no file nowhere.xyz"):
-        predict.run([finished], ["nowhere.xyz"], tmp_path / "out.csv")
-    with pytest.raises(ValueError, match="qm9:x must be qm9:INDEX or qm9:FIRST-LAST"):
-        predict.run([finished], ["qm9:x"], tmp_path / "out.csv")
+def test_every_input_leaves_a_row_and_spoils_no_other(finished, tmp_path):
     (tmp_path / "empty.smi").write_text("\n")
-    with pytest.raises(ValueError, match=r"there is no structure in .*empty.smi"):
-        predict.run([finished], [str(tmp_path / "empty.smi")], tmp_path / "out.csv")
-    (tmp_path / "empty.smi").unlink()
+    (tmp_path / "empty.xyz").write_text("")
+    named = ["smiles:O", "nowhere.xyz", "qm9:999999", "qm9:x", str(tmp_path / "empty.smi"),
+             str(tmp_path), str(tmp_path / "empty.xyz"), "smiles:CC"]  # fmt: skip
+    assert predict.run([finished], named, tmp_path / "out.json") == 6
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert [bool(row["reason"]) for row in rows] == [False, *[True] * 6, False]
+    reasons = [row["reason"] for row in rows]
+    for reason, words in zip(
+        reasons[1:7],
+        ("there is no file nowhere.xyz", "must be qm9:INDEX", "must be qm9:INDEX",
+         "holds no structure", "is a folder: name the files in it", ""),
+        strict=True,
+    ):  # fmt: skip
+        assert words in reason
+
+
+def test_what_cannot_be_done_is_said(finished, inputs, tmp_path):
     with pytest.raises(ValueError, match="--forces goes with"):
         predict.run([finished], [], tmp_path / "out.csv", Options(forces=True))
     with pytest.raises(ValueError, match="--rolls must be positive, not 0"):
