@@ -13,8 +13,8 @@ Inputs, any number and mixed:
 
 The output is .csv, .json or .extxyz, with one row for each structure in the order of the inputs and
 a unit with each quantity. What cannot be used, a missing file too, is a row with the reason (an
-.extxyz has none for what cannot be read); the others are predicted, and the exit code is 1. A warning
-says where a structure is unlike all that the model was trained on.
+.extxyz has none for what cannot be read); the others are predicted, and the exit code is 1. A
+warning says where a structure is unlike all that the model was trained on, or has a charge.
 
   Several models: --workdir=runs/U0,runs/gap predicts both properties. Runs of the same property
   are an ensemble: mean and spread (standard deviation).
@@ -194,7 +194,9 @@ def fill(
     chosen = [(predictor, graphs.take(first)) for predictor, graphs in prepared]
     warnings = [predictor.warnings(graphs) for predictor, graphs in chosen]
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
-        row.warning = "; ".join(dict.fromkeys(filter(None, texts)))
+        unseen = row.structures[0].unseen
+        said = f"{unseen}, which the model does not see" if unseen else ""
+        row.warning = "; ".join(dict.fromkeys(filter(None, [said, *texts])))
     for target, found in predict_all(prepared, options.rolls, advance).items():
         for row, k, count in zip(rows, first, counts, strict=True):
             row.quantities.append(Quantity(target, found.unit, found.value[k]))
@@ -231,7 +233,10 @@ def relax_rows(
         if reasons:
             row.reason = f"on the way to a minimum it {reasons[0]}"
             continue
-        row.structures = [dataclasses.replace(relaxed.structures[k], name=row.name) for k in places]
+        row.structures = [
+            dataclasses.replace(relaxed.structures[k], name=row.name, unseen=was.unseen)
+            for k, was in zip(places, row.structures, strict=True)
+        ]
         how = "relaxed" if relaxed.converged[places[0]] else "NOT yet relaxed"
         said = f"{how} after {relaxed.steps[places[0]]} steps of FIRE"
         row.geometry = f"{row.geometry}; {said}" if row.geometry else said

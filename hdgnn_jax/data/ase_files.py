@@ -102,8 +102,16 @@ class ASEFile(Dataset):
         return file
 
 
+NEUTRAL = {"charge": (0,), "spin": (0, 1), "multiplicity": (1,)}
+"""What a file may say of a structure, and what it then says of a neutral singlet. Some programs
+write 2 S + 1 as `spin`, some the number of unpaired electrons."""
+
+
 def structure_of(atoms: Any, name: str = "structure") -> Structure:
-    """An `ase.Atoms` as a structure: elements, positions, cell, tags, and `FixAtoms` as fixed."""
+    """An `ase.Atoms` as a structure: elements, positions, cell, tags, and `FixAtoms` as fixed.
+
+    A charge or a spin in its `info` is what no model sees.
+    """
     from ase.constraints import FixAtoms
 
     fixed = np.zeros(len(atoms), bool)
@@ -119,7 +127,22 @@ def structure_of(atoms: Any, name: str = "structure") -> Structure:
         (a, b, c),
         atoms.get_tags(),
         fixed,
+        unseen=_unseen(atoms.info),
     )
+
+
+def _unseen(info: Mapping[str, Any]) -> str:
+    """What is said of a structure that no model sees."""
+    words = []
+    for name, usual in NEUTRAL.items():
+        value = info.get(name)
+        try:
+            known = value is None or float(value) in usual
+        except (TypeError, ValueError):
+            known = False
+        if not known:
+            words.append(f"{name} {value!s:.20}")
+    return ", ".join(words)
 
 
 def read_structures(path: str | os.PathLike[str]) -> Iterator[Structure | StructureError]:

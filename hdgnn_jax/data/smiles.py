@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from hdgnn_jax.graphs.structure import Structure, StructureError
 
 SEED = 20240507
 """Of the embedding: the same SMILES gives the same positions."""
+NEAREST = 0.6
+"""Å. No two atoms are nearer; the bond of H2 is 0.74."""
 
 
 def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
@@ -23,7 +26,8 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
       Conformers, and a sentence that says how they were made.
 
     Raises:
-      StructureError: where RDKit cannot read or embed it, or is not installed.
+      StructureError: where RDKit cannot read or embed it, or is not installed; where two atoms end
+        nearer than `NEAREST`.
     """
     try:
         from rdkit import Chem, rdBase
@@ -41,25 +45,39 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
         options.randomSeed = SEED
         ids: list[int] = list(rdDistGeom.EmbedMultipleConfs(molecule, n, options))
         if not ids:
+            # Long chains need it; others are better without.
+            options.useRandomCoords = True
+            ids = list(rdDistGeom.EmbedMultipleConfs(molecule, n, options))
+        if not ids:
             raise StructureError(f"RDKit finds no positions for {smiles!r}")
         relaxed = "as embedded: MMFF94 has not all its atom types"
         energies = np.zeros(len(ids))
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
-            results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(molecule, maxIters=2000)
+            # Or the molecules of one SMILES would lie in one another.
+            results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(
+                molecule, maxIters=2000, ignoreInterfragInteractions=False
+            )
             states, energies = (np.array(column) for column in zip(*results, strict=True))
             # -1: without a force field, and an energy of nothing.
             energies = np.where(states < 0, np.inf, energies)
             relaxed = "relaxed with MMFF94" + (" (not to the end)" if states.any() else "")
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], np.int32)
+    charge, radicals = Chem.GetFormalCharge(molecule), Descriptors.NumRadicalElectrons(molecule)
+    unseen = [f"charge {charge:+}"] * bool(charge)
+    unseen += [f"{radicals} unpaired electron(s)"] * bool(radicals)
     found = [
-        Structure(numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles)
+        Structure(
+            numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles, unseen=", ".join(unseen)
+        )
         for k in np.argsort(energies, kind="stable")
     ]
+    for structure in found:
+        distance = pdist(structure.positions).min(initial=np.inf)
+        if distance < NEAREST:
+            raise StructureError(
+                f"RDKit places two atoms of {smiles!r} {distance:.2f} Å from each other"
+            )
     many = f", the lowest of {len(found)}" if len(found) > 1 else ""
-    charge, radicals = Chem.GetFormalCharge(molecule), Descriptors.NumRadicalElectrons(molecule)
-    notes = [f"charge {charge:+}"] * bool(charge) + [f"{radicals} unpaired electron(s)"] * bool(
-        radicals
-    )
-    notes += ["several molecules"] * (len(Chem.GetMolFrags(molecule)) > 1)
-    unseen = f"; {', '.join(notes)}, which the model does not see" if notes else ""
-    return found, f"RDKit ETKDGv3, {relaxed}{many}{unseen}"
+    if (fragments := len(Chem.GetMolFrags(molecule))) > 1:
+        many += f"; {fragments} molecules side by side"
+    return found, f"RDKit ETKDGv3, {relaxed}{many}"

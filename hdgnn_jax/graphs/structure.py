@@ -60,6 +60,7 @@ class Structure:
       periodic: which of the three lattice vectors the structure repeats along.
       tags: [n] integers; 0 bulk, 1 surface, 2 adsorbate. None: all 0.
       fixed: [n] bool; held in place where atoms move. None: no atom.
+      unseen: what no model here sees of it, such as a charge; empty where there is nothing.
     """
 
     atomic_numbers: np.ndarray
@@ -69,6 +70,7 @@ class Structure:
     periodic: tuple[bool, bool, bool] = (True, True, True)
     tags: np.ndarray | None = None
     fixed: np.ndarray | None = None
+    unseen: str = ""
 
     @classmethod
     def from_symbols(

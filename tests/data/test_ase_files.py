@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hdgnn_jax.data.ase_files import read_structures
 from hdgnn_jax.graphs.structure import StructureError
 
@@ -15,3 +17,20 @@ def test_files_give_structures_or_reasons(tmp_path):
     assert "two.xyz, structure 2 cannot be read" in str(second)
     (missing,) = read_structures(tmp_path / "nowhere.xyz")
     assert "nowhere.xyz, structure 1 cannot be read" in str(missing)
+
+
+@pytest.mark.parametrize(
+    ("words", "unseen"),
+    [
+        ("", ""),
+        ("charge=0 spin=1 multiplicity=1", ""),
+        ("charge=1", "charge 1"),
+        ("charge=-1 multiplicity=2", "charge -1, multiplicity 2"),
+        ("charge=two", "charge two"),
+    ],
+)
+def test_a_charge_and_a_spin_are_what_no_model_sees(tmp_path, words, unseen):
+    path = tmp_path / "ion.extxyz"
+    path.write_text(f"1\nProperties=species:S:1:pos:R:3 {words}\nH 0 0 0\n")
+    (structure,) = read_structures(path)
+    assert structure.unseen == unseen

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist
 
+from hdgnn_jax.data import smiles
 from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.graphs.structure import StructureError
 
@@ -46,9 +48,35 @@ def test_what_mmff_does_not_know_is_said():
 
 
 def test_what_a_model_does_not_see_is_said():
-    assert "charge +1, which the model does not see" in conformers("[NH4+]")[1]
-    assert "1 unpaired electron(s), which" in conformers("[CH3]")[1]
-    assert "several molecules, which" in conformers("CC(=O)[O-].C[NH3+]")[1]
+    for text, unseen in (
+        ("C", ""),
+        ("[NH4+]", "charge +1"),
+        ("[CH3]", "1 unpaired electron(s)"),
+        ("CC(=O)[O-].C[NH3+]", ""),
+    ):
+        assert conformers(text)[0][0].unseen == unseen
+
+
+def nearest(structure):
+    return pdist(structure.positions).min()
+
+
+def test_molecules_of_one_smiles_do_not_lie_in_one_another():
+    (structure,), how = conformers("O.O.CCO")
+    assert "3 molecules side by side" in how
+    assert nearest(structure) > 0.9
+
+
+def test_atoms_on_top_of_each_other_are_refused(monkeypatch):
+    monkeypatch.setattr(smiles, "NEAREST", 2.0)
+    with pytest.raises(StructureError, match=r"places two atoms of 'C' 1.09 Å from each other"):
+        conformers("C")
+
+
+def test_long_chains_are_embedded():
+    ((structure,), _) = conformers("C" * 70)
+    assert len(structure.atomic_numbers) == 212
+    assert nearest(structure) > 0.9
 
 
 @pytest.mark.parametrize("smiles", ["", "C1CC", "not a molecule", "C(C)(C)(C)(C)C"])
