@@ -53,13 +53,14 @@ class Domain:
         words: list[list[str]] = [[] for _ in range(len(structures))]
         fewest, most = self.atoms
         for k in np.flatnonzero((structures.n_atoms < fewest) | (structures.n_atoms > most)):
-            words[k].append(f"{structures.n_atoms[k]} atoms; trained on {fewest} to {most}")
+            n = structures.n_atoms[k]
+            words[k].append(f"{n} atom{'s' * (n != 1)} (trained on {fewest} to {most})")
         for text, of_structure in zip(words, structures.periodic, strict=True):
             cell = bool(of_structure.any())
             if cell and not self.periodic[0]:
-                text.append("periodic; trained on molecules")
+                text.append("periodic (trained on molecules)")
             if not cell and self.periodic[1]:
-                text.append("not periodic; trained on structures with cells")
+                text.append("not periodic (trained on structures with cells)")
         owner = np.repeat(np.arange(len(structures)), structures.n_atoms)
         for z in np.unique(structures.atomic_numbers).tolist():
             mine = structures.atomic_numbers == z
@@ -74,10 +75,13 @@ class Domain:
             out = mine & ((distance < low * (1 - MARGIN)) | (distance > high * (1 + MARGIN)))
             for k in np.unique(owner[out]):
                 worst = distance[out & (owner == k)]
-                far = worst.max() > high
+                shown = worst.max() if worst.max() > high else worst.min()
                 words[k].append(
-                    f"{SYMBOLS[z]} {worst.max() if far else worst.min():.2f} Å from the next atom; "
-                    f"trained on {low:.2f} to {high:.2f}"
+                    f"{SYMBOLS[z]} {shown:.2f} Å from the next atom (trained on {low:.2f} to "
+                    f"{high:.2f})"
+                    if np.isfinite(shown)
+                    else f"{SYMBOLS[z]} with no other atom in reach (trained on {low:.2f} to "
+                    f"{high:.2f} Å)"
                 )
         return ["; ".join(w) for w in words]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +13,12 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from hdgnn_jax.data.ase_files import structure_of
-from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference.predictor import Predictor
+
+
+class DomainWarning(UserWarning):
+    """Atoms are unlike all that the model was trained on."""
 
 
 class HDGNNCalculator(Calculator):
@@ -23,7 +29,9 @@ class HDGNNCalculator(Calculator):
 
         atoms.calc = HDGNNCalculator("runs/quick", evaluation_frame=8)
 
-    More frames make forces smoother under rotation, at as many times the cost.
+    More frames make forces smoother under rotation, at as many times the cost. Where atoms leave
+    what the model was trained on, as when two come nearer than it ever saw, it warns, once for each
+    kind; with `strict` it stops.
     """
 
     # ASE declares it on the instance, so it is no ClassVar.
@@ -33,6 +41,7 @@ class HDGNNCalculator(Calculator):
         self,
         model: str | os.PathLike[str] | Predictor,
         evaluation_frame: int | None = None,
+        strict: bool = False,
         **options: Any,
     ):
         """Loads the model.
@@ -40,6 +49,7 @@ class HDGNNCalculator(Calculator):
         Args:
           model: folder of a run, or a predictor.
           evaluation_frame: see `Predictor.load`.
+          strict: whether what would be a `DomainWarning` is a `StructureError`.
           **options: of ASE's `Calculator`.
 
         Raises:
@@ -52,7 +62,8 @@ class HDGNNCalculator(Calculator):
         if evaluation_frame is not None:
             model = model.averaged(evaluation_frame)
         model.energy_unit()  # before atoms move, not when they first do
-        self.predictor = model
+        self.predictor, self.strict = model, strict
+        self._warned: set[str] = set()
 
     def check_state(self, atoms: Any, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; tags count too."""
@@ -72,12 +83,30 @@ class HDGNNCalculator(Calculator):
 
         Raises:
           StructureError: where the model cannot use the atoms.
+
+        Warns:
+          DomainWarning: where they are unlike all that it was trained on.
         """
         super().calculate(atoms, properties, system_changes)
         own: Any = self.atoms
-        found = self.predictor.derivatives(Structures.pack([structure_of(own)]))
+        structure = structure_of(own, "the atoms")
+        graphs = self.predictor.prepare(Structures.pack([structure]))
+        self._warn(structure.unseen, self.predictor.warnings(graphs)[0])
+        found = self.predictor.derivatives(graphs)
         energy = float(found.value[0])
         self.results = {"energy": energy, "free_energy": energy, "forces": np.array(found.forces)}
         if own.pbc.all():
             stress = np.asarray(found.virial[0]) / own.get_volume()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+
+    def _warn(self, unseen: str, text: str) -> None:
+        """Says, once for each kind, why a prediction is doubtful; stops where that is asked."""
+        said = [f"{unseen}, which the model does not see"] * bool(unseen)
+        for doubt in [*said, *filter(None, text.split("; "))]:
+            # Distances change with each step; what is wrong with them does not.
+            kind = re.sub(r"[\d.]+", "", doubt)
+            if self.strict:
+                raise StructureError(f"leaves what the model was trained on: {doubt}", "the atoms")
+            if kind not in self._warned:
+                self._warned.add(kind)
+                warnings.warn(doubt, DomainWarning, stacklevel=4)

@@ -52,15 +52,15 @@ def test_what_it_was_made_of_is_inside_and_survives_json():
 def test_each_way_out_is_named():
     domain = domain_of(KNOWN)
     assert warning(domain, Structure(np.array([1]), np.zeros((1, 3)))).startswith(
-        "1 atoms; trained on 3 to 9; H inf Å from the next atom"
+        "1 atom (trained on 3 to 9); H with no other atom in reach (trained on "
     )
     boxed = dataclasses.replace(WATER, cell=9 * np.eye(3), periodic=(True,) * 3)
-    assert warning(domain, boxed) == "periodic; trained on molecules"
+    assert warning(domain, boxed) == "periodic (trained on molecules)"
     crystals = domain_of(Structures.pack([random_crystal(0), random_crystal(1)]))
-    assert "not periodic; trained on structures with cells" in warning(crystals, WATER)
+    assert "not periodic (trained on structures with cells)" in warning(crystals, WATER)
     gold = dataclasses.replace(WATER, atomic_numbers=np.array([79, 1, 1]))
     assert "Au, of which no training structure has any" in warning(domain, gold)
     near = dataclasses.replace(WATER, positions=WATER.positions * 0.6)
-    assert "H 0.58 Å from the next atom; trained on 0.96 to 1.11" in warning(domain, near)
+    assert "H 0.58 Å from the next atom (trained on 0.96 to 1.11" in warning(domain, near)
     far = dataclasses.replace(WATER, positions=WATER.positions * 1.5)
-    assert "O 1.45 Å from the next atom; trained on 0.96 to 1.21" in warning(domain, far)
+    assert "O 1.45 Å from the next atom (trained on 0.96 to 1.21" in warning(domain, far)

@@ -86,7 +86,7 @@ def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path):
     assert ethanol[4] == "RDKit ETKDGv3, relaxed with MMFF94, the lowest of 2"
     assert float(ethanol[2]) > 0
     assert bad[1:] == ["", "", "", "", "", "'nonsense' is no SMILES that RDKit can read"]
-    assert "92 atoms; trained on" in long[5]
+    assert "92 atoms (trained on" in long[5]
 
 
 def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -16,11 +17,12 @@ from ase.optimize import BFGS
 from ase.phonons import Phonons
 from small import SMALL, network, parameters, stirred
 
+from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.data.targets import CALCULATED, RELAXED_ENERGY, TARGETS, Reference
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.structure import StructureError, Structures
-from hdgnn_jax.inference.calculator import HDGNNCalculator
+from hdgnn_jax.inference.calculator import DomainWarning, HDGNNCalculator
 from hdgnn_jax.inference.predictor import Predictor, PredictorError, one_atom
 from hdgnn_jax.training import step
 
@@ -180,3 +182,30 @@ def test_what_the_model_cannot_do_is_said(predictor):
     water.calc = HDGNNCalculator(predictor)
     with pytest.raises(NotImplementedError):
         water.get_stress()
+
+
+def test_atoms_unlike_those_of_training_are_said_once_for_each_kind(predictor):
+    """What would move atoms into one another says so before it has."""
+    seen = Domain((3, 3), (False, False), {1: (0.9, 1.1), 8: (0.9, 1.1)})
+    knowing = dataclasses.replace(predictor, domain=seen)
+    water = molecule("H2O")
+    water.calc = HDGNNCalculator(knowing)
+    water.get_potential_energy()
+    nearer = r"[OH] 0\.\d\d Å from the next atom \(trained on 0\.90 to 1\.10\)"
+    with pytest.warns(DomainWarning, match="Å from the next atom") as caught:
+        for shrink in (0.6, 0.9):
+            water.positions *= shrink
+            water.get_potential_energy()
+    assert len(caught) == 4
+    assert re.search(nearer, "; ".join(str(w.message) for w in caught))
+    water.calc = HDGNNCalculator(knowing, strict=True)
+    with pytest.raises(StructureError, match="leaves what the model was trained on: [OH] 0"):
+        water.get_potential_energy()
+
+
+def test_a_charge_is_said(predictor):
+    ion = molecule("OH")
+    ion.info["charge"] = -1
+    ion.calc = HDGNNCalculator(predictor)
+    with pytest.warns(DomainWarning, match="charge -1, which the model does not see"):
+        ion.get_potential_energy()
