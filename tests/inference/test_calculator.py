@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import jax
 import numpy as np
@@ -192,14 +191,15 @@ def test_atoms_unlike_those_of_training_are_said_once_for_each_kind(predictor):
     water.calc = HDGNNCalculator(knowing)
     water.get_potential_energy()
     nearer = r"[OH] 0\.\d\d Å from the next atom \(trained on 0\.90 to 1\.10\)"
-    with pytest.warns(DomainWarning, match="Å from the next atom") as caught:
-        for shrink in (0.6, 0.9):
-            water.positions *= shrink
-            water.get_potential_energy()
-    assert len(caught) == 4
-    assert re.search(nearer, "; ".join(str(w.message) for w in caught))
+    water.positions *= 0.6
+    with pytest.warns(DomainWarning, match=nearer) as caught:
+        water.get_potential_energy()
+    assert len(caught) == 2
+    # Nor again: a warning would be an error here.
+    water.positions *= 0.9
+    water.get_potential_energy()
     water.calc = HDGNNCalculator(knowing, strict=True)
-    with pytest.raises(StructureError, match="leaves what the model was trained on: [OH] 0"):
+    with pytest.raises(StructureError, match=r"leaves what the model was trained on: [OH] 0"):
         water.get_potential_energy()
 
 
