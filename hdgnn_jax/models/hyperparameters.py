@@ -134,6 +134,10 @@ class HyperParameters:
                 _one_of(name, frame, ("random", "canonical"))
         if self.evaluation_frame == "random":
             raise InputError("evaluation_frame must not be 'random': evaluation is deterministic")
+        self._check_shells()
+        self._check_sizes()
+
+    def _check_shells(self) -> None:
         if self.max_neighbors is not None and self.max_neighbors < 1:
             raise InputError(f"max_neighbors must be positive, not {self.max_neighbors}")
         if self.near_neighbors is not None:
@@ -152,6 +156,8 @@ class HyperParameters:
             if not 0 <= getattr(self, name) <= lowest:
                 which = "degree" if lowest == self.degree else "far_degree"
                 raise InputError(f"{name} must lie between 0 and {which} = {lowest}")
+
+    def _check_sizes(self) -> None:
         lowest_degree = HEADS[self.head].lowest_degree
         if self.degree < lowest_degree:
             raise InputError(f"the {self.head} head needs degree >= {lowest_degree}")

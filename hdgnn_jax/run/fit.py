@@ -100,18 +100,7 @@ class Fit:
             # What was fitted then: elsewhere the same fit can end in other digits.
             task = dataclasses.replace(Task.from_record(record), data=data)
             learned = task.to_learn(train)
-        loader = Loader(
-            train.structures,
-            train.neighbors,
-            task.training_targets(train, learned),
-            settings.batch_size,
-            config["seed"],
-            settings.steps,
-            mesh.size,
-            settings.n_budgets,
-            task.standardised_forces(learned),
-            batching.own_shards(step.sharded(mesh)),
-        )
+        loader = loader_of(task, settings, train, learned, mesh)
         key = jax.random.fold_in(jax.random.key(config["seed"]), 1)
         state = task.init_state(mesh, settings.divide_state)
         run = cls(
@@ -346,3 +335,32 @@ class Fit:
         )
         print_results(task, results)
         print(f"{done.seconds:.0f} s, {done.compilations} compilations; report in {folder}")
+
+
+def loader_of(
+    task: Task,
+    settings: Training,
+    train: Examples,
+    learned: Examples,
+    mesh: jax.sharding.Mesh,
+) -> Loader:
+    """The batches of a run.
+
+    Args:
+      task, settings: of the run.
+      train: the training structures.
+      learned: the same as `Task.to_learn` leaves them.
+      mesh: devices that share a batch.
+    """
+    return Loader(
+        train.structures,
+        train.neighbors,
+        task.training_targets(train, learned),
+        settings.batch_size,
+        task.config["seed"],
+        settings.steps,
+        mesh.size,
+        settings.n_budgets,
+        task.standardised_forces(learned),
+        batching.own_shards(step.sharded(mesh)),
+    )
