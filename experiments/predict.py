@@ -18,8 +18,8 @@ warning says where a structure is unlike all that the model was trained on, or h
 
   Several models: --workdir=runs/U0,runs/gap predicts both properties. Runs of the same property
   are an ensemble: mean and spread (standard deviation).
-  A cheap measure of how sure it is: --rolls=8 gives mean and spread over the arbitrary roll of the
-  edges' frames.
+  A cheap measure of how sure a model with a learned pathway is: --rolls=8 gives mean and spread
+  over the arbitrary roll of the edges' frames.
   --forces adds forces (eV/Å) to .json and .extxyz, where one run predicts an energy. --relax moves
   the atoms that are not fixed to a minimum of that energy first, all structures at once.
 """

@@ -1,4 +1,4 @@
-"""OC20 IS2RE (Chanussot et al. 2021), or another set of its format, as `is2re_build` leaves it."""
+"""OC20 IS2RE (Chanussot et al. 2021), or data in its format, as `is2re_build` leaves it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class IS2RE(Dataset):
-    """Which systems of OC20 IS2RE, or of another set of its format.
+    """Which systems of OC20 IS2RE, or of another data set in its format.
 
     Attributes:
       name: under which `experiments.prepare` put it into the cache: `oc20`, or `slabs`, the

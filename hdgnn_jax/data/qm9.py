@@ -95,9 +95,9 @@ class QM9(Dataset):
 
 
 def load(cache: str | os.PathLike[str] | None = None) -> LabelledStructures:
-    """All 130,831 molecules in order of their index, with the twelve targets as QM9 stores them.
+    """All 130,831 molecules in order of their index, with a label for each of `TARGETS`.
 
-    The first call packs them, in some seconds. Ids are QM9 indices.
+    The first call packs them, in some seconds. Ids are QM9 indices, labels in QM9's own units.
 
     Args:
       cache: folder; see `cache_folder`.

@@ -45,11 +45,11 @@ class Target:
     """One property.
 
     Attributes:
-      name: QM9's column.
+      name: unique over all data sets; of QM9, the column's.
       unit: in which it is reported.
       factor: reported unit per stored unit.
       reference: per-element reference taken off before training.
-      paper_mae: of the paper's Table 2, in `unit`; None where it has one for each part.
+      paper_mae: of the paper's Table 2, in `unit`; None where it has none, or one for each part.
       atom_energies: of `tabulated` references, by atomic number, in the stored unit.
       threshold: in `unit`; the share of errors below it is reported too.
       potential: whether it is an energy that atoms move in, so that its derivatives are forces. Of

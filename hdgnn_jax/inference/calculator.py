@@ -27,11 +27,11 @@ class HDGNNCalculator(Calculator):
     Programs are compiled for sizes in steps of a quarter: while atoms move they are compiled anew
     only where the number of neighbours grows past a step, and then kept.
 
-        atoms.calc = HDGNNCalculator("runs/quick", evaluation_frame=8)
+        atoms.calc = HDGNNCalculator("runs/quick")
 
-    More frames make forces smoother under rotation, at as many times the cost. Where atoms leave
-    what the model was trained on, as when two come nearer than it ever saw, it warns, once for each
-    kind; with `strict` it stops.
+    With `evaluation_frame=8` forces of a model with a learned pathway are smoother under rotation,
+    at 8 times the cost. Where atoms leave what the model was trained on, as when two come nearer
+    than any did there, the calculator warns, once for each kind; with `strict` it stops.
     """
 
     # ASE declares it on the instance, so it is no ClassVar.

@@ -131,7 +131,12 @@ class Predictor:
         return found if evaluation_frame is None else found.averaged(evaluation_frame)
 
     def averaged(self, frames: int) -> Predictor:
-        """The same, of the mean over so many rolls of the edge frames."""
+        """The same, of the mean over so many rolls of the edge frames.
+
+        Raises:
+          PredictorError: for more than one where the model's predictions depend on none.
+        """
+        self._refuse_rolls(frames)
         return dataclasses.replace(self, model=self.model.changed(evaluation_frame=frames))
 
     def with_params(self, params: step.Params) -> Predictor:
@@ -194,7 +199,11 @@ class Predictor:
 
         The roll is an arbitrary choice, so their spread is the least that a prediction is uncertain
         by; their mean is the prediction of `evaluation_frame` = n. Args and errors: of a call.
+
+        Raises:
+          PredictorError: for more than one where the model's predictions depend on none.
         """
+        self._refuse_rolls(n)
         of = self._batches(structures, advance)
         outputs = batches.predict(self.programs.of_rolls(n), self.params, of)
         return np.stack(
@@ -268,6 +277,14 @@ class Predictor:
     def compilations(self) -> int:
         """Shapes that `derivatives` was compiled for."""
         return step.compilations(self.programs.differentiate)
+
+    def _refuse_rolls(self, n: int) -> None:
+        hyper = self.model.hyper
+        if n > 1 and not hyper.sees_rolls:
+            raise PredictorError(
+                f"the model (pathway = {hyper.pathway}) does not depend on the roll of the edges' "
+                f"frames: {n} rolls would give {n} times the same"
+            )
 
     def _batches(self, structures: Structures | Neighborhoods, advance: Advance) -> Batches:
         graphs = structures if isinstance(structures, Neighborhoods) else self.prepare(structures)

@@ -172,6 +172,11 @@ class HyperParameters:
         if self.n_gaussians < 2:
             raise InputError(f"n_gaussians must be at least 2, not {self.n_gaussians}")
 
+    @property
+    def sees_rolls(self) -> bool:
+        """Whether predictions depend on how the edges' frames are rolled: those of networks do."""
+        return self.pathway in ("edge_networks", "unshared", "nn_of_rotated")
+
     def points(self) -> sphere.Sphere:
         """The quadrature of update blocks and head."""
         if isinstance(self.sphere_rule, sphere.Sphere):

@@ -1,4 +1,4 @@
-"""Learned pathways: what the first three terms of eq. 11 can be made of (README.md, section 7).
+"""Learned pathways: what the first three terms of eq. 11 can be made of (README.md, section 4).
 
 Each is called with the state of the nodes and of both ends of the edges, and gives the three terms,
 weighted by a1, a2 and a3, in the global frame.

@@ -55,8 +55,8 @@ class Fit:
       digest: of the data, as they were when the run was taken up.
       state: weights, averages, optimiser state, number of steps.
       began: when this process took it up, on the monotonic clock.
-      course: of the processes before.
-      memory: of the training loop.
+      course: time and resumptions of earlier processes.
+      memory: what the loop remembers between steps.
     """
 
     task: Task
@@ -90,7 +90,7 @@ class Fit:
         `record` is that of the run's last checkpoint; None: it has none.
 
         Raises:
-          As `train.run`.
+          As `experiments.train.run`.
         """
         settings, data = from_section(config, "training", Training), dataset(config)
         train, validation = (examples(config, data, name) for name in ("train", "validation"))

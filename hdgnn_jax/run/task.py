@@ -35,7 +35,7 @@ class Examples(Neighborhoods):
 
     Attributes:
       values: [n, ...] of the target, as stored; NaN where it is not known.
-      forces: [atoms, 3] the same per Å; None where there are none, or no one asks for them.
+      forces: [atoms, 3], in the stored unit per Å; None where there are none or their weight is 0.
     """
 
     values: np.ndarray
@@ -76,7 +76,7 @@ class Task:
       target: the property that is predicted.
       model: the network.
       reference: fitted on the training structures.
-      baselines: the same, by name.
+      baselines: by name, fitted on the training structures too.
       domain: of the training structures.
     """
 

@@ -25,7 +25,13 @@ from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.inference import predictor as module
-from hdgnn_jax.inference.predictor import Predictor, grown, one_atom, predict_all
+from hdgnn_jax.inference.predictor import (
+    Predictor,
+    PredictorError,
+    grown,
+    one_atom,
+    predict_all,
+)
 from hdgnn_jax.training import step
 
 MESH = step.make_mesh(jax.devices()[:1])
@@ -256,3 +262,16 @@ def test_derivatives_of_many_are_those_of_each(predictor):
 
 def test_sizes_grow_by_a_quarter():
     assert [grown(size) for size in (1, 64, 65, 100, 125, 126)] == [64, 64, 80, 100, 125, 156]
+
+
+def test_rolls_of_a_model_that_has_none_are_refused():
+    """They would cost as many times and give a spread of 0, which reads as very sure."""
+    model = network(**{**SMALL, "pathway": "none", "tensor_product": "depthwise"})
+    params = stirred(model.init, one_atom(model))["params"]
+    strict = Predictor(model, params, REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH)
+    packed = Structures.pack([structure_of(molecule("H2O"))])
+    assert strict.of_rolls(packed, 1).shape == (1, 1)
+    assert strict.averaged(1).model.hyper.evaluation_frame == 1
+    for refused in (lambda: strict.of_rolls(packed, 8), lambda: strict.averaged(8)):
+        with pytest.raises(PredictorError, match="does not depend on the roll"):
+            refused()
