@@ -53,7 +53,7 @@ class Domain:
         words: list[list[str]] = [[] for _ in range(len(structures))]
         fewest, most = self.atoms
         for k in np.flatnonzero((structures.n_atoms < fewest) | (structures.n_atoms > most)):
-            n = structures.n_atoms[k]
+            n = int(structures.n_atoms[k])
             words[k].append(f"{n} atom{'s' * (n != 1)} (trained on {fewest} to {most})")
         for text, of_structure in zip(words, structures.periodic, strict=True):
             cell = bool(of_structure.any())

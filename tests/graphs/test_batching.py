@@ -54,7 +54,6 @@ def test_collated_molecules_are_unchanged_and_the_rest_is_one_padding_graph(
         ("int32", (budget.n_node,)),
         ("float32", (budget.n_node, 3)),
         ("int32", (budget.n_node,)),
-        ("bool", (budget.n_node,)),
         ("int32", (budget.n_edge,)),
         ("int32", (budget.n_edge,)),
         ("float32", (budget.n_graph,)),
