@@ -16,7 +16,7 @@ from experiments.configs import ablations
 from experiments.configs.ase import get_config
 from hdgnn_jax.data.dynamics import SHAPES
 from hdgnn_jax.graphs.structure import StructureError
-from hdgnn_jax.inference.calculator import HDGNNCalculator
+from hdgnn_jax.inference.calculator import DomainWarning, HDGNNCalculator
 from hdgnn_jax.inference.predictor import Predictor, PredictorError
 from hdgnn_jax.training.result import format_mae
 
@@ -105,7 +105,8 @@ def test_parts_share_no_molecule_and_errors_of_forces_are_what_predict_says(run,
 def test_ase_relaxes_with_it_and_the_self_test_passes(run, tmp_path):
     atoms = molecule("CH3CH2OH")
     atoms.calc = HDGNNCalculator(run)
-    before = atoms.get_potential_energy()
+    with pytest.warns(DomainWarning, match=r"9 atoms \(trained on"):
+        before = atoms.get_potential_energy()
     BFGS(atoms, logfile=None).run(fmax=0.01, steps=2)
     assert atoms.get_potential_energy() < before
     (row,) = selftest.measure(Predictor.load(run), [selftest.ETHANOL], steps=4, kelvin=300.0)

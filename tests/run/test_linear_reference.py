@@ -61,7 +61,7 @@ def test_the_network_learns_what_the_linear_model_leaves(of_linear):
     np.testing.assert_allclose(again.values, learned.values, rtol=0, atol=1e-5)
     record = Record(
         task.config, task.model.hyper.to_dict(), task.target, task.reference, task.baselines,
-        task.domain, Budget(160, 48, 9), task.data.digest(), (1, 2), Course(), Memory(),
+        task.domain, Budget(160, 48, 9), task.data.digest(), Course(), Memory(),
     )  # fmt: skip
     content = json.loads(json.dumps(record.to_dict()))
     assert Task.from_record(Record.from_dict(content)) == task
