@@ -102,6 +102,7 @@ def test_parts_share_no_molecule_and_errors_of_forces_are_what_predict_says(run,
     assert summary["forces"]["test"]["mae"] == pytest.approx(mae, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::hdgnn_jax.inference.calculator.DomainWarning")
 def test_ase_relaxes_with_it_and_the_self_test_passes(run, tmp_path):
     atoms = molecule("CH3CH2OH")
     atoms.calc = HDGNNCalculator(run)
