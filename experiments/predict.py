@@ -194,9 +194,8 @@ def fill(
     chosen = [(predictor, graphs.take(first)) for predictor, graphs in prepared]
     warnings = [predictor.warnings(graphs) for predictor, graphs in chosen]
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
-        unseen = row.structures[0].unseen
-        said = f"{unseen}, which the model does not see" if unseen else ""
-        row.warning = "; ".join(dict.fromkeys(filter(None, [said, *texts])))
+        said = dict.fromkeys([row.structures[0].doubt, *texts])
+        row.warning = "; ".join(filter(None, said))
     for target, found in predict_all(prepared, options.rolls, advance).items():
         for row, k, count in zip(rows, first, counts, strict=True):
             row.quantities.append(Quantity(target, found.unit, found.value[k]))

@@ -94,8 +94,7 @@ def run(plan: Plan, page: pathlib.Path | None) -> None:
         progress = Progress.of(search)
         if progress.seconds_left:
             # The first run would make the data's cache for all, and seem slower than the others.
-            data = dataset(plan.config)
-            data.part("train", data.target(plan.config["target"]).name)
+            dataset(plan.config).part("train", plan.config["target"])
         for rung in range(plan.rungs):
             run_rung(search, rung, progress)
         run_finals(search, progress)

@@ -10,7 +10,7 @@ import tempfile
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
     "--xla_cpu_use_fusion_emitters=false "
-    # Named, so that no program starts itself again to set them.
+    # Those of `cpu.tune`, whatever the number of cores.
     "--xla_cpu_multi_thread_eigen=false --xla_cpu_enable_concurrency_optimized_scheduler=false"
 )
 

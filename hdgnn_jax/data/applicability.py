@@ -48,7 +48,11 @@ class Domain:
         return cls((int(n_atoms.min()), int(n_atoms.max())), periodic, ranges)
 
     def warnings(self, structures: Structures, neighbors: Neighbors) -> list[str]:
-        """[n] how each structure leaves the domain, in words; empty where it does not."""
+        """[n] the `doubts` of each structure as one text; empty where there are none."""
+        return ["; ".join(doubts) for doubts in self.doubts(structures, neighbors)]
+
+    def doubts(self, structures: Structures, neighbors: Neighbors) -> list[list[str]]:
+        """[n] the ways in which each structure leaves the domain, in words."""
         distance = _nearest(structures, neighbors)
         words: list[list[str]] = [[] for _ in range(len(structures))]
         fewest, most = self.atoms
@@ -83,7 +87,7 @@ class Domain:
                     else f"{SYMBOLS[z]} with no other atom in reach (trained on {low:.2f} to "
                     f"{high:.2f} Å)"
                 )
-        return ["; ".join(w) for w in words]
+        return words
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -86,6 +86,11 @@ class Structure:
                 raise StructureError(f"has {symbol!r}, which is not a chemical element", name)
         return cls(np.array([ATOMIC_NUMBERS[s] for s in symbols], np.int32), positions, name)
 
+    @property
+    def doubt(self) -> str:
+        """Why any prediction of it is doubtful; empty where nothing is unseen."""
+        return f"{self.unseen}, which the model does not see" if self.unseen else ""
+
     def check_shapes(self) -> None:
         """Refuses what cannot be stored beside others.
 

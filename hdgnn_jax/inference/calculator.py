@@ -91,7 +91,7 @@ class HDGNNCalculator(Calculator):
         own: Any = self.atoms
         structure = structure_of(own, "the atoms")
         graphs = self.predictor.prepare(Structures.pack([structure]))
-        self._warn(structure.unseen, self.predictor.warnings(graphs)[0])
+        self._warn([structure.doubt] * bool(structure.doubt) + self.predictor.doubts(graphs)[0])
         found = self.predictor.derivatives(graphs)
         energy = float(found.value[0])
         self.results = {"energy": energy, "free_energy": energy, "forces": np.array(found.forces)}
@@ -99,10 +99,9 @@ class HDGNNCalculator(Calculator):
             stress = np.asarray(found.virial[0]) / own.get_volume()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
-    def _warn(self, unseen: str, text: str) -> None:
+    def _warn(self, doubts: Sequence[str]) -> None:
         """Says, once for each kind, why a prediction is doubtful; stops where that is asked."""
-        said = [f"{unseen}, which the model does not see"] * bool(unseen)
-        for doubt in [*said, *filter(None, text.split("; "))]:
+        for doubt in doubts:
             # Distances change with each step; what is wrong with them does not.
             kind = re.sub(r"[\d.]+", "", doubt)
             if self.strict:

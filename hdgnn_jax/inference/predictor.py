@@ -247,14 +247,18 @@ class Predictor:
         return Programs(self.apply, self.mesh)
 
     def warnings(self, graphs: Neighborhoods) -> list[str]:
-        """[n] how each structure leaves what the model was trained on; empty where it does not.
+        """[n] the `doubts` of each structure as one text; empty where there are none."""
+        return ["; ".join(doubts) for doubts in self.doubts(graphs)]
+
+    def doubts(self, graphs: Neighborhoods) -> list[list[str]]:
+        """[n] the ways in which each structure leaves what the model was trained on.
 
         Args:
           graphs: of `prepare`.
         """
         if self.domain is None:
-            return [""] * len(graphs)
-        return self.domain.warnings(graphs.structures, graphs.neighbors.found())
+            return [[] for _ in range(len(graphs))]
+        return self.domain.doubts(graphs.structures, graphs.neighbors.found())
 
     def energy_unit(self) -> float:
         """The target's unit, in eV.

@@ -67,31 +67,18 @@ def results(
             advance = functools.partial(
                 progress.advance, progress.add_task(name, total=len(examples))
             )
-            found.append(result(name, task, predictor, examples, advance))
+            alone = predicted(name, task, predictor, examples, advance)
+            found.append(with_baselines(alone, task, examples))
     return found
 
 
-def result(
-    name: str,
-    task: Task,
-    predictor: Predictor,
-    examples: Examples,
-    advance: Callable[[int], object] = nobody,
-) -> SplitResult:
-    """Predictions, truth and baselines in the reported unit.
-
-    Args:
-      name: of the part.
-      task, predictor: of a run.
-      examples: the part.
-      advance: told the number of structures after each batch (a progress bar).
-    """
+def with_baselines(found: SplitResult, task: Task, examples: Examples) -> SplitResult:
+    """What was `predicted` for the examples, beside what there is to beat."""
     structures, target = examples.structures, task.target
     to_beat = {
         k: targets.isotropic(b.predict(structures, examples.neighbors), target.rank)
         for k, b in task.baselines.items()
     }
-    found = predicted(name, task, predictor, examples, advance)
     of_forces = found.forces
     if of_forces is not None:
         slopes = {
@@ -110,7 +97,14 @@ def predicted(
     examples: Examples,
     advance: Callable[[int], object] = nobody,
 ) -> SplitResult:
-    """The same without the baselines, as validation during training needs it."""
+    """Predictions and truth in the reported unit.
+
+    Args:
+      name: of the part.
+      task, predictor: of a run.
+      examples: the part.
+      advance: told the number of structures after each batch (a progress bar).
+    """
     structures, target, of_forces = examples.structures, task.target, None
     if examples.forces is None:
         prediction = predictor(examples, advance)

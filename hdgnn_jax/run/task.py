@@ -41,14 +41,15 @@ class Examples(Neighborhoods):
     values: np.ndarray
     forces: np.ndarray | None = None
 
+    def take(self, rows: np.ndarray) -> Examples:
+        """Those at `rows`, in that order."""
+        few = super().take(rows)
+        forces = None if self.forces is None else self.forces[self.structures.atoms_of(rows)]
+        return Examples(few.structures, few.neighbors, self.values[rows], forces)
+
     def first(self, n: int) -> Examples:
         """The first n, or all where there are fewer."""
-        rows = np.arange(min(n, len(self)))
-        forces = self.forces
-        if forces is not None:
-            forces = forces[: self.structures.offsets[len(rows)]]
-        few = self.take(rows)
-        return Examples(few.structures, few.neighbors, self.values[rows], forces)
+        return self.take(np.arange(min(n, len(self))))
 
     def without(
         self, fit: baselines.LinearFit, factor: float, known: np.ndarray | None = None
