@@ -98,7 +98,9 @@ def main(path):
     reference, unit = model["reference"], model["unit"]
     forces = iter(np.array(found.get("forces", ()), float) * reference["scale"])
     for k, species in enumerate(symbols):
-        known = reference["mean"] + sum(reference["per_element"][s] for s in species)
+        of_atoms = sum(reference["per_element"].get(s, 0.0) for s in species)
+        known = reference["constant"]
+        known += of_atoms / len(species) if reference["averaged"] else of_atoms
         value = np.array(found["value"][k], float) * reference["scale"]
         value += known * np.array(reference["isotropic"])
         print(f"structure {k + 1}: {model['target']} [{unit}]", *map(repr, value.ravel().tolist()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -17,6 +17,9 @@ from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.linear import Linear, Terms
 
+Size = Literal["extensive", "intensive", "neither"]
+"""Of two systems far apart, an extensive property is the sum of both, such as an energy; an
+intensive one does not grow with the system, such as a gap; the norm of a dipole is neither."""
 ADSORBATE = 2
 """Tag of an adsorbate's atoms."""
 BATCH = 256
@@ -45,36 +48,77 @@ def adsorbates(structures: Structures) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """Least squares on the element counts and a constant; without elements, the mean.
+    """Least squares on the elements, without any of them the mean.
 
     Attributes:
       elements: atomic numbers.
       per_element: the answer per atom of each.
       constant: the answer without any atom.
+      averaged: whether atoms are averaged over instead of summed.
     """
 
     elements: tuple[int, ...]
     per_element: tuple[float, ...]
     constant: float
+    averaged: bool = False
 
     @classmethod
     def fit(
-        cls, structures: Structures, values: np.ndarray, elements: Sequence[int] = ()
+        cls,
+        structures: Structures,
+        values: np.ndarray,
+        elements: Sequence[int] = (),
+        size: Size = "neither",
+        around: Sequence[float] | None = None,
     ) -> Composition:
-        """From the training values [n]."""
-        # With a constant, which an intensive property is mostly made of and no sum over atoms has.
+        """From the training values [n].
+
+        Args:
+          structures: the training set.
+          values: [n].
+          elements: atomic numbers.
+          size: of the property. An extensive one has no constant, so that of two systems far apart
+            it is the sum; an intensive one is a mean over atoms.
+          around: [elements] what the training set does not determine comes as near to as it can;
+            None: 0.
+        """
+        averaged, start = size == "intensive", np.zeros(len(elements))
+        if around is not None:
+            start = np.array(around, float)
         counts = element_counts(structures, elements)
-        centre, mean = counts.mean(0), values.mean()
-        per_element = np.linalg.lstsq(counts - centre, values - mean, rcond=None)[0]
-        constant = float(mean - centre @ per_element)
-        return cls(tuple(elements), tuple(per_element.tolist()), constant)
+        if averaged:
+            counts = counts / counts.sum(1, keepdims=True)
+        left = values - counts @ start
+        if size == "extensive":
+            per_element = start + np.linalg.lstsq(counts, left, rcond=None)[0]
+            return cls(tuple(elements), tuple(per_element.tolist()), 0.0)
+        centre, mean = counts.mean(0), left.mean()
+        change = np.linalg.lstsq(counts - centre, left - mean, rcond=None)[0]
+        per_element, constant = start + change, float(mean - centre @ change)
+        return cls(tuple(elements), tuple(per_element.tolist()), constant, averaged)
 
     def predict(
         self, structures: Structures, neighbors: Neighbors | NeighborSearch | None = None
     ) -> np.ndarray:
         """[n] answers, for which neighbours do not matter."""
         counts = element_counts(structures, self.elements)
+        if self.averaged:
+            counts = counts / structures.n_atoms[:, None]
         return self.constant + counts @ np.array(self.per_element)
+
+
+def undetermined(structures: Structures, elements: Sequence[int]) -> list[int]:
+    """Atomic numbers whose share of an extensive property the training set leaves open.
+
+    Carbon and hydrogen, where every molecule has two hydrogen atoms for each carbon.
+    """
+    counts = element_counts(structures, elements)
+    there = np.flatnonzero(counts.any(0))
+    # Each composition once, so that a rare one counts as much.
+    compositions = np.unique(counts[:, there], axis=0)
+    values, vectors = np.linalg.eigh(compositions.T @ compositions)
+    free = vectors[:, values <= 1e-9 * max(values.max(initial=0), 1)]
+    return [elements[there[k]] for k in np.flatnonzero(np.abs(free).max(1, initial=0) > 1e-6)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +168,8 @@ class LinearFit:
         values: np.ndarray,
         elements: Sequence[int],
         cutoff: float,
+        size: Size = "neither",
+        around: Sequence[float] | None = None,
     ) -> tuple[LinearFit, np.ndarray]:
         """From the training values [n], in random order.
 
@@ -132,46 +178,49 @@ class LinearFit:
           values: [n].
           elements: atomic numbers.
           cutoff: Å.
+          size, around: of `Composition.fit`.
 
         Returns:
           The fit, and [n] what it gives for the geometry of the training structures.
         """
-        terms = Terms(tuple(elements), cutoff)
+        terms, averaged = Terms(tuple(elements), cutoff), size == "intensive"
         n = int(np.searchsorted(np.cumsum(neighbors.n_edges), FITTED_EDGES)) or 1
         rows = np.arange(min(n, len(structures)))
         some, edges, y = structures.take(rows), neighbors.take(rows), values[rows]
-        composition = Composition.fit(some, y, elements)
+        composition = Composition.fit(some, y, elements, size, around)
         counts, n_elements = element_counts(some, elements), len(elements)
         design = np.empty((len(rows), n_elements + terms.n_features), np.float32)
         design[:, :n_elements] = counts
         for at, found in _over_batches(_features(terms), some, edges):
             design[at, n_elements:] = found[: len(at)]
+        mean_size = 1.0
+        if averaged:
+            # Columns keep the size that the penalty is made for.
+            mean_size = float(some.n_atoms.mean())
+            design *= (mean_size / some.n_atoms)[:, None].astype(np.float32)
         # The composition first, in float64: energies of atoms are a thousand times what is left.
-        weights, constant = ridge(design, y - composition.predict(some))
-        composition = Composition(
-            tuple(elements),
-            tuple((np.array(composition.per_element) + weights[:n_elements]).tolist()),
-            composition.constant + constant,
+        weights, constant = ridge(design, y - composition.predict(some), size != "extensive")
+        known = design[:, n_elements:] @ weights[n_elements:].astype(np.float32)
+        weights *= mean_size
+        composition = dataclasses.replace(
+            composition,
+            per_element=tuple((np.array(composition.per_element) + weights[:n_elements]).tolist()),
+            constant=composition.constant + constant,
         )
-        of_geometry = weights[n_elements:]
-        fit = cls(composition, Linear(terms.elements, cutoff, tuple(of_geometry.tolist())))
-        known = design[:, n_elements:] @ of_geometry.astype(np.float32)
+        linear = Linear(terms.elements, cutoff, tuple(weights[n_elements:].tolist()), averaged)
+        fit = cls(composition, linear)
         rest = np.arange(len(rows), len(structures))
         of_rest = fit.energies(structures.take(rest), neighbors.take(rest))
         return fit, np.concatenate([known, of_rest])
 
-    def predict(
-        self, structures: Structures, neighbors: Neighbors | NeighborSearch
-    ) -> np.ndarray:
+    def predict(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[n] answers."""
         return self.composition.predict(structures) + self.energies(structures, neighbors)
 
-    def energies(
-        self, structures: Structures, neighbors: Neighbors | NeighborSearch
-    ) -> np.ndarray:
+    def energies(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[n] what geometry gives, float64 of float32 sums."""
         energies, weights = np.zeros(len(structures)), np.array(self.linear.weights, np.float32)
-        compiled = _energies(self.linear.terms)
+        compiled = _energies(self.linear.terms, self.linear.averaged)
         batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
         for at, found in batches:
             energies[at] = found[: len(at)]
@@ -181,7 +230,7 @@ class LinearFit:
         """[atoms, 3] minus the slope of `energies`, per Å."""
         forces = np.zeros((len(structures.positions), 3))
         weights = np.array(self.linear.weights, np.float32)
-        compiled = _derivatives(self.linear.terms)
+        compiled = _derivatives(self.linear.terms, self.linear.averaged)
         batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
         for at, found in batches:
             atoms = structures.atoms_of(at)
@@ -195,14 +244,14 @@ def _features(terms: Terms) -> Callable[..., jax.Array]:
 
 
 @functools.cache
-def _energies(terms: Terms) -> Callable[..., jax.Array]:
-    return jax.jit(terms.energies)
+def _energies(terms: Terms, averaged: bool) -> Callable[..., jax.Array]:
+    return jax.jit(functools.partial(terms.energies, averaged=averaged))
 
 
 @functools.cache
-def _derivatives(terms: Terms) -> Callable[..., Derivatives]:
+def _derivatives(terms: Terms, averaged: bool) -> Callable[..., Derivatives]:
     def derivatives(graph: batching.MolecularGraph, weights: jax.Array) -> Derivatives:
-        return with_derivatives(lambda moved: terms.energies(moved, weights), graph)
+        return with_derivatives(lambda moved: terms.energies(moved, weights, averaged), graph)
 
     return jax.jit(derivatives)
 
@@ -224,8 +273,9 @@ def _over_batches(
     budget = batching.Budget(enough(neighbors.n_edges), enough(structures.n_atoms), n + 1)
     nothing = np.zeros(len(structures))
     for at in batching.pack(structures, neighbors, budget):
-        yield at, jax.device_get(
-            compiled(batching.collate(structures, neighbors, nothing, at, budget))
+        yield (
+            at,
+            jax.device_get(compiled(batching.collate(structures, neighbors, nothing, at, budget))),
         )
 
 
@@ -237,13 +287,21 @@ def from_dict(content: Mapping[str, Any]) -> Baseline:
     if "means" in content:
         return AdsorbateMean(**content)
     if "linear" in content:
-        composition = from_dict(content["composition"])
-        assert isinstance(composition, Composition)
-        return LinearFit(composition, linear_from_dict(content["linear"]))
-    elements, per_element = (tuple(content[name]) for name in ("elements", "per_element"))
-    return Composition(elements, per_element, content["constant"])
+        return LinearFit(
+            composition_from_dict(content["composition"]), linear_from_dict(content["linear"])
+        )
+    return composition_from_dict(content)
+
+
+def composition_from_dict(content: Mapping[str, Any]) -> Composition:
+    """The same of what counts of elements give."""
+    return Composition(**_with_tuples(content))
 
 
 def linear_from_dict(content: Mapping[str, Any]) -> Linear:
     """The same of the part that geometry gives."""
-    return Linear(tuple(content["elements"]), content["cutoff"], tuple(content["weights"]))
+    return Linear(**_with_tuples(content))
+
+
+def _with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}

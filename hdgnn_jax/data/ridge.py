@@ -15,7 +15,9 @@ CHUNK = 4096
 """Rows in float64 at once."""
 
 
-def ridge(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
+def ridge(
+    design: np.ndarray, values: np.ndarray, constant: bool = True
+) -> tuple[np.ndarray, float]:
     """Weights and constant of the best fit, design @ weights + constant.
 
     The penalty is the one of `RIDGES` with the smallest mean absolute error on the last tenth of
@@ -24,6 +26,7 @@ def ridge(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
     Args:
       design: [n, F] float32, rows in random order.
       values: [n] float64.
+      constant: False: it is 0.
 
     Returns:
       [F] float64 and the constant.
@@ -38,6 +41,8 @@ def ridge(design: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
     used = np.flatnonzero(spread > 1e-4 * SMALLEST)
     spread = np.maximum(spread, SMALLEST)
     weights, centre = np.zeros(design.shape[1]), float(values.mean())
+    if not constant:
+        mean, centre = np.zeros(design.shape[1]), 0.0
     if not len(used):
         return weights, centre
     left, fitted = values - centre, n - n // 10
@@ -96,4 +101,3 @@ def _positive_solve(matrix: np.ndarray, diagonal: float, right: np.ndarray) -> n
     matrix[np.diag_indices(len(matrix))] += diagonal
     factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)
     return scipy.linalg.cho_solve(factor, right, check_finite=False)
-

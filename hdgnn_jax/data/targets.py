@@ -10,11 +10,18 @@ import jax
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hdgnn_jax.data.baselines import Composition, element_counts, linear_from_dict
+from hdgnn_jax.data.atom_energies import B3LYP, GFN2_XTB
+from hdgnn_jax.data.baselines import (
+    Composition,
+    Size,
+    composition_from_dict,
+    element_counts,
+    linear_from_dict,
+)
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.structure import Structures
-from hdgnn_jax.models.heads import HEADS, Head
+from hdgnn_jax.graphs.structure import SYMBOLS, Structures
+from hdgnn_jax.models.heads import HEADS, Head, Readout
 from hdgnn_jax.models.linear import Linear
 
 HARTREE_IN_MEV = 27_211.386245988
@@ -24,8 +31,9 @@ DEBYE_PER_E_ANGSTROM = 4.803204712570263
 """CODATA 2018: e in C times 1e-10 m over 1e-21 / c C m."""
 
 ReferenceKind = Literal["none", "fitted", "tabulated", "linear"]
-"""With `linear` the per-element part is fitted to what the linear model's geometry leaves; a head
-that is no sum over atoms has it as `fitted`."""
+"""`tabulated`: the energies of isolated atoms, and one shift for every atom. With `linear` the
+per-element part is fitted to what the linear model's geometry leaves; a head that is no sum over
+atoms has it as `fitted`."""
 
 
 class Accuracy(NamedTuple):
@@ -50,11 +58,12 @@ class Target:
       factor: reported unit per stored unit.
       reference: per-element reference taken off before training.
       paper_mae: of the paper's Table 2, in `unit`; None where it has none, or one for each part.
-      atom_energies: of `tabulated` references, by atomic number, in the stored unit.
+      atom_energies: of isolated atoms, by atomic number, in the stored unit.
       threshold: in `unit`; the share of errors below it is reported too.
       potential: whether it is an energy that atoms move in, so that its derivatives are forces. Of
         QM9's U0 is taken for one, though its zero-point part belongs to the minimum.
       head: of the network, made for it.
+      size: how it depends on the size of a system, and with it its references and the read-out.
       note: what has to be known of it.
     """
 
@@ -67,6 +76,7 @@ class Target:
     threshold: float | None = None
     potential: bool = False
     head: Head = "invariant"
+    size: Size = "neither"
     note: str = ""
 
     @property
@@ -74,32 +84,37 @@ class Target:
         """0 of a number, 1 of a vector [3], 2 of a symmetric tensor [3, 3]."""
         return HEADS[self.head].rank
 
-
-def _atoms(h: float, c: float, n: float, o: float, f: float) -> dict[int, float]:
-    return {1: h, 6: c, 7: n, 8: o, 9: f}
+    @property
+    def readout(self) -> Readout:
+        """From numbers of atoms to its own."""
+        return "mean" if self.size == "intensive" else "sum"
 
 
 _MEV = HARTREE_IN_MEV
-_U0 = _atoms(-0.500273, -37.846772, -54.583861, -75.064579, -99.718730)
-_U = _atoms(-0.498857, -37.845355, -54.582445, -75.063163, -99.717314)
-_H = _atoms(-0.497912, -37.844411, -54.581501, -75.062219, -99.716370)
-_G = _atoms(-0.510927, -37.861317, -54.598897, -75.079532, -99.733544)
-
 TARGETS = {
     target.name: target
     for target in (
         Target("mu", "D", 1.0, "none", 0.017, head="dipole"),
-        Target("alpha", "bohr^3", 1.0, "fitted", 0.046),
-        Target("homo", "meV", _MEV, "none", 18),
-        Target("lumo", "meV", _MEV, "none", 16),
-        Target("gap", "meV", _MEV, "none", 32),
+        Target("alpha", "bohr^3", 1.0, "fitted", 0.046, size="extensive"),
+        Target("homo", "meV", _MEV, "none", 18, size="intensive"),
+        Target("lumo", "meV", _MEV, "none", 16, size="intensive"),
+        Target("gap", "meV", _MEV, "none", 32, size="intensive"),
         Target("r2", "bohr^2", 1.0, "none", 0.342, head="extent"),
-        Target("zpve", "meV", _MEV, "fitted", 1.21),
-        Target("U0", "meV", _MEV, "tabulated", 8.34, _U0, potential=True),
-        Target("U", "meV", _MEV, "tabulated", 8.12, _U),
-        Target("H", "meV", _MEV, "tabulated", 10, _H),
-        Target("G", "meV", _MEV, "tabulated", 11, _G),
-        Target("Cv", "cal/(mol K)", 1.0, "fitted", 0.023),
+        Target("zpve", "meV", _MEV, "fitted", 1.21, size="extensive"),
+        *(
+            Target(
+                name,
+                "meV",
+                _MEV,
+                "fitted",
+                mae,
+                B3LYP[name],
+                potential=name == "U0",
+                size="extensive",
+            )
+            for name, mae in (("U0", 8.34), ("U", 8.12), ("H", 10), ("G", 11))
+        ),
+        Target("Cv", "cal/(mol K)", 1.0, "fitted", 0.023, size="extensive"),
     )
 }
 """QM9's numbers."""
@@ -111,6 +126,7 @@ POLARIZABILITY = Target(
     "fitted",
     None,
     head="polarizability",
+    size="extensive",
     note="QM9 gives the tensors in a frame that it does not give; 15 % of the molecules are left "
     "out, whose frame cannot be told.",
 )
@@ -119,7 +135,7 @@ POLARIZABILITY = Target(
 CALCULATED = {
     target.name: target
     for target in (
-        Target("energy", "meV", 1000.0, "fitted", None, potential=True),
+        Target("energy", "meV", 1000.0, "fitted", None, potential=True, size="extensive"),
         Target("dipole", "D", DEBYE_PER_E_ANGSTROM, "none", None, head="dipole_vector"),
     )
 }
@@ -153,17 +169,14 @@ class Reference:
 
     Attributes:
       factor: reported unit per stored unit.
-      elements: atomic numbers, the columns of the counts.
-      per_element: taken off per atom of each element.
-      mean, scale: of what is left.
-      rank: of the target; of a tensor, references and mean are taken off its isotropic part.
-      linear: taken off too, before all of these, and added by `completed`; None: there is none.
+      composition: taken off first. Of an extensive property it has no constant.
+      scale: root mean square of what is left.
+      rank: of the target; of a tensor, references are taken off its isotropic part.
+      linear: taken off too, and added by `completed`; None: there is none.
     """
 
     factor: float
-    elements: tuple[int, ...]
-    per_element: tuple[float, ...]
-    mean: float
+    composition: Composition
     scale: float
     rank: int = 0
     linear: Linear | None = None
@@ -202,24 +215,17 @@ class Reference:
             )
         values = raw * target.factor
         scalars = isotropic_part(values, target.rank)
-        per_element = np.zeros(len(elements))
+        composition = Composition((), (), 0.0)
         if centre and kind == "fitted":
-            per_element = np.array(Composition.fit(structures, scalars, elements).per_element)
+            table = nearest_atoms(target, elements, structures, scalars)
+            composition = Composition.fit(structures, scalars, elements, target.size, table)
         elif centre and kind == "tabulated":
-            if target.atom_energies is None:
-                raise InputError(f"{target.name} has no tabulated atomic references")
-            per_element = np.array([target.atom_energies[z] for z in elements]) * target.factor
-        of_atoms = element_counts(structures, elements) @ per_element
-        mean = float((scalars - of_atoms).mean())
-        left = values - isotropic(of_atoms + mean, target.rank)
+            composition = _tabulated(target, elements, structures, scalars)
+        elif centre and target.size != "extensive":
+            composition = Composition.fit(structures, scalars)
+        left = values - isotropic(composition.predict(structures), target.rank)
         return cls(
-            target.factor,
-            tuple(elements),
-            tuple(per_element.tolist()),
-            mean if centre else 0.0,
-            float(np.sqrt(np.mean(left**2))),
-            target.rank,
-            linear,
+            target.factor, composition, float(np.sqrt(np.mean(left**2))), target.rank, linear
         )
 
     def standardise(self, structures: Structures, raw: np.ndarray) -> np.ndarray:
@@ -227,15 +233,13 @@ class Reference:
 
         Of a linear reference, the values that its energies leave.
         """
-        return (raw * self.factor - self._known(structures)) / self.scale
+        known = isotropic(self.composition.predict(structures), self.rank)
+        return (raw * self.factor - known) / self.scale
 
     def restore(self, structures: Structures, outputs: np.ndarray) -> np.ndarray:
         """[n, ...] outputs, `completed`, to values in the reported unit, float64."""
-        return np.asarray(outputs, np.float64) * self.scale + self._known(structures)
-
-    def _known(self, structures: Structures) -> np.ndarray:
-        counts = element_counts(structures, self.elements)
-        return isotropic(self.mean + counts @ np.array(self.per_element), self.rank)
+        known = isotropic(self.composition.predict(structures), self.rank)
+        return np.asarray(outputs, np.float64) * self.scale + known
 
     def completed(self, apply: Callable[..., Any]) -> Callable[..., Any]:
         """The network's predictions with the linear reference added: the one place that does.
@@ -265,12 +269,52 @@ class Reference:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Reference:
         """The inverse of `to_dict`, after JSON too."""
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
-        }
-        if fields.get("linear") is not None:
-            fields["linear"] = linear_from_dict(fields["linear"])
-        return cls(**fields)
+        composition, linear = content["composition"], content["linear"]
+        return cls(
+            **{
+                **content,
+                "composition": composition_from_dict(composition),
+                "linear": None if linear is None else linear_from_dict(linear),
+            }
+        )
+
+
+def nearest_atoms(
+    target: Target, elements: Sequence[int], structures: Structures, values: np.ndarray
+) -> list[float] | None:
+    """[elements] energies of isolated atoms in the reported unit, for a fit to stay near to.
+
+    The target's own, else, of an energy, whichever table (all electrons, or the valence electrons
+    of GFN2-xTB) the training values [n] are nearer to. None: there is no table.
+    """
+    if target.atom_energies is not None:
+        tables = [target.atom_energies]
+    elif target.potential:
+        in_ev = {z: energy * HARTREE_IN_MEV / 1000 for z, energy in B3LYP["U0"].items()}
+        tables = [{z: e * 1000 / target.factor for z, e in t.items()} for t in (GFN2_XTB, in_ev)]
+    else:
+        return None
+    known = [
+        [table[z] * target.factor for z in elements]
+        for table in tables
+        if set(elements) <= set(table)
+    ]
+    counts = element_counts(structures, elements)
+    return min(known, key=lambda t: np.abs(values - counts @ t).mean(), default=None)
+
+
+def _tabulated(
+    target: Target, elements: Sequence[int], structures: Structures, values: np.ndarray
+) -> Composition:
+    table = target.atom_energies
+    if table is None:
+        raise InputError(f"{target.name} has no energies of isolated atoms")
+    if missing := [SYMBOLS[z] for z in elements if z not in table]:
+        raise InputError(f"there is no energy of the isolated atom of {', '.join(missing)}")
+    atoms = np.array([table[z] for z in elements]) * target.factor
+    n = structures.n_atoms
+    shift = n @ (values - element_counts(structures, elements) @ atoms) / (n @ n)
+    return Composition(tuple(elements), tuple((atoms + shift).tolist()), 0.0)
 
 
 def isotropic(scalars: np.ndarray, rank: int) -> np.ndarray:

@@ -100,7 +100,8 @@ def _description(
     outputs = {"value": Array("float32", ("structures", *shape), "standardised, see reference")}
     if predictor.has_forces:
         outputs |= DERIVATIVES
-    symbols = [SYMBOLS[z] for z in reference.elements]
+    composition = reference.composition
+    symbols = [SYMBOLS[z] for z in composition.elements]
     return {
         "target": predictor.target.name,
         "unit": predictor.target.unit,
@@ -121,12 +122,14 @@ def _description(
         ),
         "reference": {
             "rule": (
-                "In float64: value * scale + isotropic * (mean + the sum of per_element over the "
-                "atoms), in unit. Forces (unit/Å) and virial (unit) are multiplied by scale."
+                "In float64: value * scale + isotropic * (constant + the sum of per_element over "
+                "the atoms, divided by their number where averaged), in unit; an element that is "
+                "not named has 0. Forces (unit/Å) and virial (unit) are multiplied by scale."
             ),
             "scale": reference.scale,
-            "mean": reference.mean,
-            "per_element": dict(zip(symbols, reference.per_element, strict=True)),
+            "constant": composition.constant,
+            "averaged": composition.averaged,
+            "per_element": dict(zip(symbols, composition.per_element, strict=True)),
             "isotropic": np.asarray(isotropic(np.ones(1), reference.rank))[0].tolist(),
         },
         "evaluation_frame": model.evaluation_frame,

@@ -110,13 +110,17 @@ class Terms:
         return jnp.concatenate(found, 1)
 
     def energies(
-        self, graph: batching.MolecularGraph, weights: jax.Array | np.ndarray
+        self,
+        graph: batching.MolecularGraph,
+        weights: jax.Array | np.ndarray,
+        averaged: bool = False,
     ) -> jax.Array:
         """[G] the same as `features(graph) @ weights`, without the features.
 
         Args:
           graph: padded.
           weights: [F].
+          averaged: whether it is divided by the number of atoms.
         """
         graph = jax.tree.map(jnp.asarray, graph)
         seen, (pairs, triples) = self._see(graph), self.shapes
@@ -130,7 +134,9 @@ class Terms:
         if seen.products is not None:
             of_triples = own[math.prod(pairs) :].reshape(triples[0], -1)
             atoms += jnp.sum(seen.products * of_triples[seen.species], -1)
-        return jax.ops.segment_sum(atoms, batching.graph_of_node(graph), graph.n_node.shape[0])
+        owner, n_graphs = batching.graph_of_node(graph), graph.n_node.shape[0]
+        energies = jax.ops.segment_sum(atoms, owner, n_graphs)
+        return energies / jnp.maximum(graph.n_node, 1) if averaged else energies
 
     def _see(self, graph: batching.MolecularGraph) -> _Seen:
         vectors, real = edge_vectors(graph), batching.edge_mask(graph)
@@ -186,11 +192,13 @@ class Linear:
     Attributes:
       elements, cutoff: of `Terms`.
       weights: [F] float64, in the unit of the energy.
+      averaged: whether the energy is divided by the number of atoms.
     """
 
     elements: tuple[int, ...]
     cutoff: float
     weights: tuple[float, ...]
+    averaged: bool = False
 
     @property
     def terms(self) -> Terms:
@@ -199,10 +207,9 @@ class Linear:
 
     def energies(self, graph: batching.MolecularGraph) -> jax.Array:
         """[G] of a padded graph, whose neighbours lie within the cutoff."""
-        return self.terms.energies(graph, np.array(self.weights))
+        return self.terms.energies(graph, np.array(self.weights), self.averaged)
 
 
 def _gaussians(distance: jax.Array, centres: np.ndarray, width: float) -> jax.Array:
     apart = distance[:, None] - jnp.asarray(centres, distance.dtype)
     return jnp.exp(-0.5 * (apart / width) ** 2)
-

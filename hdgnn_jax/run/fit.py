@@ -160,6 +160,8 @@ class Fit:
             f"device(s), {len(loader.budgets)} shapes, padding efficiency "
             f"{loader.padding_efficiency:.1%}" + (f"; goes on from step {start:,}" if start else "")
         )
+        for warning in self.task.warnings(self.train.structures):
+            print(f"warning: {warning}")
 
     def fit(self, stop: Callable[[int], bool], debug_nans: bool) -> None:
         """Takes the steps that are left; after a spike of the loss, from the last checkpoint on.

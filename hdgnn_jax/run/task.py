@@ -18,7 +18,7 @@ from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighborhoods, neighbors_of
-from hdgnn_jax.graphs.structure import SYMBOLS
+from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.inference.predictor import Predictor, one_atom
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -113,9 +113,9 @@ class Task:
         to_beat = data.baselines(train.structures, scalars, elements)
         learned, linear = train, None
         if target.rank == 0:
-            fit, known = baselines.LinearFit.fit(
-                train.structures, train.neighbors, scalars, elements, config["model"]["cutoff"]
-            )
+            at, cutoff = (train.structures, train.neighbors), config["model"]["cutoff"]
+            atoms = targets.nearest_atoms(target, elements, train.structures, scalars)
+            fit, known = baselines.LinearFit.fit(*at, scalars, elements, cutoff, target.size, atoms)
             to_beat["linear"] = fit
             if linear_reference(config):
                 linear, learned = fit.linear, train.without(fit, target.factor, known)
@@ -147,6 +147,20 @@ class Task:
             record.domain,
         )
 
+    def warnings(self, train: Structures) -> list[str]:
+        """What the training structures cannot teach."""
+        if self.target.size != "extensive" or self.data.reference in ("none", "tabulated"):
+            return []
+        unknown = baselines.undetermined(train, self.model.hyper.elements)
+        if not unknown:
+            return []
+        symbols = ", ".join(SYMBOLS[z] for z in unknown)
+        return [
+            f"the compositions of the training structures do not determine what an atom of "
+            f"{symbols} adds to {self.target.name}: it stays near isolated atoms, so do not "
+            "compare structures of other compositions"
+        ]
+
     @property
     def note(self) -> str:
         """What has to be known to compare its errors with others."""
@@ -160,9 +174,7 @@ class Task:
         self, params: step.Params, budget: batching.Budget, mesh: jax.sharding.Mesh
     ) -> Predictor:
         """The network with weights."""
-        return Predictor(
-            self.model, params, self.reference, self.target, budget, mesh, self.domain
-        )
+        return Predictor(self.model, params, self.reference, self.target, budget, mesh, self.domain)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -291,7 +303,7 @@ def model_of(config: Mapping[str, Any], neighbors: float) -> HDGNN:
     auxiliary = config["training"]["auxiliary"] and linear_reference(config)
     hyper: HyperParameters = from_section(
         config, "model", HyperParameters, head=head_of(config), neighbors=neighbors,
-        auxiliary=auxiliary,
+        auxiliary=auxiliary, readout=dataset(config).target(config["target"]).readout,
     )  # fmt: skip
     return HDGNN(hyper)
 

@@ -13,7 +13,7 @@ from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Which
 from hdgnn_jax.training.loop import Memory
 
-VERSION = 2
+VERSION = 3
 """Of the fields below; a record of another version is refused by name."""
 
 
@@ -103,9 +103,7 @@ class Record:
             )
         return cls(
             config=content["config"],
-            model={
-                k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()
-            },
+            model={k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()},
             target=ALL_TARGETS[content["target"]["name"]],
             reference=Reference.from_dict(content["reference"]),
             baselines={k: baselines.from_dict(b) for k, b in content["baselines"].items()},

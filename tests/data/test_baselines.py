@@ -58,6 +58,34 @@ def test_composition_is_the_least_squares_fit(seed):
     np.testing.assert_allclose(design.T @ residual / np.abs(values).sum(), 0, atol=1e-10)
 
 
+@settings(max_examples=25, deadline=None)
+@given(seeds)
+def test_without_a_constant_it_is_the_least_squares_fit_through_zero(seed):
+    molecules = random_molecules(40, seed)
+    values = np.random.default_rng(seed).normal(size=40) + 1000 * molecules.n_atoms
+    found = Composition.fit(molecules, values, ELEMENTS, "extensive")
+    residual = values - found.predict(molecules)
+    design = element_counts(molecules, ELEMENTS)
+    np.testing.assert_allclose(design.T @ residual / np.abs(values).sum(), 0, atol=1e-10)
+    assert found.constant == 0
+
+
+@pytest.mark.parametrize("size", ["extensive", "intensive"])
+def test_the_linear_fit_of_two_far_apart(size):
+    """The sum of both of an extensive property; of an intensive one, of two alike, that of one."""
+    molecules = random_molecules(30, 3)
+    edges = find_neighbors(molecules, CUTOFF)
+    values = np.random.default_rng(0).normal(size=30) + 10.0 * molecules.n_atoms
+    fit, _ = LinearFit.fit(molecules, edges, values, ELEMENTS, CUTOFF, size)
+    two = Structures.pack(
+        Structure(np.tile(a.atomic_numbers, 2), np.concatenate([a.positions, a.positions + 50]))
+        for a in molecules
+    )
+    found = fit.predict(two, find_neighbors(two, CUTOFF))
+    expected = fit.predict(molecules, edges) * (2 if size == "extensive" else 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_without_elements_it_is_the_mean():
     molecules, values = random_molecules(9, 0), np.arange(9.0)
     assert Composition.fit(molecules, values).predict(molecules).tolist() == [4.0] * 9

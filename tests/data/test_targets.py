@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from molecules import random_molecules
 from scipy.spatial.transform import Rotation
 
-from hdgnn_jax.data.baselines import Composition
+from hdgnn_jax.data.atom_energies import B3LYP, GFN2_XTB
+from hdgnn_jax.data.baselines import Composition, undetermined
 from hdgnn_jax.data.targets import (
     ALL_TARGETS,
     CALCULATED,
@@ -51,7 +52,7 @@ def training_set(seed: int, n: int = 60) -> tuple[Structures, np.ndarray]:
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 9, (n, 5)).astype(float)
     table = [TARGETS["U0"].atom_energies[z] for z in ELEMENTS]
-    return with_counts(counts), counts @ np.array(table) + rng.normal(-2.5, 0.4, n)
+    return with_counts(counts), counts @ (np.array(table) - 0.15) + rng.normal(0, 0.4, n)
 
 
 def test_units_and_published_errors_are_those_of_the_protocol():
@@ -69,10 +70,76 @@ def test_a_name_is_one_target_with_one_unit_whatever_the_data_set():
 
 
 def test_tabulated_references_leave_the_atomization_energy():
+    """But for one shift of every atom, which is that of least squares."""
     methane, raw = with_counts(np.array([[4.0, 1, 0, 0, 0]])), np.array([-40.47893])
-    reference = Reference.fit(TARGETS["U0"], ELEMENTS, *training_set(0))
-    left = reference.standardise(methane, raw) * reference.scale + reference.mean
-    np.testing.assert_allclose(left, (-40.47893 + 37.846772 + 4 * 0.500273) * 1000 * EV, rtol=1e-9)
+    molecules, energies = training_set(0)
+    reference = Reference.fit(TARGETS["U0"], ELEMENTS, molecules, energies, kind="tabulated")
+    left = reference.standardise(methane, raw) * reference.scale
+    table = np.array([TARGETS["U0"].atom_energies[z] for z in ELEMENTS])
+    counts = np.stack([(molecules.atomic_numbers == z) for z in ELEMENTS], 1)
+    counts = np.add.reduceat(counts, molecules.offsets[:-1])
+    shift = np.linalg.lstsq(molecules.n_atoms[:, None], energies - counts @ table, rcond=None)[0]
+    expected = (-40.47893 + 37.846772 + 4 * 0.500273 - 5 * shift[0]) * 1000 * EV
+    np.testing.assert_allclose(left, expected, rtol=1e-9)
+
+
+EXTENSIVE = [t for t in ALL_TARGETS.values() if t.size == "extensive"]
+
+
+@pytest.mark.parametrize("target", EXTENSIVE, ids=lambda target: target.name)
+def test_of_two_systems_an_extensive_reference_is_the_sum(target):
+    molecules, raw = training_set(4)
+    values = isotropic(raw, target.rank)
+    both = Structures.pack(
+        Structure(
+            np.concatenate([a.atomic_numbers, b.atomic_numbers]),
+            np.concatenate([a.positions, b.positions + 100]),
+        )
+        for a, b in zip(molecules, [*molecules][::-1], strict=True)
+    )
+    kinds = ["none", "fitted"] + ["tabulated"] * (target.atom_energies is not None)
+    for kind in kinds:
+        reference = Reference.fit(target, ELEMENTS, molecules, values, kind=kind)
+        alone = reference.restore(molecules, np.zeros_like(values))
+        together = reference.restore(both, np.zeros_like(values))
+        np.testing.assert_allclose(together, alone + alone[::-1], rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", ["none", "fitted"])
+def test_two_of_a_kind_have_the_intensive_reference_of_one(kind):
+    molecules, raw = training_set(4)
+    twice = Structures.pack(
+        Structure(np.tile(a.atomic_numbers, 2), np.tile(a.positions, (2, 1))) for a in molecules
+    )
+    reference = Reference.fit(TARGETS["gap"], ELEMENTS, molecules, raw, kind=kind)
+    one, two = (reference.restore(of, np.zeros(len(raw))) for of in (molecules, twice))
+    np.testing.assert_allclose(two, one, rtol=1e-12)
+
+
+def test_what_compositions_leave_open_stays_near_isolated_atoms():
+    """With twice as much hydrogen as carbon, always, the sum is known and not its parts."""
+    n = np.arange(1.0, 9)
+    molecules = with_counts(np.stack([2 * n, n, 0 * n, 0 * n, 0 * n], 1))
+    table = B3LYP["U0"]
+    raw = n * (2 * table[1] + table[6] - 0.3)
+    for target, elements in ((TARGETS["U0"], ELEMENTS), (TARGETS["U0"], (1, 6))):
+        assert undetermined(molecules, elements) == [1, 6]
+        reference = Reference.fit(target, elements, molecules, raw).composition
+        found = np.array(reference.per_element[:2]) / target.factor
+        np.testing.assert_allclose(found, [table[1] - 0.12, table[6] - 0.06], rtol=1e-9)
+    assert undetermined(*(training_set(0)[0], ELEMENTS)) == []
+
+
+@pytest.mark.parametrize(("table", "unit"), [(GFN2_XTB, 1.0), (B3LYP["U0"], EV)])
+def test_energies_of_files_stay_near_the_table_they_are_nearest_to(table, unit):
+    """Of valence electrons in eV, or of all electrons."""
+    molecules = with_counts(np.tile([4.0, 1, 0, 0, 0], (5, 1)))
+    atoms = np.array([table[z] for z in ELEMENTS]) * unit
+    raw = np.full(5, 4 * atoms[0] + atoms[1] - 17.0)
+    composition = Reference.fit(CALCULATED["energy"], ELEMENTS, molecules, raw).composition
+    found = np.array(composition.per_element) / 1000
+    np.testing.assert_allclose(found[:2], atoms[:2] - [4.0, 1.0], rtol=1e-9)
+    np.testing.assert_allclose(found[2:], atoms[2:], rtol=1e-9)
 
 
 @LAWS
@@ -84,10 +151,10 @@ def test_restore_inverts_standardise(seed, name, centre):
     back = reference.restore(molecules, standardised)
     np.testing.assert_allclose(back, raw * TARGETS[name].factor, rtol=1e-13)
     assert back.dtype == standardised.dtype == np.float64
-    np.testing.assert_allclose(standardised.std(), 1, rtol=1e-9)
-    if centre:
+    np.testing.assert_allclose(np.mean(standardised**2), 1, rtol=1e-9)
+    if centre and TARGETS[name].size != "extensive":
         np.testing.assert_allclose(standardised.mean(), 0, atol=1e-6)
-    else:
+    elif not centre:
         assert np.sign(standardised).tolist() == np.sign(raw).tolist()
 
 
@@ -107,7 +174,7 @@ def test_of_vectors_and_tensors_the_isotropic_part_has_a_reference(seed, rank):
     np.testing.assert_allclose(np.mean(standardised**2), 1, rtol=1e-9)
     if rank == 2:
         of_scalars = Reference.fit(TARGETS["alpha"], ELEMENTS, molecules, isotropic_part(raw, 2))
-        assert reference.per_element == of_scalars.per_element
+        assert reference.composition == of_scalars.composition
     # References know no direction.
     rotations = random_rotations(len(raw), seed)
     there = reference.standardise(molecules, turned(raw, rotations, rank))
@@ -132,9 +199,9 @@ def test_float32_after_the_reference_loses_a_thousandth_of_what_it_loses_before(
 def test_fitted_references_are_those_of_the_composition():
     molecules, raw = training_set(1)
     reference = Reference.fit(TARGETS["Cv"], ELEMENTS, molecules, raw)
-    composition = Composition.fit(molecules, raw, ELEMENTS)
-    assert reference.per_element == composition.per_element
-    np.testing.assert_allclose(reference.mean, composition.constant, rtol=1e-8)
+    composition = Composition.fit(molecules, raw, ELEMENTS, "extensive")
+    assert reference.composition == composition
+    assert composition.constant == 0
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -147,14 +214,14 @@ def test_a_reference_survives_json_to_the_bit(name):
 def test_an_element_that_no_training_molecule_has_gets_a_finite_reference():
     structures = random_molecules(20, 0)
     reference = Reference.fit(TARGETS["alpha"], (*ELEMENTS, 17), structures, structures.n_atoms)
-    assert np.isfinite(reference.per_element).all()
+    assert np.isfinite(reference.composition.per_element).all()
 
 
 def test_what_does_not_exist_is_refused():
     molecules, raw = training_set(3)
     with pytest.raises(ValueError, match=r"unknown target 'u0'; QM9 has mu, alpha"):
         find_target("u0")
-    with pytest.raises(ValueError, match="mu has no tabulated atomic references"):
+    with pytest.raises(ValueError, match="mu has no energies of isolated atoms"):
         Reference.fit(TARGETS["mu"], ELEMENTS, molecules, raw, kind="tabulated")
     with pytest.raises(ValueError, match="one of none, fitted, tabulated, linear, not 'fited'"):
         Reference.fit(TARGETS["mu"], ELEMENTS, molecules, raw, kind="fited")

@@ -11,6 +11,7 @@ from crystals import ELEMENTS, random_crystal
 from molecules import KNOWN
 from small import EXACT, SMALL, network, parameters, stirred
 
+from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.targets import CALCULATED, Reference
 from hdgnn_jax.evaluation import selftest
 from hdgnn_jax.evaluation.symmetry import random_rotations
@@ -29,13 +30,12 @@ SMALLER = {"degree": 1, "product_degree": 1, "layers": 1}
 def predictor(**options) -> Predictor:
     options = {**SMALLER, **options}
     model = network(**{**SMALL, **options})
-    elements = model.hyper.elements
     params = (
         stirred(model.init, one_atom(model))["params"]
         if "elements" in options
         else parameters(**options)["params"]
     )
-    reference = Reference(1000.0, elements, (0.0,) * len(elements), 0.0, 100.0)
+    reference = Reference(1000.0, Composition((), (), 0.0), 100.0)
     return Predictor(model, params, reference, CALCULATED["energy"], Budget(160, 48, 9), MESH)
 
 

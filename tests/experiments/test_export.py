@@ -72,11 +72,11 @@ def test_the_description_is_complete(finished, folder):
     assert (model["target"], model["unit"], model["cutoff"]) == ("U0", "meV", 3.0)
     assert model["elements"] == {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
     assert set(model["outputs"]) == {"value", "forces", "virial"}
-    reference = Predictor.load(finished).reference
-    assert tuple(model["reference"]["per_element"].values()) == reference.per_element
-    assert (model["reference"]["mean"], model["reference"]["scale"]) == (
-        reference.mean, reference.scale,
-    )  # fmt: skip
+    reference, said = Predictor.load(finished).reference, model["reference"]
+    composition = reference.composition
+    assert tuple(said["per_element"].values()) == composition.per_element
+    assert (said["constant"], said["averaged"]) == (composition.constant, composition.averaged)
+    assert said["scale"] == reference.scale
     program = (folder / "model.stablehlo").read_bytes()
     assert model["sha256"] == hashlib.sha256(program).hexdigest()
     assert model["run"]["config"]["target"] == "U0"

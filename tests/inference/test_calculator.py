@@ -18,6 +18,7 @@ from small import SMALL, network, parameters, stirred
 
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.targets import CALCULATED, RELAXED_ENERGY, TARGETS, Reference
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.structure import StructureError, Structures
@@ -27,7 +28,9 @@ from hdgnn_jax.training import step
 
 UNIT = np.eye(3)
 MESH = step.make_mesh(jax.devices()[:1])
-REFERENCE = Reference(1000.0, (1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.0), 3.0, 50.0)
+REFERENCE = Reference(
+    1000.0, Composition((1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.0), 3.0), 50.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def predictor():
 def of_metals():
     model = network(**{**SMALL, "elements": (29, 79), "max_neighbors": 12, "tags": True})
     params = stirred(model.init, one_atom(model))["params"]
-    reference = Reference(1000.0, (29, 79), (0.0, 0.0), 0.0, 100.0)
+    reference = Reference(1000.0, Composition((), (), 0.0), 100.0)
     return Predictor(model, params, reference, CALCULATED["energy"], Budget(160, 48, 9), MESH)
 
 

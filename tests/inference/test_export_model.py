@@ -12,6 +12,7 @@ from crystals import random_crystal
 from small import SMALL, network, stirred
 
 from experiments import export_run
+from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.targets import CALCULATED, POLARIZABILITY, Reference, Target
 from hdgnn_jax.graphs.batching import Budget, MolecularGraph, collate
 from hdgnn_jax.graphs.neighbors import find_neighbors
@@ -34,7 +35,7 @@ def made(target: Target = ENERGY, rank: int = 0, **options) -> Predictor:
     model = network(**{**SMALL, "layers": 1, **options})
     params = stirred(model.init, one_atom(model))["params"]
     known = tuple(-1000.0 * z for z in elements)
-    reference = Reference(1.0, elements, known, 3.0, 50.0, rank)
+    reference = Reference(1.0, Composition(elements, known, 3.0), 50.0, rank)
     # Weights on several devices: the program is of one all the same.
     mesh = step.make_mesh()
     return Predictor(model, params, reference, target, Budget(160, 48, 9), mesh)

@@ -19,6 +19,7 @@ from experiments import predict
 from experiments.predict import Options
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.targets import TARGETS, Reference
 from hdgnn_jax.graphs import neighbors
 from hdgnn_jax.graphs.batching import Budget
@@ -35,7 +36,9 @@ from hdgnn_jax.inference.predictor import (
 from hdgnn_jax.training import step
 
 MESH = step.make_mesh(jax.devices()[:1])
-REFERENCE = Reference(1000.0, (1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.0), 3.0, 50.0)
+REFERENCE = Reference(
+    1000.0, Composition((1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.0), 3.0), 50.0
+)
 NAMES = ("H2O", "CH3OH", "C2H6", "CH4")
 
 

@@ -36,8 +36,8 @@ def record() -> Record:
         model=network(**SMALL).hyper.to_dict(),
         target=TARGETS["U0"],
         reference=Reference(
-            27211.386245988, ELEMENTS, tuple(rng.normal(size=5).tolist()), 0.1, 1 / 3,
-            linear=fit.linear,
+            27211.386245988, Composition(ELEMENTS, tuple(rng.normal(size=5).tolist()), 0.1),
+            1 / 3, linear=fit.linear,
         ),
         baselines={
             "mean_predictor": Composition.fit(KNOWN, values),
@@ -70,14 +70,14 @@ def test_a_record_survives_json(record):
 @pytest.mark.parametrize(
     ("version", "words"),
     [
-        (None, "an earlier version of hdgnn_jax wrote this run .its record is of version 1, not 2"),
-        (1, "an earlier version of hdgnn_jax wrote this run .its record is of version 1, not 2"),
-        (3, "a later version of hdgnn_jax wrote this run .its record is of version 3, not 2"),
+        (None, "an earlier version of hdgnn_jax wrote this run .its record is of version 1, not 3"),
+        (1, "an earlier version of hdgnn_jax wrote this run .its record is of version 1, not 3"),
+        (4, "a later version of hdgnn_jax wrote this run .its record is of version 4, not 3"),
     ],
 )
 def test_another_version_is_refused_by_name(record, version, words):
     """Before anything else of it is read; the first version did not write its own number."""
-    assert VERSION == 2
+    assert VERSION == 3
     with pytest.raises(CheckpointError, match=words + ".: train again, or use that version"):
         Record.from_dict({} if version is None else {"version": version})
     content = record.to_dict()
