@@ -196,7 +196,11 @@ def fill(
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
         said = dict.fromkeys([row.structures[0].doubt, *texts])
         row.warning = "; ".join(filter(None, said))
+    energies = {p.target.name: p.energy_unit() for p, _ in prepared if p.has_forces}
     for target, found in predict_all(prepared, options.rolls, advance).items():
+        if [*energies] == [target]:
+            for row, k in zip(rows, first, strict=True):
+                row.energy = float(found.value[k]) * energies[target]
         for row, k, count in zip(rows, first, counts, strict=True):
             row.quantities.append(Quantity(target, found.unit, found.value[k]))
             if found.spread is not None:

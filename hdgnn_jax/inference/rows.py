@@ -43,6 +43,7 @@ class Row:
       reason: why there is no prediction.
       warning: what makes it doubtful.
       quantities: predicted.
+      energy: eV, where one that atoms move in is predicted.
       forces: [n, 3] eV/Å.
     """
 
@@ -52,6 +53,7 @@ class Row:
     reason: str | None = None
     warning: str = ""
     quantities: list[Quantity] = dataclasses.field(default_factory=list)
+    energy: float | None = None
     forces: np.ndarray | None = None
 
 
@@ -76,6 +78,8 @@ def as_json(rows: Sequence[Row]) -> str:
     def content(row: Row) -> dict[str, Any]:
         found: dict[str, Any] = {"structure": row.name}
         found |= {f"{q.name} [{q.unit}]": q.value.tolist() for q in row.quantities}
+        if row.energy is not None:
+            found["energy [eV]"] = row.energy
         if row.forces is not None:
             found["forces [eV/Å]"] = row.forces.tolist()
         if row.geometry:
@@ -99,6 +103,8 @@ def as_extxyz(rows: Sequence[Row]) -> str:
             key = f"predicted_{q.name}".replace(" ", "_")
             said[key] = " ".join(map(repr, np.ravel(q.value).tolist()))
             said[f"{key}_unit"] = q.unit
+        # What ASE gives as `get_potential_energy()`, beside forces.
+        energy = [] if row.energy is None else [f"energy={row.energy!r}"]
         words = {"name": row.name, "geometry": row.geometry, "warning": row.warning}
         said |= {k: v for k, v in {**words, "reason": row.reason}.items() if v}
         if s.cell is not None:
@@ -112,7 +118,7 @@ def as_extxyz(rows: Sequence[Row]) -> str:
         if s.fixed is not None and s.fixed.any():
             columns += ":move_mask:L:1"
             marks.append(np.where(s.fixed, "F", "T"))
-        info = [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in said.items()]
+        info = energy + [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in said.items()]
         lines += [str(len(s.atomic_numbers)), " ".join([f"Properties={columns}", *info])]
         numbers = s.positions if row.forces is None else np.hstack([s.positions, row.forces])
         for k, (z, values) in enumerate(

@@ -67,6 +67,9 @@ def test_json_and_extxyz_hold_values_and_forces(finished, inputs, tmp_path):
             assert atoms.info["predicted_U0"] == row["U0 [meV]"]
             assert atoms.info["predicted_U0_unit"] == "meV"
             np.testing.assert_array_equal(atoms.get_forces(), row["forces [eV/Å]"])
+            # ASE's unit, whatever the property's.
+            assert atoms.get_potential_energy() == row["energy [eV]"]
+            assert row["energy [eV]"] == pytest.approx(row["U0 [meV]"] / 1000, rel=1e-15)
         else:
             assert atoms.info["reason"] == row["reason"]
     assert frames[4].pbc.all()

@@ -24,6 +24,11 @@ def test_slabs_keep_tags_and_fixed_atoms_and_units_are_not_taken_for_ases(tmp_pa
     assert atoms.info["predicted_energy"] == 1234.5
     assert "energy" not in atoms.calc.results
     np.testing.assert_array_equal(atoms.calc.results["forces"], row.forces)
+    row.energy = 1.2345
+    (tmp_path / "out.extxyz").write_text(as_extxyz([row]))
+    atoms = ase.io.read(tmp_path / "out.extxyz")
+    assert atoms.get_potential_energy() == 1.2345
+    np.testing.assert_array_equal(atoms.get_forces(apply_constraint=False), row.forces)
     back = structure_of(atoms)
     assert back.tags.tolist() == [0, 1, 2]
     assert back.fixed.tolist() == [True, False, False]
