@@ -16,9 +16,19 @@ import numpy as np
 from hdgnn_jax.data.cache import cache_folder, sha256
 from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
 from hdgnn_jax.data.labelled import LabelledStructures
-from hdgnn_jax.data.targets import CALCULATED, ReferenceKind, Target
+from hdgnn_jax.data.targets import CALCULATED, HARTREE_IN_MEV, ReferenceKind, Target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
+
+ENERGY_UNITS = {
+    "eV": 1.0,
+    "meV": 1e-3,
+    "Ha": HARTREE_IN_MEV / 1000,
+    "Ry": HARTREE_IN_MEV / 2000,
+    "kcal/mol": 0.0433641153087705,
+    "kJ/mol": 0.010364269656262175,
+}
+"""In eV (CODATA 2018): what a file may give energies in, and forces, per Å."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +41,9 @@ class ASEFile(Dataset):
         one molecule in several shapes, stay together.
       train_size: so many of the others; None: all.
       reference: `none`, `fitted` or `linear`; None: the usual one of the target.
+      energy_unit: of the file's energies, and of its forces, per Å; one of `ENERGY_UNITS`.
+      energy_key, forces_key: where they stand in the file, such as `REF_energy` and `REF_forces`;
+        None: where ASE's calculators put them.
       cache: folder; None: see `cache_folder`.
     """
 
@@ -38,6 +51,9 @@ class ASEFile(Dataset):
     held_out: float = 0.1
     train_size: int | None = None
     reference: ReferenceKind | None = None
+    energy_unit: str = "eV"
+    energy_key: str | None = None
+    forces_key: str | None = None
     cache: str | None = None
 
     family: ClassVar[str] = "a file of ASE"
@@ -46,6 +62,11 @@ class ASEFile(Dataset):
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 0.5:
             raise InputError(f"data.held_out must lie between 0 and 0.5, not {self.held_out}")
+        if self.energy_unit not in ENERGY_UNITS:
+            raise InputError(
+                f"data.energy_unit must be one of {', '.join(ENERGY_UNITS)}, not "
+                f"{self.energy_unit!r}"
+            )
 
     @property
     def title(self) -> str:
@@ -60,6 +81,9 @@ class ASEFile(Dataset):
     def digest(self) -> str:
         """Of the file, and of what decides which structures are in which part."""
         content = [sha256(self._file), self.held_out, self.train_size]
+        how = [self.energy_unit, self.energy_key, self.forces_key]
+        if how != ["eV", None, None]:
+            content += how
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def part(self, name: str, target: str) -> LabelledStructures:
@@ -88,7 +112,17 @@ class ASEFile(Dataset):
 
     @functools.cached_property
     def _labelled(self) -> Callable[[str], LabelledStructures]:
-        return functools.cache(lambda target: read_labelled(self._file, target))
+        def read(target: str) -> LabelledStructures:
+            if target != "energy":
+                return read_labelled(self._file, target)
+            found = read_labelled(self._file, target, self.energy_key, self.forces_key)
+            unit = ENERGY_UNITS[self.energy_unit]
+            forces = None if found.forces is None else found.forces * unit
+            return dataclasses.replace(
+                found, labels={target: found.labels[target] * unit}, forces=forces
+            )
+
+        return functools.cache(read)
 
     @property
     def _file(self) -> pathlib.Path:
@@ -177,10 +211,16 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
         yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure {number + 1}")
 
 
-def read_labelled(path: str | os.PathLike[str], name: str) -> LabelledStructures:
+def read_labelled(
+    path: str | os.PathLike[str],
+    name: str,
+    key: str | None = None,
+    forces_key: str | None = None,
+) -> LabelledStructures:
     """All structures of a file and their `energy` or `dipole`, as ASE's calculators store them.
 
-    Ids are places in the file, from 1. Energies come with forces where all structures have them;
+    With `key` and `forces_key` they are what the file has under these names, in its units. Ids are
+    places in the file, from 1. Energies come with forces where all structures have them;
     structures with the same `group` in the file's info are a group.
 
     Raises:
@@ -195,13 +235,21 @@ def read_labelled(path: str | os.PathLike[str], name: str) -> LabelledStructures
         if isinstance(found, StructureError):
             raise found
         results = {} if found.calc is None else found.calc.results
-        value = _numbers(results.get(name), (3,) if name == "dipole" else ())
+        known = {**found.info, **found.arrays, **results}
+        value = _numbers(known.get(key or name), (3,) if name == "dipole" else ())
         if value is None:
             kind = "three numbers" if name == "dipole" else "a number"
-            raise StructureError(f"has no {name} that is {kind}", f"{path.name}, structure {k}")
+            there = ", ".join(sorted(known.keys() - {"numbers", "positions"})) or "nothing"
+            option = ": set config.data.energy_key" if name == "energy" else ""
+            raise StructureError(
+                f"has no {key or name} that is {kind}; beside positions it has {there}{option}",
+                f"{path.name}, structure {k}",
+            )
         structures.append(structure_of(found, f"{path.name}, structure {k}"))
         values.append(value)
-        of_atoms = results.get("forces") if name == "energy" else None
+        of_atoms = known.get(forces_key or "forces") if name == "energy" else None
+        if of_atoms is None and forces_key:
+            raise StructureError(f"has no {forces_key}", f"{path.name}, structure {k}")
         if of_atoms is not None:
             of_atoms = _numbers(of_atoms, (len(found), 3))
             if of_atoms is None:

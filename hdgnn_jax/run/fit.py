@@ -160,7 +160,7 @@ class Fit:
             f"device(s), {len(loader.budgets)} shapes, padding efficiency "
             f"{loader.padding_efficiency:.1%}" + (f"; goes on from step {start:,}" if start else "")
         )
-        for warning in self.task.warnings(self.train.structures):
+        for warning in self.task.warnings(self.train):
             print(f"warning: {warning}")
 
     def fit(self, stop: Callable[[int], bool], debug_nans: bool) -> None:

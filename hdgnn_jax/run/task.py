@@ -18,7 +18,7 @@ from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighborhoods, neighbors_of
-from hdgnn_jax.graphs.structure import SYMBOLS, Structures
+from hdgnn_jax.graphs.structure import SYMBOLS
 from hdgnn_jax.inference.predictor import Predictor, one_atom
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -27,6 +27,9 @@ from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.training import step
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.record import Record
+
+LARGE_FORCE = 10.0
+"""eV/Å: no set of structures that are not exploding has as much, those in kcal/mol have twice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,19 +150,26 @@ class Task:
             record.domain,
         )
 
-    def warnings(self, train: Structures) -> list[str]:
-        """What the training structures cannot teach."""
-        if self.target.size != "extensive" or self.data.reference in ("none", "tabulated"):
-            return []
-        unknown = baselines.undetermined(train, self.model.hyper.elements)
-        if not unknown:
-            return []
-        symbols = ", ".join(SYMBOLS[z] for z in unknown)
-        return [
-            f"the compositions of the training structures do not determine what an atom of "
-            f"{symbols} adds to {self.target.name}: it stays near isolated atoms, so do not "
-            "compare structures of other compositions"
-        ]
+    def warnings(self, train: Examples) -> list[str]:
+        """What the training structures cannot teach, or can hardly mean."""
+        said, unknown = [], []
+        if self.target.size == "extensive" and self.data.reference not in ("none", "tabulated"):
+            unknown = baselines.undetermined(train.structures, self.model.hyper.elements)
+        if unknown:
+            symbols = ", ".join(SYMBOLS[z] for z in unknown)
+            said.append(
+                f"the compositions of the training structures do not determine what an atom of "
+                f"{symbols} adds to {self.target.name}: it stays near isolated atoms, so do not "
+                "compare structures of other compositions"
+            )
+        if train.forces is not None:
+            size = float(np.sqrt(np.mean(train.forces**2)))
+            if size > LARGE_FORCE:
+                said.append(
+                    f"components of forces are {size:.0f} eV/Å (root mean square), where molecules "
+                    "at 300 K have 1: is config.data.energy_unit right?"
+                )
+        return said
 
     @property
     def note(self) -> str:
