@@ -55,14 +55,14 @@ def test_a_damaged_checkpoint_is_named(finished, tmp_path):
         evaluate.run(tmp_path / "run", "test")
 
 
-@pytest.mark.parametrize(("version", "when"), [(1, "a later"), (3, "an earlier")])
+@pytest.mark.parametrize(("version", "when"), [(2, "a later"), (4, "an earlier")])
 def test_a_run_of_another_version_is_refused_by_name_and_left_alone(
     finished, config, tmp_path, monkeypatch, version, when
 ):
     """By every program that reads one."""
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     monkeypatch.setattr(record, "VERSION", version)
-    message = rf"{when} version of hdgnn_jax wrote this run .* version 2, not {version}\): train"
+    message = rf"{when} version of hdgnn_jax wrote this run .* version 3, not {version}\): train"
     for start in (
         lambda: evaluate.run(finished, "test"),
         lambda: export.run(finished, tmp_path / "model", None),

@@ -159,9 +159,8 @@ def test_molecules_are_those_of_the_run_and_targets_stand_above_the_composition(
         np.testing.assert_array_equal(content["test_senders"], edges.senders)
         np.testing.assert_array_equal(content["test_edges"], edges.offsets)
         assert len(content["test_positions"]) == content["test_atoms"][-1]
-        fit = Composition.fit(
-            train.structures, train.values * task.target.factor, task.model.hyper.elements
-        )
+        values, elements = train.values * task.target.factor, task.model.hyper.elements
+        fit = Composition.fit(train.structures, values, elements, "extensive")
         left = test.values * task.target.factor - fit.predict(test.structures)
         np.testing.assert_allclose(
             content["test_target"] * content["scale"], left, atol=1e-6 * np.abs(left).max()
