@@ -196,13 +196,14 @@ def fill(
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
         said = dict.fromkeys([row.structures[0].doubt, *texts])
         row.warning = "; ".join(filter(None, said))
-    energies = {p.target.name: p.energy_unit() for p, _ in prepared if p.has_forces}
+    ev = {p.target.name: p.energy_unit() for p, _ in prepared if p.has_forces}
     for target, found in predict_all(prepared, options.rolls, advance).items():
-        if [*energies] == [target]:
-            for row, k in zip(rows, first, strict=True):
-                row.energy = float(found.value[k]) * energies[target]
+        # A structure has one energy: of several potentials none is it.
+        is_energy = list(ev) == [target]
         for row, k, count in zip(rows, first, counts, strict=True):
             row.quantities.append(Quantity(target, found.unit, found.value[k]))
+            if is_energy:
+                row.energy = float(found.value[k]) * ev[target]
             if found.spread is not None:
                 name = f"{target} spread over {found.of}"
                 row.quantities.append(Quantity(name, found.unit, found.spread[k]))

@@ -13,6 +13,11 @@ from hdgnn_jax.errors import InputError
 T = TypeVar("T")
 
 
+def with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with tuples where JSON has lists, which it has for both."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+
+
 def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], **given: Any) -> T:
     """`make(**config[name], **given)`: a section holds the arguments of one thing.
 
@@ -22,7 +27,7 @@ def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], *
     """
     if not isinstance(config.get(name), Mapping):
         raise InputError(f"config.{name} must be a section with fields, not {config.get(name)!r}")
-    section = {k: tuple(v) if isinstance(v, list) else v for k, v in config[name].items()}
+    section = with_tuples(config[name])
     try:
         inspect.signature(make).bind(**section, **given)
     except TypeError as error:

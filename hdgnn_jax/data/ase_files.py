@@ -82,6 +82,7 @@ class ASEFile(Dataset):
         """Of the file, and of what decides which structures are in which part."""
         content = [sha256(self._file), self.held_out, self.train_size]
         how = [self.energy_unit, self.energy_key, self.forces_key]
+        # What is read as it always was keeps its digest.
         if how != ["eV", None, None]:
             content += how
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from hdgnn_jax.config import with_tuples
 from hdgnn_jax.data.ridge import ridge
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
@@ -183,21 +184,19 @@ class LinearFit:
         Returns:
           The fit, and [n] what it gives for the geometry of the training structures.
         """
-        terms, averaged = Terms(tuple(elements), cutoff), size == "intensive"
+        terms = Terms(tuple(elements), cutoff, averaged=size == "intensive")
         n = int(np.searchsorted(np.cumsum(neighbors.n_edges), FITTED_EDGES)) or 1
         rows = np.arange(min(n, len(structures)))
         some, edges, y = structures.take(rows), neighbors.take(rows), values[rows]
         composition = Composition.fit(some, y, elements, size, around)
         counts, n_elements = element_counts(some, elements), len(elements)
         design = np.empty((len(rows), n_elements + terms.n_features), np.float32)
-        design[:, :n_elements] = counts
+        design[:, :n_elements] = counts / some.n_atoms[:, None] if terms.averaged else counts
         for at, found in _over_batches(_features(terms), some, edges):
             design[at, n_elements:] = found[: len(at)]
-        mean_size = 1.0
-        if averaged:
-            # Columns keep the size that the penalty is made for.
-            mean_size = float(some.n_atoms.mean())
-            design *= (mean_size / some.n_atoms)[:, None].astype(np.float32)
+        # Columns have the size that the penalty is made for.
+        mean_size = float(some.n_atoms.mean()) if terms.averaged else 1.0
+        design *= np.float32(mean_size)
         # The composition first, in float64: energies of atoms are a thousand times what is left.
         weights, constant = ridge(design, y - composition.predict(some), size != "extensive")
         known = design[:, n_elements:] @ weights[n_elements:].astype(np.float32)
@@ -207,8 +206,8 @@ class LinearFit:
             per_element=tuple((np.array(composition.per_element) + weights[:n_elements]).tolist()),
             constant=composition.constant + constant,
         )
-        linear = Linear(terms.elements, cutoff, tuple(weights[n_elements:].tolist()), averaged)
-        fit = cls(composition, linear)
+        of_geometry = tuple(weights[n_elements:].tolist())
+        fit = cls(composition, Linear(terms.elements, cutoff, of_geometry, terms.averaged))
         rest = np.arange(len(rows), len(structures))
         of_rest = fit.energies(structures.take(rest), neighbors.take(rest))
         return fit, np.concatenate([known, of_rest])
@@ -220,7 +219,7 @@ class LinearFit:
     def energies(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[n] what geometry gives, float64 of float32 sums."""
         energies, weights = np.zeros(len(structures)), np.array(self.linear.weights, np.float32)
-        compiled = _energies(self.linear.terms, self.linear.averaged)
+        compiled = _energies(self.linear.terms)
         batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
         for at, found in batches:
             energies[at] = found[: len(at)]
@@ -230,7 +229,7 @@ class LinearFit:
         """[atoms, 3] minus the slope of `energies`, per Å."""
         forces = np.zeros((len(structures.positions), 3))
         weights = np.array(self.linear.weights, np.float32)
-        compiled = _derivatives(self.linear.terms, self.linear.averaged)
+        compiled = _derivatives(self.linear.terms)
         batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
         for at, found in batches:
             atoms = structures.atoms_of(at)
@@ -244,14 +243,14 @@ def _features(terms: Terms) -> Callable[..., jax.Array]:
 
 
 @functools.cache
-def _energies(terms: Terms, averaged: bool) -> Callable[..., jax.Array]:
-    return jax.jit(functools.partial(terms.energies, averaged=averaged))
+def _energies(terms: Terms) -> Callable[..., jax.Array]:
+    return jax.jit(terms.energies)
 
 
 @functools.cache
-def _derivatives(terms: Terms, averaged: bool) -> Callable[..., Derivatives]:
+def _derivatives(terms: Terms) -> Callable[..., Derivatives]:
     def derivatives(graph: batching.MolecularGraph, weights: jax.Array) -> Derivatives:
-        return with_derivatives(lambda moved: terms.energies(moved, weights, averaged), graph)
+        return with_derivatives(lambda moved: terms.energies(moved, weights), graph)
 
     return jax.jit(derivatives)
 
@@ -295,13 +294,9 @@ def from_dict(content: Mapping[str, Any]) -> Baseline:
 
 def composition_from_dict(content: Mapping[str, Any]) -> Composition:
     """The same of what counts of elements give."""
-    return Composition(**_with_tuples(content))
+    return Composition(**with_tuples(content))
 
 
 def linear_from_dict(content: Mapping[str, Any]) -> Linear:
     """The same of the part that geometry gives."""
-    return Linear(**_with_tuples(content))
-
-
-def _with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    return Linear(**with_tuples(content))

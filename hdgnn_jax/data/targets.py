@@ -233,13 +233,14 @@ class Reference:
 
         Of a linear reference, the values that its energies leave.
         """
-        known = isotropic(self.composition.predict(structures), self.rank)
-        return (raw * self.factor - known) / self.scale
+        return (raw * self.factor - self._known(structures)) / self.scale
 
     def restore(self, structures: Structures, outputs: np.ndarray) -> np.ndarray:
         """[n, ...] outputs, `completed`, to values in the reported unit, float64."""
-        known = isotropic(self.composition.predict(structures), self.rank)
-        return np.asarray(outputs, np.float64) * self.scale + known
+        return np.asarray(outputs, np.float64) * self.scale + self._known(structures)
+
+    def _known(self, structures: Structures) -> np.ndarray:
+        return isotropic(self.composition.predict(structures), self.rank)
 
     def completed(self, apply: Callable[..., Any]) -> Callable[..., Any]:
         """The network's predictions with the linear reference added: the one place that does.
@@ -290,8 +291,9 @@ def nearest_atoms(
     if target.atom_energies is not None:
         tables = [target.atom_energies]
     elif target.potential:
+        # Files have eV.
         in_ev = {z: energy * HARTREE_IN_MEV / 1000 for z, energy in B3LYP["U0"].items()}
-        tables = [{z: e * 1000 / target.factor for z, e in t.items()} for t in (GFN2_XTB, in_ev)]
+        tables = [GFN2_XTB, in_ev]
     else:
         return None
     known = [

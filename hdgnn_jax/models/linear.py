@@ -49,10 +49,12 @@ class Terms:
     Attributes:
       elements: atomic numbers.
       cutoff: Å, of the graphs.
+      averaged: whether they are means over atoms instead of sums.
     """
 
     elements: tuple[int, ...]
     cutoff: float
+    averaged: bool = False
 
     @property
     def centres(self) -> np.ndarray:
@@ -107,20 +109,17 @@ class Terms:
                 n_graphs * triples[0],
             )
             found.append(of_triples.reshape(n_graphs, -1))
-        return jnp.concatenate(found, 1)
+        features = jnp.concatenate(found, 1)
+        return features / jnp.maximum(graph.n_node, 1)[:, None] if self.averaged else features
 
     def energies(
-        self,
-        graph: batching.MolecularGraph,
-        weights: jax.Array | np.ndarray,
-        averaged: bool = False,
+        self, graph: batching.MolecularGraph, weights: jax.Array | np.ndarray
     ) -> jax.Array:
         """[G] the same as `features(graph) @ weights`, without the features.
 
         Args:
           graph: padded.
           weights: [F].
-          averaged: whether it is divided by the number of atoms.
         """
         graph = jax.tree.map(jnp.asarray, graph)
         seen, (pairs, triples) = self._see(graph), self.shapes
@@ -136,7 +135,7 @@ class Terms:
             atoms += jnp.sum(seen.products * of_triples[seen.species], -1)
         owner, n_graphs = batching.graph_of_node(graph), graph.n_node.shape[0]
         energies = jax.ops.segment_sum(atoms, owner, n_graphs)
-        return energies / jnp.maximum(graph.n_node, 1) if averaged else energies
+        return energies / jnp.maximum(graph.n_node, 1) if self.averaged else energies
 
     def _see(self, graph: batching.MolecularGraph) -> _Seen:
         vectors, real = edge_vectors(graph), batching.edge_mask(graph)
@@ -190,9 +189,8 @@ class Linear:
     """Terms with their weights.
 
     Attributes:
-      elements, cutoff: of `Terms`.
+      elements, cutoff, averaged: of `Terms`.
       weights: [F] float64, in the unit of the energy.
-      averaged: whether the energy is divided by the number of atoms.
     """
 
     elements: tuple[int, ...]
@@ -203,11 +201,11 @@ class Linear:
     @property
     def terms(self) -> Terms:
         """Which features there are."""
-        return Terms(self.elements, self.cutoff)
+        return Terms(self.elements, self.cutoff, self.averaged)
 
     def energies(self, graph: batching.MolecularGraph) -> jax.Array:
         """[G] of a padded graph, whose neighbours lie within the cutoff."""
-        return self.terms.energies(graph, np.array(self.weights), self.averaged)
+        return self.terms.energies(graph, np.array(self.weights))
 
 
 def _gaussians(distance: jax.Array, centres: np.ndarray, width: float) -> jax.Array:
