@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from hdgnn_jax.graphs import batching
@@ -72,6 +73,16 @@ def graph_of(
     targets = np.zeros(len(structures)) if targets is None else targets
     order = np.arange(len(structures)) if order is None else order
     return batching.collate(structures, neighbors, targets, order, budget, forces)
+
+
+def doubled(graph: batching.MolecularGraph) -> batching.MolecularGraph:
+    """The graph in float64."""
+
+    def double(leaf):
+        leaf = np.asarray(leaf)
+        return leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
+
+    return jax.tree.map(double, graph)
 
 
 def permuted(structures: Structures, seed: int) -> Structures:

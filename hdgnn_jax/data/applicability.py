@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from hdgnn_jax.graphs.covalent import COVALENT_RADII
 from hdgnn_jax.graphs.neighbors import Neighbors
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 
@@ -15,6 +16,10 @@ SAMPLE = 10_000
 """Structures that distances are taken from; elements and sizes are those of all."""
 MARGIN = 0.05
 """By which a distance may leave the range without a warning: a bond's swing is not news."""
+BOND = 1.3
+"""Two atoms nearer than so many sums of their covalent radii are bonded."""
+RADII = COVALENT_RADII[:, None] + COVALENT_RADII
+"""[Z, Z] Å, their sums."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,28 +29,46 @@ class Domain:
     Attributes:
       atoms: fewest and most atoms of a structure.
       periodic: whether any, and whether all, have a cell.
-      nearest: by element, the smallest and the largest distance, Å, from an atom to the one nearest
-        to it; infinite where none is within the model's cutoff.
+      farthest: by element, the largest distance, Å, from an atom to the one nearest to it;
+        infinite where none is within the model's cutoff.
+      closest: (z, Z, Å) of pairs of elements, z <= Z, the smallest distance of two such atoms;
+        pairs that are never within the cutoff are left out.
     """
 
     atoms: tuple[int, int]
     periodic: tuple[bool, bool]
-    nearest: Mapping[int, tuple[float, float]]
+    farthest: Mapping[int, float]
+    closest: tuple[tuple[int, int, float], ...]
 
     @classmethod
     def of(cls, structures: Structures, neighbors: Neighbors) -> Domain:
         """Of a training set and the neighbours of its first structures."""
         n_atoms = structures.n_atoms
         few = structures.take(np.arange(len(neighbors.n_edges)))
-        distance = _nearest(few, neighbors)
-        ranges = {
-            z: (float(distance[few.atomic_numbers == z].min(initial=np.inf)),
-                float(distance[few.atomic_numbers == z].max(initial=0.0)))
-            for z in np.unique(structures.atomic_numbers).tolist()
-        }  # fmt: skip
+        pairs, z = _pairs(few, neighbors), few.atomic_numbers
+        alone = pairs.nearest(len(z))
+        farthest = {
+            int(e): float(alone[z == e].max(initial=0.0))
+            for e in np.unique(structures.atomic_numbers)
+        }
+        kinds, which = np.unique(pairs.kinds(z), axis=0, return_inverse=True)
+        low = np.full(len(kinds), np.inf)
+        np.minimum.at(low, which.ravel(), pairs.distance)
         with_cell = structures.periodic.any(1)
-        periodic = bool(with_cell.any()), bool(with_cell.all())
-        return cls((int(n_atoms.min()), int(n_atoms.max())), periodic, ranges)
+        return cls(
+            (int(n_atoms.min()), int(n_atoms.max())),
+            (bool(with_cell.any()), bool(with_cell.all())),
+            farthest,
+            tuple((*kind, r) for kind, r in zip(kinds.tolist(), low.tolist(), strict=True)),
+        )
+
+    def reach(self, elements: Sequence[int]) -> np.ndarray:
+        """[elements, elements] Å within which two atoms are nearer than any two in training.
+
+        Of a pair that is not bonded there, the sum of the covalent radii.
+        """
+        at = np.ix_(elements, elements)
+        return np.fmin(self._closest[at] * (1 - MARGIN), RADII[at])
 
     def warnings(self, structures: Structures, neighbors: Neighbors) -> list[str]:
         """[n] the `doubts` of each structure as one text; empty where there are none."""
@@ -53,7 +76,6 @@ class Domain:
 
     def doubts(self, structures: Structures, neighbors: Neighbors) -> list[list[str]]:
         """[n] the ways in which each structure leaves the domain, in words."""
-        distance = _nearest(structures, neighbors)
         words: list[list[str]] = [[] for _ in range(len(structures))]
         fewest, most = self.atoms
         for k in np.flatnonzero((structures.n_atoms < fewest) | (structures.n_atoms > most)):
@@ -65,29 +87,60 @@ class Domain:
                 text.append("periodic (trained on molecules)")
             if not cell and self.periodic[1]:
                 text.append("not periodic (trained on structures with cells)")
+        pairs = _pairs(structures, neighbors)
         owner = np.repeat(np.arange(len(structures)), structures.n_atoms)
-        for z in np.unique(structures.atomic_numbers).tolist():
-            mine = structures.atomic_numbers == z
-            if z not in self.nearest:
-                for k in np.unique(owner[mine]):
-                    words[k].append(f"{SYMBOLS[z]}, of which no training structure has any")
-                continue
-            low, high = self.nearest[z]
-            if low > high:
-                # None was in the sample.
-                continue
-            out = mine & ((distance < low * (1 - MARGIN)) | (distance > high * (1 + MARGIN)))
-            for k in np.unique(owner[out]):
-                worst = distance[out & (owner == k)]
-                shown = worst.max() if worst.max() > high else worst.min()
-                words[k].append(
-                    f"{SYMBOLS[z]} {shown:.2f} Å from the next atom (trained on {low:.2f} to "
-                    f"{high:.2f})"
-                    if np.isfinite(shown)
-                    else f"{SYMBOLS[z]} with no other atom in reach (trained on {low:.2f} to "
-                    f"{high:.2f} Å)"
-                )
+        self._too_far(words, structures.atomic_numbers, owner, pairs)
+        self._too_near(words, structures.atomic_numbers, owner, pairs)
         return words
+
+    def _too_far(
+        self, words: list[list[str]], z: np.ndarray, owner: np.ndarray, pairs: _Pairs
+    ) -> None:
+        alone = pairs.nearest(len(z))
+        for e in np.unique(z).tolist():
+            mine = z == e
+            if e not in self.farthest:
+                for k in np.unique(owner[mine]):
+                    words[k].append(f"{SYMBOLS[e]}, of which no training structure has any")
+                continue
+            # 0: none was in the sample.
+            high = self.farthest[e] or np.inf
+            out = mine & (alone > high * (1 + MARGIN))
+            for k in np.unique(owner[out]):
+                worst = alone[out & (owner == k)].max()
+                words[k].append(
+                    f"{SYMBOLS[e]} {worst:.2f} Å from the next atom (trained on up to {high:.2f})"
+                    if np.isfinite(worst)
+                    else f"{SYMBOLS[e]} with no other atom in reach (trained on up to {high:.2f} Å)"
+                )
+
+    def _too_near(
+        self, words: list[list[str]], z: np.ndarray, owner: np.ndarray, pairs: _Pairs
+    ) -> None:
+        first, second = pairs.kinds(z).T
+        low = self._closest[first, second]
+        new = np.isnan(low)
+        known = np.isin(first, list(self.farthest)) & np.isin(second, list(self.farthest))
+        limit = np.where(new, np.where(known, RADII[first, second] * BOND, 0), low * (1 - MARGIN))
+        out = np.flatnonzero(pairs.distance < limit)
+        # The nearest of each kind in each structure, once.
+        out = out[np.argsort(pairs.distance[out], kind="stable")]
+        kinds = np.stack([owner[pairs.receivers[out]], first[out], second[out]], 1)
+        for e in out[np.unique(kinds, axis=0, return_index=True)[1]]:
+            a, b = SYMBOLS[first[e]], SYMBOLS[second[e]]
+            seen = f"trained on {low[e]:.2f} and more"
+            why = "bonded in no training structure" if new[e] else seen
+            words[owner[pairs.receivers[e]]].append(
+                f"{a} and {b} {pairs.distance[e]:.2f} Å apart ({why})"
+            )
+
+    @property
+    def _closest(self) -> np.ndarray:
+        """[Z, Z] Å; NaN for pairs that are not in training."""
+        table = np.full((len(SYMBOLS), len(SYMBOLS)), np.nan)
+        for a, b, low in self.closest:
+            table[a, b] = table[b, a] = low
+        return table
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -97,18 +150,35 @@ class Domain:
     def from_dict(cls, content: Mapping[str, Any]) -> Domain:
         """The inverse of `to_dict`, after JSON too."""
         (low, high), (some, every) = content["atoms"], content["periodic"]
-        nearest = {int(z): (a, b) for z, (a, b) in content["nearest"].items()}
-        return cls((low, high), (some, every), nearest)
+        farthest = {int(z): far for z, far in content["farthest"].items()}
+        closest = tuple((a, b, near) for a, b, near in content["closest"])
+        return cls((low, high), (some, every), farthest, closest)
 
 
-def _nearest(structures: Structures, neighbors: Neighbors) -> np.ndarray:
-    """[atoms] Å to the nearest other atom; infinite where there is none within the cutoff."""
+class _Pairs(NamedTuple):
+    """Edges of several structures: [E] places of their atoms, and Å between them."""
+
+    senders: np.ndarray
+    receivers: np.ndarray
+    distance: np.ndarray
+
+    def nearest(self, n: int) -> np.ndarray:
+        """[n atoms] Å to the nearest other atom; infinite where there is none."""
+        nearest = np.full(n, np.inf)
+        np.minimum.at(nearest, self.receivers, self.distance)
+        return nearest
+
+    def kinds(self, z: np.ndarray) -> np.ndarray:
+        """[E, 2] the elements, ascending."""
+        return np.sort(np.stack([z[self.senders], z[self.receivers]], 1), 1)
+
+
+def _pairs(structures: Structures, neighbors: Neighbors) -> _Pairs:
     before = np.repeat(structures.offsets[:-1], neighbors.n_edges)
-    x, receivers = structures.positions, neighbors.receivers + before
-    vectors = x[neighbors.senders + before] - x[receivers]
+    x = structures.positions
+    senders, receivers = neighbors.senders + before, neighbors.receivers + before
+    vectors = x[senders] - x[receivers]
     if neighbors.images is not None:
         cells = np.repeat(structures.cells, neighbors.n_edges, 0)
         vectors += np.einsum("ea,eab->eb", neighbors.images, cells)
-    nearest = np.full(len(x), np.inf)
-    np.minimum.at(nearest, receivers, np.linalg.norm(vectors, axis=1))
-    return nearest
+    return _Pairs(senders, receivers, np.linalg.norm(vectors, axis=1))

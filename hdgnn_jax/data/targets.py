@@ -23,6 +23,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.models.heads import HEADS, Head, Readout
 from hdgnn_jax.models.linear import Linear
+from hdgnn_jax.models.repulsion import Repulsion
 
 HARTREE_IN_MEV = 27_211.386245988
 """CODATA 2018."""
@@ -242,24 +243,27 @@ class Reference:
     def _known(self, structures: Structures) -> np.ndarray:
         return isotropic(self.composition.predict(structures), self.rank)
 
-    def completed(self, apply: Callable[..., Any]) -> Callable[..., Any]:
-        """The network's predictions with the linear reference added: the one place that does.
+    def completed(
+        self, apply: Callable[..., Any], repulsion: Repulsion | None = None
+    ) -> Callable[..., Any]:
+        """The network's predictions with what else depends on positions: the one place that adds.
 
         Args:
           apply: (variables, graph, ...) -> [..., G] standardised, of the network.
+          repulsion: of atoms that are nearer than in training, in the reported unit.
 
         Returns:
-          The same with the linear model's energies, in the same compiled program.
+          The same with the linear reference and the repulsion, in the same compiled program.
         """
-        linear = self.linear
-        if linear is None:
+        others = [part for part in (self.linear, repulsion) if part is not None]
+        if not others:
             return apply
 
         def complete(
             variables: Any, graph: batching.MolecularGraph, *arguments: Any, **options: Any
         ) -> jax.Array:
             outputs: jax.Array = apply(variables, graph, *arguments, **options)
-            return outputs + linear.energies(graph) / self.scale
+            return outputs + sum(part.energies(graph) for part in others) / self.scale
 
         return complete
 

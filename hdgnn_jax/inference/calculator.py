@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import warnings
@@ -42,6 +43,7 @@ class HDGNNCalculator(Calculator):
         model: str | os.PathLike[str] | Predictor,
         evaluation_frame: int | None = None,
         strict: bool = False,
+        repulsion: bool = True,
         **options: Any,
     ):
         """Loads the model.
@@ -50,6 +52,8 @@ class HDGNNCalculator(Calculator):
           model: folder of a run, or a predictor.
           evaluation_frame: see `Predictor.load`.
           strict: whether what would be a `DomainWarning` is a `StructureError`.
+          repulsion: whether atoms that come nearer than in training repel each other as bare
+            nuclei do (`models.repulsion`).
           **options: of ASE's `Calculator`.
 
         Raises:
@@ -61,6 +65,8 @@ class HDGNNCalculator(Calculator):
             model = Predictor.load(model)
         if evaluation_frame is not None:
             model = model.averaged(evaluation_frame)
+        if not repulsion:
+            model = dataclasses.replace(model, repulsive=False)
         model.energy_unit()  # before atoms move, not when they first do
         self.predictor, self.strict = model, strict
         self._warned: set[str] = set()

@@ -24,6 +24,7 @@ from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.heads import HEADS
 from hdgnn_jax.models.hyperparameters import HyperParameters
+from hdgnn_jax.models.repulsion import Repulsion
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
@@ -42,7 +43,7 @@ class Programs:
     """What is compiled of a model, for any weights: a program for each shape of a batch.
 
     Attributes:
-      apply: (variables, graph, ...) -> [G, ...] standardised: network and linear reference.
+      apply: (variables, graph, ...) -> [G, ...] standardised; see `Predictor.apply`.
       mesh: devices.
     """
 
@@ -93,6 +94,7 @@ class Predictor:
       budget: shape of a batch, of each device; larger where a structure needs it.
       mesh: devices.
       domain: what it was trained on; None: not known.
+      repulsive: whether atoms that come nearer than in training repel each other; see `repulsion`.
     """
 
     model: HDGNN
@@ -102,6 +104,7 @@ class Predictor:
     budget: batching.Budget
     mesh: jax.sharding.Mesh
     domain: Domain | None = None
+    repulsive: bool = True
 
     @classmethod
     def load(
@@ -238,8 +241,21 @@ class Predictor:
 
     @property
     def apply(self) -> step.Apply:
-        """(variables, graph) -> [G, ...] standardised: network and linear reference."""
-        return self.reference.completed(self.model.apply)
+        """(variables, graph) -> [G, ...] standardised: network, linear reference, repulsion."""
+        return self.reference.completed(self.model.apply, self.repulsion)
+
+    @property
+    def repulsion(self) -> Repulsion | None:
+        """Between atoms that are nearer than any two of their elements in training; 0 elsewhere.
+
+        None: the target is no energy that atoms move in, or its domain is not known, or it is
+        switched off.
+        """
+        if self.domain is None or not (self.repulsive and self.has_forces):
+            return None
+        elements, cutoff = self.model.hyper.elements, self.model.hyper.cutoff
+        reach = np.minimum(self.domain.reach(elements), cutoff)
+        return Repulsion(elements, tuple(map(tuple, reach.tolist())), 1 / self.energy_unit())
 
     @functools.cached_property
     def programs(self) -> Programs:

@@ -13,7 +13,7 @@ from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Which
 from hdgnn_jax.training.loop import Memory
 
-VERSION = 3
+VERSION = 4
 """Of the fields below; a record of another version is refused by name."""
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pytest
 from crystals import random_crystal
 from molecules import CUTOFF, KNOWN, random_molecules
 
@@ -29,16 +30,32 @@ def warning(domain: Domain, structure: Structure) -> str:
 def test_ranges_are_those_of_brute_force():
     molecules = random_molecules(12, 0)
     found = domain_of(molecules)
-    nearest: dict[int, list[float]] = {}
+    alone: dict[int, list[float]] = {}
+    pairs: dict[tuple[int, ...], list[float]] = {}
     for molecule in molecules:
+        z = molecule.atomic_numbers.tolist()
         apart = np.linalg.norm(molecule.positions[:, None] - molecule.positions, axis=-1)
         np.fill_diagonal(apart, np.inf)
-        for z, row in zip(molecule.atomic_numbers.tolist(), apart, strict=True):
-            nearest.setdefault(z, []).append(row.min())
+        for i, row in enumerate(apart):
+            alone.setdefault(z[i], []).append(row.min())
+            for j in np.flatnonzero(row <= CUTOFF):
+                pairs.setdefault(tuple(sorted((z[i], z[j]))), []).append(row[j])
     assert found.atoms == (min(molecules.n_atoms), max(molecules.n_atoms))
-    assert found.nearest.keys() == nearest.keys()
-    for z, (low, high) in found.nearest.items():
-        np.testing.assert_allclose((low, high), (min(nearest[z]), max(nearest[z])), rtol=1e-12)
+    assert found.farthest.keys() == alone.keys()
+    for z, high in found.farthest.items():
+        np.testing.assert_allclose(high, max(alone[z]), rtol=1e-12)
+    assert {(a, b) for a, b, _ in found.closest} == pairs.keys()
+    for a, b, low in found.closest:
+        np.testing.assert_allclose(low, min(pairs[a, b]), rtol=1e-12)
+
+
+def test_atoms_repel_each_other_where_training_has_none():
+    reach = domain_of(KNOWN).reach((1, 8, 9))
+    np.testing.assert_array_equal(reach, reach.T)
+    # O and H are bonded; two H are near each other but never bonded; F and O are never near.
+    assert reach[0, 1] == pytest.approx(0.95 * 0.9621, abs=1e-4)
+    assert reach[0, 0] == pytest.approx(0.62)
+    assert reach[1, 2] == pytest.approx(1.23)
 
 
 def test_what_it_was_made_of_is_inside_and_survives_json():
@@ -52,15 +69,20 @@ def test_what_it_was_made_of_is_inside_and_survives_json():
 def test_each_way_out_is_named():
     domain = domain_of(KNOWN)
     assert warning(domain, Structure(np.array([1]), np.zeros((1, 3)))).startswith(
-        "1 atom (trained on 3 to 9); H with no other atom in reach (trained on "
+        "1 atom (trained on 3 to 9); H with no other atom in reach (trained on up to "
     )
     boxed = dataclasses.replace(WATER, cell=9 * np.eye(3), periodic=(True,) * 3)
     assert warning(domain, boxed) == "periodic (trained on molecules)"
     crystals = domain_of(Structures.pack([random_crystal(0), random_crystal(1)]))
     assert "not periodic (trained on structures with cells)" in warning(crystals, WATER)
     gold = dataclasses.replace(WATER, atomic_numbers=np.array([79, 1, 1]))
-    assert "Au, of which no training structure has any" in warning(domain, gold)
+    assert warning(domain, gold) == "Au, of which no training structure has any"
     near = dataclasses.replace(WATER, positions=WATER.positions * 0.6)
-    assert "H 0.58 Å from the next atom (trained on 0.96 to 1.11" in warning(domain, near)
+    assert warning(domain, near) == (
+        "H and H 0.92 Å apart (trained on 1.53 and more); "
+        "H and O 0.58 Å apart (trained on 0.96 and more)"
+    )
     far = dataclasses.replace(WATER, positions=WATER.positions * 1.5)
-    assert "O 1.45 Å from the next atom (trained on 0.96 to 1.21" in warning(domain, far)
+    assert "O 1.45 Å from the next atom (trained on up to 1.21" in warning(domain, far)
+    fluorine = Structure(np.array([9, 9, 9]), np.array([[0, 0, 0], [1.42, 0, 0], [2.84, 0, 0]]))
+    assert "F and F 1.42 Å apart (bonded in no training structure)" in warning(domain, fluorine)

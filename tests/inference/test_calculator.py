@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import jax
 import numpy as np
@@ -188,12 +189,12 @@ def test_what_the_model_cannot_do_is_said(predictor):
 
 def test_atoms_unlike_those_of_training_are_said_once_for_each_kind(predictor):
     """What would move atoms into one another says so before it has."""
-    seen = Domain((3, 3), (False, False), {1: (0.9, 1.1), 8: (0.9, 1.1)})
+    seen = Domain((3, 3), (False, False), {1: 1.1, 8: 1.1}, ((1, 1, 1.5), (1, 8, 0.9)))
     knowing = dataclasses.replace(predictor, domain=seen)
     water = molecule("H2O")
     water.calc = HDGNNCalculator(knowing)
     water.get_potential_energy()
-    nearer = r"[OH] 0\.\d\d Å from the next atom \(trained on 0\.90 to 1\.10\)"
+    nearer = r"H and [OH] 0\.\d\d Å apart \(trained on [01]\.\d0 and more\)"
     water.positions *= 0.6
     with pytest.warns(DomainWarning, match=nearer) as caught:
         water.get_potential_energy()
@@ -202,8 +203,28 @@ def test_atoms_unlike_those_of_training_are_said_once_for_each_kind(predictor):
     water.positions *= 0.9
     water.get_potential_energy()
     water.calc = HDGNNCalculator(knowing, strict=True)
-    with pytest.raises(StructureError, match=r"leaves what the model was trained on: [OH] 0"):
+    with pytest.raises(StructureError, match="leaves what the model was trained on: H and"):
         water.get_potential_energy()
+
+
+def test_atoms_nearer_than_in_training_repel_each_other(predictor):
+    seen = Domain((3, 3), (False, False), {1: 1.1, 8: 1.1}, ((1, 1, 1.5), (1, 8, 0.9)))
+    water, found = molecule("H2O"), {}
+    for repulsion in (True, False):
+        for scale in (1.0, 0.6):
+            here = water.copy()
+            here.positions *= scale
+            here.calc = HDGNNCalculator(
+                dataclasses.replace(predictor, domain=seen), repulsion=repulsion
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DomainWarning)
+                outward = here.get_forces() * (here.positions - here.positions.mean(0))
+                found[repulsion, scale] = here.get_potential_energy(), outward.sum()
+    assert found[True, 1.0] == found[False, 1.0]
+    energies, pushes = np.subtract(found[True, 0.6], found[False, 0.6])
+    assert energies > 5
+    assert pushes > 5
 
 
 def test_a_charge_is_said(predictor):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 from crystals import random_crystal
-from molecules import CUTOFF, KNOWN, graph_of, moved, permuted, random_molecules
+from molecules import CUTOFF, KNOWN, doubled, graph_of, moved, permuted, random_molecules
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
@@ -25,14 +25,6 @@ BUDGET = batching.Budget(400, 80, 12)
 FEATURES = jax.jit(TERMS.features)
 ENERGIES = jax.jit(TERMS.energies)
 WEIGHTS = np.random.default_rng(0).normal(size=TERMS.n_features)
-
-
-def doubled(graph: batching.MolecularGraph) -> batching.MolecularGraph:
-    def double(leaf):
-        leaf = np.asarray(leaf)
-        return leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
-
-    return jax.tree.map(double, graph)
 
 
 def features(structures: Structures) -> np.ndarray:
