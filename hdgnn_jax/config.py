@@ -1,4 +1,4 @@
-"""Sections of a config, checked: each holds the arguments of one thing."""
+"""Config sections: each holds the arguments of one function or class, and is checked against it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 def with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with tuples where JSON has lists, which it has for both."""
+    """`content` with tuples in place of lists: JSON stores tuples as lists."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
 
 
 def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], **given: Any) -> T:
-    """`make(**config[name], **given)`: a section holds the arguments of one thing.
+    """`make(**config[name], **given)`, after a check of the section's fields.
 
     Raises:
-      ValueError: naming the section, for a field that does not exist, one that is missing, or a
-        value of another type.
+      InputError: naming the section, for a field that does not exist, one that is missing, or a
+        value of the wrong type.
     """
     if not isinstance(config.get(name), Mapping):
         raise InputError(f"config.{name} must be a section with fields, not {config.get(name)!r}")
@@ -39,10 +39,10 @@ def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], *
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
-    """Refuses a config's value of another type, and numbers that are not finite.
+    """Checks that a config's value has the type `hint`, and that numbers are finite.
 
     Raises:
-      ValueError: naming the field.
+      InputError: naming the field.
     """
     kinds = list(_kinds(hint))
     if not any(fits(value) for _, fits in kinds):
@@ -51,9 +51,9 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 
 
 def _kinds(hint: Any) -> Iterator[tuple[str, Callable[[Any], bool]]]:
-    """Each kind of value that a type allows, in words, and whether a value is one.
+    """Each kind of value that a type allows: its name, and a test whether a value is of it.
 
-    Of words, any: what receives them says which there are.
+    A `Literal` allows every word here; the receiver of the word checks that it is a valid one.
     """
     inner = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
@@ -66,7 +66,7 @@ def _kinds(hint: Any) -> Iterator[tuple[str, Callable[[Any], bool]]]:
             lambda value: isinstance(value, tuple) and all(map(fits, value)),
         )
     elif hint is float:
-        # NaN is not below infinity either. True is no number.
+        # The comparison refuses NaN too; `type` refuses True, which is an int to isinstance.
         yield "a number", lambda value: type(value) in (int, float) and abs(value) < math.inf
     elif hint is int:
         yield "a whole number", lambda value: type(value) is int

@@ -1,10 +1,10 @@
-"""What the project raises on purpose. A program ends with one line for these; all else is a bug."""
+"""Errors that the project raises on purpose. Programs print them as one line; others are bugs."""
 
 from __future__ import annotations
 
 
 class HDGNNError(Exception):
-    """What can go wrong without a bug of ours; the message says what to do."""
+    """A failure that is not a bug of ours; the message says what to do."""
 
 
 class InputError(HDGNNError, ValueError):

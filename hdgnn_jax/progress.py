@@ -1,4 +1,4 @@
-"""The progress bar of long work."""
+"""The progress bar of long-running work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Rate(ProgressColumn):
 def progress_bar(unit: str, disable: bool = False) -> Progress:
     """A bar with count, rate and time left, on the standard error stream; it fits 80 columns.
 
-    A task's field `per` multiplies the rate (molecules per step, say), whose unit is `unit`.
+    The rate is in `unit`s per second. A task's field `per` multiplies it, e.g. molecules per step.
     """
     whole = Column(no_wrap=True)  # only the bar shrinks
     return Progress(
@@ -42,6 +42,6 @@ def progress_bar(unit: str, disable: bool = False) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(table_column=whole),
         console=Console(stderr=True),
-        # Of processes that work together, the first shows it.
+        # Of several processes that train together, only the first shows the bar.
         disable=disable or (jax.distributed.is_initialized() and jax.process_index() > 0),
     )

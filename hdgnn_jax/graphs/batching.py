@@ -1,4 +1,4 @@
-"""From structures to padded graphs of a few fixed shapes."""
+"""Builds padded graphs of a few fixed shapes from structures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Atoms(NamedTuple):
       atomic_numbers: [N] int32.
       positions: [N, 3] float32, Å.
       tags: [N] int32; 0 bulk, 1 surface, 2 adsorbate.
-      forces: [N, 3] float32, standardised, to train on; None where there are none.
+      forces: [N, 3] float32, standardised training labels; None without them.
     """
 
     atomic_numbers: jax.Array | np.ndarray
@@ -36,10 +36,10 @@ class Edges(flax.struct.PyTreeNode):
     """Edge features.
 
     Attributes:
-      shift: [E, 3] float32, Å, from x_j to the image of j that is the sender; None in a set without
-        cells or a limit of neighbours, where all are 0.
-      cutoff, max_neighbors: with which the neighbours were found; the model checks them against its
-        own.
+      shift: [E, 3] float32, Å, from x_j to the image of j that is the sender. None where the set
+        has neither cells nor a limit of neighbours: all shifts are then 0.
+      cutoff, max_neighbors: the values with which the neighbours were found; the model checks them
+        against its own.
     """
 
     shift: jax.Array | np.ndarray | None
@@ -48,7 +48,7 @@ class Edges(flax.struct.PyTreeNode):
 
 
 class Labels(NamedTuple):
-    """Graph features: `target` [G, ...] float32, standardised; `id` [G] int32 of the record."""
+    """Graph features: `target` [G, ...] float32, standardised; `id` [G] int32, the record's id."""
 
     target: jax.Array | np.ndarray
     id: jax.Array | np.ndarray
@@ -56,13 +56,13 @@ class Labels(NamedTuple):
 
 MolecularGraph: TypeAlias = jraph.GraphsTuple
 """`jraph.GraphsTuple` with nodes `Atoms`, edges `Edges` and globals `Labels`. Node i is the
-receiver, j the sender. Padding as in jraph: the first graph after the real ones holds every padded
-node and edge, the rest are empty; padded edges join the first padded node to itself."""
+receiver, j the sender. Padding is as in jraph: the first graph after the real ones holds every
+padded node and edge, the rest are empty; padded edges join the first padded node to itself."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Budget:
-    """The shape of one padded batch; one node and one graph of it are always padding."""
+    """The shape of one padded batch; at least one node and one graph of it are padding."""
 
     n_edge: int
     n_node: int
@@ -74,20 +74,20 @@ class Budget:
 
 
 def deal(n_edges: np.ndarray, shards: int) -> np.ndarray:
-    """Deals the molecules of each batch to shards of nearly equal edge counts.
+    """Divides the molecules of each batch into shards of nearly equal edge counts.
 
-    As cards are dealt: largest first, back and forth over the shards, so that devices finish
-    together.
+    Molecules go to the shards like cards: largest first, back and forth over the shards. So all
+    devices finish at about the same time.
 
     Args:
       n_edges: [batches, B] edges of each molecule.
-      shards: a divisor of B.
+      shards: number of shards, a divisor of B.
 
     Returns:
-      [batches, shards, B / shards] places in the batch.
+      [batches, shards, B / shards] indices of molecules in their batch.
 
     Raises:
-      ValueError: where B is not a multiple of `shards`.
+      InputError: where B is not a multiple of `shards`.
     """
     batches, size = n_edges.shape
     if size % shards:
@@ -105,16 +105,17 @@ def choose_budgets(
     Args:
       n_node, n_edge: [batches] real nodes and edges of every batch that will be drawn.
       n_graph: molecules in a batch.
-      count: how many shapes, that is compilations, are allowed.
-      multiple: shapes are rounded up to it, for aligned rows.
+      count: the largest number of shapes; each is compiled once.
+      multiple: shapes are rounded up to a multiple of this, for aligned rows.
 
     Returns:
-      Budgets in ascending order; the last holds every batch. Fewer than `count` where fewer
-      differ.
+      Budgets in ascending order; the last holds every batch. They are fewer than `count` where
+      fewer distinct shapes suffice.
     """
     order = np.argsort(n_edge)
     edges, nodes = n_edge[order], np.maximum.accumulate(n_node[order])
-    # Exact dynamic programme over a grid of quantiles: cost(a, b) pads batches a..b to edge b.
+    # Dynamic programming over a grid of quantiles, exact on it: batches between the grid points
+    # a and b are padded to the edges of b.
     ends = np.unique(np.linspace(0, len(edges), 65).astype(int)[1:] - 1)
     top = _round_up(edges[ends], multiple).astype(float)
     size = np.diff(np.concatenate([[-1], ends]))
@@ -122,7 +123,7 @@ def choose_budgets(
     best = total * top
     cut = [np.zeros(len(ends), int)]
     for _ in range(count - 1):
-        # options[b, a]: the last shape starts after grid point a - 1.
+        # options[b, a]: cost up to grid point b if the last shape holds a..b.
         before = np.concatenate([[0], best[:-1]])
         start = np.concatenate([[0], total[:-1]])
         options = before[None] + (total[:, None] - start[None]) * top[:, None]
@@ -138,7 +139,7 @@ def choose_budgets(
     return [
         Budget(
             n_edge=int(_round_up(edges[ends[b]], multiple)),
-            # One node more than needed, for the padding to live on.
+            # One more node than needed: padded edges join it to itself.
             n_node=int(_round_up(nodes[ends[b]] + 1, multiple)),
             n_graph=n_graph + 1,
         )
@@ -147,10 +148,10 @@ def choose_budgets(
 
 
 def smallest_fit(budgets: Sequence[Budget], n_node: int, n_edge: int, n_graph: int) -> Budget:
-    """The first (smallest) budget that holds so much.
+    """The first (smallest) budget that holds so many nodes, edges and graphs.
 
     Raises:
-      ValueError: where none does.
+      InputError: where no budget does.
     """
     for budget in budgets:
         if budget.fits(n_node, n_edge, n_graph):
@@ -164,10 +165,10 @@ def smallest_fit(budgets: Sequence[Budget], n_node: int, n_edge: int, n_graph: i
 def pack(
     structures: Structures, neighbors: Neighbors | NeighborSearch, budget: Budget
 ) -> list[np.ndarray]:
-    """Cuts molecules, in order, into consecutive batches that each fit the budget.
+    """Divides molecules, in their order, into consecutive batches that each fit the budget.
 
     Raises:
-      StructureError: naming the first molecule that does not fit even alone.
+      StructureError: naming the first molecule that alone exceeds the budget.
     """
     batches: list[list[int]] = [[]]
     node = edge = 0
@@ -200,15 +201,15 @@ def collate(
 
     Args:
       structures, neighbors: the whole set.
-      targets: [n, ...] of the whole set; standardised.
-      indices: [k] places in the set.
+      targets: [n, ...] targets of the whole set, standardised.
+      indices: [k] indices into the set.
       budget: the padded shape.
-      forces: [atoms, 3] of the whole set; standardised.
+      forces: [atoms, 3] forces of the whole set, standardised.
 
     Raises:
-      ValueError: where they do not fit.
+      InputError: where the structures exceed the budget.
     """
-    # Of the whole set: every batch of it has the same arrays.
+    # Decided for the whole set, so that all of its batches have the same arrays.
     plain = neighbors.max_neighbors is None and not structures.periodic.any()
     if forces is not None:
         forces = forces[structures.atoms_of(indices)].astype(np.float32)
@@ -224,7 +225,8 @@ def collate(
     return jraph.GraphsTuple(
         nodes=Atoms(
             _filled(structures.atomic_numbers, budget.n_node),
-            # float32 after the neighbours were found: a structure is small and near the origin.
+            # Neighbours were found in float64. float32 suffices from here on, because a structure
+            # is small and near the origin.
             _filled(structures.positions.astype(np.float32), budget.n_node),
             _filled(structures.tags, budget.n_node),
             None if forces is None else _filled(forces, budget.n_node),
@@ -246,25 +248,25 @@ def collate(
 
 
 def stack(graphs: Sequence[MolecularGraph]) -> MolecularGraph:
-    """Graphs of one shape, one per device, along a new first axis."""
+    """Stacks graphs of one shape, one per device, along a new first axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)
 
 
 def own_shards(sharding: jax.sharding.NamedSharding) -> list[int]:
-    """Places, along the first axis of a stacked batch, whose devices belong to this process."""
+    """Indices along the first axis of a stacked batch whose devices belong to this process."""
     here = jax.process_index()
     return [k for k, d in enumerate(sharding.mesh.devices.flat) if d.process_index == here]
 
 
 def place(own: MolecularGraph, sharding: jax.sharding.NamedSharding) -> MolecularGraph:
-    """A stacked batch on the devices of all processes.
+    """Puts a stacked batch on the devices of all processes.
 
     Args:
       own: the graphs of `own_shards`, stacked.
-      sharding: of the whole batch: its first axis over the devices.
+      sharding: divides the first axis of the whole batch over the devices.
     """
     if sharding.is_fully_addressable:
-        # In one call for all arrays.
+        # One call puts all arrays.
         return jax.device_put(own, sharding)
     return jax.make_array_from_process_local_data(sharding, own)
 
@@ -280,12 +282,12 @@ def edge_mask(graph: MolecularGraph) -> jax.Array:
 
 
 def gather(x: jax.Array, places: jax.Array) -> jax.Array:
-    """x[places], of places that are all inside; without the checks a CPU takes half the time."""
+    """x[places]; all places must be in bounds. Without bounds checks a CPU takes half the time."""
     return jax.numpy.asarray(x).at[places].get(mode="promise_in_bounds")
 
 
 def graph_of_node(graph: MolecularGraph) -> jax.Array:
-    """[N] the graph each node belongs to, ascending."""
+    """[N] index of the graph that each node belongs to, ascending."""
     n_node = graph.nodes.positions.shape[0]
     return jax.numpy.repeat(
         jax.numpy.arange(graph.n_node.shape[0]), graph.n_node, total_repeat_length=n_node

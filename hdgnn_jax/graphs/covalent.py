@@ -15,5 +15,5 @@ COVALENT_RADII = np.array([
         "1.96 1.90 1.87 1.80 1.69" + " 1.69" * 22
     ).split()
 ])  # fmt: skip
-"""Å, by atomic number (Cordero et al., Dalton Trans. 2008, 2832; carbon sp3, metals in low spin);
-beyond curium, curium's."""
+"""Å, by atomic number (Cordero et al., Dalton Trans. 2008, 2832; carbon sp3, metals in low spin).
+Elements beyond curium have curium's radius."""

@@ -1,4 +1,4 @@
-"""Which atoms see each other: all pairs within a cutoff, periodic images included."""
+"""Neighbour search: all pairs of atoms within a cutoff, periodic images included."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hdgnn_jax.graphs.structure import (
 )
 
 DENSE = 60
-"""Atoms up to which all pairs of a molecule are compared; larger ones and cells are searched."""
+"""Molecules of up to this many atoms: all pairs are compared. Larger ones and cells: vesin."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Neighbors:
     """Directed edges of many structures end to end, sorted by receiver inside each structure.
 
     Attributes:
-      offsets: [n + 1] int64; edge `offsets[k]` to `offsets[k + 1]` belong to structure k.
-      senders: [edges] int32, j: the atom's place in its structure.
-      receivers: [edges] int32, i.
-      images: [edges, 3] int32; the sender stands that many lattice vectors from x_j. None where no
+      offsets: [n + 1] int64; edges `offsets[k]` to `offsets[k + 1]` belong to structure k.
+      senders: [edges] int32, j: the atom's index in its structure.
+      receivers: [edges] int32, i, likewise.
+      images: [edges, 3] int32; the sender is that many lattice vectors away from x_j. None where no
         structure has a cell.
-      cutoff, max_neighbors: of `find_neighbors`.
+      cutoff, max_neighbors: as in `find_neighbors`.
     """
 
     offsets: np.ndarray
@@ -47,7 +47,7 @@ class Neighbors:
         return np.diff(self.offsets)
 
     def take(self, indices: np.ndarray) -> Neighbors:
-        """Those of the structures at `indices`, in that order."""
+        """The edges of the structures at `indices`, in that order."""
         counts = self.n_edges[indices]
         offsets = np.concatenate([[0], np.cumsum(counts)])
         edges = concatenated_ranges(self.offsets[indices], counts)
@@ -61,7 +61,7 @@ class Neighbors:
         )
 
     def none(self) -> Neighbors:
-        """The same structures, whose atoms see no other."""
+        """The same structures without any edge."""
         nothing = np.zeros(0, np.int32)
         images = None if self.images is None else self.images[:0]
         offsets = np.zeros_like(self.offsets)
@@ -70,13 +70,13 @@ class Neighbors:
         )
 
     def found(self) -> Neighbors:
-        """These."""
+        """The edges themselves; `NeighborSearch.found` searches for them."""
         return self
 
 
 @dataclasses.dataclass(frozen=True)
 class NeighborSearch:
-    """Neighbours found when they are asked for, of a set whose edges would not fit in memory.
+    """Neighbours that are searched on demand, for a set whose edges would not fit in memory.
 
     Attributes:
       structures: the set.
@@ -89,7 +89,7 @@ class NeighborSearch:
 
     @property
     def n_edges(self) -> np.ndarray:
-        """[n] edges that each structure has at most."""
+        """[n] upper bound of the edges of each structure."""
         return self.structures.n_atoms * (self.max_neighbors + 1)
 
     def take(self, indices: np.ndarray) -> NeighborSearch:
@@ -103,11 +103,7 @@ class NeighborSearch:
 
 @dataclasses.dataclass(frozen=True)
 class Neighborhoods:
-    """Structures, and the edges of each.
-
-    Attributes:
-      structures, neighbors: of the same structures, in the same order.
-    """
+    """Structures and their edges, in the same order."""
 
     structures: Structures
     neighbors: Neighbors | NeighborSearch
@@ -116,7 +112,7 @@ class Neighborhoods:
         return len(self.structures)
 
     def take(self, rows: np.ndarray) -> Neighborhoods:
-        """Those at `rows`, in that order."""
+        """The structures at `rows` and their edges, in that order."""
         return Neighborhoods(self.structures.take(rows), self.neighbors.take(rows))
 
 
@@ -125,19 +121,20 @@ def find_neighbors(
 ) -> Neighbors:
     """All ordered pairs (j, i) with |x_j + shift - x_i| <= cutoff (models/README.md, section 1).
 
-    Each periodic image of a sender is an edge of its own; an atom sees its own images. With
-    `max_neighbors` = k a receiver keeps, ascending by distance, its k nearest and one more, whose
-    distance is the atom's reach: the model gives an edge of that length weight 0. So it does not
-    matter which of several at that distance is kept, nor in which order the atoms come.
+    Each periodic image of a sender gives an edge of its own; an atom sees its own images. With
+    `max_neighbors` = k a receiver keeps its k nearest neighbours and one more, in ascending order
+    of distance. The distance of the last is the atom's reach: the model gives edges of that length
+    the weight 0. So the result depends neither on which of several neighbours at that distance is
+    kept nor on the order of the atoms.
 
     Args:
-      structures: of any size, with and without cells.
+      structures: structures of any size, with or without cells.
       cutoff: Å.
-      max_neighbors: k; None: all, in no special order.
-      chunk: molecules compared at once.
+      max_neighbors: k; None keeps all neighbours, in no particular order.
+      chunk: number of molecules compared at once.
 
     Raises:
-      StructureError: naming a structure with two atoms at one place.
+      StructureError: naming a structure that has two atoms at one place.
     """
     found, collisions = search_neighbors(structures, cutoff, max_neighbors, chunk)
     for place, reason in collisions.items():
@@ -148,7 +145,7 @@ def find_neighbors(
 def search_neighbors(
     structures: Structures, cutoff: float, max_neighbors: int | None = None, chunk: int = 4096
 ) -> tuple[Neighbors, dict[int, str]]:
-    """The same, and why some structures cannot be used: place to reason, of atoms at one place."""
+    """`find_neighbors`, but structures with atoms at one place are returned, as index to reason."""
     counts = np.zeros(len(structures), np.int64)
     found: list[_Pairs] = []
     collisions: dict[int, str] = {}
@@ -180,14 +177,14 @@ def search_neighbors(
 def neighbors_of(
     structures: Structures, cutoff: float, max_neighbors: int | None
 ) -> Neighbors | NeighborSearch:
-    """Those of a set: found at once, or, where a limit bounds their number, when asked for."""
+    """The neighbours of a set: found at once, or, with `max_neighbors`, searched on demand."""
     if max_neighbors is None:
         return find_neighbors(structures, cutoff)
     return NeighborSearch(structures, cutoff, max_neighbors)
 
 
 class _Pairs(NamedTuple):
-    """Edges of some structures, those of one consecutive; `square` is the squared distance."""
+    """Edges of some structures, each structure's consecutive; `square` is the squared distance."""
 
     owner: np.ndarray
     receivers: np.ndarray
@@ -197,7 +194,7 @@ class _Pairs(NamedTuple):
 
 
 def _compared(structures: Structures, cutoff: float, chunk: int) -> Iterator[_Pairs]:
-    """Small molecules of one size at once."""
+    """Pairs in small molecules, found for many molecules of one size at once."""
     n_atoms = structures.n_atoms
     small = (n_atoms <= DENSE) & ~structures.periodic.any(-1)
     for size in np.unique(n_atoms[small]):
@@ -211,7 +208,7 @@ def _compared(structures: Structures, cutoff: float, chunk: int) -> Iterator[_Pa
 
 
 def _searched(structures: Structures, cutoff: float) -> Iterator[_Pairs]:
-    """Structures with cells, and large ones, one by one."""
+    """Pairs in structures with cells and in large ones, found one structure at a time."""
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
     periodic = structures.periodic
     for k in np.flatnonzero((structures.n_atoms > DENSE) | periodic.any(-1)):
@@ -223,7 +220,7 @@ def _searched(structures: Structures, cutoff: float) -> Iterator[_Pairs]:
 
 
 def _nearest(pairs: _Pairs, k: int) -> _Pairs:
-    """The k shortest edges of each receiver, ascending."""
+    """The k shortest edges of each receiver, in ascending order of distance."""
     order = np.lexsort((pairs.square, pairs.receivers, pairs.owner))
     ordered = _Pairs(*(column[order] for column in pairs))
     new = np.diff(ordered.receivers, prepend=-1) != 0
@@ -233,7 +230,7 @@ def _nearest(pairs: _Pairs, k: int) -> _Pairs:
 
 
 def _rank(group: np.ndarray) -> np.ndarray:
-    """The place of each element in its run of equal values."""
+    """The position of each element within its run of equal values."""
     place = np.arange(len(group))
     first = np.diff(group, prepend=-1) != 0
     return place - np.maximum.accumulate(np.where(first, place, 0))

@@ -1,4 +1,4 @@
-"""Structures as they come from a file: atoms and their cell, checked once, stored end to end."""
+"""Structures: atoms and their cell, as read from a file, checked once and stored end to end."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MASSES = (
     "200.59 204.38 207.2 208.98 209 210 222 223 226 227 232.04 231.04 238.03 237 244 243 247 247 "
     "251 252 257 258 259 262 267 268 271 274 269 276 281 281 285 286 289 288 293 294 294"
 ).split()
-"""Standard atomic weights, u; of elements without one, the mass number of a long-lived isotope."""
+"""Standard atomic weights, u; elements without one have the mass number of a long-lived isotope."""
 
 ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS) if z > 0}
 
 CLOSEST_ATOMS = 0.01
-"""Å. Two atoms nearer than this are one atom written twice: no bond is shorter than 0.7."""
+"""Å. Two atoms nearer than this count as one atom written twice: no bond is shorter than 0.7 Å."""
 
 
 class StructureError(InputError):
@@ -39,7 +39,7 @@ class StructureError(InputError):
 
     Attributes:
       reason: the rule that it breaks.
-      name: of the structure, with which the message begins; empty where it is of no one.
+      name: the structure's name, which begins the message; empty if it concerns no single one.
     """
 
     def __init__(self, reason: str, name: str = ""):
@@ -55,12 +55,12 @@ class Structure:
       atomic_numbers: [n] integers, 1 to 118.
       positions: [n, 3] float64, Å.
       name: what an error message calls this record (a file and a line, a QM9 index, ...).
-      cell: [3, 3] float64, Å, a lattice vector in each row; those of directions that are not
-        periodic mean nothing. None: no direction is periodic.
-      periodic: which of the three lattice vectors the structure repeats along.
+      cell: [3, 3] float64, Å, a lattice vector in each row; vectors of directions that are not
+        periodic are ignored. None: no direction is periodic.
+      periodic: whether the structure repeats along each of the three lattice vectors.
       tags: [n] integers; 0 bulk, 1 surface, 2 adsorbate. None: all 0.
-      fixed: [n] bool; held in place where atoms move. None: no atom.
-      unseen: what no model here sees of it, such as a charge; empty where there is nothing.
+      fixed: [n] bool; True for atoms that are held in place where others move. None: no atom.
+      unseen: a property that no model here takes into account, such as a charge; else empty.
     """
 
     atomic_numbers: np.ndarray
@@ -88,15 +88,15 @@ class Structure:
 
     @property
     def doubt(self) -> str:
-        """Why any prediction of it is doubtful; empty where nothing is unseen."""
+        """Why a prediction of this structure is doubtful; empty where nothing is `unseen`."""
         return f"{self.unseen}, which the model does not see" if self.unseen else ""
 
     def check_shapes(self) -> None:
-        """Refuses what cannot be stored beside others.
+        """Checks the shapes of positions, tags, `fixed` and the cell.
 
         Raises:
-          StructureError: where there are not three coordinates, one tag and one mark for each atom;
-            where the cell has no volume in its periodic directions.
+          StructureError: where an atom lacks its three coordinates, its tag or its mark in `fixed`,
+            or the cell has no volume in its periodic directions.
         """
         count = len(self.atomic_numbers)
         for name, value, shape in (
@@ -123,18 +123,18 @@ class Structure:
 
 @dataclasses.dataclass(frozen=True)
 class Structures:
-    """Many structures end to end: atom `offsets[k]` to `offsets[k + 1]` belong to structure k.
+    """Many structures end to end: atoms `offsets[k]` to `offsets[k + 1]` belong to structure k.
 
     Attributes:
       offsets: [n + 1] int64.
       atomic_numbers: [atoms] int32.
       positions: [atoms, 3] float64, Å.
-      ids: [n] int64, the number by which a message or a record names the structure.
-      source: what the ids count, e.g. "QM9 molecule".
+      ids: [n] int64, the number by which messages and records name the structure.
+      source: the noun before the id in messages, e.g. "QM9 molecule".
       cells: [n, 3, 3] float64, Å; 0 where no direction is periodic.
       periodic: [n, 3] bool.
       tags: [atoms] int32; 0 bulk, 1 surface, 2 adsorbate.
-      fixed: [atoms] bool; held in place where atoms move.
+      fixed: [atoms] bool; True for atoms that are held in place where others move.
     """
 
     offsets: np.ndarray
@@ -175,7 +175,7 @@ class Structures:
         """Stores structures end to end; ids are their places in the sequence.
 
         Raises:
-          StructureError: where there are none, and as `Structure.check_shapes`.
+          StructureError: where the sequence is empty, and as `Structure.check_shapes` does.
         """
         items = list(structures)
         if not items:
@@ -217,7 +217,7 @@ class Structures:
         )
 
     def name(self, k: int) -> str:
-        """What an error message calls structure k."""
+        """The name of structure k in messages."""
         return f"{self.source} {self.ids[k]}"
 
     @property
@@ -226,11 +226,11 @@ class Structures:
         return np.diff(self.offsets)
 
     def atoms_of(self, indices: np.ndarray) -> np.ndarray:
-        """Places of the atoms of the structures at `indices`, one structure after another."""
+        """Indices of the atoms of the structures at `indices`, one structure after another."""
         return concatenated_ranges(self.offsets[indices], self.n_atoms[indices])
 
     def take(self, indices: np.ndarray) -> Structures:
-        """The structures at `indices` (places, not ids), in that order."""
+        """The structures at `indices` (positions in the set, not ids), in that order."""
         offsets = np.concatenate([[0], np.cumsum(self.n_atoms[indices])]).astype(np.int64)
         rows = self.atoms_of(indices)
         return Structures(
@@ -246,7 +246,7 @@ class Structures:
         )
 
     def turned(self, rotations: np.ndarray) -> Structures:
-        """Each turned about the origin by a unit quaternion (w, x, y, z) of its own, [n, 4]."""
+        """Each structure turned about the origin by its own quaternion (w, x, y, z), [n, 4]."""
         turns = Rotation.from_quat(np.repeat(rotations, self.n_atoms, 0), scalar_first=True)
         of_cells = Rotation.from_quat(np.repeat(rotations, 3, 0), scalar_first=True)
         return dataclasses.replace(
@@ -256,23 +256,25 @@ class Structures:
         )
 
     def check(self, elements: Sequence[int], tags: bool = False) -> None:
-        """Refuses what a model cannot use. (Atoms at one place are found with the neighbours.)
+        """Checks that a model can use all structures.
+
+        (The neighbour search finds atoms at one place.)
 
         Args:
-          elements: atomic numbers the model knows.
-          tags: whether it looks at tags.
+          elements: atomic numbers that the model knows.
+          tags: whether the model uses tags.
 
         Raises:
-          StructureError: naming the first structure that `reasons_against` has one for.
+          StructureError: with the first of `reasons_against`, naming the structure.
         """
         for place, reason in self.reasons_against(elements, tags).items():
             raise StructureError(reason, self.name(place))
 
     def reasons_against(self, elements: Sequence[int], tags: bool = False) -> dict[int, str]:
-        """Why a model cannot use some of the structures, by their place.
+        """Why a model cannot use some of the structures, by index; arguments as for `check`.
 
-        Without atoms, with a coordinate that is not finite, with an element outside `elements`, or
-        with a tag that is none. Args: of `check`.
+        The reasons: no atoms, a coordinate that is not finite, an element outside `elements`, a
+        tag other than 0, 1 and 2.
         """
         names = ", ".join(SYMBOLS[e] for e in elements)
         reasons = {int(k): "has no atoms" for k in np.flatnonzero(self.n_atoms == 0)}
@@ -292,7 +294,7 @@ class Structures:
         return reasons
 
     def _first(self, atoms: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Each structure with an atom of this mask, and the first such atom."""
+        """Each structure with an atom in the mask `atoms`, and the index of its first such atom."""
         places = np.flatnonzero(atoms)
         owners = np.searchsorted(self.offsets, places, side="right") - 1
         found, first = np.unique(owners, return_index=True)
@@ -300,6 +302,6 @@ class Structures:
 
 
 def concatenated_ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """starts[0] .. starts[0] + counts[0] - 1, then starts[1] .., as one array of integers."""
+    """The ranges starts[k] .. starts[k] + counts[k] - 1, one after another in one array."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())

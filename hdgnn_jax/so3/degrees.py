@@ -1,4 +1,4 @@
-"""The one owner of the coefficient layout `[..., (L + 1)**2, C]` (models/README.md, section 1)."""
+"""The layout of coefficients, `[..., (L + 1)**2, C]`, defined here only (models/README.md, 1)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def size(degree: int) -> int:
-    """Coefficients of all degrees up to `degree`: (L + 1)**2."""
+    """Number of coefficients of all degrees up to `degree`: (L + 1)**2."""
     return (degree + 1) ** 2
 
 
 def block(l: int) -> slice:
-    """Where degree l stands among the coefficients."""
+    """The slice of the coefficients that holds degree l."""
     return slice(l * l, (l + 1) ** 2)
 
 
@@ -31,7 +31,7 @@ def order_of(degree: int) -> np.ndarray:
 
 @functools.cache
 def rows(degree: int, m_max: int, l_max: int | None = None) -> np.ndarray:
-    """[M] the coefficients with |m| <= m_max and l <= l_max (default L), in their usual order."""
+    """[M] indices of the coefficients with |m| <= m_max and l <= l_max (default L), ascending."""
     keep = np.abs(order_of(degree)) <= m_max
     if l_max is not None:
         keep &= degree_of(degree) <= l_max
@@ -39,8 +39,8 @@ def rows(degree: int, m_max: int, l_max: int | None = None) -> np.ndarray:
 
 
 def where(chosen: np.ndarray) -> np.ndarray:
-    """The places that are True, in int32.
+    """The indices where `chosen` is True, in int32.
 
-    An int64 index that JAX has once cut to 32 bits fails when x64 is switched on later.
+    JAX truncates int64 indices to 32 bits; such an index fails when x64 is switched on later.
     """
     return np.flatnonzero(chosen).astype(np.int32)

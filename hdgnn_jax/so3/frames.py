@@ -9,8 +9,8 @@ import jax.numpy as jnp
 def edge_frame(direction: jax.Array, roll: jax.Array) -> jax.Array:
     """A rotation R with R r = +y (eq. 8): the shortest one, then a turn by `roll` about +y.
 
-    The shortest rotation is a smooth function of r but at r = -y, where no frame can be: in a
-    small cap around that pole the half turn about z comes first instead. Value and gradient are
+    The shortest rotation is a smooth function of r except at r = -y, where it is not unique. In a
+    small cap around that pole, r is first turned by a half turn about z. Value and gradient are
     finite everywhere, and exact at +y and -y too.
 
     Args:

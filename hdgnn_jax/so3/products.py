@@ -1,7 +1,7 @@
 """Clebsch-Gordan products with S(r_ij), taken in the edge's frame (eq. 4, 7, 8).
 
-There S has order m = 0 only (Passaro & Zitnick 2023), so a product joins the order m of the input
-to the orders m and -m of the output: per |m| one small dense matrix.
+In that frame S has order m = 0 only (Passaro & Zitnick 2023), so a product couples the order m of
+the input to the orders m and -m of the output alone: one small dense matrix per |m|.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Paths(NamedTuple):
 
     Attributes:
       triples: [paths, 3] the (l1, l2, l) of each path, ordered by l.
-      inputs: per |m| = 0..L', which rows of the input (among |m| <= L') enter.
-      outputs: per |m|, which of the (L' + 1)**2 coefficients come out.
+      inputs: per |m| = 0..L', indices of the input rows (among those with |m| <= L').
+      outputs: per |m|, indices of the output coefficients (among (L' + 1)**2).
       couplings: per |m|, [paths, inputs, outputs].
     """
 
@@ -36,8 +36,8 @@ class Paths(NamedTuple):
 def paths(degree: int, degree_out: int) -> Paths:
     """All paths (l1, l2, l) with l1, l2 <= L and l <= L' that the triangle rule allows (eq. 5).
 
-    Normalised so that inputs of unit variance give outputs of unit variance on each path: e3nn's
-    `component` normalisation.
+    Inputs of unit variance give outputs of unit variance on each path: e3nn's `component`
+    normalisation.
     """
     triples = [
         (l1, l2, l)

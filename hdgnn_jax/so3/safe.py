@@ -9,8 +9,8 @@ import jax.numpy as jnp
 def norm(vector: jax.Array) -> jax.Array:
     """Length over the last axis; 0, with gradient 0, for the zero vector.
 
-    The square root's derivative is infinite at 0, and 0 * inf is NaN even where a `where` drops
-    the value, so the argument is replaced before the root is taken.
+    The square root's derivative is infinite at 0, and 0 * inf is NaN even if `where` discards the
+    value afterwards, so the argument is replaced by 1 before the root is taken.
     """
     square = jnp.sum(vector * vector, -1)
     zero = square == 0

@@ -25,11 +25,11 @@ from hdgnn_jax.so3 import degrees, harmonics
 Rule = Literal["lebedev", "product"]
 
 HIGHEST_ORDER = 131
-"""Of the Lebedev rules that there are."""
+"""The highest order for which a Lebedev rule exists."""
 WRITTEN_OUT = 32
-"""Entries other than 0 up to which a transform is a written-out sum: L = 1, at 6 or 14 points."""
+"""A transform with at most so many nonzero entries is a written-out sum: L = 1, 6 or 14 points."""
 NEGLIGIBLE = 1e-14
-"""Harmonics that are 0 but for rounding."""
+"""Harmonics below this are 0 but for rounding."""
 
 
 class Sphere(NamedTuple):
@@ -39,7 +39,7 @@ class Sphere(NamedTuple):
 
     Attributes:
       even: [g, S_even] Y_lm(r_g) of even l.
-      odd: [g, S_odd] of odd l.
+      odd: [g, S_odd] Y_lm(r_g) of odd l.
       weights: [g]; they sum to 1 over all points of the rule.
       antipodal: whether -r_g are points of the rule too.
       degree: L.
@@ -65,14 +65,14 @@ def sphere(
 
     Args:
       degree: L.
-      rule: `lebedev`: of the given polynomial order; `product`: 2 (L + 1) latitudes times
+      rule: `lebedev`, of the given polynomial order, or `product`: 2 (L + 1) latitudes times
         2 (L + 1) + 1 longitudes, Fejer's weights.
-      order: for `lebedev`, by default the lowest from 2 L + 3 on with positive weights: some
-        room for the frequencies that the nonlinearity makes.
-      error: for `lebedev`, instead of an order: the lowest whose `aliasing_error` is not larger.
+      order: polynomial order of a `lebedev` rule. The default is the lowest order >= 2 L + 3 with
+        positive weights, which leaves room for frequencies that the nonlinearity makes.
+      error: instead of an order: takes the lowest such order with an `aliasing_error` up to this.
 
     Raises:
-      ValueError: for a rule that cannot carry degree L, or that does not exist.
+      InputError: where the rule does not exist or is not exact for degree L.
     """
     if rule == "product":
         if order is not None or error is not None:
@@ -98,7 +98,7 @@ def sphere(
 
 
 def lebedev_rules(degree: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Order, points [n, 3] and weights [n] of the rules that carry degree L, in ascending order."""
+    """Order, points [n, 3] and weights [n] of the rules exact for degree L, in ascending order."""
     for order in range(2 * degree, HIGHEST_ORDER + 1):
         if (rule := _lebedev(order)) is not None:
             yield order, *rule
@@ -107,13 +107,13 @@ def lebedev_rules(degree: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
 def aliasing_error(degree: int, points: np.ndarray, weights: np.ndarray) -> float:
     """Relative equivariance error of coefficients -> points -> SiLU -> coefficients.
 
-    Of random signals of unit variance, which stand still while the points are turned at random;
-    root mean square over signals and turns (models/README.md, section 11).
+    Root mean square over random signals of unit variance and random turns of the points, while
+    the signals stand still (models/README.md, section 11).
 
     Args:
       degree: L.
       points: [n, 3].
-      weights: [n], with the sum 1.
+      weights: [n]; they sum to 1.
     """
     rng = np.random.default_rng(0)
     signals = rng.normal(size=(degrees.size(degree), 64)) / (degree + 1)
@@ -129,7 +129,7 @@ def aliasing_error(degree: int, points: np.ndarray, weights: np.ndarray) -> floa
 
 
 def turn(sphere: Sphere, wigner: jax.Array) -> Sphere:
-    """The same rule with its points turned by the rotation whose D is given, [S, S]."""
+    """The same rule with its points turned by a rotation, given as its Wigner matrix D, [S, S]."""
     odd = degrees.degree_of(sphere.degree) % 2 == 1
     even, odd = degrees.where(~odd), degrees.where(odd)
     return sphere._replace(
@@ -141,7 +141,7 @@ def turn(sphere: Sphere, wigner: jax.Array) -> Sphere:
 def split_parity(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The even and the odd degrees of coefficients `[(L + 1)**2, ...]`, one after another."""
     degree = int(np.sqrt(len(x))) - 1
-    # Split, not sliced: the derivative is then one concatenation and no sum of padded parts.
+    # Split, not sliced: the derivative is then one concatenation, not a sum of padded parts.
     parts = jnp.split(x, [degrees.size(l) for l in range(degree)])
     odd = parts[1::2] or [x[:0]]
     return jnp.concatenate(parts[::2]), jnp.concatenate(odd)
@@ -160,7 +160,7 @@ def merge_parity(even: jax.Array, odd: jax.Array) -> jax.Array:
 def to_sphere(sphere: Sphere, even: jax.Array, odd: jax.Array) -> jax.Array:
     """Eq. 12: coefficients `[S_even, ...]`, `[S_odd, ...]` to values `[points, ...]`.
 
-    For an antipodal rule the second half of the points are the antipodes of the first.
+    For an antipodal rule, the second half of the points are the antipodes of the first half.
     """
     e, o = _dot(sphere.even, even), _dot(sphere.odd, odd)
     return jnp.concatenate([e + o, e - o]) if sphere.antipodal else e + o
@@ -184,14 +184,14 @@ def sphere_mean(sphere: Sphere, values: jax.Array) -> jax.Array:
 
 
 def _dot(constant: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
-    """constant x over the first axis of x."""
+    """The matrix product `constant @ x` over the first axis of x."""
     if isinstance(constant, np.ndarray) and 0 < np.count_nonzero(constant) <= WRITTEN_OUT:
-        # So few products are faster as sums than as a matrix product.
+        # With so few entries, sums are faster than a matrix product.
         rows = [
             sum(float(row[k]) * x[k] for k in np.flatnonzero(row)) for row in constant
         ]
         return jnp.stack([jnp.broadcast_to(row, x.shape[1:]) for row in rows]).astype(x.dtype)
-    # As matrices: the compiler then writes the derivative in place, without a transposition.
+    # x as a matrix: the compiler then writes the derivative in place, without a transposition.
     columns = x.reshape(len(x), math.prod(x.shape[1:]))
     flat = jnp.dot(jnp.asarray(constant, x.dtype), columns, precision="highest")
     return flat.reshape(len(constant), *x.shape[1:])
@@ -211,7 +211,7 @@ def _from_points(degree: int, points: np.ndarray, weights: np.ndarray) -> Sphere
 
 @functools.cache
 def _lebedev(order: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """[n, 3] points with the pole y and [n] weights with the sum 1; None where there is none."""
+    """[n, 3] points with the pole y and [n] weights that sum to 1; None if no such rule exists."""
     try:
         points, weights = scipy.integrate.lebedev_rule(order)
     except NotImplementedError:
@@ -220,7 +220,7 @@ def _lebedev(order: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _product(degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes in the middle of equal intervals (Fejer's first rule) times equal longitudes."""
+    """Latitudes at midpoints of equal intervals (Fejer's first rule) times equal longitudes."""
     n, n_around = 2 * (degree + 1), 2 * (degree + 1) + 1
     theta = (np.arange(n) + 0.5) * np.pi / n
     j = np.arange(1, n // 2 + 1)

@@ -16,12 +16,12 @@ from hdgnn_jax.so3 import degrees, frames, harmonics
 class Wigner(NamedTuple):
     """Rows of a block diagonal D(R), [E, M, S], and their transpose.
 
-    Both are stored because each is the fast layout of one direction: a batched product whose
-    contraction runs along the last axis of the matrix.
+    Both are stored because a batched product is fast only where it contracts the last axis of the
+    matrix, and each direction contracts another axis of D.
 
     Attributes:
       forward: [E, M, S] turns coefficients into the frame.
-      backward: [E, S, M] turns them back; the inverse where no row was dropped.
+      backward: [E, S, M] turns them back; it is the inverse where no row was dropped.
     """
 
     forward: jax.Array
@@ -29,16 +29,16 @@ class Wigner(NamedTuple):
 
 
 def wigner_rows(degree: int, rotation: jax.Array, m_max: int | None = None) -> jax.Array:
-    """The rows |m| <= m_max of D(R), of all degrees side by side (eq. 3).
+    """The rows |m| <= m_max of D(R), with all degrees side by side (eq. 3).
 
-    Row 0 is Y^l(n) / sqrt(2l + 1), n being the direction that R turns to the pole. The others
+    Row 0 is Y^l(n) / sqrt(2l + 1), where n is the direction that R turns to the pole. The others
     follow by the ladder operators of the turned frame: with u, n, v the rows of R as a matrix, and
-    G(a) the generator of rotations about a (`generators`), G(R a) D = D G(a) says that
+    G(a) the generator of rotations about a (`generators`), G(R a) D = D G(a) implies
 
         D_+(m+1) = -(D_+m G(u) + D_-m G(v)) / s,    D_-(m+1) = (D_+m G(v) - D_-m G(u)) / s,
 
-    s = sqrt((l - m)(l + m + 1)), or over sqrt(2) where m = 0, which has no D_-m. Polynomials in
-    the entries of R: no angle, hence no pole.
+    s = sqrt((l - m)(l + m + 1)), divided by sqrt(2) for m = 0, where there is no D_-m. The rows
+    are polynomials in the entries of R: no angles, so no singularity at a pole.
 
     Args:
       degree: L.
@@ -52,11 +52,11 @@ def wigner_rows(degree: int, rotation: jax.Array, m_max: int | None = None) -> j
     l, dtype = degrees.degree_of(degree), rotation.dtype
     matrix = frames.rotation_matrix(rotation)
     u, n, v = (matrix[..., k, :, None] for k in range(3))
-    # Side by side, [S, 3 S]: a product with all three generators at once.
+    # All three generators in one product, [S, 3 S].
     side_by_side = jnp.asarray(np.concatenate(generators(degree), -1), dtype)
 
     def turn(row: jax.Array) -> jax.Array:
-        """row G(e) for the three axes e: [..., 3, S]."""
+        """The product row G(e) for each of the three axes e: [..., 3, S]."""
         product = jnp.dot(row, side_by_side, precision="highest")
         return product.reshape(*row.shape[:-1], 3, -1)
 
@@ -92,12 +92,12 @@ def generators(degree: int) -> np.ndarray:
 def block_diagonal(
     rows: jax.Array, m_max: int | None = None, l_max: int | None = None
 ) -> jax.Array:
-    """Rows of `wigner_rows` as the block diagonal matrix `[..., M, S]`.
+    """The block diagonal matrix `[..., M, S]` with the rows of `wigner_rows`.
 
     Args:
       rows: from `wigner_rows`.
-      m_max: keep only rows |m| <= m_max of those that `rows` has.
-      l_max: keep only degrees up to l_max, among rows and columns.
+      m_max: the highest order kept; None keeps all that `rows` has.
+      l_max: the highest degree kept, in rows and columns; None keeps all.
     """
     highest = rows.shape[-2] // 2
     degree = math.isqrt(rows.shape[-1]) - 1
@@ -140,8 +140,8 @@ def _apply_forward(
 
 
 def _apply_backward(residuals: Matrices, g: jax.Array) -> Matrices:
-    # XLA contracts over the middle axis three to ten times slower than over the last one, so the
-    # cotangent of x is the same kind of product, with the transposed matrix.
+    # XLA contracts the middle axis three to ten times slower than the last one, so the cotangent
+    # of x is computed with the stored transpose.
     matrix, transpose, x = residuals
     outer = jnp.einsum("eic,ejc->eij", g, x, precision=jax.lax.Precision.HIGHEST)
     return outer, jnp.zeros_like(transpose), _apply(transpose, matrix, g)
