@@ -1,4 +1,4 @@
-"""Matrix products in the run's precision."""
+"""Linear layers and matrix products in the run's precision."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ AFTER_SILU = 1.679
 
 
 KEPT = "kept"
-"""Name, in rematerialisation policies, of what the backward pass should find stored."""
+"""The name, in rematerialisation policies, of arrays that are stored for the backward pass."""
 
 
 def dot(x: jax.Array, kernel: jax.Array, precision: Precision, keep: bool = True) -> jax.Array:
-    """x kernel over the last and the first axis; bfloat16 factors still add up in float32."""
+    """The product x kernel over last and first axis; bfloat16 factors are summed in float32."""
     if precision == "bfloat16":
         x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
         product = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
@@ -32,7 +32,7 @@ def dot(x: jax.Array, kernel: jax.Array, precision: Precision, keep: bool = True
 
 
 class DegreeDense(nn.Module):
-    """An equivariant linear layer: a matrix per degree, `[N, S, in] -> [N, S, features]`."""
+    """An equivariant linear layer, one matrix per degree: `[N, S, in] -> [N, S, features]`."""
 
     features: int
     precision: Precision = "float32"
@@ -50,14 +50,14 @@ class DegreeDense(nn.Module):
 
 
 class Dense(nn.Module):
-    """A linear layer `[..., in] -> [..., features]`; at the start it keeps the variance.
+    """A linear layer `[..., in] -> [..., features]`, initialised to preserve the variance.
 
     Attributes:
       features: output size.
-      precision: of the product.
-      bias: whether a bias, zero at the start, is added.
+      precision: precision of the product.
+      bias: whether to add a bias, which starts at zero.
       gain: factor on the initial standard deviation.
-      keep: whether the backward pass should find the product stored.
+      keep: whether the product is stored for the backward pass.
     """
 
     features: int

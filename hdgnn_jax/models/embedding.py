@@ -1,4 +1,4 @@
-"""Embeddings of elements, and of an edge's distance and elements."""
+"""Embeddings of elements and of edges (from their distance and elements)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ N_TAGS = 3
 
 
 def element_index(atomic_numbers: jax.Array, elements: Sequence[int]) -> jax.Array:
-    """[N] place of each atom's element in `elements`; padding (0) counts as the first.
+    """[N] index of each atom's element in `elements`; padding (0) gets the index 0.
 
-    Elements outside the list are refused on the host, by `Structures.check`.
+    `Structures.check` refuses elements outside the list, on the host.
     """
     table = np.zeros(max(elements) + 1, np.int32)
     table[list(elements)] = np.arange(len(elements))
@@ -27,12 +27,12 @@ def element_index(atomic_numbers: jax.Array, elements: Sequence[int]) -> jax.Arr
 
 
 class ElementEmbedding(nn.Module):
-    """A learned vector per element, normal at the start: `[N] -> [N, features]`.
+    """A learned vector per element, initially normal: `[N] -> [N, features]`.
 
     Attributes:
       n_elements: rows of the table.
-      features: of each.
-      scale: standard deviation at the start.
+      features: length of each vector.
+      scale: initial standard deviation.
     """
 
     n_elements: int
@@ -56,7 +56,7 @@ class DistanceBlock(nn.Module):
     def __call__(
         self, smeared: jax.Array, species: jax.Array, senders: jax.Array, receivers: jax.Array
     ) -> jax.Array:
-        # About 2.5 Gaussians are not small at a time; the gain gives their sum unit variance.
+        # About 2.5 Gaussians are not small at any distance; the gain gives their sum unit variance.
         gain = (smeared.shape[-1] / 1.77) ** 0.5
         radial = Dense(self.features, self.precision, gain=gain, name="distance")(smeared)
         sender = ElementEmbedding(self.n_elements, self.features, name="sender")(species)

@@ -13,13 +13,13 @@ from hdgnn_jax.graphs import batching
 
 
 class Derivatives(NamedTuple):
-    """A prediction E and what follows from it, in the units of E.
+    """A prediction E and its derivatives, in the units of E.
 
     Attributes:
       value: [G] E.
       forces: [N, 3] -dE/dx, per Å; 0 on padding.
-      virial: [G, 3, 3] dE/d epsilon, symmetric, where positions and cell are multiplied by
-        1 + epsilon. Divided by the volume it is the stress.
+      virial: [G, 3, 3] dE/d epsilon, symmetric, for a strain that multiplies positions and cell by
+        1 + epsilon. The stress is the virial divided by the volume.
     """
 
     value: jax.Array | np.ndarray
@@ -30,16 +30,16 @@ class Derivatives(NamedTuple):
 def with_derivatives(
     predict: Callable[[batching.MolecularGraph], jax.Array], graph: batching.MolecularGraph
 ) -> Derivatives:
-    """The prediction and its derivatives, by one backward pass.
+    """The prediction and its derivatives, computed in one backward pass.
 
     Args:
-      predict: graph to [G], or to [G, 2] with the energy first.
+      predict: maps a graph to [G], or to [G, 2] with the energy first.
       graph: padded.
     """
     graph = jax.tree.map(jnp.asarray, graph)
     real = batching.graph_mask(graph)
     of_node = batching.graph_of_node(graph)
-    # No energy depends on the atoms of another graph: the sum has all gradients in it.
+    # An energy depends on its own graph's atoms only, so the gradient of the sum has all gradients.
     positions = graph.nodes.positions
 
     def total(positions: jax.Array, strain: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -54,7 +54,7 @@ def with_derivatives(
             lambda shift: strained(shift, of_node[graph.receivers]), graph.edges
         )
         value = predict(graph._replace(nodes=nodes, edges=edges))
-        # Beside the energy there may be an auxiliary output.
+        # A second column is the auxiliary output.
         energy = value if value.ndim == 1 else value[:, 0]
         return jnp.sum(jnp.where(real, energy, 0)), value
 

@@ -1,4 +1,4 @@
-"""What layers tell of themselves where they are asked: collections that cost nothing otherwise."""
+"""Diagnostics of layers, in Flax collections that cost nothing unless they are made mutable."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from hdgnn_jax.so3 import degrees
 
 GATES, STATES = "gates", "states"
-"""Collections: shares of stuck gates, and the root mean square of each degree."""
+"""Names of the collections: shares of stuck gates, and the root mean square of each degree."""
 CLOSED = 0.01
-"""A gate below it, or above one less it, hardly moves."""
+"""A gate below this, or above 1 minus this, is stuck: its gradient is near 0."""
 
 
 def gate(module: nn.Module, name: str, logits: jax.Array) -> jax.Array:
-    """sigmoid(logits), of which the share that is stuck is kept where `GATES` is asked for."""
+    """sigmoid(logits); stores the share of stuck gates in the collection `GATES`, if mutable."""
     value = nn.sigmoid(logits)
     if not module.is_initializing():
         module.sow(GATES, f"{name}_stuck", jnp.mean((value < CLOSED) | (value > 1 - CLOSED)))
@@ -23,7 +23,7 @@ def gate(module: nn.Module, name: str, logits: jax.Array) -> jax.Array:
 
 
 def watch(module: nn.Module, x: jax.Array) -> None:
-    """Keeps the rms of each degree of a state [N, S, C] where `STATES` is asked for."""
+    """Stores the rms of each degree of a state [N, S, C] in the collection `STATES`, if mutable."""
     degree = round(x.shape[1] ** 0.5) - 1
     blocks = [x[:, degrees.block(l)] for l in range(degree + 1)]
     if module.is_initializing():

@@ -1,4 +1,4 @@
-"""What the layers see of the positions, computed once per graph (models/README.md, section 2)."""
+"""Distances, envelopes and rotations of edges, once per graph (models/README.md, section 2)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hdgnn_jax.so3 import degrees as layout
 from hdgnn_jax.so3 import frames, harmonics, safe, wigner
 
 TIE = 1e-3
-"""Å. Without an envelope, neighbours that are farther than an atom's reach less this are cut: equal
-distances of a crystal differ by rounding."""
+"""Å. Without an envelope, an atom sees neighbours nearer than its reach minus this: distances that
+are equal in a crystal differ by rounding."""
 
 
 class Shell(NamedTuple):
     """Edges that one message block sees.
 
     Attributes:
-      edges: [E'] their places among all edges; None: all, in order.
+      edges: [E'] indices among all edges; None: all edges, in order.
       senders, receivers: [E']; receivers ascend.
-      envelope: [E'] weight of each edge, exactly 0 on padded ones.
-      learned: D(R_ij), rows |m| <= m_max: for the learned pathway.
-      product: D(R_ij), rows |m| <= L': into the frame of the Clebsch-Gordan product.
-      low: D(R_ij) of degrees l <= L': back from it.
-      full: D(R_ij), all rows, where the fifth term asks for them.
+      envelope: [E'] weight of each edge, exactly 0 on padded edges.
+      learned: D(R_ij), rows |m| <= m_max, for the learned pathway.
+      product: D(R_ij), rows |m| <= L', which turns inputs of the Clebsch-Gordan product.
+      low: D(R_ij) of degrees l <= L', which turns outputs of that product back.
+      full: D(R_ij), all rows, for the fifth term; None without it.
       axis: [E', S] the row m = 0 of D(R_ij) for each degree, S(r_ij) / sqrt(2l + 1).
     """
 
@@ -47,8 +47,9 @@ class EdgeGeometry(NamedTuple):
 
     Attributes:
       smeared: [E, n_gaussians] Gaussian smearing of the distance.
-      envelope: [E] weight of each edge, exactly 0 on padded ones.
-      shells: one, or the nearest neighbours and then the rest; their weights add up to `envelope`.
+      envelope: [E] weight of each edge, exactly 0 on padded edges.
+      shells: one shell, or two: the nearest neighbours, then the rest. The weights of an edge in
+        both add up to `envelope`.
     """
 
     smeared: jax.Array
@@ -79,17 +80,17 @@ def turned(graph: batching.MolecularGraph, rotation: jax.Array) -> batching.Mole
 def turned_rolls(
     graph: batching.MolecularGraph, roll: jax.Array, rotation: jax.Array
 ) -> jax.Array:
-    """The rolls [E] with which the frames turn along: R(Q r, turned roll) Q = R(r, roll).
+    """The rolls [E] for which frames turn with the graph: R(Q r, returned roll) Q = R(r, roll).
 
     Args:
-      graph: before it is turned.
+      graph: the graph before it is turned.
       roll: [E] radians.
       rotation: Q, a unit quaternion.
     """
     along = frames.multiply(_edge_frames(edge_vectors(graph), roll), frames.inverse(rotation))
     there = edge_vectors(turned(graph, rotation))
     shortest = _edge_frames(there, jnp.zeros_like(roll))
-    # What is left between the two is a turn about +y.
+    # The two frames differ by a turn about +y.
     spin = frames.multiply(along, frames.inverse(shortest))
     return 2 * jnp.arctan2(spin[:, 2], spin[:, 0])
 
@@ -110,26 +111,27 @@ def edge_geometry(
 ) -> EdgeGeometry:
     """Distances, envelope and rotations of every edge.
 
-    An atom's reach is the cutoff or, if that is nearer, the distance of neighbour
-    `max_neighbors` + 1. An edge's weight falls to 0 at the reach of its receiver, so that the
-    energy is continuous where neighbours change ranks (forces jump a little there: the reach turns
-    from one neighbour's distance to another's). Without an envelope it is 1 up to the reach. Of two
-    shells the inner has the weights that a limit of `near_neighbors` gives; the outer holds all
-    edges, with what is left of their weights. (An atom whose `max_neighbors` + 1 nearest are all
-    equally far, as in a perfect crystal, sees none: take a limit between two shells of atoms.)
+    An atom's reach is the cutoff or the distance of its neighbour number `max_neighbors` + 1,
+    whichever is shorter. An edge's weight falls to 0 at the reach of its receiver, so the energy is
+    continuous where neighbours change ranks. (Forces jump a little there, because the reach changes
+    from one neighbour's distance to another's.) Without an envelope the weight is 1 up to the
+    reach. Of two shells, the inner one has the weights that a limit of `near_neighbors` gives; the
+    outer one holds all edges, with the remainder of their weights. An atom whose
+    `max_neighbors` + 1 nearest neighbours are all at one distance, as in a perfect crystal, sees
+    none of them: choose a limit between two shells of atoms.
 
     Args:
-      graph: padded; neighbours within `cutoff`, from the nearest on where their number is limited.
+      graph: padded; its neighbours lie within `cutoff`, and ascend by distance if limited.
       roll: [E] turn of each edge's frame about the edge, radians.
       degrees: L of each shell.
-      m_max: rows kept for the learned pathway.
+      m_max: highest order kept for the learned pathway.
       product_degree: L'.
       cutoff: Å.
-      n_gaussians: of the smearing.
+      n_gaussians: number of Gaussians of the smearing.
       envelope: whether messages fade out towards the reach.
-      full: whether all rows are needed too.
-      max_neighbors: neighbours that an atom sees; None: all.
-      near_neighbors: those in the inner of two shells; None: one shell.
+      full: whether the fifth term needs all rows too.
+      max_neighbors: largest number of neighbours that an atom sees; None: no limit.
+      near_neighbors: number of neighbours in the inner of two shells; None: one shell.
     """
     vectors = edge_vectors(graph)
     distance, rotations = safe.norm(vectors), _edge_frames(vectors, roll)
@@ -162,7 +164,7 @@ def edge_geometry(
         shells = (shell(degrees[0], None, graph.receivers, total),)
         return EdgeGeometry(smeared, total, shells)
     near = weights(near_neighbors)
-    # Edges ascend by distance: an atom's inner shell is the first ones, a row of fixed length.
+    # Edges ascend by distance: an atom's first edges are its inner shell, a row of fixed length.
     place = jnp.arange(near_neighbors)
     real = place < count[:, None]
     edges = jnp.where(real, start[:, None] + place, 0)
@@ -182,14 +184,14 @@ def _weights(
     cutoff: float,
     envelope: bool,
 ) -> jax.Array:
-    """[E] of edges that reach to the cutoff or to neighbour limit + 1, if that is nearer.
+    """[E] weights of edges, where `limit` is the number of neighbours that an atom sees.
 
-    `start` and `count` are those of `_edges_of_nodes`; the rest as in `edge_geometry`.
+    `start` and `count` come from `_edges_of_nodes`; the other arguments are as in `edge_geometry`.
     """
     reach = jnp.full(distance.shape, jnp.inf)
     if limit is not None:
         more = count > limit
-        # Padded edges are not counted, so no reach is theirs and none is 0.
+        # Padded edges are not counted: none of them defines a reach, so no reach is 0.
         next_one = distance[jnp.where(more, start + limit, 0)]
         reach = jnp.where(more, next_one, jnp.inf)[graph.receivers]
     if envelope:
@@ -200,13 +202,13 @@ def _weights(
 
 
 def polar_rows(degree: int, directions: jax.Array) -> jax.Array:
-    """[E, S] the rows m = 0 of D(R_ij), which no roll changes, of unit vectors [E, 3]."""
+    """[E, S] the rows m = 0 of D(R_ij) for unit vectors [E, 3]; they do not depend on the roll."""
     norms = (2 * layout.degree_of(degree) + 1) ** -0.5
     return harmonics.harmonics(degree, directions) * norms.astype(directions.dtype)
 
 
 def _edges_of_nodes(graph: batching.MolecularGraph) -> tuple[jax.Array, jax.Array]:
-    """[N] the first real edge that each node receives, and how many."""
+    """[N] the index of the first real edge that each node receives, and the number of them."""
     n_nodes = graph.nodes.positions.shape[0]
     real = batching.edge_mask(graph).astype(jnp.int32)
     count = jax.ops.segment_sum(real, graph.receivers, n_nodes, indices_are_sorted=True)
@@ -218,13 +220,13 @@ def _edge_frames(vectors: jax.Array, roll: jax.Array) -> jax.Array:
 
 
 def gaussian_smearing(distance: jax.Array, cutoff: float, n: int) -> jax.Array:
-    """[E, n] Gaussians with centres evenly on [0, cutoff], one spacing wide."""
+    """[E, n] Gaussians with equally spaced centres on [0, cutoff], one spacing wide."""
     spacing = cutoff / (n - 1)
     centres = jnp.arange(n, dtype=distance.dtype) * spacing
     return jnp.exp(-0.5 * ((distance[:, None] - centres) / spacing) ** 2)
 
 
 def polynomial_cutoff(t: jax.Array) -> jax.Array:
-    """u(t) = 1 - 21 t^5 + 35 t^6 - 15 t^7: 1 at 0; 0, as are two derivatives, from t = 1 on."""
+    """u(t) = 1 - 21 t^5 + 35 t^6 - 15 t^7: 1 at t = 0; 0 from t = 1 on, with two derivatives."""
     inside = 1 - t**5 * (21 - t * (35 - 15 * t))
     return jnp.where(t < 1, inside, 0)

@@ -24,15 +24,15 @@ from hdgnn_jax.models.update import UpdateBlock
 from hdgnn_jax.so3 import degrees, sphere
 
 KEEP = jax.checkpoint_policies.save_only_these_names(KEPT)
-"""What the backward pass finds stored, without `remat`: most matrix products and the rotated
-states. To compute activation functions again is cheaper than to write and read their values."""
+"""Without `remat`, most matrix products and the rotated states are stored for the backward pass.
+Computing activation functions again is cheaper than writing and reading their values."""
 
 
 UNROLLED = 4
-"""Layers up to which they are compiled one after another: on a CPU a quarter faster than a loop,
-which copies what the backward pass needs."""
+"""Up to this many layers are compiled one after another: a quarter faster on a CPU than a loop,
+which copies the arrays that the backward pass needs."""
 START = 0.25
-"""Scale of the embedding: a quarter of an update's, so that the surroundings are seen beside it."""
+"""Initial scale of the embedding, relative to an update: larger, it would hide the surroundings."""
 
 
 class HDGNN(nn.Module):
@@ -46,13 +46,13 @@ class HDGNN(nn.Module):
 
     @nn.nowrap
     def changed(self, **fields: Any) -> HDGNN:
-        """The network with other values of some hyper-parameters."""
+        """The network with some hyper-parameters replaced."""
         return HDGNN(dataclasses.replace(self.hyper, **fields))
 
     def setup(self) -> None:
         hyper = self.hyper
         points = hyper.points()
-        # Without a norm before the messages their size would be the embedding's.
+        # Without a norm before them, messages would be as small as the embedding.
         scale = START if hyper.rescale and hyper.layer_norm else 1.0
         self.embedding = ElementEmbedding(len(hyper.elements), hyper.channels, scale)
         if hyper.tags:
@@ -65,7 +65,7 @@ class HDGNN(nn.Module):
                 self.invariant_tag_embedding = ElementEmbedding(N_TAGS, hyper.invariant_channels)
         policy = KEEP if hyper.pathway != "none" else jax.checkpoint_policies.everything_saveable
         layer = nn.remat(Layer, prevent_cse=False, policy=None if hyper.remat else policy)
-        # Of a deep network one layer is traced and compiled, whatever K.
+        # A network of more than UNROLLED layers compiles one of them, whatever K.
         self.stack = nn.scan(
             layer,
             variable_axes={"params": 0, GATES: 0, STATES: 0},
@@ -83,13 +83,13 @@ class HDGNN(nn.Module):
         """Predicts the standardised target.
 
         Args:
-          graph: padded; elements already checked against `elements`.
-          train: whether the edge frames are those of training (`frame`); then the RNG stream
-            `frame` is needed if that is random.
+          graph: padded; its elements must have been checked against `elements`.
+          train: whether edge frames follow `frame` instead of `evaluation_frame`. A random `frame`
+            needs the RNG stream `frame`.
 
         Returns:
-          [G], or [G, 3] and [G, 3, 3] from the heads of vectors and tensors; arbitrary numbers for
-          padding graphs. With `auxiliary` and `train`, [G, 2].
+          [G], or [G, 3] and [G, 3, 3] from the heads of vectors and tensors; [G, 2] with
+          `auxiliary` and `train`. Padding graphs have arbitrary values.
         """
         graph = jax.tree.map(jnp.asarray, graph)
         frame = self.hyper.frame if train else self.hyper.evaluation_frame
@@ -100,10 +100,10 @@ class HDGNN(nn.Module):
     def of_rolls(
         self, graph: batching.MolecularGraph, n: int, train: bool = False
     ) -> jax.Array:
-        """[n, G, ...] predictions, with all edge frames rolled by n equal steps of a turn.
+        """[n, G, ...] predictions with all edge frames rolled by 2 pi k / n, k = 0 .. n - 1.
 
-        An equivariant model gives the same n times: the spread tells how much this one depends on
-        an arbitrary choice. Their mean is what `evaluation_frame` = n predicts.
+        An equivariant model predicts the same n times, so the spread measures how much this model
+        depends on an arbitrary choice. `evaluation_frame` = n predicts their mean.
         """
         graph = jax.tree.map(jnp.asarray, graph)
 
@@ -118,8 +118,8 @@ class HDGNN(nn.Module):
         """The geometry of the edges for the given rolls [E].
 
         Raises:
-          ValueError: where the graph's neighbours were found with another cutoff, are too few, or
-            not in the order of distance.
+          InputError: where the graph's neighbours were found with another cutoff, with a smaller
+            `max_neighbors`, or only one of graph and model limits their number.
         """
         if graph.edges.cutoff != self.hyper.cutoff:
             raise InputError(
@@ -156,19 +156,19 @@ class HDGNN(nn.Module):
     def states(
         self, graph: batching.MolecularGraph, roll: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """What the head sees: node states [N, S, C] and the invariant branch [N, C0]."""
+        """The inputs of the head: node states [N, S, C] and the invariant branch [N, C0]."""
         start, rest = self.start(graph, roll)
         return self.stack(start, self.lasts(), *rest)[0]
 
     @nn.nowrap
     def lasts(self) -> jax.Array:
-        """[K] whether a layer is the last one."""
+        """[K] True for the last layer."""
         return jnp.arange(self.hyper.layers) == self.hyper.layers - 1
 
     def start(
         self, graph: batching.MolecularGraph, roll: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
-        """What the first layer gets: the state, and what is the same for all layers."""
+        """The state before the first layer, and the arguments that all layers share."""
         geometry = self.geometry(graph, roll)
         species = element_index(graph.nodes.atomic_numbers, self.hyper.elements)
         start = self.embedding(species)
@@ -177,14 +177,14 @@ class HDGNN(nn.Module):
             start = (start + self.tag_embedding(graph.nodes.tags)) / 2**0.5
             if self.hyper.invariant_branch:
                 f = (f + self.invariant_tag_embedding(graph.nodes.tags)) / 2**0.5
-        # Degree 0 from the atom, the others 0.
+        # Degree 0 is the embedding, the others start at 0.
         higher = degrees.size(self.hyper.degree) - 1
         x = jnp.pad(start[:, None], ((0, 0), (0, higher), (0, 0)))
         return (x, f), (geometry, species, graph.senders, graph.receivers)
 
 
 class Layer(nn.Module):
-    """norm -> message block -> sum over neighbours -> update block, beside the invariant branch."""
+    """norm -> message block -> sum over neighbours -> update block, and the invariant branch."""
 
     hyper: HyperParameters
     points: sphere.Sphere
@@ -248,9 +248,9 @@ class Layer(nn.Module):
 
 
 def edge_rolls(key: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
-    """[E] uniform angles that depend on the molecule's id and the edge's place in the molecule.
+    """[E] uniform angles that depend on the molecule's id and the edge's index in the molecule.
 
-    Not on its place in the batch: padding, batching and the number of devices change nothing.
+    They do not depend on padding, batching or the number of devices.
     """
     n_edges = graph.senders.shape[0]
     graphs = jnp.arange(graph.n_edge.shape[0])

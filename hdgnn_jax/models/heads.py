@@ -1,4 +1,4 @@
-"""Heads: from node states to a number, vector or tensor per molecule (paper, section 3.4)."""
+"""Heads turn node states into a number, vector or tensor per molecule (paper, section 3.4)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Readout = Literal["sum", "mean"]
 
 
 class HeadSpec(NamedTuple):
-    """What is to be known of a head outside of it.
+    """Properties of a head that code outside of it needs.
 
     Attributes:
-      rank: 0 where it gives a number, 1 a vector [3], 2 a tensor [3, 3].
-      lowest_degree: L that it reads.
-      about_centre: whether it measures from the centre of mass. A periodic structure has none, and
-        is refused; what it gives is no sum over atoms, so that no reference is taken off.
+      rank: 0 for a number, 1 for a vector [3], 2 for a tensor [3, 3].
+      lowest_degree: the lowest L of a network that can have this head.
+      about_centre: whether it measures from the centre of mass. Periodic structures, which have no
+        such centre, are refused. The output is not a sum over atoms, so no reference is subtracted.
     """
 
     rank: int = 0
@@ -45,18 +45,18 @@ HEADS: dict[Head, HeadSpec] = {
 """Every head; `MoleculeHead` says what each computes."""
 
 NEAR_ZERO = 0.03
-"""Gain of the last layers: order-one scalars of twenty atoms would start far off a target whose
+"""Gain of the last layers: with order-one scalars, twenty atoms would start far from a target whose
 standard deviation is one."""
 
 
 class AtomScalars(nn.Module):
-    """mean over the sphere of MLP(p(r)), plus lambda MLP(f): `[N, features]`.
+    """The mean over the sphere of MLP(p(r)), plus lambda MLP(f): `[N, features]`.
 
     Attributes:
       points: the quadrature.
       features: numbers per atom.
       invariant_weight: lambda; 0 leaves the invariant branch out.
-      precision: of the matrix products.
+      precision: precision of the matrix products.
     """
 
     points: sphere.Sphere
@@ -67,7 +67,8 @@ class AtomScalars(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, f: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        # The first layer commutes with the transform: taken on coefficients, its bias on points.
+        # The first layer's matrix commutes with the transform and acts on the coefficients; its
+        # bias is added on the points.
         gain = degrees.size(self.points.degree) ** -0.5
         first = Dense(channels, self.precision, bias=False, gain=gain, name="sphere_in")
         values = sphere.to_sphere(
@@ -86,20 +87,21 @@ class AtomScalars(nn.Module):
 
 
 class MoleculeHead(nn.Module):
-    """One number per molecule, a vector or a tensor.
+    """Predicts a number, a vector or a tensor per molecule.
 
     Attributes:
-      kind: of head.
+      kind: the head.
         `invariant`: sum or mean of atom scalars.
         `extent`: sum_i s_i |r_i - r_0|^2 + t_i.
-        `dipole_vector`: sum_i v_i + q_i (r_i - r_0) with v_i from degree 1, [3]; `dipole` its norm.
+        `dipole_vector`: sum_i v_i + q_i (r_i - r_0) with v_i from degree 1, [3].
+        `dipole`: the norm of this vector.
         `polarizability`: sum_i s_i I + T_i, the traceless symmetric T_i from degree 2, [3, 3].
         r_0 is the centre of mass (models/README.md, section 6).
-      readout: of the invariant head.
+      readout: `sum` or `mean` over atoms, for the invariant head.
       points: the quadrature.
       invariant_weight: lambda.
-      precision: of the matrix products.
-      auxiliary: whether the invariant head gives two numbers, [2].
+      precision: precision of the matrix products.
+      auxiliary: whether the invariant head predicts two numbers, [2].
     """
 
     kind: Head
@@ -111,7 +113,7 @@ class MoleculeHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, f: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
-        """`[N, S, C]` and `[N, C0]` to `[G, ...]`, in standardised units."""
+        """Maps `[N, S, C]` and `[N, C0]` to `[G, ...]`, in standardised units."""
         owner = batching.graph_of_node(graph)
         n_graph = graph.n_node.shape[0]
 
@@ -135,7 +137,7 @@ class MoleculeHead(nn.Module):
         mass = jnp.asarray(np.array(MASSES, float), x.dtype)[graph.nodes.atomic_numbers]
         positions = graph.nodes.positions
         all_mass = total(mass)[:, None]
-        # Padding has no mass; any number but 0 will do there.
+        # Padding has no mass; 1 avoids a division by 0.
         centre = total(mass[:, None] * positions) / jnp.where(all_mass > 0, all_mass, 1)
         offset = positions - centre[owner]
         if self.kind == "extent":
@@ -148,9 +150,9 @@ class MoleculeHead(nn.Module):
 
 @functools.cache
 def symmetric_traceless() -> np.ndarray:
-    """[5, 3, 3] of unit norm, one for each m of degree 2: Y_2m(r) is a multiple of r C_m r."""
+    """[5, 3, 3] matrices C_m of unit norm, one for each m: Y_2m(r) is a multiple of r C_m r."""
     axes = np.eye(3)
-    # r C r of the three axes is the diagonal; of two added, also twice what is off it.
+    # r C r is C_aa for r = e_a, and C_aa + C_bb + 2 C_ab for r = e_a + e_b.
     pairs = (axes[:, None] + axes[None, :]).reshape(9, 3)
     square = np.sum(pairs**2, -1, keepdims=True)
     form = (square * harmonics(2, pairs / np.sqrt(square))[:, 4:]).T.reshape(5, 3, 3)

@@ -1,4 +1,4 @@
-"""The hyper-parameters of the network, all of them."""
+"""All hyper-parameters of the network."""
 
 from __future__ import annotations
 
@@ -17,58 +17,59 @@ Frame = Literal["random", "canonical"] | int
 
 @dataclasses.dataclass(frozen=True)
 class HyperParameters:
-    """What the network is; section `model` of a config.
+    """Hyper-parameters of the network: the section `model` of a config.
 
     Attributes:
-      elements: atomic numbers the model knows.
-      tags: whether the start also depends on an atom's tag (bulk, surface, adsorbate).
+      elements: atomic numbers that the model knows.
+      tags: whether the first state also depends on the atom's tag (bulk, surface, adsorbate).
       cutoff: Å.
-      max_neighbors: nearest neighbours that an atom sees; None: all within the cutoff.
-      near_neighbors: the nearest of these make a shell of their own, with degree and hidden size as
-        below; the rest have `far_degree` and `far_hidden`. None: one shell.
+      max_neighbors: number of nearest neighbours that an atom sees; None: all within the cutoff.
+      near_neighbors: number of nearest neighbours in an inner shell, which has `degree` and
+        `hidden`; the others have `far_degree` and `far_hidden`. None: one shell.
       far_degree: L of the messages of the outer shell.
-      far_hidden: H of its networks.
+      far_hidden: H of the outer shell's networks.
       degree: L.
       layers: K.
       channels: C of the node state.
       hidden: H of the edge networks.
       invariant_channels: C0 of the invariant branch.
       edge_channels: B of the distance block.
-      n_gaussians: of the distance smearing.
-      m_max: orders |m| that the learned pathway sees; `degree` for the untruncated form.
-      pathway: what the learned terms of eq. 11 are made of: `edge_networks` (the paper's),
-        `unshared`, `nn_of_rotated`, `linear`, `unrestricted`, `so2` or `none`; see `pathways`.
-      last_silu: whether a SiLU follows the second layer of its networks, as in the authors' code.
-      tensor_product: of the fourth term: `metp` (eq. 7), `fully_connected`, `depthwise` (ours, see
-        `DepthwiseProduct`) or `none`.
+      n_gaussians: number of Gaussians of the distance smearing.
+      m_max: highest order |m| that the learned pathway sees; `degree` for the untruncated form.
+      pathway: the kind of the learned terms of eq. 11: `edge_networks` (the paper's), `unshared`,
+        `nn_of_rotated`, `linear`, `unrestricted`, `so2` or `none`; see `pathways`.
+      last_silu: whether a SiLU follows the second layer of the pathway's networks, as in the
+        authors' code.
+      tensor_product: the product in the fourth term: `metp` (eq. 7), `fully_connected`, `depthwise`
+        (ours, see `DepthwiseProduct`) or `none`.
       full_product: whether there is a fifth term, one channel of all degrees; see `MessageBlock`.
-      product_degree: L', the highest degree that comes out of it.
+      product_degree: L', the highest degree of the product's output.
       attention: `sigmoid`, `softmax` or four fixed weights (Table 4).
       neighbors: the usual number of neighbours of an atom; sums over them are divided by its root.
       envelope: whether messages fade out towards the cutoff.
       layer_norm: whether the state is normalised before the message block.
-      rescale: whether sums are brought back to unit variance: summed messages by a norm, and
-        x^k + update by a factor. Without it messages shrink, and what the head sees of the
-        surroundings is lost beside the element's embedding.
+      rescale: whether a norm brings the summed messages, and a factor x^k + update, back to unit
+        variance. Without it messages shrink beside the element's embedding, and the head hardly
+        sees the surroundings.
       extra_linear: whether an equivariant linear layer follows the norm (Table 5).
-      invariant_branch: whether there is one; without it attention sees e_ij alone.
+      invariant_branch: whether the branch exists; without it attention sees e_ij alone.
       residual: whether x^{k+1} = x^k + update.
       update_channels: hidden channels of the update block; None: 2C, as in the paper.
       squeeze_excite: whether the update block gates channels by their mean over the sphere.
-      sphere_rule: `lebedev`, `product`, or the points themselves.
-      sphere_order: of the Lebedev rule; None: see `so3.sphere.sphere`.
-      sphere_error: instead of an order, the relative aliasing error that is allowed, as 1e-3.
+      sphere_rule: `lebedev`, `product`, or a `Sphere`.
+      sphere_order: order of the Lebedev rule; None: see `so3.sphere.sphere`.
+      sphere_error: instead of an order, the relative aliasing error that is allowed, e.g. 1e-3.
       head: `invariant`, `dipole` (mu), `dipole_vector`, `extent` (r2) or `polarizability`; see
         `heads.MoleculeHead`.
-      readout: `sum` or `mean` over atoms, of the invariant head.
+      readout: `sum` or `mean` over atoms, for the invariant head.
       invariant_weight: lambda of section 3.4.
-      auxiliary: whether the invariant head has a second output, for training alone: [G, 2].
+      auxiliary: whether the invariant head has a second output, used in training alone: [G, 2].
       frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
         `frame`, the same in all layers), `canonical` (0), or n: mean prediction over n rolls.
-      evaluation_frame: the same in evaluation, which must be deterministic: not `random`.
-      precision: of matrix products; `bfloat16` products still add up in float32, and rotations and
-        sphere transforms are float32 always.
-      remat: whether a layer's activations are computed again in the backward pass.
+      evaluation_frame: the same for evaluation; not `random`, since evaluation is deterministic.
+      precision: precision of matrix products. `bfloat16` products are summed in float32; rotations
+        and sphere transforms are always float32.
+      remat: whether the backward pass computes a layer's activations again.
     """
 
     elements: tuple[int, ...] = (1, 6, 7, 8, 9)
@@ -174,11 +175,11 @@ class HyperParameters:
 
     @property
     def sees_rolls(self) -> bool:
-        """Whether predictions depend on how the edges' frames are rolled: those of networks do."""
+        """Whether predictions depend on the rolls of the edges' frames."""
         return self.pathway in ("edge_networks", "unshared", "nn_of_rotated")
 
     def points(self) -> sphere.Sphere:
-        """The quadrature of update blocks and head."""
+        """The quadrature that update blocks and head use."""
         if isinstance(self.sphere_rule, sphere.Sphere):
             return self.sphere_rule
         return sphere.sphere(self.degree, self.sphere_rule, self.sphere_order, self.sphere_error)
@@ -188,7 +189,7 @@ class HyperParameters:
         return (self.degree,) if self.near_neighbors is None else (self.degree, self.far_degree)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: the arguments of a network like it."""
+        """All fields as a dictionary that JSON can store, except for a `Sphere`."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 

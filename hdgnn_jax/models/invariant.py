@@ -12,8 +12,8 @@ class InvariantBranch(nn.Module):
     """f + (2/3) W sum_j e_ij: `[N, C0]`; the layer applies the SiLU.
 
     Attributes:
-      neighbors: the sum is divided by the square root of this, the usual number of neighbours.
-      precision: of the matrix product.
+      neighbors: the usual number of neighbours; the sum is divided by its square root.
+      precision: precision of the matrix product.
     """
 
     neighbors: float

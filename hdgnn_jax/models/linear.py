@@ -1,19 +1,19 @@
-"""A linear model of pairs and bonded triples of atoms, a function of the network's own graph.
+"""A linear model of pairs and bonded triples of atoms, evaluated on the network's own graphs.
 
-Its energy is a sum of features times weights (besides an energy per atom, which is no matter of
-geometry: see `data.baselines.LinearFit`):
+Its energy is a sum of features times weights. (An energy per atom, which does not depend on the
+geometry, is added elsewhere: see `data.baselines.LinearFit`.) The features are:
 
 - For each pair of elements, Gaussians of the distance, 0.2 Å apart from 0.6 Å to the cutoff and one
   spacing wide, times the smooth cutoff. Every directed edge counts one half, so that a pair of
-  atoms counts once. Of more than `PAIRED` elements there are too many pairs: then it is Gaussians
-  of the receiver's element, whatever the sender.
+  atoms counts once. More than `PAIRED` elements have too many pairs; then there are Gaussians for
+  each element of the receiver, whatever the sender.
 - For each element of a central atom i, angles between its bonds. A_i[z, n, lm] is the sum over
-  neighbours j of element z of R_n(r_ij) Y_lm(r_ij), and the features are sum_m A_i[a, lm]
-  A_i[b, lm] / (2 l + 1) of channels a <= b, a channel being a pair (z, n): the sum over ordered
-  pairs (j, k), j = k too, of R_a R_b P_l(cos angle). Of more than `BONDED` elements there are too
-  many of these, and they are left out.
+  neighbours j of element z of R_n(r_ij) Y_lm(r_ij). A channel is a pair (z, n), and the features
+  are sum_m A_i[a, lm] A_i[b, lm] / (2 l + 1) for channels a <= b, which is the sum over ordered
+  pairs (j, k), including j = k, of R_a R_b P_l(cos angle). More than `BONDED` elements have too
+  many of these features, and they are left out.
 
-All are smooth in the positions, and 0 on padding.
+All features are smooth in the positions, and 0 on padding.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from hdgnn_jax.so3 import safe
 from hdgnn_jax.so3.harmonics import harmonics
 
 NEAREST, SPACING = 0.6, 0.2
-"""Å, of the pairs' Gaussians: the first centre, and between centres."""
+"""First centre of the pairs' Gaussians, and the distance between centres; Å."""
 CENTRES, WIDTH, REACH = (1.05, 1.25, 1.5), 0.15, 2.2
-"""Å, of the bonds' Gaussians: the longest bonds of light elements, C-C and C-F, are 1.55 Å."""
+"""The bonds' Gaussians, Å. The longest bonds of light elements, C-C and C-F, are 1.55 Å."""
 DEGREE = 4
 """Highest l of the angles."""
 PAIRED, BONDED = 12, 6
-"""The most elements of which there are pairs, and triples."""
+"""Largest numbers of elements for which there are features of pairs and of triples."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """Which features there are.
+    """The features of the linear model.
 
     Attributes:
       elements: atomic numbers.
       cutoff: Å, of the graphs.
-      averaged: whether they are means over atoms instead of sums.
+      averaged: whether features are means over atoms instead of sums.
     """
 
     elements: tuple[int, ...]
@@ -58,14 +58,14 @@ class Terms:
 
     @property
     def centres(self) -> np.ndarray:
-        """[n] of the pairs' Gaussians, Å."""
+        """[n] centres of the pairs' Gaussians, Å."""
         return NEAREST + SPACING * np.arange(
             max(1, math.floor((self.cutoff - NEAREST) / SPACING + 1e-9) + 1)
         )
 
     @property
     def kinds(self) -> np.ndarray:
-        """[elements, elements] the kind of pair that receiver and sender are."""
+        """[elements, elements] the number of the kind of pair, by receiver and sender."""
         n = len(self.elements)
         if n > PAIRED:
             return np.tile(np.arange(n)[:, None], (1, n))
@@ -76,12 +76,12 @@ class Terms:
 
     @property
     def n_channels(self) -> int:
-        """Of a central atom's bonds; 0: there are no triples."""
+        """Number of channels of a central atom's bonds; 0: there are no triples."""
         return len(self.elements) * len(CENTRES) if len(self.elements) <= BONDED else 0
 
     @property
     def shapes(self) -> tuple[tuple[int, int], tuple[int, int, int]]:
-        """Of the features of pairs, [kinds, centres], and of triples, [elements, l, a <= b]."""
+        """Shapes of the features of pairs, [kinds, centres], and triples, [elements, l, a <= b]."""
         channels = self.n_channels
         return (
             (int(self.kinds.max()) + 1, len(self.centres)),
@@ -90,11 +90,11 @@ class Terms:
 
     @property
     def n_features(self) -> int:
-        """F."""
+        """Number of features, F."""
         return sum(math.prod(shape) for shape in self.shapes)
 
     def features(self, graph: batching.MolecularGraph) -> jax.Array:
-        """[G, F] of each structure, the pairs' before the triples'."""
+        """[G, F] features of each structure: those of pairs, then those of triples."""
         graph = jax.tree.map(jnp.asarray, graph)
         seen, (pairs, triples) = self._see(graph), self.shapes
         n_graphs, owner = graph.n_node.shape[0], batching.graph_of_node(graph)
@@ -115,7 +115,7 @@ class Terms:
     def energies(
         self, graph: batching.MolecularGraph, weights: jax.Array | np.ndarray
     ) -> jax.Array:
-        """[G] the same as `features(graph) @ weights`, without the features.
+        """[G] equal to `features(graph) @ weights`, but without the array of features.
 
         Args:
           graph: padded.
@@ -162,20 +162,20 @@ class Terms:
         products = []
         for l in range(DEGREE + 1):
             of_l = density[..., l * l : (l + 1) ** 2]
-            # All pairs, then half of them: faster than to gather the halves and multiply.
+            # Computing all pairs and keeping half is faster than gathering and multiplying halves.
             both = jnp.einsum("nam,nbm->nab", of_l, of_l, precision="highest")
             products.append(both[:, first, second] / (2 * l + 1))
         return _Seen(radial, kind, species, jnp.concatenate(products, 1))
 
 
 class _Seen(NamedTuple):
-    """What features and energies are made of.
+    """Arrays that features and energies are computed from.
 
     Attributes:
       radial: [E, centres] Gaussians, fading out towards the cutoff, halved; 0 on padded edges.
-      kind: [E] of pair.
-      species: [N] place of each atom's element.
-      products: [N, (DEGREE + 1) * pairs] the triples' features of each atom; None: there are none.
+      kind: [E] kind of pair.
+      species: [N] index of each atom's element.
+      products: [N, (DEGREE + 1) * pairs] each atom's features of triples; None without triples.
     """
 
     radial: jax.Array
@@ -186,10 +186,10 @@ class _Seen(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """Terms with their weights.
+    """A fitted linear model: the features of `Terms` with their weights.
 
     Attributes:
-      elements, cutoff, averaged: of `Terms`.
+      elements, cutoff, averaged: see `Terms`.
       weights: [F] float64, in the unit of the energy.
     """
 
@@ -200,11 +200,11 @@ class Linear:
 
     @property
     def terms(self) -> Terms:
-        """Which features there are."""
+        """The features."""
         return Terms(self.elements, self.cutoff, self.averaged)
 
     def energies(self, graph: batching.MolecularGraph) -> jax.Array:
-        """[G] of a padded graph, whose neighbours lie within the cutoff."""
+        """[G] energies of a padded graph whose neighbours lie within the cutoff."""
         return self.terms.energies(graph, np.array(self.weights))
 
 

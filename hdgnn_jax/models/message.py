@@ -22,20 +22,20 @@ Attention = Literal["sigmoid", "softmax"] | tuple[float, float, float, float]
 class MessageBlock(nn.Module):
     """m_ij of eq. 11, summed over the neighbours j of each atom i.
 
-    Where `shell.full` is given there is a fifth term, which the authors' code has: METP to a
-    single channel of all degrees, times a gate for each channel.
+    With `shell.full` there is a fifth term, as in the authors' code: METP to a single channel of
+    all degrees, times a gate for each channel.
 
     Attributes:
       degree: L.
-      m_max: orders the learned pathway sees.
+      m_max: highest order that the learned pathway sees.
       product_degree: L' of the Clebsch-Gordan product.
       hidden: H of the edge networks.
       attention: how the four terms are weighted; four numbers are fixed weights.
       tensor_product: `metp` (eq. 7), `fully_connected`, `depthwise` or `none`.
-      pathway: what the other three terms are made of, see `pathways`.
-      neighbors: the sum over neighbours is divided by the square root of this, their usual number.
+      pathway: the kind of the other three terms, see `pathways`.
+      neighbors: the usual number of neighbours; the sum over them is divided by its square root.
       last_silu: whether a SiLU follows the second layer of the learned pathway's networks.
-      precision: of the matrix products; rotations are float32 always.
+      precision: precision of the matrix products; rotations are always float32.
     """
 
     degree: int
@@ -61,7 +61,7 @@ class MessageBlock(nn.Module):
 
         Args:
           x: [N, S, C] normalised node state.
-          f: [N, C0] invariant branch; C0 = 0 where there is none.
+          f: [N, C0] invariant branch; C0 = 0 without it.
           e: [E, B] distance block.
           shell: the edges.
 
@@ -92,7 +92,7 @@ class MessageBlock(nn.Module):
                 self.degree, self.product_degree, self.precision, name="product"
             )
             parts = product(x, e, a[n_learned], shell.axis, senders)
-            # Each is summed alone: to join them is cheaper by node than by edge.
+            # Parts are summed one by one: joining them is cheaper by node than by edge.
             exact = jnp.stack([collect(part) for part in parts], 1)
             total = total.at[:, : exact.shape[1]].add(exact)
         elif self.tensor_product != "none":
@@ -117,12 +117,12 @@ class MessageBlock(nn.Module):
         senders: jax.Array,
         receivers: jax.Array,
     ) -> list[jax.Array]:
-        """The a_ij of eq. 11 from the invariant branch: an array [E, C] for each term."""
+        """The a_ij of eq. 11, from e_ij and the invariant branch: an array [E, C] for each term."""
         n = n_learned + n_exact
         if not isinstance(self.attention, str):
             values = (*self.attention[:n_learned], *self.attention[3:])[:n]
             return [jnp.full((e.shape[0], channels), value, e.dtype) for value in values]
-        # The first layer of MLP([e_ij, f_i, f_j]), its node parts taken once per node.
+        # The first layer of MLP([e_ij, f_i, f_j]); products with f are taken once per node.
         hidden = f.shape[-1] or e.shape[-1]
         mixed = Dense(hidden, self.precision, name="attention_edge")(e)
         if f.shape[-1]:
@@ -147,7 +147,7 @@ class MessageBlock(nn.Module):
     ) -> jax.Array:
         """Gate((x_i + x_j) (x) S(r_ij)) in the edge's frame: [E, (L' + 1)**2, C].
 
-        METP (eq. 7) is the fully connected product of one input channel, the mean.
+        METP (eq. 7) is the fully connected product with one input channel, the mean.
         """
         channels = x.shape[-1]
         metp = self.tensor_product == "metp"
@@ -158,23 +158,23 @@ class MessageBlock(nn.Module):
 
 
 def mean_channel(x: jax.Array, senders: jax.Array, receivers: jax.Array) -> jax.Array:
-    """x_i + x_j of METP (eq. 7), one channel: [E, S, 1]."""
+    """The input x_i + x_j of METP (eq. 7), one channel: [E, S, 1]."""
     # The mean of unit-variance channels has variance 1 / C; the root restores it.
     mean = x.mean(-1, keepdims=True) * x.shape[-1] ** 0.5
     return gather(mean, receivers) + gather(mean, senders)
 
 
 class DepthwiseProduct(nn.Module):
-    """x_j (x) S(r_ij), each channel alone, with weights from e_ij for each path.
+    """x_j (x) S(r_ij), channel by channel, with weights from e_ij for each path.
 
-    As NequIP (Batzner et al. 2022) and Equiformer (Liao & Smidt 2023) have it; channels are mixed
-    at the nodes, before and (by the update block) after. With n_l = S^l(r) / sqrt(2l + 1), the axis
-    of the edge, degree l' of the message is
+    NequIP (Batzner et al. 2022) and Equiformer (Liao & Smidt 2023) have such a product. Channels
+    are mixed at the nodes, before it and (by the update block) after it. With the axis of the edge,
+    n_l = S^l(r) / sqrt(2l + 1), degree l' of the message is
 
         n_l' sum_l w_l'l (n_l . x_l)  +  v_l' x_l'
 
-    The first are the paths of order m = 0 in the edge's frame, the others the product with S^0.
-    No edge has a product of channels but for its weights.
+    The first term has the paths of order m = 0 in the edge's frame, the second is the product with
+    S^0. Only the weights need a matrix product per edge.
     """
 
     degree: int
@@ -191,7 +191,7 @@ class DepthwiseProduct(nn.Module):
           x: [N, S, C].
           e: [E, B] distance block.
           a: [E, C] weight of the term.
-          axis: [E, S] n of all degrees.
+          axis: [E, S] n_l of all degrees.
           senders: [E].
         """
         channels = x.shape[-1]
@@ -200,7 +200,7 @@ class DepthwiseProduct(nn.Module):
         def weight(name: str) -> jax.Array:
             return a * Dense(channels, self.precision, gain=AFTER_SILU, name=name)(e)
 
-        # Component by component: sums over the few orders of a degree are slow as reductions.
+        # Component by component, since reductions over the few orders of a degree are slow.
         ends = [gather(mixed[:, m], senders) for m in range(mixed.shape[1])]
         axes = [axis[:, m, None] for m in range(mixed.shape[1])]
         pairs = [
@@ -216,7 +216,7 @@ class DepthwiseProduct(nn.Module):
                 messages.append(one)
                 continue
             whole = weight(f"whole_{l}")
-            # n_l has length 1: its components are as large as those of x_l with this factor.
+            # n_l has length 1; this factor makes its components as large as those of x_l.
             size = (2 * l + 1) ** 0.5
             messages += [0.5**0.5 * (size * n * one + whole * end) for n, end in pairs[l]]
         return messages
@@ -225,9 +225,9 @@ class DepthwiseProduct(nn.Module):
 class TensorProductGate(nn.Module):
     """x' (x) S(+y) over all paths, then a gate: SiLU on degree 0, sigmoids on the others.
 
-    One weight per (path, input channel, output channel). The weights are combined with the
-    Clebsch-Gordan constants before they meet an edge, so that an edge costs one dense product per
-    order |m| (the SO(2) form of Passaro & Zitnick 2023), however many paths there are.
+    There is one weight per (path, input channel, output channel). The weights are multiplied with
+    the Clebsch-Gordan constants once, before the product with edges: so an edge costs one dense
+    product per order |m| (the SO(2) form of Passaro & Zitnick 2023), however many paths there are.
     """
 
     degree: int
@@ -237,7 +237,7 @@ class TensorProductGate(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[E, rows |m| <= L', C_in]` to `[E, (L' + 1)**2, features]`, in the edge's frame."""
+        """Maps `[E, rows |m| <= L', C_in]` to `[E, (L' + 1)**2, features]`, in the edge's frame."""
         constants = products.paths(self.degree, self.degree_out)
         n_edges, _, channels_in = x.shape
         l_of_path = constants.triples[:, 2]

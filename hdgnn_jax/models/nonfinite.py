@@ -1,4 +1,4 @@
-"""Where in a network the first number arises that is not finite."""
+"""Finds the module of a network in which the first NaN or infinity arises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hdgnn_jax.models.hdgnn import HDGNN, Layer, edge_rolls
 
 
 class _Found(Exception):
-    """Ends a forward pass; the message says where."""
+    """Ends a forward pass; the message names the module."""
 
 
 def locate(
@@ -27,18 +27,18 @@ def locate(
 ) -> str | None:
     """The first module whose output is not finite, else the weights whose gradient is not.
 
-    The layers are called one by one and operation by operation, so that each module's output is a
-    number when it returns: the innermost module that is to blame returns first.
+    Layers run one by one without compilation, so that outputs are concrete numbers when a module
+    returns. The innermost module at fault returns first.
 
     Args:
       model, params: any.
       graph: padded.
-      key: of the RNG stream `frame`, as in training.
-      loss: of the weights.
+      key: key of the RNG stream `frame`, as in training.
+      loss: maps the weights to the loss.
 
     Returns:
-      For example "layer 2, update/out", or "the gradient of norm/weight in layer 1"; None where all
-      is finite.
+      For example "layer 2, update/out", or "the gradient of norm/weight in layer 1"; None where
+      everything is finite.
     """
     where = ""
 
@@ -78,7 +78,7 @@ def locate(
 
 
 def _worst(gradients: dict[str, np.ndarray]) -> str | None:
-    """Of what is not finite, the weights that the backward pass reaches first."""
+    """Among weights whose gradient is not finite, those that the backward pass reaches first."""
     if not gradients:
         return None
     for name in gradients:
@@ -96,7 +96,7 @@ def _worst(gradients: dict[str, np.ndarray]) -> str | None:
 
 
 def _finite(tree: Any) -> bool:
-    """Whether all numbers are; what is being traced has none yet."""
+    """Whether all numbers are finite; traced arrays, which have no numbers yet, are skipped."""
     return all(
         bool(jnp.isfinite(leaf).all())
         for leaf in jax.tree.leaves(tree)

@@ -9,16 +9,17 @@ import jax.numpy as jnp
 from hdgnn_jax.so3 import degrees
 
 EPSILON = 1e-6
-"""For states of any size."""
+"""The epsilon for states of any size."""
 SOFT = 1e-2
-"""For states of order one: what symmetry makes zero stays small, and energies smooth beside it."""
+"""The epsilon for states of order one: degrees that vanish by symmetry stay small near that
+symmetry, so that energies are smooth there."""
 
 
 class EquivariantLayerNorm(nn.Module):
     """Divides each degree by its root mean square over orders and channels: `[N, S, C]`.
 
-    Degree 0 first loses its channel mean and gets a learned bias; each (degree, channel) has a
-    learned weight.
+    The channel mean of degree 0 is subtracted first, and a learned bias is added at the end. Each
+    (degree, channel) has a learned weight.
 
     Attributes:
       epsilon: added to each mean square.
@@ -31,7 +32,7 @@ class EquivariantLayerNorm(nn.Module):
         degree = round(x.shape[1] ** 0.5) - 1
         channels = x.shape[2]
         weight = self.param("weight", nn.initializers.ones_init(), (degree + 1, channels))
-        # METP sees the channel mean, which is the bias's as long as the weights are equal.
+        # METP sees the channel mean, which comes from the bias alone while the weights are equal.
         bias = self.param("bias", nn.initializers.constant(channels**-0.5), (channels,))
         scalars = x[:, :1] - x[:, :1].mean(-1, keepdims=True)
         parts = [scalars] + [x[:, degrees.block(l)] for l in range(1, degree + 1)]

@@ -1,7 +1,7 @@
-"""Learned pathways: what the first three terms of eq. 11 can be made of (README.md, section 4).
+"""Learned pathways: the choices for the first three terms of eq. 11 (README.md, section 4).
 
-Each is called with the state of the nodes and of both ends of the edges, and gives the three terms,
-weighted by a1, a2 and a3, in the global frame.
+A pathway gets the states of the nodes and of both ends of the edges. It returns the sum of its
+terms, weighted by a1, a2 and a3, in the global frame.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ Pathway = Literal[
 ]
 
 Ends: TypeAlias = tuple[jax.Array, jax.Array]
-"""Of the receivers and of the senders."""
+"""An array for the receivers and one for the senders."""
 Terms: TypeAlias = Sequence[jax.Array]
 
 
 class Networks(nn.Module):
-    """Sizes of the pathways that see the rows |m| <= m_max, and how many terms they add up.
+    """The fields that pathways of networks share, and the number of terms they add up, `n_terms`.
 
     Attributes:
       degree: L.
-      m_max: orders the networks see.
+      m_max: highest order that the networks see.
       hidden: H.
-      precision: of the matrix products; rotations are float32 always.
+      precision: precision of the matrix products; rotations are always float32.
       last_silu: whether a SiLU follows the second layer, as in the authors' code.
     """
 
@@ -49,7 +49,7 @@ class Networks(nn.Module):
 
     @nn.nowrap
     def last(self, u: jax.Array) -> jax.Array:
-        """What follows a network's second layer."""
+        """Applies the SiLU after a network's second layer, if there is one."""
         return nn.silu(u) if self.last_silu else u
 
 
@@ -57,11 +57,11 @@ class EdgeNetworks(Networks):
     """NN(x'') + NN(x) in the edge's frame, with NN(v) = W_b (SiLU(W_a v) * c_ij) (eq. 9-10).
 
     W_a x is a product per node, and W_a x'' = W_a D x - W_a x, so only W_a D x is a product per
-    edge. Without a SiLU behind it W_b is linear: the two networks of one end share one product.
+    edge. Without a SiLU after W_b, NN(x'') and NN(x) share one product with W_b.
 
     Attributes:
-      shared: whether receiver and sender have one network, NN1 (Table 5 row 4 has two).
-      rotated: NN(D x) instead of NN(x'') + NN(x) (Table 5 row 5).
+      shared: whether receiver and sender share one network, NN1 (Table 5 row 4 has two).
+      rotated: whether NN(D x) replaces NN(x'') + NN(x) (Table 5 row 5).
     """
 
     shared: bool = True
@@ -77,14 +77,14 @@ class EdgeNetworks(Networks):
         frame: wigner.Wigner,
         nodes: Ends,
     ) -> jax.Array:
-        """`[E, S, C]`.
+        """The weighted sum of the terms, [E, S, C].
 
         Args:
           x: [N, S, C].
           ends: x of receivers and of senders, [E, S, C].
           e: [E, B] distance block.
           a: three weights [E, C].
-          frame: of the edges.
+          frame: D(R_ij) of the edges.
           nodes: receivers and senders, [E].
         """
         channels = x.shape[-1]
@@ -97,7 +97,7 @@ class EdgeNetworks(Networks):
         plain = None if self.rotated else first(x[:, kept].reshape(-1, size))
 
         def inputs(x_k: jax.Array, at: jax.Array) -> list[list[jax.Array]]:
-            """W_a x'' and W_a x, or W_a D x alone; each of every network."""
+            """[W_a x'', W_a x], or [W_a D x]; each is a list with an array for every network."""
             turned = first(
                 checkpoint_name(wigner.rotate(frame, x_k), KEPT).reshape(-1, size)
             )
@@ -109,8 +109,8 @@ class EdgeNetworks(Networks):
 
         of_i, of_j = (inputs(x_k, at) for x_k, at in zip(ends, nodes, strict=True))
 
-        # The input is a product of two SiLUs, or a sum of two. The outputs are the largest arrays
-        # there are: to multiply again costs less than to keep them.
+        # The input is a product of two SiLUs, or a sum of two such products. The outputs are the
+        # largest arrays of a step: computing them again costs less than storing them.
         gain = AFTER_SILU**2 / len(of_i) ** 0.5
         seconds = [Dense(size, self.precision, False, gain, keep=False, name=n) for n in names]
 
@@ -131,10 +131,11 @@ class EdgeNetworks(Networks):
 
 
 class SO2Networks(Networks):
-    """Ours: networks on D x that turn with the frame's roll, so that the roll cancels exactly.
+    """Ours: networks on D x that are equivariant to the frame's roll, so that it cancels exactly.
 
-    Orders +m and -m are the real and imaginary part of a number that a roll multiplies by a phase:
-    they meet complex matrices and gates made of m = 0 only, SiLUs act on m = 0 alone.
+    Orders +m and -m are the real and imaginary part of a number that a roll multiplies by a phase.
+    They are multiplied by complex matrices and by gates computed from m = 0 only; SiLUs act on
+    m = 0 alone.
     """
 
     @nn.compact
@@ -154,7 +155,7 @@ class SO2Networks(Networks):
 
 
 class SO2Network(Networks):
-    """`[E, M, C]` to the same, equivariant to rolls; c [E, H] as in eq. 10."""
+    """A network from `[E, M, C]` to `[E, M, C]`, equivariant to rolls; c [E, H] as in eq. 10."""
 
     @nn.compact
     def __call__(self, v: jax.Array, c: jax.Array) -> jax.Array:
@@ -180,7 +181,7 @@ class SO2Network(Networks):
 
 
 class Complex(nn.Module):
-    """A complex matrix, without bias, on a real and an imaginary part."""
+    """The product of a complex matrix with a real and an imaginary part, without bias."""
 
     features: int
     precision: Precision
@@ -225,7 +226,7 @@ class Unrestricted(Networks):
     ) -> jax.Array:
         """See `EdgeNetworks`."""
         size = x.shape[1] * x.shape[2]
-        # The rows m = 0 of D, one for each degree, are Y(r) / sqrt(2l + 1).
+        # The rows m = 0 of D, one per degree, are Y(r) / sqrt(2l + 1).
         order = degrees.order_of(self.degree)[degrees.rows(self.degree, self.m_max)]
         poles = frame.forward[:, degrees.where(order == 0)].sum(1)
         s = poles * np.sqrt(2 * degrees.degree_of(self.degree) + 1).astype(x.dtype)
@@ -243,7 +244,7 @@ class Unrestricted(Networks):
 def learned_pathway(
     kind: Pathway, degree: int, m_max: int, hidden: int, precision: Precision, last_silu: bool
 ) -> Networks | EquivariantLinear | None:
-    """The module of that name; `none` leaves the Clebsch-Gordan product alone."""
+    """The pathway of that name; None for `none`: messages are the Clebsch-Gordan product alone."""
     sizes = (degree, m_max, hidden, precision, last_silu)
     match kind:
         case "edge_networks":
@@ -263,6 +264,6 @@ def learned_pathway(
 
 
 def weighted(a: Sequence[jax.Array], terms: Sequence[jax.Array]) -> jax.Array:
-    """The sum of terms [E, R, C], each times its weight [E, C]."""
+    """The sum of the terms [E, R, C], each times its weight [E, C]."""
     first, *others = (gate[:, None] * term for gate, term in zip(a, terms, strict=False))
     return sum(others, first)

@@ -1,4 +1,4 @@
-"""Update block: channels mixed on points of the sphere (eq. 12-13)."""
+"""The update block mixes channels on points of the sphere (eq. 12-13)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from hdgnn_jax.models.gates import gate
 from hdgnn_jax.so3 import degrees, sphere
 
 LOST = 2.0
-"""What two SiLUs on the sphere take from the root mean square of each degree, at the start."""
+"""The factor by which, at the start, two SiLUs on the sphere shrink the rms of each degree."""
 
 
 class UpdateBlock(nn.Module):
     """`4C -> W -> W`, squeeze-and-excitation, `-> C` on the sphere; W = 2C in the paper.
 
-    P(r) = [m(r), m(-r), x(r), x(-r)] with p(r) = e + o and p(-r) = e - o: the first layer is one
-    matrix for even and one for odd degrees, and as it commutes with the transform it is applied to
-    coefficients. So are, for the same reason, the gate and the last layer. Degrees l >= 1 of the
-    update are then multiplied by L + 1 (ours, not the paper's), so that they start at order one.
+    P(r) = [m(r), m(-r), x(r), x(-r)] with p(r) = e + o and p(-r) = e - o, so the first layer is one
+    matrix for even and one for odd degrees. It commutes with the transform and is applied to
+    coefficients, as are the gate and the last layer. Degrees l >= 1 of the update are then
+    multiplied by L + 1 (ours, not the paper's), so that they start at order one.
 
     Attributes:
       points: the quadrature.
       width: W.
       squeeze_excite: whether channels are gated by their mean over the sphere.
-      precision: of the matrix products; transforms are float32 always.
+      precision: precision of the matrix products; transforms are always float32.
     """
 
     points: sphere.Sphere
@@ -36,14 +36,14 @@ class UpdateBlock(nn.Module):
 
     @nn.compact
     def __call__(self, messages: jax.Array, x: jax.Array) -> jax.Array:
-        """`[N, S, C]` messages and shortcut x^k to the update `[N, S, C]`."""
+        """The update `[N, S, C]` from messages and shortcut x^k, both `[N, S, C]`."""
         channels = x.shape[-1]
         wide = self.width
-        # Coefficients first: both transforms are then plain matrix products.
+        # With coefficients along the first axis both transforms are plain matrix products.
         both = jnp.swapaxes(jnp.concatenate([messages, x], -1), 0, 1)
         even, odd = sphere.split_parity(both)
-        # A signal's variance is the sum over its (L + 1)^2 coefficients: this gain makes it one,
-        # its inverse then gives degrees l >= 1 of order one.
+        # A signal's variance is the sum over its (L + 1)^2 coefficients. This gain makes it one;
+        # dividing by the gain at the end gives degrees l >= 1 of order one.
         gain = degrees.size(self.points.degree) ** -0.5
         even = Dense(wide, self.precision, bias=False, gain=gain, name="even")(even)
         if odd.size:
@@ -59,7 +59,7 @@ class UpdateBlock(nn.Module):
             squeezed = nn.silu(Dense(max(wide // 4, 4), self.precision, name="squeeze")(update[0]))
             logits = Dense(wide, self.precision, name="excite")(squeezed)
             update = update * gate(self, "excited", logits)
-        # The gate starts at one half; a nonlinearity leaves about half of a signal in its degree.
+        # The gate starts at one half; the SiLUs leave about half of a signal in its degree.
         gain_out = AFTER_SILU * LOST * (2 if self.squeeze_excite else 1)
         update = Dense(channels, self.precision, bias=False, gain=gain_out, name="out")(update)
         update = jnp.concatenate([update[:1], update[1:] / gain])
