@@ -1,1 +1,1 @@
-"""What a trained model is worth."""
+"""Measures the quality of a trained model."""

@@ -1,4 +1,4 @@
-"""What one model can tell apart and another cannot (Joshi et al. 2023)."""
+"""Tests of expressive power: pairs of structures to tell apart (Joshi et al. 2023)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ CUTOFF = 1.1 * RADIUS
 STEPS = 200
 LEARNING_RATE = 1e-2
 EPSILON = 1e-4
-"""Adam divides gradients by their size plus this. Without it, it would learn from the rounding
+"""Adam divides gradients by their size plus this. Without it, Adam would learn from the rounding
 errors (1e-7) by which a strictly equivariant model's states of the two structures differ."""
 
 
 def n_fold(n: int, seed: int) -> list[Structure]:
-    """A centre with n neighbours on a circle, and the same turned within its plane.
+    """A centre with n neighbours on a circle, and the same structure turned within its plane.
 
-    The plane is random; the angle lies far from every symmetry, at a quarter to three quarters of
-    2 pi / n. To degrees l < n the two have the same moments.
+    The plane is random. The angle is far from every symmetry: between a quarter and three quarters
+    of 2 pi / n. Both structures have the same moments of degrees l < n.
     """
     rng = np.random.default_rng([n, seed])
     turn = 2 * np.pi / n * rng.uniform(0.25, 0.75)
@@ -48,8 +48,8 @@ def n_fold(n: int, seed: int) -> list[Structure]:
 def k_chain(k: int) -> list[Structure]:
     """Two chains of k atoms between end atoms on the same side, and on opposite sides.
 
-    To a rotation invariant network they differ only where both ends' directions meet: from
-    k // 2 + 1 layers on. Frames that no rotation turns along may tell them apart sooner.
+    An equivariant network needs k // 2 + 1 layers to tell them apart: only then the directions of
+    both ends meet at one atom. With frames that do not turn with the molecule fewer may suffice.
     """
     line = np.stack([np.arange(k), np.zeros(k), np.zeros(k)], 1) * RADIUS
     tilt = RADIUS * np.array([0.6, 0.8])
@@ -67,16 +67,16 @@ def told_apart(
     """Whether a model, trained on each pair alone, tells its two structures apart.
 
     The model and a linear classifier of the sum of the atoms' states are trained by `STEPS` steps
-    of Adam. Frames are canonical, so that each training sees two fixed inputs.
+    of Adam. Frames are canonical, so that each training has two fixed inputs.
 
     Args:
       model: any; its head is not used.
-      pairs: of structures, each pair a training of its own.
-      seed: of all weights.
+      pairs: pairs of structures; the model is trained anew for each.
+      seed: seed of all weights.
       invariant: whether the classifier sees degree 0 alone.
 
     Returns:
-      [pairs] whether both structures have more than 90 % in the right class.
+      [pairs] True where both structures get more than 90 % probability for the right class.
     """
     packed = [Structures.pack(pair) for pair in pairs]
     neighbors = [find_neighbors(structures, CUTOFF) for structures in packed]
@@ -100,7 +100,7 @@ def told_apart(
 def _train(
     model: HDGNN, size: int, graph: batching.MolecularGraph, key: jax.Array
 ) -> jax.Array:
-    """The lesser probability of the two right classes, after training; of `size` coefficients."""
+    """The smaller probability of a right class, after training on the first `size` coefficients."""
     graph = jax.tree.map(jnp.asarray, graph)
     roll = jnp.zeros(graph.senders.shape)
     optimizer, labels = optax.adam(LEARNING_RATE, eps=EPSILON), jnp.array([1.0, -1.0])

@@ -1,4 +1,4 @@
-"""What of a network is alive: its states, its gates, and what its predictions rest on."""
+"""Checks that parts of a network contribute: its states, gates, degrees and surroundings."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hdgnn_jax.models.gates import GATES, STATES
 from hdgnn_jax.models.hdgnn import HDGNN
 
 DEAD = 0.01
-"""Of a state's or of a prediction's usual size; below it, it contributes nothing."""
+"""Below this share of the usual size, a state or a change of predictions counts as nothing."""
 STUCK = 0.5
-"""Share of gates that never open or close, above which a layer learns little."""
+"""A layer with a larger share of stuck gates learns little."""
 NORMS = ("norm", "message_norm")
 
 
 def without_degrees(model: HDGNN, params: Any) -> Any:
-    """Weights with which no degree l >= 1 reaches any layer or the head; the rest as they are.
+    """The weights, changed so that no degree l >= 1 reaches a layer or the head.
 
     Raises:
-      ValueError: for a model without the norms that all of them pass through.
+      InputError: for a model without the norms that these degrees pass through.
     """
     if not (model.hyper.layer_norm and model.hyper.rescale):
         raise InputError("degrees can be taken away where layer_norm and rescale are on")
@@ -42,11 +42,11 @@ def sizes(model: HDGNN, params: Any, graph: batching.MolecularGraph) -> dict[str
 
     Args:
       model, params: any.
-      graph: with little padding, which is counted too.
+      graph: with little padding, since padding is counted too.
 
     Returns:
-      `rms_L` of the smallest over layers for each degree L, `gates_stuck` of the worst kind of gate
-      and layer: the share below 0.01 or above 0.99; 0 where the model has no gate.
+      `rms_L` for each degree L, the smallest over layers; `gates_stuck`, the share of gates below
+      0.01 or above 0.99, for the worst kind of gate and layer, 0 without gates.
     """
 
     seen = jax.device_get(_look(model, params, jax.tree.map(jnp.asarray, graph)))
@@ -60,11 +60,11 @@ def sizes(model: HDGNN, params: Any, graph: batching.MolecularGraph) -> dict[str
 
 
 def obituary(found: Mapping[str, float]) -> list[str]:
-    """What has died, a line each.
+    """A line for each part of the network that contributes nothing.
 
     Args:
-      found: of `sizes`, with `change_without_degrees` and `change_without_surroundings`, mean
-        absolute changes over the spread of the predictions.
+      found: the values from `sizes`, and `change_without_degrees` and
+        `change_without_surroundings`: mean absolute changes over the spread of the predictions.
     """
     lines = [
         f"degree {name.removeprefix('rms_')} of the state has died out (rms {value:.2g})"

@@ -1,4 +1,4 @@
-"""What can be asked of the forces of any trained model, without any truth to compare with."""
+"""Tests of a trained model's forces that need no reference values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.models.forces import with_derivatives
 
 STEP = 1e-4
-"""Å. The difference of four points errs by its fourth power, and by rounding divided by it."""
+"""Å. The four-point difference has an error of STEP^4, and one of rounding / STEP."""
 
 
 class Trajectory(NamedTuple):
@@ -25,8 +25,8 @@ class Trajectory(NamedTuple):
     Attributes:
       times: [n] fs.
       total, potential: [n] eV.
-      drift: slope of a line through the total energy, eV per atom and ps.
-      ripple: standard deviation of the total energy about it, eV per atom.
+      drift: slope of a line fitted to the total energy, eV per atom and ps.
+      ripple: standard deviation of the total energy about that line, eV per atom.
     """
 
     times: np.ndarray
@@ -39,8 +39,8 @@ class Trajectory(NamedTuple):
 def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0) -> float:
     """Relative error of forces and virial against finite differences of the energy, in float64.
 
-    Along a random direction of all atoms and, for a structure with a cell, a random strain beside
-    it. (In float32 the energy itself is too coarse to difference.)
+    Atoms are displaced along a random direction plus that of the forces; a structure with a cell is
+    also strained at random. (Differences of float32 energies would be too coarse.)
 
     Raises:
       StructureError: where the model cannot use the structure.
@@ -50,7 +50,7 @@ def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0
     budget = batching.Budget(int(neighbors.n_edges[0]) + 1, len(packed.positions) + 1, 2)
     graph = batching.collate(packed, neighbors, np.zeros(1), np.zeros(1, int), budget)
     rng = np.random.default_rng(seed)
-    # Along the force too, so that the slope is never a small difference of large terms.
+    # The forces' direction is added below: the slope is then no small difference of large terms.
     n = len(packed.positions)
     direction = rng.normal(size=(n, 3)) / np.sqrt(3 * n)
     strain = rng.normal(size=(3, 3)) / 10 if packed.periodic.any() else np.zeros((3, 3))
@@ -83,14 +83,14 @@ def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0
         near, far = (at(k * STEP) - at(-k * STEP) for k in (1, 2))
     slope = (8 * near - far) / (12 * STEP)
     expected = np.sum(virial * strain) - np.sum(forces * along)
-    # An atom alone has neither.
+    # For a single atom both are 0.
     return float(abs(slope - expected) / abs(expected)) if slope or expected else 0.0
 
 
 def turned_forces(
     predictor: Predictor, structure: Structure, rotations: np.ndarray
 ) -> tuple[float, float]:
-    """How far F(Q x) is from Q F(x), and the size of F(x): means over atoms, eV/Å.
+    """|F(Q x) - Q F(x)| and |F(x)|, means over atoms, eV/Å.
 
     Args:
       predictor, structure: any.
@@ -118,14 +118,14 @@ def constant_energy(
     kelvin: float = 300.0,
     seed: int = 0,
 ) -> Trajectory:
-    """Moves the atoms by velocity Verlet: the total energy should stay what it was.
+    """Moves the atoms by velocity Verlet, which should conserve the total energy.
 
     Args:
-      predictor: of an energy.
-      structure: the start; atoms that are fixed stay.
+      predictor: predicts an energy.
+      structure: the start; its fixed atoms stay in place.
       steps, femtoseconds: number and length of the steps.
-      kelvin: temperature that the velocities are drawn for; near a minimum half of it stays.
-      seed: of the velocities.
+      kelvin: temperature for which velocities are drawn; from a minimum, half of it remains.
+      seed: seed of the velocities.
 
     Raises:
       StructureError: where the model cannot use the structure.
@@ -152,7 +152,7 @@ def constant_energy(
         lambda: energies.append((atoms.get_total_energy(), atoms.get_potential_energy()))
     )
     with warnings.catch_warnings():
-        # Whether forces are the slope of the energy has nothing to do with what was trained on.
+        # Forces must be the slope of the energy outside the training domain too.
         warnings.simplefilter("ignore", DomainWarning)
         dynamics.run(steps)
     total, potential = np.array(energies).T

@@ -1,14 +1,14 @@
-"""How far a model is from rotation invariance, and through what (paper, section 5.2).
+"""Measures how far a model is from rotation invariance, and why (paper, section 5.2).
 
 A prediction depends on the molecule and on three arbitrary choices: the rolls of the edges' frames;
-where the points of the sphere lie (aliasing); and the global axes, in which eq. 9 and 10 feed x to
-a network beside x'' = D x - x, |m| <= m_max of both. To rotate the molecule alone changes all three
-against it. To change one choice alone measures its share:
+the position of the points of the sphere (aliasing); and the global axes, because eq. 9 and 10 feed
+x to a network beside x'' = D x - x, |m| <= m_max of both. Rotating the molecule alone changes all
+three relative to it. Changing one choice alone measures its share:
 
 - `roll`: other rolls, drawn for every edge.
-- `sphere`: the points turned.
-- `axes`: the molecule turned, and with it frames and points.
-- `rotation`: the molecule turned, and nothing with it: what a user sees.
+- `sphere`: the points are turned.
+- `axes`: the molecule is turned together with frames and points.
+- `rotation`: the molecule is turned alone, as a user sees it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Setting(NamedTuple):
 
     Attributes:
       rolls: [n, E] radians; the prediction is the mean over n.
-      molecule: quaternion that turns the molecule.
-      points: quaternion that turns the points of the sphere.
+      molecule: the quaternion that turns the molecule.
+      points: the quaternion that turns the points of the sphere.
       along: whether the frames turn with the molecule.
     """
 
@@ -47,7 +47,7 @@ class Setting(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a choice changes: mean over rotations and molecules, standard error over both."""
+    """The effect of a choice: mean over rotations and molecules, and its standard error."""
 
     mean: float
     error: float
@@ -70,17 +70,18 @@ def prediction_changes(
     """For each choice, the mean absolute change of predictions and of forces.
 
     Args:
-      model, params: any; the prediction is averaged over `frames` rolls whatever its own option.
-      graph: of molecules, padded.
-      frames: equal steps of roll to average over.
+      model, params: any; predictions are averaged over `frames` rolls, not `evaluation_frame`.
+      graph: molecules, padded.
+      frames: number of equally spaced rolls to average over.
       rotations: [n, 4] quaternions.
-      choices: of `CHOICES`.
+      choices: some of `CHOICES`.
 
     Returns:
-      Of the standardised prediction, and of a component of -d prediction / d positions, 1/Å.
+      The change of the standardised prediction, and that of a component of
+      -d prediction / d positions, 1/Å.
 
     Raises:
-      ValueError: for another choice.
+      InputError: for a choice that is not in `CHOICES`.
     """
     if unknown := set(choices) - set(CHOICES):
         raise InputError(f"choice must be one of {', '.join(CHOICES)}, not {unknown.pop()!r}")
@@ -105,9 +106,9 @@ def prediction_changes(
 def state_changes(
     model: HDGNN, params: Any, graph: batching.MolecularGraph, *, rotations: np.ndarray
 ) -> list[dict[str, Change]]:
-    """For each layer and choice, |x^k(Q) - D(Q) x^k| / |x^k| of the node states after it.
+    """For each layer and choice, |x^k(Q) - D(Q) x^k| / |x^k| of the node states after the layer.
 
-    Args: see `prediction_changes`; canonical frames.
+    The arguments are those of `prediction_changes`; frames are canonical.
     """
     graph = jax.tree.map(jnp.asarray, graph)
     real = np.flatnonzero(batching.graph_mask(graph))
@@ -120,7 +121,7 @@ def state_changes(
     rolls = jnp.zeros((1, len(graph.senders)))
     layers = []
     for k in range(1, model.hyper.layers + 1):
-        # The model's first k layers: those after them change nothing there.
+        # The model's first k layers; later layers do not change their states.
         first = {**params, "stack": jax.tree.map(lambda leaf, k=k: leaf[:k], params["stack"])}
         run = jax.jit(functools.partial(_states, model.changed(layers=k)))
         at_rest = np.asarray(run(first, graph, _rest(rolls)))
@@ -162,10 +163,10 @@ def _apply(
     roll: jax.Array,
     method: str,
 ) -> Any:
-    """A method of the model in that setting, for one of its rolls [E]."""
+    """Calls a method of the model in the given setting, with one of its rolls [E]."""
     points = sphere.turn(model.hyper.points(), _full_wigner(model.hyper.degree, setting.points))
     placed = model.changed(sphere_rule=points, sphere_order=None, sphere_error=None)
-    # Of the positions, so that forces too see frames that turn along.
+    # The rolls depend on the positions, so that forces also take account of frames that turn.
     along = geometry.turned_rolls(graph, roll, setting.molecule)
     return placed.apply(
         {"params": params},
@@ -178,7 +179,7 @@ def _apply(
 def _predict(
     model: HDGNN, params: Any, graph: batching.MolecularGraph, setting: Setting
 ) -> tuple[jax.Array, jax.Array]:
-    """Prediction [G] and forces [N, 3], these in the axes of the graph as it was."""
+    """Prediction [G], and forces [N, 3] in the axes of the graph before it is turned."""
 
     def total(positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         moved = graph._replace(nodes=graph.nodes._replace(positions=positions))
@@ -196,7 +197,7 @@ def _predict(
 def _states(
     model: HDGNN, params: Any, graph: batching.MolecularGraph, setting: Setting
 ) -> jax.Array:
-    """Node states [N, S, C], in the axes of the graph as it was."""
+    """Node states [N, S, C] in the axes of the graph before it is turned."""
     x = _apply(model, params, graph, setting, setting.rolls[0], "states")[0]
     back = _full_wigner(model.hyper.degree, setting.molecule).T
     return jnp.einsum("ij,njc->nic", back, x, precision="highest")
@@ -207,7 +208,7 @@ def _full_wigner(degree: int, rotation: jax.Array) -> jax.Array:
 
 
 def _summary(changes: np.ndarray) -> Change:
-    """Of changes [rotations, molecules], both drawn at random and every pair measured."""
+    """Mean and standard error of changes [rotations, molecules], both drawn at random."""
     variance = sum(
         means.var(ddof=1) / len(means) for means in (changes.mean(0), changes.mean(1))
     )

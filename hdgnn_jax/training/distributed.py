@@ -1,4 +1,4 @@
-"""Many processes, each with devices of its own, that run one program together."""
+"""Runs one program together in many processes, each with its own devices."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from jax.experimental import multihost_utils
 from hdgnn_jax.errors import HDGNNError
 
 SILENCE = 100
-"""Seconds after which the others give up a process that says nothing any more."""
+"""Seconds of silence after which the other processes give up a process."""
 
 
 class HostsError(HDGNNError):
-    """Processes that do not find each other; the message says what is missing."""
+    """Processes do not find each other; the message says what is missing."""
 
 
 def connect(
     coordinator: str | None, processes: int | None, process: int | None, seconds: float
 ) -> None:
-    """Joins the other processes; before anything else that asks for devices.
+    """Joins the other processes. Call it before anything that asks JAX for devices.
 
     Args:
-      coordinator: host:port of process 0; None, as the next two: from the environment of Cloud TPU,
-        Slurm or Open MPI.
-      processes: how many there are.
-      process: this one's number, from 0.
-      seconds: to wait for the others. Then the program ends with one line and exit code 1.
+      coordinator: host:port of process 0. None, here and below: taken from the environment of
+        Cloud TPU, Slurm or Open MPI.
+      processes: number of processes.
+      process: number of this process, from 0.
+      seconds: how long to wait for the others; then the program ends with one line and exit code 1.
 
     Raises:
-      HostsError: where the environment says nothing of other processes, or nonsense.
+      HostsError: where an argument is wrong, the environment does not describe the processes, or
+        the port is in use.
     """
     if coordinator is not None and not re.fullmatch(r"\S+:\d+", coordinator):
         raise HostsError(f"--coordinator_address={coordinator} must be HOST:PORT")
@@ -51,7 +52,7 @@ def connect(
         )
         abort()
 
-    # JAX itself would end the process without a word to catch, but from C++ and with a stack trace.
+    # JAX itself would end the process from C++, with a stack trace instead of an exception.
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()
@@ -87,15 +88,16 @@ _calls = itertools.count(1)
 
 
 def preempted(step: int) -> bool:
-    """Whether to stop after this step, the same for all: one of them was sent SIGTERM.
+    """Whether to stop after this step, since a process got SIGTERM; all get the same answer.
 
-    Called once a step by all. JAX is told how often, for steps may go back and this must not.
+    All processes call it once per step. JAX gets the number of calls instead of the step, because
+    steps may go back and this number must not.
     """
     return multihost_utils.reached_preemption_sync_point(next(_calls))
 
 
 def first_said(text: str | None) -> str | None:
-    """What the first process that has something to say says; called by all."""
+    """The text of the first process that has one, cut to 200 bytes; all processes call it."""
     if jax.process_count() == 1:
         return text
     said = np.zeros(200, np.uint8)
@@ -106,7 +108,7 @@ def first_said(text: str | None) -> str | None:
 
 
 def abort() -> None:
-    """Ends this process at once: one that ends in order would wait for the others first."""
+    """Ends this process at once; an orderly exit would wait for the other processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

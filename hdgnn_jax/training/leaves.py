@@ -1,4 +1,4 @@
-"""The arrays of a state as bytes, with their names, types and digests."""
+"""Turns the arrays of a state into bytes, with their names, types and digests."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ PyTree = Any
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """Leaves by the name that code would write, e.g. ".params['embedding']['kernel']"."""
+    """Leaves by the path that code would write, e.g. ".params['embedding']['kernel']"."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def whole(leaf: Any) -> np.ndarray:
-    """An array on the host of each process."""
+    """The whole array as NumPy, on every process."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
 
 
 def spread(packed: np.ndarray) -> np.ndarray | jax.Array:
-    """Of several processes, each gets the bytes that it writes, with zeros at the end."""
+    """Divides the bytes among the devices of several processes, padded with zeros at the end.
+
+    With one process it returns them as they are.
+    """
     n = jax.device_count()
     if jax.process_count() == 1:
         return packed
@@ -39,7 +42,7 @@ def spread(packed: np.ndarray) -> np.ndarray | jax.Array:
 
 
 def pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """The bytes of all arrays end to end, [bytes] uint8, in memory of their own."""
+    """A copy of the bytes of all arrays, end to end: [bytes] uint8."""
     return np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
 
 
@@ -49,18 +52,18 @@ def describe(array: np.ndarray) -> dict[str, Any]:
 
 
 def type_of(leaf: Any) -> str:
-    """For example float32[64,128]."""
+    """The type and shape of an array in one text, e.g. float32[64,128]."""
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
 
 
 def size_of(text: str) -> int:
-    """Bytes of an array of such a type."""
+    """Number of bytes of an array whose type is `text`, as `type_of` writes it."""
     name, _, shape = text.rstrip("]").partition("[")
     return math.prod(map(int, filter(None, shape.split(",")))) * np.dtype(name).itemsize
 
 
 def differences(like: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
-    """Every leaf whose type is not the same in the saved state and in the state asked for."""
+    """A line for every leaf whose type differs between the saved state and the requested one."""
     here = {name: type_of(leaf) for name, leaf in like.items()}
     there = {name: entry["type"] for name, entry in saved.items()}
     return [
@@ -71,7 +74,7 @@ def differences(like: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
 
 
 def place(array: np.ndarray, like: Any) -> Any:
-    """Puts a host array where `like` is: on the host, on its devices, or on the default one."""
+    """Puts a host array where `like` is: on the host, its devices, or the default device."""
     if isinstance(like, np.ndarray):
         return array
     if like.sharding is None:

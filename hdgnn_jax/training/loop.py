@@ -1,4 +1,4 @@
-"""The training loop: it receives every part and builds none."""
+"""The training loop. All that it uses is passed to it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from hdgnn_jax.training.step import Params, StepMetrics, TrainState
 
 
 class DivergedError(HDGNNError):
-    """The loss is too often no number; the message says when, for which records, what to do."""
+    """The loss is not finite too often; the message says when, for which records, what to do."""
 
 
 RECENT = 10
-"""Logged losses that a spike is measured against."""
+"""Number of logged losses that a spike is compared with."""
 
 
 class SpikeError(RuntimeError):
-    """The loss has risen far above what it was; the message says by how much.
+    """The loss has risen far above its usual value; the message has both.
 
     Attributes:
-      step: after which it was seen; nothing later than the last checkpoint is worth keeping.
+      step: the step after which the spike was seen. States since the last checkpoint are unusable.
     """
 
     def __init__(self, step: int, message: str):
@@ -36,16 +36,16 @@ class SpikeError(RuntimeError):
 
 
 class StoppedError(RuntimeError):
-    """The run was asked to end and saved its state; the message says how it goes on."""
+    """The run was asked to stop and has saved its state; the message says how to resume it."""
 
 
 @dataclasses.dataclass
 class Memory:
-    """What the loop knows besides the state, saved with it: a run that goes on knows the same.
+    """What the loop remembers besides the state; saved with it, so that a resumed run has it too.
 
     Attributes:
       waiting: metrics of the steps since the last row of the curve.
-      skipped: steps that were skipped, from 0, and ids to blame.
+      skipped: (step, counted from 0; id of the structure at fault) of each skipped step.
       recent: the last logged losses.
     """
 
@@ -54,19 +54,19 @@ class Memory:
     recent: list[float] = dataclasses.field(default_factory=list)
 
     def note(self, loss: float) -> None:
-        """A loss that was logged: nothing waits for its row any more."""
+        """Takes note of a logged loss and clears `waiting`."""
         self.waiting = []
         if math.isfinite(loss):
             self.recent = [*self.recent, loss][-RECENT:]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """A dictionary that JSON can store."""
         waiting = [[np.asarray(value).item() for value in metrics] for metrics in self.waiting]
         return {"waiting": waiting, "skipped": self.skipped, "recent": self.recent}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Memory:
-        """The inverse of `to_dict`, to the bit."""
+        """The exact inverse of `to_dict`."""
         waiting = [
             StepMetrics(jnp.float32(loss), jnp.float32(norm), jnp.bool_(bad), jnp.int32(culprit))
             for loss, norm, bad, culprit in content["waiting"]
@@ -96,30 +96,30 @@ def train(
     """Takes the steps from `state.step` to `steps`.
 
     Args:
-      state: where to start; given up.
-      batches: the batches of the steps that are left, in order.
+      state: the state to start from; its buffers are donated.
+      batches: the batches of the remaining steps, in order.
       train_step: (state, batch) -> (state, metrics).
       steps: the last step.
-      log_every: steps between two reads of the losses: the only times the host waits for the
-        devices.
+      log_every: steps between two reads of the losses. Only then, and when it validates or saves,
+        the host waits for the devices.
       validate_at: steps after which to validate and save.
-      validate: averaged weights to `validation_mae` and what else is logged with it.
-      save: (state, step, validation error, what to go on with).
-      write: (step, scalars), for the curves.
+      validate: averaged weights -> a row with `validation_mae` and other scalars to log.
+      save: (state, step, validation error, memory) -> anything.
+      write: (step, scalars) -> anything; writes the curves.
       show: (step, mean loss since the last call, last validation error), for a progress bar.
-      max_skipped: steps that may be skipped, since their loss or gradient is not finite.
-      records: id to name of the structures in the batch of a step, counted from 0.
-      stop: whether to end after this step, with its state saved.
-      spike: times the median of the last `RECENT` logged losses above which one is a spike; 0: none
-        is.
-      memory: of a run that goes on.
-      locate: what is not finite in a step that was skipped. Then the loss is read after each step,
-        and the first that is skipped ends the run.
+      max_skipped: how many steps may be skipped because loss or gradient is not finite.
+      records: step, counted from 0 -> {id: name} of the structures in its batch.
+      stop: step -> whether to save and end after this step.
+      spike: a logged loss above this factor times the median of the last `RECENT` ones is a spike;
+        0: no loss is.
+      memory: the memory of a resumed run.
+      locate: (state, batch) -> what is not finite. With it the loss is read after each step, and
+        the first step that is skipped ends the run.
 
     Raises:
-      DivergedError: when more steps are skipped.
-      SpikeError: before a state is saved that such a loss came from.
-      StoppedError: after `stop`.
+      DivergedError: when more than `max_skipped` steps are skipped, or one with `locate`.
+      SpikeError: on a spike, before the state is saved.
+      StoppedError: after `stop`, when the state is saved.
     """
     step = int(state.step)
     memory = Memory() if memory is None else memory
@@ -134,7 +134,7 @@ def train(
         stopping = stop(step) and step < steps
         regular = step % log_every == 0 or step in validate_at or step == steps
         if regular or stopping:
-            # Before any save: a run that went on from such a state would diverge for ever.
+            # Checked before any save: a run resumed from such a state would always diverge.
             row = _row(memory, step)
             _refuse_divergence(memory, step, row["train_loss"], max_skipped, spike, records)
         if regular:
@@ -142,7 +142,7 @@ def train(
             if step in validate_at:
                 row |= validate(state.ema)
                 validation = row["validation_mae"]
-            # Before the save: a run that is killed in between finds no row missing.
+            # Written before the save: a run that is killed in between then misses no row.
             write(step, row)
             show(step, row["train_loss"], validation)
             if step in validate_at:
@@ -172,7 +172,7 @@ def _refuse_divergence(
 
 
 def _row(memory: Memory, step: int) -> dict[str, float]:
-    """Of the steps that wait for it, those that were not skipped; the others are counted."""
+    """The curve's next row: means over waiting steps, without the skipped ones, which it counts."""
     bad = np.array([m.skipped for m in memory.waiting], bool)
     first = step - len(bad)
     known = {at for at, _ in memory.skipped}
@@ -202,7 +202,7 @@ def _diverged(
 
 
 def _blamed(culprit: int, names: Mapping[int, str]) -> str:
-    """The structure of a batch whose output is not finite, or those that have a gradient."""
+    """Names the structure whose output is not finite, or else the structures of the batch."""
     if culprit in names:
         return f"the output for {names[culprit]}"
     some = list(names.values())

@@ -11,14 +11,14 @@ from hdgnn_jax.graphs import batching
 
 
 class Counts(NamedTuple):
-    """Real graphs and atoms of a batch: what sums over it are divided by."""
+    """Numbers of real graphs and atoms in a batch, the denominators of its means."""
 
     graphs: jax.Array
     atoms: jax.Array
 
 
 def count(graph: batching.MolecularGraph) -> Counts:
-    """Of one padded graph."""
+    """Counts the real graphs and atoms of one padded graph."""
     real = batching.graph_mask(graph)
     return Counts(jnp.sum(real), jnp.sum(jnp.where(real, graph.n_node, 0)))
 
@@ -28,13 +28,14 @@ def l1(
 ) -> jax.Array:
     """Mean absolute error of the targets, plus `forces_weight` times that of the forces.
 
-    Of vectors, tensors and forces, of a component. Padding adds 0, to gradients too.
+    Errors of vectors, tensors and forces are means over components. Padding adds 0 to the loss and
+    to gradients.
 
     Args:
-      outputs: [G, ...]; with `forces_weight`, a `Derivatives` of them.
-      graph: with the targets, and with the forces if they weigh anything.
-      counts: of the whole batch, of which the graph may be a part.
-      forces_weight: Å, for forces are per Å.
+      outputs: [G, ...], or their `Derivatives` if `forces_weight` is not 0.
+      graph: has the targets, and the forces if `forces_weight` is not 0.
+      counts: counts of the whole batch, of which the graph may be a part.
+      forces_weight: Å, since forces are per Å.
     """
     value = outputs.value if forces_weight else outputs
     loss = _sum(value - graph.globals.target, batching.graph_mask(graph)) / counts.graphs
@@ -58,6 +59,6 @@ def not_finite(outputs: Any, graph: batching.MolecularGraph, forces_weight: floa
 
 
 def _sum(error: jax.Array, mask: jax.Array) -> jax.Array:
-    """Over real rows, of the mean absolute component."""
+    """The sum over real rows of the mean absolute component."""
     size = jnp.abs(jnp.where(mask.reshape(-1, *[1] * (error.ndim - 1)), error, 0))
     return jnp.sum(size) / (error.size // error.shape[0])

@@ -1,4 +1,4 @@
-"""The curve of a run: scalars against the step, as JSON lines and as TensorBoard events."""
+"""The curves of a run: scalars against the step, as JSON lines and as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class MetricWriter:
         """Opens the files, creating the folder if it is missing.
 
         Args:
-          folder: where they lie.
-          resume_step: the step a resumed run goes on from. What was written for later steps is
-            dropped, for they come again. None starts a new curve and drops what was there.
+          folder: the folder of the files.
+          resume_step: the step from which a resumed run goes on. Rows of later steps are removed,
+            because the run takes these steps again. None removes all rows.
         """
         path = pathlib.Path(folder) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,15 +68,15 @@ class MetricWriter:
 def read_metrics(folder: str | pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a run's `metrics.jsonl`: `step` and the scalars, NaN where not finite.
 
-    A last line that a killed run left unfinished is passed over.
+    An unfinished last line, which a killed run may leave, is ignored.
 
     Raises:
       FileNotFoundError: if the folder has no such file.
-      ValueError: naming a line that is not a row.
+      InputError: naming a line that is not a row.
     """
     path = pathlib.Path(folder) / FILE
     rows = []
-    # Only "\n" ends a line: other separators are damage, after which more rows may follow.
+    # Only "\n" ends a line; other separators are damage, and rows may follow them.
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             row = json.loads(line.decode())
@@ -90,7 +90,7 @@ def read_metrics(folder: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """Puts a file in place whole: a crash leaves the old one or the new one, never a part."""
+    """Replaces a file as a whole: a crash leaves the old file or the new one, never a part."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         file.write(data)
@@ -100,7 +100,7 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    """One line of JSON, which has no NaN or infinity: they become null."""
+    """One line of JSON; NaN and infinity, which JSON lacks, become null."""
     finite = {k: v if math.isfinite(v) else None for k, v in row.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
 

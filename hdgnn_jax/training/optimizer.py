@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a falling learning rate and gradient clipping."""
+"""AdamW with warm-up, a decaying learning rate and gradient clipping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import optax
 from hdgnn_jax.errors import InputError
 
 DROP = 0.3
-"""What a drop leaves of the learning rate."""
+"""The factor by which a drop multiplies the learning rate."""
 
 
 def make_optimizer(
@@ -29,22 +29,22 @@ def make_optimizer(
     """The optimiser of a run.
 
     Args:
-      steps: of the whole run.
-      learning_rate: at the top.
+      steps: number of steps of the run.
+      learning_rate: the highest rate.
       warmup: share of the steps that the linear warm-up takes.
       final: share of `learning_rate` left at the end of the cosine.
-      drops: shares of the steps after which the rate falls to `DROP` of what it was; none: the rate
+      drops: shares of the steps after which the rate is multiplied by `DROP`. Empty: the rate
         follows a cosine.
-      weight_decay: of AdamW.
+      weight_decay: weight decay of AdamW.
       clip: largest norm of the whole gradient.
       amsgrad: whether the second moment never falls (Reddi et al. 2018).
-      b1, b2: of Adam.
-      flat: whether its state is one vector: a few operations for all weights, where a small
-        network's many arrays would cost a CPU more time than their numbers. Not for a state that is
-        divided among devices.
+      b1, b2: decay rates of Adam's moments.
+      flat: whether the state is one vector. Then a few operations update all weights; for a small
+        network's many arrays a CPU needs more time per array than for their numbers. It does not
+        work for a state that is divided among devices.
 
     Raises:
-      ValueError: naming what is out of its range, such as a drop outside the run.
+      InputError: naming the value that is out of range, such as a drop outside the run.
     """
     for name, value, good in (
         ("learning_rate", learning_rate, learning_rate > 0),
@@ -71,7 +71,7 @@ def make_optimizer(
 def _schedule(
     steps: int, learning_rate: float, warmup: float, final: float, drops: Sequence[float]
 ) -> optax.Schedule:
-    """Step to learning rate; see `make_optimizer`."""
+    """The learning rate as a function of the step; see `make_optimizer`."""
     first = max(1, round(warmup * steps))
     if first >= steps:
         raise InputError(

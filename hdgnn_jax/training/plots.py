@@ -1,4 +1,4 @@
-"""Plots, all in one manner."""
+"""Plots in one common style."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hdgnn_jax.training.result import SplitResult, format_mae
 
 BLUE, ORANGE, GREY, RED, GREEN = "#2166ac", "#e08214", "#777777", "#b2182b", "#1b7837"
 CROWDED = 3000
-"""Points from which a scatter plot hides its own density."""
+"""A parity plot with more points than this shows their density instead of the points."""
 
 
 def learning_curve(
@@ -27,7 +27,7 @@ def learning_curve(
     target: str,
     unit: str,
 ) -> Figure:
-    """Training loss above, validation error below with the errors to beat."""
+    """Training loss above; below it the validation error, with those of baselines and paper."""
     figure = empty_figure(7, 6.5)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     for axes, key, colour in ((top, "train_loss", GREY), (bottom, "validation_mae", BLUE)):
@@ -58,7 +58,7 @@ def learning_curve(
 
 
 def parity(result: SplitResult, target: str, unit: str) -> Figure:
-    """Prediction against truth, with the distribution of the errors in the empty corner."""
+    """Prediction against truth, with a histogram of the errors in the empty corner."""
     figure = empty_figure(6.4, 5.6)
     axes = figure.subplots()
     truth, prediction = result.truth.ravel(), result.prediction.ravel()
@@ -94,21 +94,21 @@ def parity(result: SplitResult, target: str, unit: str) -> Figure:
 
 
 def empty_figure(width: float, height: float) -> Figure:
-    """An empty figure; made without pyplot, whose state every caller would share."""
+    """An empty figure, made without pyplot, whose global state all callers would share."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def tidy(axes: Axes) -> None:
-    """Grid and frame as all of the report's plots have them."""
+    """Sets the grid and the frame that all of the report's plots have."""
     axes.grid(True, color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def superscripts(unit: str) -> str:
-    """bohr^3 as matplotlib raises it."""
+    """A unit with exponents as matplotlib writes them: bohr^3 becomes bohr$^{3}$."""
     return re.sub(r"\^(\d+)", r"$^{\1}$", unit)
 
 

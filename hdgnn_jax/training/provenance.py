@@ -1,4 +1,4 @@
-"""The card of a run: what it takes to get the same numbers."""
+"""The reproduction card of a run: what is needed to get the same numbers."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def reproduction_card(
     resumed: Sequence[int] = (),
     left_out: int = 0,
 ) -> dict[str, Any]:
-    """What somebody needs to know to get the same numbers, JSON-able.
+    """A dictionary, which JSON can store, of all that is needed to get the same numbers.
 
     Args:
-      config: the run's configuration, JSON-able.
-      seed: of the parameters, the data order and the frames.
-      split_digest: of the lists of molecules in each split.
-      parameters: how many numbers the model learns.
+      config: the run's configuration, in types that JSON has.
+      seed: seed of the parameters, the data order and the frames.
+      split_digest: SHA-256 of the lists of molecules in each split.
+      parameters: number of learned parameters.
       seconds: wall time.
-      resumed: steps at which the run was stopped and went on.
-      left_out: batches left out after spikes of the loss.
+      resumed: steps at which the run was interrupted and resumed.
+      left_out: number of batches left out after spikes of the loss.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -64,7 +64,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Revision of the source this file belongs to; None where git does not know this file."""
+    """The git revision of this source; None where git does not track this file."""
     here = pathlib.Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -72,7 +72,7 @@ def _git_state() -> dict[str, Any] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        # An installed copy may lie inside somebody else's repository, whose revision says nothing.
+        # An installed copy may lie in another project's repository, whose revision is irrelevant.
         git("ls-files", "--error-unmatch", here.name)
         changed = git("status", "--porcelain", "--untracked-files=no")
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}

@@ -1,4 +1,4 @@
-"""The report a run leaves: its errors beside the baselines and the paper, plots, predictions."""
+"""The report of a run: its errors beside the baselines' and the paper's, plots, predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hdgnn_jax.training.result import SplitResult, format_mae
 
 
 def verdict(results: Sequence[SplitResult], unit: str) -> str:
-    """One line where the model of the headline does not beat the linear model; else empty."""
+    """A line that says that the linear model beats HDGNN on the headline's split; else empty."""
     headline = _headline(results)
     if "linear" not in headline.baselines:
         return ""
@@ -65,22 +65,22 @@ def write_report(
     run: Mapping[str, Any],
     card: Mapping[str, Any],
 ) -> None:
-    """Writes the report; each file is replaced whole, so a crash leaves none half written.
+    """Writes the report. Each file is replaced as a whole, so a crash leaves none half written.
 
-    The split of the headline is the first that is neither training nor validation, or the last.
+    The headline's split is the first that is neither training nor validation, or else the last.
 
     Args:
-      folder: where `summary.json`, `report.md`, `learning_curve.png`, `parity.png`, `card.json` and
-        a `predictions_<split>.csv` per split go; created if it is missing.
+      folder: gets `summary.json`, `report.md`, `learning_curve.png`, `parity.png`, `card.json` and
+        a `predictions_<split>.csv` per split; created if it is missing.
       target: name of the predicted quantity.
-      unit: in which every value of `results`, `validation_mae` and `paper` is.
+      unit: the unit of all values in `results`, `validation_mae` and `paper`.
       results: at least one split.
-      history: rows with `step` and, each where it was measured, `train_loss` and `validation_mae`.
-      paper: by split, what the paper reports on its test split.
-      note: what has to be known to compare with it.
+      history: rows with `step` and, where they were measured, `train_loss` and `validation_mae`.
+      paper: by split, the errors that the paper reports.
+      note: caveats of a comparison with the paper; empty without any.
       run: `seconds`, `compilations`, `padding_efficiency` (real share of the padded arrays, 0 to 1)
         and `parameters`.
-      card: what `provenance.reproduction_card` returns.
+      card: the card from `provenance.reproduction_card`.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _plots(
     history: Sequence[Mapping[str, Any]],
     paper: Mapping[str, Accuracy],
 ) -> dict[str, bytes]:
-    """By name of the file."""
+    """The PNG files of the report, by name."""
     headline = _headline(results)
     validation = next((r for r in results if r.split == "validation"), headline)
     figures = {
@@ -159,7 +159,7 @@ def _headline(results: Sequence[SplitResult]) -> SplitResult:
 def _accuracies(
     result: SplitResult, paper: Mapping[str, Accuracy]
 ) -> dict[str, Accuracy | None]:
-    """The columns of the tables: HDGNN first, then the baselines, then the paper where it is."""
+    """The columns of the tables: HDGNN, then the baselines, then the paper if it has errors."""
     columns: dict[str, Accuracy | None] = {"": result.accuracy()}
     columns |= {f"_{name}": result.accuracy(name) for name in result.baselines}
     return {**columns, "_paper": paper.get(result.split)} if paper else columns
@@ -175,7 +175,7 @@ def _numbers(result: SplitResult, paper: Mapping[str, Accuracy]) -> dict[str, An
 
 
 def _mean(numbers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of the errors over the splits, each counting once; None where one is missing."""
+    """Means of the errors over the splits, with equal weights; None where a split has no error."""
 
     def over(key: str) -> float | None:
         values = [row[key] for row in numbers]
@@ -195,7 +195,7 @@ def _title(result: SplitResult, target: str, unit: str) -> str:
 def _table(
     results: Sequence[SplitResult], paper: Mapping[str, Accuracy]
 ) -> list[tuple[str, ...]]:
-    """The tables' cells, a header first, a mean over the tested splits last."""
+    """The rows of a table: a header, a row per split, and the mean over the tested splits."""
     rows = {result.split: _numbers(result, paper) for result in results}
     tested = [rows[result.split] for result in _tested(results)]
     if len(tested) > 1:
@@ -208,7 +208,7 @@ def _table(
         mae, within = row[f"mae{name}"], row.get(f"within{name}")
         if mae is None:
             return "-"
-        # The paper's with the digits it was published with.
+        # The paper's errors keep their published digits.
         text = f"{mae:g}" if name == "_paper" else format_mae(mae)
         return text if within is None else f"{text} ({within:.2%})"
 
@@ -221,7 +221,7 @@ def _table(
 def _tables(
     results: Sequence[SplitResult], target: str, unit: str, paper: Mapping[str, Accuracy]
 ) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """The title and the cells of each table: of the target, and of forces where there are."""
+    """The title and the rows of the target's table, and of the forces' where there are forces."""
     tables = [(_title(results[0], target, unit), _table(results, paper))]
     forces = [result.forces for result in results if result.forces]
     if forces:
@@ -234,7 +234,7 @@ def _json(content: Mapping[str, Any]) -> bytes:
 
 
 def _csv(result: SplitResult) -> bytes:
-    """Python prints a float64 with the digits that read back to the same bits."""
+    """A CSV file; `repr` prints a float64 with digits that read back to the same bits."""
     names = component_names(result.truth.shape[1:])
     header = ["id", *(f"truth{name}" for name in names), *(f"prediction{name}" for name in names)]
     n = len(result.ids)
@@ -245,7 +245,7 @@ def _csv(result: SplitResult) -> bytes:
 
 
 def component_names(shape: tuple[int, ...]) -> list[str]:
-    """What columns of a value of a shape are called, after its name.
+    """The suffixes of the columns of a value of the given shape.
 
     >>> component_names(()), component_names((3,))
     ([''], ['_x', '_y', '_z'])

@@ -12,17 +12,17 @@ from hdgnn_jax.data.targets import Accuracy
 
 @dataclasses.dataclass(frozen=True)
 class SplitResult:
-    """Truth and predictions on one split, all in the unit the target is reported in.
+    """Truth and predictions on one split, all in the unit in which the target is reported.
 
     Attributes:
       split: "train", "validation", "test", ...
       ids: [n] int64, the number of each structure in its data set.
-      truth: [n] float64, or [n, ...] of vectors and tensors, whose errors are those of a component.
-      prediction: the same, the model's.
-      baselines: by name, as `mean_predictor`: the same, what the model has to beat.
-      threshold: errors below it are counted too; None: they are not.
-      forces: of every atom, in the unit per Å, with the ids of its structure; None where the model
-        was not trained on forces.
+      truth: [n] float64, or [n, ...] for vectors and tensors, whose errors are per component.
+      prediction: the model's predictions, of the same shape.
+      baselines: predictions to beat, of the same shape, by name (e.g. `mean_predictor`).
+      threshold: `accuracy` also gives the share of errors below this; None: it does not.
+      forces: the forces on every atom, in the unit per Å, with the ids of their structures; None
+        where the model was not trained on forces.
     """
 
     split: str
@@ -39,7 +39,7 @@ class SplitResult:
         return self.accuracy().mae
 
     def accuracy(self, baseline: str | None = None) -> Accuracy:
-        """Of the model, or of a baseline."""
+        """The accuracy of the model, or of a baseline."""
         answer = self.prediction if baseline is None else self.baselines[baseline]
         error = np.abs(answer - self.truth)
         within = None if self.threshold is None else float(np.mean(error < self.threshold))
@@ -47,7 +47,7 @@ class SplitResult:
 
 
 def format_mae(mae: float) -> str:
-    """A mean absolute error with 4 significant digits, as every command prints it.
+    """A mean absolute error with 4 significant digits; all commands print it in this way.
 
     >>> format_mae(12.3), format_mae(0.0123456), format_mae(1234.56)
     ('12.30', '0.01235', '1235')

@@ -26,10 +26,10 @@ class TrainState(flax.struct.PyTreeNode):
     """All that changes from step to step; batch and random numbers are functions of `step`.
 
     Attributes:
-      step: steps taken.
+      step: number of steps taken.
       params: weights being trained.
-      ema: their exponential moving average, used for evaluation.
-      opt_state: of the optimiser.
+      ema: exponential moving average of the weights, used for evaluation.
+      opt_state: state of the optimiser.
     """
 
     step: jax.Array
@@ -39,12 +39,13 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class StepMetrics(NamedTuple):
-    """Of the whole batch.
+    """Metrics of a step on the whole batch.
 
     Attributes:
-      loss, gradient_norm: means over the real graphs.
-      skipped: whether either is not finite, and the step changed no weight.
-      culprit: id of a graph whose outputs are not finite; -1 where there is none.
+      loss: mean over the real graphs.
+      gradient_norm: norm of the gradient of the loss.
+      skipped: True where one of them is not finite, so that the step changed no weight.
+      culprit: id of a graph whose outputs are not finite; -1 without one.
     """
 
     loss: jax.Array
@@ -68,23 +69,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def divided(tree: Params, mesh: Mesh) -> Params:
-    """The sharding of each array of a state that no device holds whole (FSDP).
+    """The sharding of each array of a state that is divided among devices (FSDP).
 
-    Along its longest axis that the number of devices divides; an array without one is copied.
+    An array is divided along its longest axis whose size is a multiple of the number of devices;
+    arrays without such an axis are copied.
     """
 
     def of_leaf(leaf: jax.Array) -> NamedSharding:
         sizes = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
         if not any(sizes):
             return replicated(mesh)
-        # Nothing after the axis: the compiler does not name it either, and shardings must agree.
+        # Axes after the divided one are not named: shardings must equal those of the compiler,
+        # which omits them.
         return NamedSharding(mesh, PartitionSpec(*[None] * int(np.argmax(sizes)), AXIS))
 
     return jax.tree.map(of_leaf, tree)
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its first axis over the devices."""
+    """The sharding of a batch: its first axis is divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
@@ -92,7 +95,7 @@ def init_state(
     params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, divide: bool = False
 ) -> TrainState:
     """The state before the first step: whole on every device, or `divided` among them."""
-    # Copies: the step gives its input's buffers away, which nothing else may share.
+    # Copies, because the step donates its input's buffers, which nothing else may share.
     own, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
     state = TrainState(jnp.zeros((), jnp.int32), own, ema, optimizer.init(params))
     return jax.device_put(state, divided(state, mesh) if divide else replicated(mesh))
@@ -107,26 +110,25 @@ def make_train_step(
     forces_weight: float = 0.0,
     divide: bool = False,
 ) -> jax.stages.Wrapped:
-    """The jitted step.
+    """The jitted training step.
 
-    Each device takes its part of the batch; losses and gradients are summed over devices and
-    divided by the number of real graphs and atoms in the whole batch, so that the number of devices
-    does not change them. A step whose loss or gradient is not finite changes nothing but the count
-    of steps.
+    Each device computes its part of the batch. Losses and gradients are summed over devices and
+    divided by the numbers of real graphs and atoms in the whole batch, so the number of devices
+    does not change them. A step whose loss or gradient is not finite only increments `step`.
 
     Args:
-      apply: (variables, graph, train, rngs) -> outputs [G, ...], or their `Derivatives` where
-        forces weigh anything.
-      optimizer: of the run.
-      mesh: of devices.
+      apply: (variables, graph, train, rngs) -> outputs [G, ...], or their `Derivatives` if
+        `forces_weight` is not 0.
+      optimizer: the run's optimiser.
+      mesh: the devices.
       key: the root of the run's random numbers; step k uses fold_in(key, k).
-      ema_decay: of the average, reached gradually as (1 + k) / (10 + k).
+      ema_decay: decay of the average, reached gradually as (1 + k) / (10 + k).
       forces_weight: see `losses.l1`.
       divide: whether the state is `divided` among the devices. Weights are then gathered for the
-        step and their gradient is scattered; the optimiser sees but a device's own part.
+        step and their gradient is scattered; the optimiser updates only a device's own part.
 
     Returns:
-      (state, stacked batch) -> (state, metrics). The state passed in is given up.
+      (state, stacked batch) -> (state, metrics). The buffers of the given state are donated.
     """
 
     def train_step(
@@ -155,9 +157,9 @@ def make_train_step(
 def _gradient(
     apply: Apply, mesh: Mesh, placed: Params, key: jax.Array, forces_weight: float
 ) -> Callable[..., tuple[jax.Array, Params, jax.Array]]:
-    """(params, step, stacked batch) -> loss, gradient and culprit of the whole batch.
+    """A function (params, step, stacked batch) -> loss, gradient and culprit of the whole batch.
 
-    `placed` are the shardings of the weights, and of the gradient.
+    `placed` has the shardings of the weights and of the gradient.
     """
     specs = jax.tree.map(lambda sharding: sharding.spec, placed)
 
@@ -168,7 +170,7 @@ def _gradient(
         counts = jax.lax.psum(losses.count(graph), AXIS)
 
         def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-            # The derivative of a gathering is a sum over devices, scattered.
+            # The derivative of all_gather is a sum over devices whose result is scattered.
             whole = jax.tree.map(_gathered, params, specs)
             rngs = {"frame": jax.random.fold_in(key, step)}
             outputs = apply({"params": whole}, graph, train=True, rngs=rngs)
@@ -176,7 +178,7 @@ def _gradient(
             return losses.l1(outputs, graph, counts, forces_weight), culprit
 
         (value, culprit), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        # Those of whole weights together: one exchange between devices, not one for each array.
+        # Gradients of undivided weights are summed as one vector, in one exchange between devices.
         whole, place = jax.flatten_util.ravel_pytree(
             jax.tree.map(lambda leaf, s: None if AXIS in s else leaf, gradient, specs)
         )
@@ -198,27 +200,27 @@ def _gradient(
 
 
 def _gathered(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-    """A device's part of an array, with the parts of the others."""
+    """The whole array, gathered from the parts of all devices."""
     if AXIS not in spec:
         return leaf
     return jax.lax.all_gather(leaf, AXIS, axis=list(spec).index(AXIS), tiled=True)
 
 
 def compilations(jitted: Callable[..., Any]) -> int:
-    """How many shapes of arguments a jitted function was compiled for."""
+    """The number of argument shapes for which a jitted function was compiled."""
     return jitted._cache_size()  # type: ignore[attr-defined]
 
 
 def make_predict_step(
     apply: Apply, mesh: Mesh
 ) -> Callable[[Params, batching.MolecularGraph], Any]:
-    """(params, stacked batch) -> what `apply` gives, an axis of devices first.
+    """A function (params, stacked batch) -> the outputs of `apply`, with a first axis of devices.
 
-    Every device, and so every process, has all of it.
+    Every device, and so every process, has all outputs.
 
     Args:
       apply: (variables, graph) -> arrays.
-      mesh: of devices.
+      mesh: the devices.
     """
 
     def shard_predict(params: Params, batch: batching.MolecularGraph) -> Any:

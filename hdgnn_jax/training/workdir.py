@@ -1,4 +1,4 @@
-"""The folder of a run belongs to one process at a time."""
+"""A lock on a run's folder, so that one process at a time writes to it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def occupied(workdir: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes out, until the block or the process ends, however it ends.
+    """Keeps other processes out until the block or the process ends, in whatever way.
 
-    By the kernel's lock on a file beside the folder, which is gone afterwards: a process that was
-    killed leaves at most the file, which keeps nobody out.
+    The lock is the kernel's, on a file beside the folder, which is removed at the end. A killed
+    process may leave the file, but not the lock.
 
-    Of processes that train together, the first does it for all.
+    Among processes that train together, the first takes the lock for all.
 
     Raises:
-      CheckpointError: where another process is in.
+      CheckpointError: where another process has the lock.
     """
     if not distributed.is_first():
         yield
@@ -44,7 +44,7 @@ def occupied(workdir: pathlib.Path) -> Iterator[None]:
                 ) from error
             except OSError as error:
                 logger.warning("%s cannot be locked (%s): start no second run", path, error)
-            # The one who had it may have removed it since it was opened.
+            # The previous owner of the lock may have removed the file since it was opened.
             if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 continue
             file.truncate(0)
