@@ -1,4 +1,4 @@
-"""Energies of isolated atoms, which fitted references stay near to."""
+"""Energies of isolated atoms; fitted references stay near them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GFN2_XTB = (
     -39.149, -59.997, -61.679, -74.417, -81.649, -104.978,
 )  # fmt: skip
 GFN2_XTB = dict(enumerate(_GFN2_XTB, start=1))
-"""eV by atomic number, H to Rn: the lowest of several multiplicities, by tblite."""
+"""eV, by atomic number, H to Rn, computed with tblite: the lowest of several multiplicities."""
 
 
 def _atoms(h: float, c: float, n: float, o: float, f: float) -> dict[int, float]:
@@ -27,4 +27,4 @@ B3LYP = {
     "H": _atoms(-0.497912, -37.844411, -54.581501, -75.062219, -99.716370),
     "G": _atoms(-0.510927, -37.861317, -54.598897, -75.079532, -99.733544),
 }
-"""Hartree by QM9's energy and atomic number: those that QM9 publishes."""
+"""Hartree, by name of QM9's energy and atomic number, as QM9 publishes them."""

@@ -1,4 +1,4 @@
-"""Where data sets are kept once they are built, and whether they are still what was written."""
+"""The cache of built data sets, and checks that its files are unchanged."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from collections.abc import Callable, Iterator
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """`cache`, or by default the environment's HDGNN_CACHE, or ~/.cache/hdgnn_jax."""
+    """`cache` if given, else the environment's HDGNN_CACHE, else ~/.cache/hdgnn_jax."""
     root = cache or os.environ.get("HDGNN_CACHE") or "~/.cache/hdgnn_jax"
     return pathlib.Path(root).expanduser()
 
 
 def sha256(path: pathlib.Path) -> str:
-    """Of a file's content, in hexadecimal digits."""
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_file(path: pathlib.Path) -> pathlib.Path:
-    """Where the SHA-256 of a file is kept, beside it."""
+    """The path of the file that holds the SHA-256 of `path`, beside it."""
     return path.with_name(path.name + ".sha256")
 
 
 def is_complete(path: pathlib.Path) -> bool:
-    """Whether a file and its digest, which is written last, are there."""
+    """Whether a file and its digest exist; the digest is written last."""
     return path.exists() and digest_file(path).exists()
 
 
 def is_unchanged(path: pathlib.Path) -> bool:
-    """Whether a file still has its digest; damage of either says no."""
+    """Whether a file still has the SHA-256 stored beside it; False if either is damaged."""
     return sha256(path) == digest_file(path).read_text(errors="replace").strip()
 
 
@@ -41,11 +41,11 @@ def write_with_digest(path: pathlib.Path, write: Callable[[pathlib.Path], object
     """Writes a file and its digest: all or nothing.
 
     Args:
-      path: of the file.
-      write: writes it to the path that it is given.
+      path: the file.
+      write: writes the content to the path that it is called with.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own, for another process may be at it too; what it makes is the same.
+    # A folder of its own, because another process may write the same file at the same time.
     with tempfile.TemporaryDirectory(prefix="unfinished-", dir=path.parent) as folder:
         unfinished = pathlib.Path(folder) / path.name
         write(unfinished)
@@ -56,7 +56,7 @@ def write_with_digest(path: pathlib.Path, write: Callable[[pathlib.Path], object
 
 @contextlib.contextmanager
 def all_or_nothing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder of the same name elsewhere, which takes its place when all is written."""
+    """A temporary folder of the same name, which is moved to `folder` when the block ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f"{folder.name}.unfinished-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as part:
@@ -66,6 +66,6 @@ def all_or_nothing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         try:
             unfinished.rename(folder)
         except OSError:
-            # Where another process was first, its folder is as good as ours.
+            # If another process was first, its folder has the same content.
             if not folder.exists():
                 raise

@@ -1,4 +1,4 @@
-"""What every data set offers. `datasets.py` lists them; CONTRIBUTING.md shows how to add one."""
+"""The protocol of data sets. `datasets.py` lists them; CONTRIBUTING.md shows how to add one."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hdgnn_jax.graphs.structure import Structures
 
 
 class Dataset(Protocol):
-    """A data set: its targets, its parts, and what there is to beat.
+    """A data set: its targets, its parts, and the baselines to beat.
 
-    A class of this kind is a dataclass whose fields are those of `config.data`. It reads its files
-    when they are first needed and keeps what it has read.
+    A class that follows this protocol is a dataclass whose fields are those of `config.data`. It
+    reads its files when they are first needed and keeps their content.
 
     Attributes:
-      family: what all data sets of the class are called.
-      targets: by name.
-      reference: taken off the targets before training; None: the usual one of each target.
+      family: the common name of all data sets of the class.
+      targets: the targets, by name.
+      reference: subtracted from the targets before training; None: the default of each target.
     """
 
     family: ClassVar[str]
@@ -32,12 +32,12 @@ class Dataset(Protocol):
 
     @property
     def title(self) -> str:
-        """What the structures are, in a few words."""
+        """A few words that describe the structures."""
         ...
 
     @property
     def note(self) -> str:
-        """What has to be known to compare errors with others'; empty where there is nothing."""
+        """Caveats of a comparison with errors of others; empty without any."""
         return ""
 
     @property
@@ -49,31 +49,31 @@ class Dataset(Protocol):
         """The target of that name.
 
         Raises:
-          InputError: where there is none.
+          InputError: where the data set has no such target.
         """
         return find_target(name, self.targets, self.family)
 
     def paper(self, target: Target) -> Mapping[str, Accuracy]:
-        """The paper's errors, by part."""
+        """The errors that the paper reports, by part."""
         return {}
 
     def digest(self) -> str:
-        """A SHA-256 that changes when other structures are in a part."""
+        """A SHA-256 that changes when a part gets other structures."""
         ...
 
     def part(self, name: str, target: str) -> LabelledStructures:
-        """The structures of a part, with that label.
+        """The structures of a part, labelled with `target`.
 
         Raises:
-          InputError: for a part that there is not, or a training size that is none.
-          HDGNNError: where the data cannot be had.
+          InputError: where the part does not exist or `train_size` is out of range.
+          HDGNNError: where the data cannot be read.
         """
         ...
 
     def baselines(
         self, structures: Structures, values: np.ndarray, elements: Sequence[int]
     ) -> dict[str, Baseline]:
-        """What a model has to beat, by name, fitted to the training values [n]."""
+        """The baselines that a model has to beat, by name, fitted to the training values [n]."""
         return {
             "mean_predictor": Composition.fit(structures, values),
             "composition": Composition.fit(structures, values, elements),
@@ -81,10 +81,10 @@ class Dataset(Protocol):
 
 
 def check_part(name: str, known: Sequence[str]) -> None:
-    """Refuses a part that there is not.
+    """Checks that the data set has a part of this name.
 
     Raises:
-      InputError: naming those that there are.
+      InputError: naming the parts that exist, where `name` is not one of them.
     """
     if name not in known:
         raise InputError(f"the split must be one of {', '.join(known)}, not {name!r}")
@@ -94,7 +94,7 @@ def first_rows(rows: np.ndarray, size: int | None) -> np.ndarray:
     """The first `size` training rows; all for None.
 
     Raises:
-      InputError: where there are not so many.
+      InputError: where `size` is not between 1 and the number of rows.
     """
     if size is not None and not 0 < size <= len(rows):
         raise InputError(f"data.train_size must lie between 1 and {len(rows)}, not {size}")

@@ -13,14 +13,14 @@ from hdgnn_jax.data.qm9 import QM9
 from hdgnn_jax.errors import InputError
 
 DATASETS: dict[str, type[Dataset]] = {"qm9": QM9, "is2re": IS2RE, "ase": ASEFile}
-"""By the name that `config.data.set` has."""
+"""The class of each data set, by its name in `config.data.set`."""
 
 
 def dataset(config: Mapping[str, Any]) -> Dataset:
     """The data set that `config.data` describes; its field `set` says which kind it is.
 
     Raises:
-      InputError: where there is none of that kind, or its fields are wrong.
+      InputError: where the kind does not exist or a field is wrong.
     """
     if not isinstance(config["data"], Mapping):
         raise InputError(f"config.data must be a section with fields, not {config['data']!r}")

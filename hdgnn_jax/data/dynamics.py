@@ -1,8 +1,9 @@
-"""A set to train forces on that needs no download: molecules of QM9 in motion, GFN2-xTB.
+"""A data set with forces that needs no download: molecules of QM9 in motion, with GFN2-xTB.
 
-Each starts from QM9's geometry and moves by Langevin dynamics; what is written along the way has
-energy, forces and dipole moment of GFN2-xTB (Bannwarth et al. 2019), computed by `tblite`. It is a
-semi-empirical method: good enough to train on, not to be held against published numbers.
+Each molecule starts from QM9's geometry and moves by Langevin dynamics. Shapes along the way are
+written with energy, forces and dipole moment of GFN2-xTB (Bannwarth et al. 2019), computed by
+`tblite`. This semi-empirical method is good enough for training, but errors on its data cannot be
+compared with published ones.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from hdgnn_jax.data.processes import map_in_processes
 from hdgnn_jax.graphs.structure import Structure
 
 SHAPES = 4
-"""Of each molecule."""
+"""Number of shapes of each molecule."""
 BETWEEN = 12
-"""fs from one shape to the next: a C-H bond swings once."""
+"""fs from one shape to the next: about one period of a C-H bond."""
 KELVIN = (300.0, 900.0)
 """The temperature of each molecule is drawn from this range."""
 
 
 def method() -> str:
-    """What the numbers are, for whoever opens the file."""
+    """The origin of the numbers, for readers of the file."""
     return f"GFN2-xTB (tblite {importlib.metadata.version('tblite')}), made by hdgnn_jax"
 
 
 def move(molecule: Structure, seed: int) -> list[ase.Atoms]:
     """Shapes of a molecule in motion, with `energy` (eV), `forces` (eV/Å) and `dipole` (e Å).
 
-    A function of the molecule and the seed, but for the rounding of tblite's sums.
+    The result depends on molecule and seed alone, except for rounding in tblite's sums.
     """
     rng = np.random.RandomState(seed)
     atoms = ase.Atoms(molecule.atomic_numbers, molecule.positions)
@@ -65,5 +66,5 @@ def move(molecule: Structure, seed: int) -> list[ase.Atoms]:
 def move_all(
     molecules: Iterable[Structure], seeds: Iterable[int], processes: int
 ) -> Generator[list[ase.Atoms]]:
-    """Yields `move` of each, in their order."""
+    """Yields `move` of each molecule, in their order."""
     return map_in_processes(move, molecules, seeds, processes=processes)

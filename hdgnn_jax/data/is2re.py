@@ -1,4 +1,4 @@
-"""OC20 IS2RE (Chanussot et al. 2021), or data in its format, as `is2re_build` leaves it."""
+"""OC20 IS2RE (Chanussot et al. 2021), or data in its format, from the cache of `is2re_build`."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structures
 
 VERSION = 2
-"""Of a cache's layout."""
+"""Version of the cache's layout."""
 
 
 @dataclasses.dataclass(frozen=True)
 class IS2RE(Dataset):
-    """Which systems of OC20 IS2RE, or of another data set in its format.
+    """OC20 IS2RE, or another data set in its format.
 
     Attributes:
-      name: under which `experiments.prepare` put it into the cache: `oc20`, or `slabs`, the
-        stand-in made here.
-      validation_size: training systems held out to choose the best weights by.
-      train_size: so many of the others; None: all.
-      reference: `none`, `fitted` or `linear`; None: none.
+      name: the name under which `experiments.prepare` put it into the cache: `oc20`, or `slabs` for
+        the stand-in made here.
+      validation_size: number of training systems held out to choose the best weights.
+      train_size: number of other training systems that are used; None: all.
+      reference: `none`, `fitted` or `linear`; None: `none`.
       cache: folder; None: see `cache_folder`.
     """
 
@@ -57,7 +57,7 @@ class IS2RE(Dataset):
 
     @property
     def title(self) -> str:
-        """What the systems are, in a sentence."""
+        """A few words that describe the systems."""
         return "OC20 IS2RE" if self.published else f"{self.name} (made here, not OC20)"
 
     @property
@@ -67,7 +67,7 @@ class IS2RE(Dataset):
 
     @property
     def note(self) -> str:
-        """What has to be known to compare with the paper."""
+        """Caveats of a comparison with the paper."""
         if not self.published:
             return "A stand-in: none of these numbers can be held against OC20's."
         return (
@@ -78,14 +78,14 @@ class IS2RE(Dataset):
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """Parts in reports."""
+        """Names of the parts in reports, validation first."""
         prefix = "val_" if self.published else ""
         names = (prefix + name for name in self.PARTS)
         return ("validation", *(name for name in names if name in self._parts))
 
     @property
     def submitted(self) -> dict[str, str]:
-        """Parts that a submission to the leaderboard holds, by the name it has there."""
+        """The parts of a submission to the leaderboard, by their names there."""
         prefix = "test_" if self.published else ""
         return {name: prefix + name for name in self.PARTS}
 
@@ -95,17 +95,18 @@ class IS2RE(Dataset):
         return {f"val_{name}": accuracy for name, accuracy in found.items()}
 
     def digest(self) -> str:
-        """Of what decides which systems there are: the files' digests, and how many are taken."""
+        """A SHA-256 of the files' digests, `validation_size` and `train_size`."""
         files = [self._parts[name]["files"] for name in ("train", *self.reported[1:])]
         content = [files, self.validation_size, self.train_size]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def part(self, name: str, target: str) -> LabelledStructures:
-        """The systems of a part, energies in eV.
+        """The systems of a part, with energies in eV.
 
         Raises:
-          InputError: for a part that there is not, or a training size that is none.
-          Is2reError: where the data cannot be had.
+          InputError: where the part does not exist, `validation_size` or `train_size` is out of
+            range, or a training system has no energy.
+          Is2reError: where the data cannot be read.
         """
         check_part(name, list(dict.fromkeys(("train", "validation", *self._parts))))
         if name not in ("train", "validation"):
@@ -130,7 +131,7 @@ class IS2RE(Dataset):
     def baselines(
         self, structures: Structures, values: np.ndarray, elements: Sequence[int]
     ) -> dict[str, Baseline]:
-        """Fitted to the training values [n]."""
+        """The baselines that a model has to beat, fitted to the training values [n]."""
         return {
             "mean_predictor": Composition.fit(structures, values),
             "adsorbate_mean": AdsorbateMean.fit(structures, values),
@@ -164,12 +165,12 @@ def read(folder: str | os.PathLike[str], part: str, source: str = "system") -> L
     Ids are OC20's sids.
 
     Args:
-      folder: of the cache.
-      part: its name.
-      source: what the ids count, for messages.
+      folder: folder of the cache.
+      part: name of the part.
+      source: the noun before the id in messages.
 
     Raises:
-      Is2reError: where there is no such part, or it is not what was written.
+      Is2reError: where the part does not exist or its files have changed.
     """
     folder = pathlib.Path(folder)
     found = parts(folder)
@@ -186,7 +187,7 @@ def read(folder: str | os.PathLike[str], part: str, source: str = "system") -> L
             shards.append({key: arrays[key] for key in arrays.files})
     records = found[part]["records"]
     if sum(len(shard["sids"]) for shard in shards) != records or not shards:
-        # A damaged name of a file would leave out its records.
+        # Damage to a file's name would leave out its records.
         raise Is2reError(
             f"{folder}/manifest.json is damaged: its files do not hold the {records} records of "
             f"{part}; delete it and build again"
@@ -207,10 +208,10 @@ def read(folder: str | os.PathLike[str], part: str, source: str = "system") -> L
 
 
 def parts(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """By name, what a built cache holds of each part: `records`, `skipped`, `problems`, `files`.
+    """The manifest's entry of each part, by name: `records`, `skipped`, `problems`, `files`.
 
     Raises:
-      Is2reError: where it is not finished.
+      Is2reError: where the cache is unfinished, damaged or of another version.
     """
     try:
         content = json.loads((pathlib.Path(folder) / "manifest.json").read_text(encoding="utf-8"))
@@ -230,5 +231,5 @@ def parts(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
 
 
 def is_intact(path: pathlib.Path, digest: str) -> bool:
-    """Whether a file is there and has this SHA-256."""
+    """Whether a file exists and has this SHA-256."""
     return path.exists() and sha256(path) == digest

@@ -1,7 +1,7 @@
 """Builds a cache of OC20 IS2RE (Chanussot et al. 2021) from its LMDB files.
 
-Checked and built shard by shard, so that an interrupted build goes on: a `tensorflow_datasets` data
-set (array_record files), and packed arrays that load in a moment.
+The cache has a `tensorflow_datasets` data set (array_record files), and packed arrays that load
+quickly. It is built and checked shard by shard, so that an interrupted build can be resumed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hdgnn_jax.data.oc20_lmdb import BadRecord, Is2reError, Lmdb, Record, lmdb_f
 from hdgnn_jax.progress import progress_bar
 
 SHARD = 10_000
-"""Records that are built, kept or made again together."""
+"""Number of records in a shard, which is built, kept or rebuilt as a whole."""
 
 PROBLEMS = 100
-"""As many skipped records of a part are named in the manifest."""
+"""The most skipped records of a part that the manifest names."""
 
 
 def _exact(shape: tuple[int | None, ...], dtype: Any) -> tfds.features.Tensor:
-    # As bytes, for TFDS would round float64 to float32.
+    # Stored as bytes, because TFDS would round float64 to float32.
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)
 
 
@@ -49,11 +49,11 @@ FEATURES = tfds.features.FeaturesDict(
         "y_relaxed": _exact((), np.float64),
     }
 )
-"""The fields of `Record` in the TFDS data set, with NaN for those that test records lack."""
+"""The fields of `Record` in the TFDS data set; fields that test records lack are NaN."""
 
 
 class _Shard(NamedTuple):
-    """What is built together: records `start` to `stop` of one file of a part."""
+    """Records `start` to `stop` of one file of a part, which are built together."""
 
     part: str
     source: Lmdb
@@ -67,13 +67,13 @@ def build(
     folder: str | os.PathLike[str],
     bad: Literal["stop", "skip"] = "stop",
 ) -> None:
-    """Converts OC20's files into a cache; what an earlier call finished and is intact is kept.
+    """Converts OC20's files into a cache; intact shards of earlier calls are kept.
 
     Args:
       source: has a folder for each part (`train`, `val_id`, `test_id`, ...) with one or more .lmdb
         files.
-      folder: of the cache; shards of anything but these parts are removed from it.
-      bad: whether a bad record stops the build or is skipped, and named in `manifest.json`.
+      folder: folder of the cache; shards of other parts are removed from it.
+      bad: whether a bad record stops the build or is skipped and named in `manifest.json`.
 
     Raises:
       Is2reError: where there is nothing to convert, or a file or record cannot be read.
@@ -120,7 +120,7 @@ def _planned(
 
 
 def _kept(shard: _Shard, bad: str) -> dict[str, Any] | None:
-    """The entry of a shard that is there already, intact, and from the same source."""
+    """The entry of a shard that exists, is intact and has the same source; None otherwise."""
     try:
         entry = json.loads(_beside(shard.stem, ".json").read_text())
         files = [(shard.stem.with_name(name), digest) for name, digest in entry["files"].items()]
@@ -140,7 +140,8 @@ def _made(shard: _Shard, bad: str, advance: Callable[[], object]) -> dict[str, A
     records: list[Record] = []
     problems: list[dict[str, Any]] = []
     packed = _beside(shard.stem, ".npz")
-    # One record a group, as TFDS has it for random access; its own zstd takes five times as long.
+    # One record per group, as TFDS writes for random access. Its default, zstd, takes five times
+    # as long.
     options = "group_size:1,snappy"
     writer = array_record_module.ArrayRecordWriter(str(_unfinished(shard.stem)), options)
     try:
@@ -171,7 +172,7 @@ def _made(shard: _Shard, bad: str, advance: Callable[[], object]) -> dict[str, A
 
 
 def _filled(record: Record) -> Record:
-    """With NaN for what a test record lacks."""
+    """The record, with NaN in the fields that a test record lacks."""
     return record._replace(
         y_init=math.nan if record.y_init is None else record.y_init,
         y_relaxed=math.nan if record.y_relaxed is None else record.y_relaxed,
@@ -201,7 +202,7 @@ def _packed(records: list[Record]) -> dict[str, Any]:
 
 
 def _finish(folder: pathlib.Path, shards: list[_Shard], entries: list[dict[str, Any]]) -> None:
-    """Removes what is left of other builds; writes what TFDS needs, and last the manifest."""
+    """Removes files of other builds, writes the metadata of TFDS, and last the manifest."""
     wanted = {shard.stem.name + suffix for shard in shards for suffix in ("", ".npz", ".json")}
     for path in folder.glob("is2re-*"):
         if path.name not in wanted:

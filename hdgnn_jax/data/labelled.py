@@ -1,4 +1,4 @@
-"""Structures with what is known of them: what every data set gives."""
+"""Structures with labels, the common form of all data sets."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class LabelledStructures:
 
     Attributes:
       structures: the structures.
-      labels: name of a target to [n, ...] float64; NaN where it is not known.
-      forces: [atoms, 3] float64, of the energy among the labels, per Å; None where there are none.
-      groups: [n] integers; structures of one group, such as one molecule in several shapes, belong
-        in one part of a split. None: each is a group of its own.
+      labels: for each target, by name, [n, ...] float64; NaN where unknown.
+      forces: [atoms, 3] float64, in the energy's unit per Å; None without forces.
+      groups: [n] integers. Structures of one group, such as shapes of one molecule, belong in one
+        part of a split. None: each structure is a group of its own.
     """
 
     structures: Structures

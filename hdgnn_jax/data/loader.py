@@ -1,4 +1,4 @@
-"""Training batches: batch k is a function of (seed, k), whatever came before it."""
+"""Training batches. Batch k is a function of (seed, k), independent of earlier batches."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from hdgnn_jax.graphs.structure import Structures
 class Loader:
     """Shuffled batches of a fixed number of molecules, padded to one of a few budgets.
 
-    The molecules form one endless sequence, epoch after epoch, each in its own order drawn from
-    (seed, epoch); batch k is the k-th piece of it. Budgets are computed from the very batches the
-    run will draw, so none can overflow.
+    The molecules form an endless sequence of epochs, each in its own order, drawn from
+    (seed, epoch). Batch k is the k-th piece of this sequence. Budgets are computed from the very
+    batches that the run will draw, so every batch fits one.
 
     Attributes:
       structures, neighbors: the training set.
       targets: [n, ...] standardised.
       batch_size: molecules in a batch, over all shards.
-      seed: of the order.
-      steps: batches in the run.
-      shards: devices that share a batch.
-      n_budgets: how many padded shapes, that is compilations, to allow.
-      forces: [atoms, 3] standardised; None: they are not trained on.
+      seed: seed of the order.
+      steps: number of batches in the run.
+      shards: number of devices that share a batch.
+      n_budgets: largest number of padded shapes; each is compiled once.
+      forces: [atoms, 3] standardised; None: forces are not trained on.
       own: the shards that this process builds; None: all.
     """
 
@@ -53,12 +53,12 @@ class Loader:
             raise InputError("the training set is empty")
 
     def molecules(self, k: int) -> np.ndarray:
-        """[shards, B / shards] places of batch k's molecules in the training set."""
+        """[shards, B / shards] indices of batch k's molecules in the training set."""
         places = self._stream(k * self.batch_size, (k + 1) * self.batch_size)
         return places[batching.deal(self.neighbors.n_edges[places][None], self.shards)[0]]
 
     def batch(self, k: int) -> batching.MolecularGraph:
-        """Batch k, every array with a leading axis of this process's shards."""
+        """Batch k; every array has a leading axis of this process's shards."""
         shards = self.molecules(k)
         nodes, edges = self._sizes(shards[None])
         budget = batching.smallest_fit(self.budgets, nodes[0], edges[0], shards.shape[1])
@@ -73,7 +73,7 @@ class Loader:
 
     @functools.cached_property
     def budgets(self) -> list[batching.Budget]:
-        """The padded shapes of the run, ascending."""
+        """The padded shapes of the run, in ascending order."""
         nodes, edges, _ = self._all_sizes
         return batching.choose_budgets(
             nodes, edges, self.batch_size // self.shards, self.n_budgets
@@ -91,7 +91,7 @@ class Loader:
     def _all_sizes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """[steps] nodes and edges of the fullest shard of every batch, and edges of all shards."""
         sizes = []
-        # A thousand batches at a time, so that a long run needs no more memory than a short one.
+        # About a thousand batches at a time, so that long runs need no more memory than short ones.
         for start in range(0, self.steps, 1024):
             stop = min(start + 1024, self.steps)
             places = self._stream(start * self.batch_size, stop * self.batch_size)
@@ -104,7 +104,7 @@ class Loader:
         return nodes, edges, real
 
     def _sizes(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of `[batches, shards, k]` molecules, the nodes and edges of the fullest shard."""
+        """[batches] nodes and edges of the fullest shard, of molecules `[batches, shards, k]`."""
         counts = self.structures.n_atoms, self.neighbors.n_edges
         nodes, edges = (count[places].sum(-1).max(-1) for count in counts)
         return nodes, edges
@@ -131,7 +131,7 @@ def prefetch(
     sharding: jax.sharding.NamedSharding,
     ahead: int = 2,
 ) -> Iterator[batching.MolecularGraph]:
-    """make(start), ..., make(stop - 1) on the devices, built in a thread while the step runs."""
+    """Yields make(start), ..., make(stop - 1) on the devices, built in a thread meanwhile."""
 
     def load(k: int) -> batching.MolecularGraph:
         return batching.place(make(k), sharding)

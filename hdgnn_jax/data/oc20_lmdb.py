@@ -1,4 +1,4 @@
-"""Records of OC20 IS2RE (Chanussot et al. 2021) in the published LMDB files, without torch."""
+"""Reads and writes OC20 IS2RE's LMDB files (Chanussot et al. 2021) without torch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Record(NamedTuple):
     """One adsorbate on one slab, periodic in three directions.
 
     Attributes:
-      sid: the number by which OC20 knows the system.
+      sid: OC20's number of the system.
       atomic_numbers: [n] int32.
       positions: [n, 3] float64, Å, of the initial structure.
       cell: [3, 3] float64, Å, a lattice vector in each row.
       tags: [n] int8; 0 bulk, 1 surface, 2 adsorbate.
-      fixed: [n] bool; held in place by the relaxation.
+      fixed: [n] bool; True for atoms that the relaxation holds in place.
       positions_relaxed: [n, 3] float64, Å; None in test records.
       y_init: energy of the initial structure, eV; None in test records.
       y_relaxed: energy of the relaxed structure, eV; None in test records.
@@ -43,17 +43,17 @@ class Record(NamedTuple):
 
 
 THINNEST_CELL = 0.5
-"""Å. A cell with two faces nearer than this holds no atoms."""
+"""Å. Cells with two opposite faces nearer than this are refused: no atom fits in."""
 
 FARTHEST = 1e4
-"""Å. A coordinate beyond this is none, and float32 has no digits left for it."""
+"""Å. Coordinates beyond this are refused: they make no sense, and exceed float32's precision."""
 
 MOST_ATOMS = 2000
-"""OC20's systems have some 250 at most; all pairs are compared."""
+"""Larger systems are refused, because all pairs are compared. OC20's have about 250 at most."""
 
 
 class Is2reError(HDGNNError):
-    """OC20 cannot be had; the message says which file or record, and how to mend it."""
+    """OC20 cannot be read; the message names the file or record and the fix."""
 
 
 class BadRecord(Is2reError):
@@ -74,9 +74,10 @@ class BadRecord(Is2reError):
 class Lmdb:
     """The records of one .lmdb file, in order of their keys; use it in a `with` statement.
 
+    `[key]` is a record, or raises BadRecord.
+
     Raises:
-      Is2reError: where the package lmdb is missing, or the file is none or cut short.
-      BadRecord: from `[key]`.
+      Is2reError: where the package lmdb is missing, or the file is damaged or no LMDB file.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -101,7 +102,7 @@ class Lmdb:
 
     def _count(self) -> int:
         state = self._env.stat()
-        # Reading past the end of a mapped file would kill the process.
+        # A read past the end of a mapped file would kill the process.
         if (self._env.info()["last_pgno"] + 1) * state["psize"] > self.size:
             raise Is2reError(f"{self.path} is cut short: copy it again")
         self._content = self._env.begin()
@@ -129,7 +130,7 @@ class Lmdb:
         return self._length
 
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record | BadRecord]:
-        """The records `start` to `stop`, each bad one as the error that says why."""
+        """Yields the records `start` to `stop`; for a bad one, the BadRecord that it raises."""
         for key in range(start, len(self) if stop is None else stop):
             try:
                 found: Record | BadRecord = self[key]
@@ -151,10 +152,10 @@ class Lmdb:
 
 
 def lmdb_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """The file itself, or those in the folder, sorted.
+    """The file itself, or the .lmdb files in the folder, sorted.
 
     Raises:
-      Is2reError: where there is none.
+      Is2reError: where there is no such file.
     """
     path = pathlib.Path(path)
     if path.is_file() or (path / "data.mdb").exists():
@@ -168,15 +169,16 @@ def lmdb_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:
 def read_lmdb(
     path: str | os.PathLike[str], skipped: list[dict[str, Any]] | None = None
 ) -> Iterator[Record]:
-    """The records of a file, or of the .lmdb files of a folder, one at a time.
+    """Yields the records of a file, or of the .lmdb files of a folder.
 
     Args:
-      path: of the file or folder.
-      skipped: a list that gets file, key and reason of each bad record; without it the first one
-        is an error.
+      path: the file or folder.
+      skipped: a list that gets file, key and reason of each bad record. None: the first bad record
+        raises.
 
     Raises:
-      Is2reError: where a file cannot be read; BadRecord for a record.
+      Is2reError: where a file cannot be read.
+      BadRecord: for a bad record, without `skipped`.
     """
     for file in lmdb_files(path):
         with Lmdb(file) as content:
@@ -190,9 +192,9 @@ def read_lmdb(
 
 
 def write_lmdb(path: str | os.PathLike[str], records: Iterable[Record]) -> None:
-    """Writes records as OC20 publishes them: readable by torch_geometric 2, and by `read_lmdb`.
+    """Writes records in OC20's format, readable by torch_geometric 2 and `read_lmdb`.
 
-    Coordinates become float32 where they lose nothing by it. The file gets its name at the end.
+    Coordinates are stored in float32 where that is exact. The file gets its name at the end.
     """
     path = pathlib.Path(path)
     unfinished = path.with_name(path.name + ".unfinished")
@@ -229,16 +231,16 @@ def _fields(record: Record) -> dict[str, Any]:
 
 
 def narrowed(array: np.ndarray) -> np.ndarray:
-    """As float32 where that loses nothing."""
+    """The array in float32 where that is exact, else unchanged."""
     narrow = array.astype(np.float32)
     return narrow if np.array_equal(narrow, array, equal_nan=True) else array
 
 
 def _checked(fields: Mapping[str, Any]) -> Record:
-    """A record out of OC20's fields.
+    """The record with OC20's fields, after checks.
 
     Raises:
-      ValueError: saying what is wrong with it.
+      InputError: saying what is wrong with the record.
     """
     natoms = _integer(fields, "natoms")
     if not 0 < natoms <= MOST_ATOMS:
@@ -318,8 +320,8 @@ def _check_distances(positions: np.ndarray, cell: np.ndarray) -> None:
         inverse = np.full((3, 3), np.inf)
     if not (inverse * inverse).sum(0).max() < 1 / THINNEST_CELL**2:
         raise InputError(f"its cell is thinner than {THINNEST_CELL} Å")
-    # Lattice vectors change this phase by whole numbers, so that atoms at one place have nearly the
-    # same, up to those: few other pairs do, and only these are measured.
+    # Lattice vectors change this phase by whole numbers, so atoms at one place have nearly the same
+    # phase up to whole numbers. Few other pairs have, and only such pairs are measured.
     wave = inverse @ (1.0, 2.0, 3.0)
     phases = positions @ wave
     phases = (phases - np.floor(phases)).astype(np.float32)

@@ -1,11 +1,12 @@
-"""QM9's polarizability tensors in the frame of its positions.
+"""Turns QM9's polarizability tensors into the frame of its positions.
 
-The tensors are in Gaussian's standard orientation, the positions are not. The axes there are the
-principal axes of nuclear charge. Their signs leave four half turns open: Gaussian's documented rule
-(the third moment of charge is positive along y and z) is broken by a sixth of the molecules, most
-likely since it was applied to a geometry before the last optimisation. So the half turn is chosen
-by a model of the tensor that is fitted along the way, a sum over pairs of atoms, with the rule as a
-second witness. Molecules that this does not settle are left out.
+The tensors are in Gaussian's standard orientation, the positions are not. The axes of that
+orientation are the principal axes of nuclear charge. Their signs leave four candidates, which
+differ by half turns. Gaussian's documented rule (the third moment of charge is positive along y and
+z) fails for a sixth of the molecules, most likely since it was applied to a geometry before the
+last optimisation. So a model of the tensor, a sum over pairs of atoms that is fitted on the way,
+chooses the half turn, and the rule is a second witness. Molecules without a clear choice are left
+out.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ import numpy as np
 from hdgnn_jax.graphs.structure import Structures
 
 SIGNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
-"""Half turns of the axes x, y, z. (A tensor does not feel the inversion.)"""
+"""Signs of the axes x, y, z for the four half turns. (An inversion does not change a tensor.)"""
 OFF_DIAGONAL = ([0, 0, 1], [1, 2, 2])
 FLIPS = SIGNS[:, OFF_DIAGONAL[0]] * SIGNS[:, OFF_DIAGONAL[1]]
-"""[4, 3] what they do to the components xy, xz, yz."""
+"""[4, 3] signs that the half turns give to the components xy, xz, yz."""
 ROUNDED = 0.0015
-"""bohr^3: the tensors have three decimals."""
+"""bohr^3. Smaller components count as 0, since the tensors have three decimals."""
 
 SURE = 0.95
-"""Certainty of the half turn below which a molecule is left out."""
+"""Molecules whose half turn is less certain than this are left out."""
 SMALLEST_GAP = 0.005
-"""Of two moments, over their sum: below it the axes are not certain."""
+"""Below this difference of two moments over the sum of all, the axes are not certain."""
 LARGEST_RESIDUAL = 6.0
-"""bohr^3, of the model: above it something else is wrong."""
+"""bohr^3. Molecules with a larger residual of the model are left out: something else is wrong."""
 
 RADII = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57}
 """Covalent radii, Å."""
 TYPES = {1: (0, 1, 1), 6: (1, 2, 4), 7: (4, 1, 3), 8: (7, 1, 2), 9: (9, 1, 1)}
-"""Of an element: its first atom type, and the fewest and most neighbours that are told apart."""
+"""For each element: its first atom type, and the fewest and most neighbours with own types."""
 N_TYPES = 10
 PAIR = np.zeros((N_TYPES, N_TYPES), int)
-"""The kind of a pair of atom types."""
+"""The number of the kind of each pair of atom types."""
 for _kind, (_a, _b) in enumerate(itertools.combinations_with_replacement(range(N_TYPES), 2)):
     PAIR[_a, _b] = PAIR[_b, _a] = _kind
 N_PAIRS = int(PAIR.max()) + 1
@@ -48,8 +49,9 @@ class Frames(NamedTuple):
     """Candidates for the standard orientation.
 
     Attributes:
-      rotations: [n, 4, 3, 3] R with alpha_standard = R alpha_positions R^T; the first by the rule.
-      gap: [n] smallest difference of two moments over their sum.
+      rotations: [n, 4, 3, 3] R with alpha_standard = R alpha_positions R^T; the first follows the
+        rule.
+      gap: [n] smallest difference of two moments, over the sum of all three.
       third: [n, 3] third moments of charge along the first candidate's axes.
     """
 
@@ -59,7 +61,7 @@ class Frames(NamedTuple):
 
 
 def frames(structures: Structures) -> Frames:
-    """From the nuclei; moments descend from x to z."""
+    """The candidates, computed from the nuclei; moments descend from x to z."""
     n, most = len(structures), int(structures.n_atoms.max())
     there = np.arange(most) < structures.n_atoms[:, None]
     charge, x = np.zeros((n, most, 1)), np.zeros((n, most, 3))
@@ -80,18 +82,18 @@ def frames(structures: Structures) -> Frames:
 def in_frame_of_positions(
     structures: Structures, tensors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The tensors of QM9, turned.
+    """QM9's tensors, turned into the frame of the positions.
 
     Args:
-      structures: enough molecules to fit 285 coefficients to.
+      structures: enough molecules to fit 285 coefficients.
       tensors: [n, 3, 3] in the standard orientation, bohr^3.
 
     Returns:
-      [n, 3, 3] in the frame of the positions, NaN where it is not certain; [n] the certainty.
+      [n, 3, 3] turned tensors, NaN where the turn is not certain; [n] the certainty.
     """
     candidates = frames(structures)
     fit, choice = _fit(candidates.rotations, tensors, _features(structures))
-    # In the axes of the first candidate the four differ in the signs off the diagonal alone.
+    # In the axes of the first candidate, the four differ only in signs off the diagonal.
     first = candidates.rotations[:, 0]
     model = first @ _matrices(fit) @ np.swapaxes(first, 1, 2)
     deviation = _traceless(tensors)
@@ -99,7 +101,7 @@ def in_frame_of_positions(
     misfit = np.abs(off * FLIPS[choice] - model_off)
     generic = (np.abs(off) > ROUNDED).all(1)
     typical = np.median(misfit[generic]) / 0.6745
-    # What the model misses on the diagonal, which the choice does not enter, counts too.
+    # The model's error on the diagonal, which does not depend on the choice, counts too.
     diagonal = np.einsum("nii->ni", model - deviation)
     variance = (4 * typical**2 + (diagonal**2).sum(1)) / 6
     log = 1.5 * (off * model_off) @ FLIPS.T / variance[:, None]
@@ -108,7 +110,7 @@ def in_frame_of_positions(
     probability = np.exp(log - log.max(1, keepdims=True))
     probability /= probability.sum(1, keepdims=True)
     choice = probability.argmax(1)
-    # Candidates that are nearly the same tensor are one.
+    # Candidates with nearly the same tensor count as one.
     apart = np.sqrt(2 * ((off[:, None] * (FLIPS - FLIPS[choice][:, None])) ** 2).sum(2)) / 3
     certainty = np.where(apart < 0.1, probability, 0).sum(1)
 
@@ -116,7 +118,7 @@ def in_frame_of_positions(
     turned = np.swapaxes(rotation, 1, 2) @ tensors @ rotation
     residual = np.linalg.norm(_matrices(fit) - _traceless(turned), axis=(1, 2)) / 3
     good = (certainty > SURE) & (candidates.gap >= SMALLEST_GAP) & (residual < LARGEST_RESIDUAL)
-    # Without anything off the diagonal the point group has a rule of its own for the axes.
+    # For a diagonal tensor, the point group has a rule of its own for the axes.
     good &= (np.abs(off) > ROUNDED).any(1)
     return np.where(good[:, None, None], turned, np.nan), certainty
 
@@ -124,7 +126,7 @@ def in_frame_of_positions(
 def _fit(
     rotations: np.ndarray, tensors: np.ndarray, features: np.ndarray, rounds: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The model's tensors [n, 6] and the candidates next to them [n]: each settles the other."""
+    """The model's tensors [n, 6] and the nearest candidates [n], fitted in turn to each other."""
     n, _, width = features.shape
     targets = np.empty((n, 4, 6))
     parts = [slice(k, k + 10_000) for k in range(0, n, 10_000)]
@@ -149,8 +151,8 @@ def _fit(
 def _features(structures: Structures) -> np.ndarray:
     """[n, 6, 285] float32: sums of traceless v v^T over the pairs of each kind of atom types.
 
-    Bonds; bonds times how far they are stretched; 1-3 pairs; normals of the planes of angles; all
-    farther pairs by r^-3; 1-4 pairs.
+    The sums are over bonds; bonds, weighted by how far they are stretched; 1-3 pairs; normals of
+    the planes of angles; all farther pairs, weighted by r^-3; and 1-4 pairs.
     """
     numbers, x, n = structures.atomic_numbers, structures.positions, len(structures)
     molecule = np.repeat(np.arange(n), structures.n_atoms)
@@ -211,7 +213,7 @@ def _features(structures: Structures) -> np.ndarray:
 
 
 def _all_pairs(structures: Structures) -> np.ndarray:
-    """[2, pairs] places of i < j in the same molecule."""
+    """[2, pairs] indices of atoms i < j in the same molecule."""
     n_atoms = structures.n_atoms
     pairs = [
         (structures.offsets[:-1][n_atoms == n][:, None, None] + np.array(np.triu_indices(n, 1)))
@@ -226,7 +228,7 @@ def _traceless(tensors: np.ndarray) -> np.ndarray:
 
 
 def _six(tensors: np.ndarray) -> np.ndarray:
-    """[..., 6] xx, yy, zz, xy, xz, yz of symmetric tensors."""
+    """[..., 6] components xx, yy, zz, xy, xz, yz of symmetric tensors."""
     return tensors[..., [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
 
 

@@ -1,4 +1,4 @@
-"""Work for several processes of one thread each."""
+"""Maps a function in several processes of one thread each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""With more, sums are cut up by the number of cores: other last bits."""
+"""With more threads, sums are divided by the number of cores, which changes the last bits."""
 
 
 def map_in_processes(
@@ -20,18 +20,18 @@ def map_in_processes(
     """Yields `function` of each row of the columns, in their order.
 
     Args:
-      function: of the top level of a module.
-      columns: of arguments, as of `map`.
-      processes: how many work.
+      function: a function at the top level of a module.
+      columns: columns of arguments, as for `map`.
+      processes: number of processes.
     """
     spawn = multiprocessing.get_context("spawn")
-    # An interruption is this process's to handle.
+    # Only this process handles an interruption.
     pool = concurrent.futures.ProcessPoolExecutor(
         processes, spawn, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     )
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     try:
-        # The processes start here, and BLAS looks when it is loaded.
+        # The processes start here, and BLAS reads the variables when it is loaded.
         os.environ.update(ONE_THREAD)
         results = pool.map(function, *columns)
         for name, value in before.items():

@@ -1,4 +1,4 @@
-"""QM9 (Ramakrishnan et al. 2014): packed once into a cache, as arrays that load in a moment."""
+"""QM9 (Ramakrishnan et al. 2014), packed once into a cache, as arrays that load quickly."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from hdgnn_jax.progress import progress_bar
 
 PACKED = "packed.2.npz"
 TENSORS = "polarizability.2.npy"
-"""The number is the version of the layout: what an earlier version wrote is left alone."""
+"""The number is the version of the layout; files of other versions are left alone."""
 
 
 @dataclasses.dataclass(frozen=True)
 class QM9(Dataset):
-    """Which molecules of QM9, and what is taken off their targets.
+    """QM9 with one of its published splits.
 
     Attributes:
       split: `standard` or `cormorant`.
-      train_size: first so many training molecules of the split; None: all.
-      reference: `none`, `fitted`, `tabulated` or `linear`; None: the usual one of the target.
+      train_size: number of training molecules, the first of the split; None: all.
+      reference: `none`, `fitted`, `tabulated` or `linear`; None: the default of the target.
       cache: folder; None: see `cache_folder`.
     """
 
@@ -61,19 +61,19 @@ class QM9(Dataset):
     targets: ClassVar[Mapping[str, Target]] = OF_QM9
 
     def paper(self, target: Target) -> Mapping[str, Accuracy]:
-        """The paper's error on the test part; it has none for the polarizability tensor."""
+        """The paper's error on the test part; empty for targets that the paper does not report."""
         return {} if target.paper_mae is None else {"test": Accuracy(target.paper_mae)}
 
     def digest(self) -> str:
-        """Of the lists of molecules."""
+        """The SHA-256 of the split's lists of molecules."""
         return splits.split(self.split).digest
 
     def part(self, name: str, target: str) -> LabelledStructures:
         """The molecules of a part of the split.
 
         Raises:
-          InputError: for a part, a split or a training size that is none.
-          QM9Error: where the data cannot be had.
+          InputError: where the part or the split does not exist, or `train_size` is out of range.
+          QM9Error: where the data cannot be read.
         """
         check_part(name, ("train", *self.reported))
         rows, molecules = getattr(splits.split(self.split), name), self._molecules
@@ -97,7 +97,7 @@ class QM9(Dataset):
 def load(cache: str | os.PathLike[str] | None = None) -> LabelledStructures:
     """All 130,831 molecules in order of their index, with a label for each of `TARGETS`.
 
-    The first call packs them, in some seconds. Ids are QM9 indices, labels in QM9's own units.
+    The first call packs them in some seconds. Ids are QM9 indices; labels are in QM9's own units.
 
     Args:
       cache: folder; see `cache_folder`.
@@ -112,10 +112,10 @@ def load(cache: str | os.PathLike[str] | None = None) -> LabelledStructures:
 
 
 def read(folder: pathlib.Path) -> LabelledStructures:
-    """The packed arrays of a built cache.
+    """The molecules of a built cache.
 
     Raises:
-      QM9Error: where they are not what was written.
+      QM9Error: where the packed file is unreadable or damaged.
     """
     path = folder / PACKED
     _refuse_damaged(path)
@@ -136,11 +136,11 @@ def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:
 
     Args:
       source: folder with the package's CSV files.
-      folder: of the cache.
+      folder: folder of the cache.
       expected: number of molecules.
 
     Raises:
-      QM9Error: where a source file is missing or has other rows than it should.
+      QM9Error: where a source file is missing or damaged, or the number of molecules is wrong.
     """
     with progress_bar("molecules") as progress:
         progress.add_task("QM9: parsing", total=None)
@@ -159,16 +159,16 @@ def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:
 def load_polarizability(
     structures: Structures, cache: str | os.PathLike[str] | None = None
 ) -> np.ndarray:
-    """[130,831, 3, 3] bohr^3, in the frame of the positions; NaN where that cannot be told.
+    """[130,831, 3, 3] bohr^3, in the frame of the positions; NaN where that frame is not certain.
 
     The first call takes about two minutes; see `polarizability`.
 
     Args:
-      structures: of `load`.
+      structures: the structures from `load`.
       cache: folder; see `cache_folder`.
 
     Raises:
-      QM9Error: of `load`.
+      QM9Error: as `load` does, or where the cached file is of other molecules.
     """
     path = cache_folder(cache) / "qm9" / TENSORS
     if not is_complete(path):

@@ -21,11 +21,11 @@ MAX_ATOMS = 29
 
 
 def write_tfds(source: pathlib.Path, folder: pathlib.Path) -> None:
-    """Writes all that the package holds as a TFDS data set, `Qm9`, into a folder: all or nothing.
+    """Writes all of the package's data as the TFDS data set `Qm9` into a folder: all or nothing.
 
     Args:
       source: folder with the package's CSV files.
-      folder: `qm9`, the data set's name; nothing is done where it exists.
+      folder: a folder named `qm9`, after the data set. If it exists, nothing is done.
 
     Raises:
       QM9Error: where a source file is missing or damaged.
@@ -43,12 +43,12 @@ def write_tfds(source: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 class Qm9(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # it has no types
-    """QM9 under the feature names and in the units of the TFDS catalogue's own `qm9`.
+    """QM9 with the feature names and units of `qm9` in the TFDS catalogue.
 
-    All numbers are float64 (stored as bytes: TFDS would round them to float32). The package holds
-    one SMILES and one InChI, so `SMILES_relaxed` and `InChI_relaxed` are left out; added is
-    `polarizability` [3, 3], bohr^3, in Gaussian's standard orientation, *not* the frame of
-    `positions`.
+    All numbers are float64 (stored as bytes, because TFDS would round them to float32). The package
+    holds one SMILES and one InChI, so `SMILES_relaxed` and `InChI_relaxed` are left out. The
+    feature `polarizability` [3, 3], bohr^3, is added; it is in Gaussian's standard orientation,
+    *not* in the frame of `positions`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -124,12 +124,12 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS without its own bars, logs and warnings."""
+    """Silences the progress bars, logs and warnings of TFDS."""
     tfds.disable_progress_bar()
     level = logging.getLogger("absl").level
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        # It prints where it writes; the folder has another name in the end.
+        # TFDS also prints the folder it writes to, which gets another name in the end.
         with warnings.catch_warnings(), contextlib.redirect_stdout(None):
             warnings.simplefilter("ignore")
             yield

@@ -1,4 +1,4 @@
-"""QM9 (Ramakrishnan et al. 2014) as the package `qm9pack` ships it: CSV files."""
+"""Reads QM9 (Ramakrishnan et al. 2014) from the CSV files of the package `qm9pack`."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ COLUMNS = {
     "B": "RotB_GHz",
     "C": "RotC_GHz",
 }
-"""Our names, which are those of the TFDS catalogue's `qm9`, and the package's."""
+"""Our names of the columns, which are those of the TFDS catalogue's `qm9`, to the package's."""
 
 PARTS = ("qm9_part1.csv", "qm9_part2.csv", "qm9_part3.csv")
 POLARIZABILITIES = "qm9_polarizability.csv"
 
 
 class QM9Error(HDGNNError):
-    """QM9 cannot be had; the message says which file and how to mend it."""
+    """QM9 cannot be read; the message names the file and the fix."""
 
 
 def parse(source: pathlib.Path) -> dict[str, Any]:
     """The package's CSV files as columns, in order of QM9 index.
 
-    Per molecule: `index`, SMILES, InChI, the `COLUMNS`, `polarizability` [n, 3, 3]. Per atom, from
-    `offsets`: `atomic_numbers`, `positions`, `Mulliken_charges`. Per vibration, from
-    `mode_offsets`: `frequencies`, 1/cm.
+    There is a row per molecule in `index`, `SMILES`, `InChI`, the `COLUMNS` and `polarizability`
+    [n, 3, 3]; a row per atom in `atomic_numbers`, `positions` and `Mulliken_charges`, divided by
+    `offsets`; a row per vibration in `frequencies`, 1/cm, divided by `mode_offsets`.
 
     Raises:
-      QM9Error: naming the file or molecule that is not as it should be.
+      QM9Error: naming the file or molecule that is missing or wrong.
     """
     parts = [read_csv(source / part) for part in PARTS if (source / part).exists()]
     if not parts:
@@ -95,7 +95,7 @@ def parse(source: pathlib.Path) -> dict[str, Any]:
 
 
 def parse_tensors(table: Any) -> np.ndarray:
-    """[n, 3, 3] of the package's file of polarizabilities, bohr^3, in the standard orientation."""
+    """[n, 3, 3] polarizabilities from the package's file, bohr^3, in the standard orientation."""
     rows = ("xx", "xy", "xz", "xy", "yy", "yz", "xz", "yz", "zz")
     columns = [table[f"A_{r}"].to_numpy(zero_copy_only=False).astype(np.float64) for r in rows]
     return np.stack(columns, -1).reshape(-1, 3, 3)
@@ -105,7 +105,7 @@ def read_csv(path: pathlib.Path) -> Any:
     """One of the package's files as a `pyarrow.Table`.
 
     Raises:
-      QM9Error: where it cannot be read.
+      QM9Error: where the file cannot be read.
     """
     import pyarrow
     import pyarrow.csv
@@ -120,9 +120,9 @@ def read_csv(path: pathlib.Path) -> Any:
 
 
 def _numbers(parts: list[Any], column: str) -> tuple[np.ndarray, np.ndarray]:
-    """All numbers of a column of lists, and how many each row has.
+    """All numbers of a column of lists, and the number of them in each row.
 
-    Not by JSON, which refuses the `0.` that five of the molecules have.
+    JSON cannot parse these lists: five of the molecules have the number `0.`.
     """
     tokens, counts = zip(*(_tokens(part[column]) for part in parts), strict=True)
     values = [t.cast("float64").to_numpy(zero_copy_only=False) for t in tokens]
@@ -141,10 +141,10 @@ def _tokens(column: Any) -> tuple[Any, np.ndarray]:
 
 
 def package_folder() -> pathlib.Path:
-    """Of the CSV files of `qm9pack`.
+    """The folder of the CSV files of `qm9pack`.
 
     Raises:
-      QM9Error: where it is not installed.
+      QM9Error: where `qm9pack` or `pyarrow` is not installed.
     """
     for package in ("pyarrow", "qm9pack"):
         spec = importlib.util.find_spec(package)

@@ -1,4 +1,4 @@
-"""Ridge regression on many columns, float32 in memory and float64 in every sum."""
+"""Ridge regression on many columns, stored in float32 and summed in float64."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 import scipy.linalg
 
 RIDGES = tuple(10.0**k for k in range(-7, 1))
-"""Penalties to choose from, per row and of standardised columns."""
+"""Penalties to choose from, per row, for standardised columns."""
 SMALLEST = 0.1
-"""Standard deviation that a column counts as having at least. Columns are numbers of things: one
-that varies less is the tail of a Gaussian, or of what few structures have, and a weight that makes
-up for it would give other structures thousands of times as much."""
+"""Smaller standard deviations of columns count as this. Columns are counts: one that varies less is
+the tail of a Gaussian, or belongs to something that few structures have. A weight that compensates
+for its size would contribute thousands of times as much in other structures."""
 CHUNK = 4096
-"""Rows in float64 at once."""
+"""Number of rows that are converted to float64 at once."""
 
 
 def ridge(
@@ -20,16 +20,16 @@ def ridge(
 ) -> tuple[np.ndarray, float]:
     """Weights and constant of the best fit, design @ weights + constant.
 
-    The penalty is the one of `RIDGES` with the smallest mean absolute error on the last tenth of
-    the rows, fitted to the others. Constant columns have weight 0.
+    The penalty is the one of `RIDGES` whose fit to the first nine tenths of the rows has the
+    smallest mean absolute error on the others. Constant columns get weight 0.
 
     Args:
       design: [n, F] float32, rows in random order.
       values: [n] float64.
-      constant: False: it is 0.
+      constant: whether to fit the constant; otherwise it is 0.
 
     Returns:
-      [F] float64 and the constant.
+      [F] float64 weights, and the constant.
     """
     n = len(design)
     mean = np.asarray(np.mean(design, 0, dtype=np.float64))
@@ -37,7 +37,7 @@ def ridge(
     for start in range(0, n, CHUNK):
         square += ((design[start : start + CHUNK] - mean) ** 2).sum(0)
     spread = np.sqrt(square / n)
-    # What rounding leaves of a constant column is no feature.
+    # Columns that vary by rounding alone are constant.
     used = np.flatnonzero(spread > 1e-4 * SMALLEST)
     spread = np.maximum(spread, SMALLEST)
     weights, centre = np.zeros(design.shape[1]), float(values.mean())
@@ -66,7 +66,7 @@ def ridge(
 
 
 class _System:
-    """The normal equations, or, of fewer rows than columns, those of as many unknowns as rows."""
+    """The normal equations, or, with fewer rows than columns, the dual ones: an unknown per row."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self._few = rows < columns
@@ -77,7 +77,7 @@ class _System:
         self._n = 0
 
     def add(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Rows [k, F] with their values [k]."""
+        """Adds rows [k, F] with their values [k]."""
         self._n += len(rows)
         if self._few:
             self._rows.append(rows)
@@ -87,7 +87,7 @@ class _System:
             self._right += rows.T @ values
 
     def solve(self, penalty: float) -> np.ndarray:
-        """[F] weights."""
+        """[F] weights for a penalty per row."""
         if self._few:
             rows = np.concatenate(self._rows)
             dual = _positive_solve(rows @ rows.T, penalty * self._n, np.concatenate(self._values))
@@ -96,7 +96,7 @@ class _System:
 
 
 def _positive_solve(matrix: np.ndarray, diagonal: float, right: np.ndarray) -> np.ndarray:
-    """x of (matrix + diagonal) x = right."""
+    """The solution x of (matrix + diagonal I) x = right."""
     matrix = matrix.copy()
     matrix[np.diag_indices(len(matrix))] += diagonal
     factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)

@@ -1,7 +1,7 @@
 """A stand-in for OC20 IS2RE that needs no download: metal dimers and trimers on alloy slabs, EMT.
 
-Records and parts are like OC20's, the physics is not: energies are those of ASE's effective medium
-theory, and no number on them may be held against one on OC20.
+Records and parts are like OC20's, but energies are from ASE's effective medium theory. Errors on
+them cannot be compared with errors on OC20.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from hdgnn_jax.data.oc20_lmdb import Record
 from hdgnn_jax.data.processes import map_in_processes
 
 METALS = ("Ni", "Cu", "Pd", "Ag", "Pt", "Au", "Al")
-"""Those that EMT is made for. A combination of them is held out of training where their places here
-(from 0) add up to a multiple of 5; each metal is in combinations of both kinds."""
+"""The metals that EMT is made for. A combination is held out of training if the indices of its
+metals here (from 0) add up to a multiple of 5; each metal is in combinations of both kinds."""
 
 
 def _by_held_out(combinations: Iterable[tuple[str, ...]]) -> dict[bool, list[tuple[str, ...]]]:
@@ -63,28 +63,28 @@ _SLABS = (
 
 
 def plan(n: int) -> dict[str, int]:
-    """Sizes of the parts of n systems: a twentieth in each but `train`, which has the rest."""
+    """Sizes of the parts of n systems: a twentieth in each, except `train`, which has the rest."""
     return dict.fromkeys(PARTS, n // 20) | {"train": n - 4 * (n // 20)}
 
 
 def make_system(seed: int, part: str, k: int) -> Record:
-    """System k of a part, the same bits in any process and order.
+    """System k of a part, the same to the bit in any process and order.
 
-    The adsorbate is put on the relaxed clean slab, whose atoms below the surface stay fixed. Drawn
-    again is a system where atoms of the initial structure overlap, where a relaxation takes more
-    than 200 steps, or where the adsorbate leaves the slab or falls apart.
+    The adsorbate is put on the relaxed clean slab, whose atoms below the surface stay fixed. A
+    system is drawn again if atoms of the initial structure overlap, a relaxation takes more than
+    200 steps, or the adsorbate leaves the slab or falls apart.
 
     Args:
-      seed: of the data set.
+      seed: seed of the data set.
       part: name in `PARTS`.
-      k: from 0.
+      k: number of the system, from 0.
 
     Returns:
-      Energies are those of the system less the relaxed clean slab's. So each atom of the adsorbate
-      counts from its bulk metal, the zero of EMT. `sid` is 5 k plus the place of the part.
+      The record. Its energies are the system's minus that of the relaxed clean slab, so the zero of
+      each atom of the adsorbate is its bulk metal. `sid` is 5 k plus the index of the part.
 
     Raises:
-      KeyError: where there is no such part.
+      KeyError: where the part does not exist.
       ValueError: where seed or k is negative.
     """
     held_out_adsorbate, held_out_catalyst = PARTS[part]
@@ -104,10 +104,10 @@ def make_systems(seed: int, part: str, indices: Iterable[int], processes: int) -
     """Yields `make_system` of each index, in their order.
 
     Args:
-      seed: of the data set.
+      seed: seed of the data set.
       part: name in `PARTS`.
-      indices: any, so that an interrupted run can go on.
-      processes: how many work.
+      indices: numbers k of systems; any, so that an interrupted run can be resumed.
+      processes: number of processes.
     """
     return map_in_processes(
         functools.partial(make_system, seed, part), indices, processes=processes
@@ -137,7 +137,7 @@ def _slab(rng: np.random.Generator, metals: tuple[str, ...]) -> Any:
 
 
 def _adsorbate(rng: np.random.Generator, metals: tuple[str, ...]) -> Any:
-    """A dimer or trimer about the origin, nearly flat and turned at random."""
+    """A dimer or trimer at the origin, nearly flat, turned at random."""
     atoms = Atoms(rng.permutation(metals), tags=[2] * len(metals))
     radii = _radii(atoms.symbols)
     angles = np.deg2rad([0, rng.choice([60, 120, 180])])[: len(metals) - 1]
@@ -150,10 +150,10 @@ def _adsorbate(rng: np.random.Generator, metals: tuple[str, ...]) -> Any:
 
 
 def _adsorbed(rng: np.random.Generator, slab: Any, adsorbate: Any) -> Any:
-    """The adsorbate let down on the slab until the first atoms touch.
+    """The slab with the adsorbate, which is lowered until the first atoms touch.
 
-    Its centre is above the mean of the 1 to 4 surface atoms that are nearest to a random point (on
-    top, bridge, hollow), or above that point.
+    Its centre is above the mean of the 1 to 4 surface atoms nearest to a random point (on top,
+    bridge, hollow), or above that point.
     """
     shifts = np.array([i * slab.cell[0] + j * slab.cell[1] for i in (-1, 0, 1) for j in (-1, 0, 1)])
     images = slab.positions[:, None] + shifts
@@ -173,7 +173,7 @@ def _adsorbed(rng: np.random.Generator, slab: Any, adsorbate: Any) -> Any:
 
 
 def _relaxed(sid: int, slab: Any, atoms: Any) -> Record | None:
-    """The system relaxed; None where it is to be drawn again."""
+    """The relaxed system; None where it must be drawn again."""
     radii = _radii(atoms.symbols)
     i, j, distance = neighbor_list("ijd", atoms, 3.0)
     if (distance < 0.8 * (radii[i] + radii[j])).any():
@@ -203,10 +203,11 @@ def _relaxed(sid: int, slab: Any, atoms: Any) -> Record | None:
 
 
 def _relax(atoms: Any) -> bool:
-    """Whether the relaxation, in place, has come to an end."""
+    """Relaxes the atoms in place; returns whether it converged."""
     atoms.calc = EMT()
     silent: Any = None
-    # BFGS takes as long, and its matrices are so large that BLAS may use threads: other last bits.
+    # BFGS takes as long, but its matrices are so large that BLAS may use threads, which changes the
+    # last bits.
     return bool(LBFGS(atoms, logfile=silent).run(fmax=FMAX, steps=200))
 
 

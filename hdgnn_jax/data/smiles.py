@@ -1,4 +1,4 @@
-"""Molecules from SMILES: positions by RDKit's ETKDG, relaxed with MMFF94."""
+"""Makes molecules from SMILES: positions by RDKit's ETKDG, relaxed with MMFF94."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from scipy.spatial.distance import pdist
 from hdgnn_jax.graphs.structure import Structure, StructureError
 
 SEED = 20240507
-"""Of the embedding: the same SMILES gives the same positions."""
+"""Seed of the embedding: the same SMILES gives the same positions."""
 NEAREST = 0.6
-"""Å. No two atoms are nearer; the bond of H2 is 0.74."""
+"""Å. Positions with two atoms nearer than this are refused; the bond of H2 is 0.74."""
 
 
 def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
-    """Positions of a molecule in up to n conformers, that of the lowest MMFF94 energy first.
+    """Up to n conformers of a molecule, the one with the lowest MMFF94 energy first.
 
     Args:
-      smiles: of one molecule; hydrogens are added.
-      n: conformers to try.
+      smiles: the molecule; hydrogens are added.
+      n: number of conformers to try.
 
     Returns:
       Conformers, and a sentence that says how they were made.
 
     Raises:
-      StructureError: where RDKit cannot read or embed it, or is not installed; where two atoms end
-        nearer than `NEAREST`.
+      StructureError: where RDKit is not installed or cannot read or embed the SMILES, or places two
+        atoms nearer than `NEAREST`.
     """
     try:
         from rdkit import Chem, rdBase
@@ -35,7 +35,7 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     except ImportError as error:
         raise StructureError('SMILES need rdkit: pip install "hdgnn_jax[rdkit]"') from error
     with rdBase.BlockLogs():
-        # RDKit stops at a NUL, and takes no half of a character.
+        # RDKit stops at a NUL, and fails on a lone surrogate.
         readable = not any(c == "\0" or "\ud800" <= c <= "\udfff" for c in smiles)
         molecule = Chem.MolFromSmiles(smiles) if readable else None
         if molecule is None or molecule.GetNumAtoms() == 0:
@@ -45,7 +45,7 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
         options.randomSeed = SEED
         ids: list[int] = list(rdDistGeom.EmbedMultipleConfs(molecule, n, options))
         if not ids:
-            # Long chains need it; others are better without.
+            # Long chains need random coordinates; other molecules are better without.
             options.useRandomCoords = True
             ids = list(rdDistGeom.EmbedMultipleConfs(molecule, n, options))
         if not ids:
@@ -53,12 +53,12 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
         relaxed = "as embedded: MMFF94 has not all its atom types"
         energies = np.zeros(len(ids))
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
-            # Or the molecules of one SMILES would lie in one another.
+            # With interactions between fragments, which would otherwise overlap.
             results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(
                 molecule, maxIters=2000, ignoreInterfragInteractions=False
             )
             states, energies = (np.array(column) for column in zip(*results, strict=True))
-            # -1: without a force field, and an energy of nothing.
+            # State -1: MMFF94 could not be set up, and the energy means nothing.
             energies = np.where(states < 0, np.inf, energies)
             relaxed = "relaxed with MMFF94" + (" (not to the end)" if states.any() else "")
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], np.int32)

@@ -40,13 +40,13 @@ def split(name: str) -> Split:
     """The split `standard` (110,000 / 10,000 / 10,831) or `cormorant` (100,000 / 17,748 / 13,083).
 
     Raises:
-      ValueError: for another name, or if NumPy's generator no longer gives the published lists.
+      InputError: for another name, or if NumPy's generator no longer gives the published lists.
     """
     if name == "standard":
         order = np.random.default_rng(1).permutation(N_MOLECULES)
         train, validation = 110_000, 10_000
     elif name == "cormorant":
-        # The legacy generator, in a state of its own: the published list was drawn from it.
+        # The published list was drawn with NumPy's legacy generator.
         order = np.random.RandomState(0).permutation(N_MOLECULES)
         train, validation = 100_000, 17_748
     else:
@@ -62,4 +62,4 @@ DIGESTS = {
     "standard": "62385db9a3818750d7cc343646a976a1b0c136ac32cc087a2a6e6f0eeea29ada",
     "cormorant": "06b1c51e5961461d25e05ed74c9c7f82f32af4aa6af9a50990cba61b4f4b06b8",
 }
-"""Of the published splits."""
+"""SHA-256 of the published splits."""

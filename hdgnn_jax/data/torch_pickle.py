@@ -1,7 +1,8 @@
-"""Pickled `torch_geometric` records, read and written without torch.
+"""Reads and writes pickled `torch_geometric` records without torch.
 
-A pickle can make Python call anything, so `pickle` never sees it: a machine of our own knows the
-opcodes and names that such records have, imports and calls nothing, and refuses all else by name.
+A pickle can make Python call anything, so it is never given to `pickle`. A small interpreter here
+knows only the opcodes and names that such records have. It imports and calls nothing, and refuses
+everything else by name.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from hdgnn_jax.errors import InputError
 
 
 class PickleError(InputError):
-    """A pickle that is damaged, or is no record of tensors; the message says what is wrong."""
+    """A pickle is damaged or not a record of tensors; the message says what is wrong."""
 
 
 class _Global(NamedTuple):
-    """What a name in a pickle becomes."""
+    """A name in a pickle, which is not imported."""
 
     name: str
 
@@ -40,7 +41,7 @@ class _Storage(NamedTuple):
 
 
 class _Object:
-    """An instance of a class in a pickle: nothing but the name and the state."""
+    """An instance of a class in a pickle: only the name of the class and the state."""
 
     def __init__(self, name: str):
         self.name = name
@@ -63,9 +64,9 @@ _DTYPES = {
     )
 }  # fmt: skip
 
-# A storage as torch.save wrote it before its zip files: three pickles that never change, the
-# storage's name, the list of names, then the count and the numbers. All bytes are fixed but those
-# of the groups, so there is nothing to interpret.
+# A storage in torch.save's format before zip files: three pickles that never change, the storage's
+# name, the list of names, then the count and the numbers. All bytes are fixed except the groups, so
+# there is nothing to interpret.
 _SYSTEM = {
     "protocol_version": 1001,
     "little_endian": True,
@@ -104,8 +105,8 @@ class _Machine:
 
     def __init__(self, data: bytes):
         self.data = data
-        # Bytes that calls may still work on, each once as text and once as tensor: a short pickle
-        # must not ask for the same long work again and again.
+        # The number of bytes that calls may still process, each once as text and once as tensor.
+        # Without this limit a short pickle could repeat the same long call again and again.
         self.left = 2 * len(data)
 
     def read(self) -> Any:
@@ -254,7 +255,7 @@ def _storage(blob: bytes) -> _Storage:
 
 
 def _called(blob: bytes) -> str:
-    """What a wrong storage would have called, for the message."""
+    """The names that a wrong storage would have called, for the message."""
     found = re.findall(rb"c([\w.]{1,99})\n([\w.]{1,99})\n", blob[:1000])
     names = {b".".join(name) for name in found}
     text = ", ".join(sorted(name.decode() for name in names))
@@ -273,7 +274,7 @@ def _tensor(
     if count == 0:
         return np.empty(shape, storage.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    # As many numbers as are stored: repeating them would make a small file a huge array.
+    # No more numbers than are stored: strides of 0 could make a huge array of a small file.
     if last >= storage.size or count > storage.size:
         raise PickleError("a tensor is larger than its storage")
     bytewise = [step * storage.dtype.itemsize for step in strides]
@@ -288,11 +289,11 @@ def loads(data: bytes) -> dict[str, Any]:
       data: the pickle, of protocol 2 to 5.
 
     Returns:
-      name to array (a read-only view of the pickle's bytes), int, float, bool or text. Other
-      things, None above all, are left out.
+      The fields by name: arrays (read-only views of the pickle's bytes), int, float, bool or text.
+      Fields of other types, such as None, are left out.
 
     Raises:
-      PickleError: where `data` is damaged, or names or does anything that such records do not.
+      PickleError: where `data` is damaged, or has a name or an operation that such records lack.
     """
     record = _Machine(data).read()
     if type(record) is not _Object or record.name != _DATA:
@@ -302,15 +303,15 @@ def loads(data: bytes) -> dict[str, Any]:
     if type(fields) is not dict:
         raise PickleError(f"the pickle is a {_DATA} without fields")
     kept = {k: v for k, v in fields.items() if isinstance(v, np.ndarray | int | float | str)}
-    record.state.clear()  # it holds itself, as `_parent`, and would wait for the garbage collector
+    record.state.clear()  # it refers to itself as `_parent` and would wait for garbage collection
     return kept
 
 
 def load_int(data: bytes) -> int:
-    """A pickled integer.
+    """The integer in a pickle.
 
     Raises:
-      PickleError: where it is something else.
+      PickleError: where the pickle holds something else.
     """
     value = _Machine(data).read()
     if type(value) is not int:
@@ -319,10 +320,10 @@ def load_int(data: bytes) -> int:
 
 
 def dumps(fields: Mapping[str, np.ndarray | int | float]) -> bytes:
-    """Pickles a record as `torch_geometric` 2 does, for it and for `loads` to read.
+    """Pickles a record as `torch_geometric` 2 does; both it and `loads` can read the result.
 
     Raises:
-      PickleError: for an array of a type that torch does not have.
+      PickleError: for an array whose type torch does not have.
     """
     memo: dict[str, int] = {}
     items = [
@@ -330,7 +331,7 @@ def dumps(fields: Mapping[str, np.ndarray | int | float]) -> bytes:
         + (_dump_tensor(value, memo) if isinstance(value, np.ndarray) else _plain(value))
         for name, value in fields.items()
     ]
-    # Number 255 of the memo, which plain values do not use, is the record: `_parent` is it again.
+    # Number 255 of the memo, which plain values do not use, is the record, for `_parent`.
     return b"".join(
         [
             b"\x80\x03", _name(_DATA), b")\x81q\xff}(",
@@ -363,7 +364,7 @@ def _dump_tensor(array: np.ndarray, memo: dict[str, int]) -> bytes:
 
 
 def _plain(value: object) -> bytes:
-    """The opcodes that push a value of Python's own types."""
+    """The opcodes that push a value of a built-in type."""
     return pickle.dumps(value, protocol=3)[2:-1]
 
 
@@ -373,7 +374,7 @@ def _name(full: str) -> bytes:
 
 
 def _memoized(full: str, memo: dict[str, int]) -> bytes:
-    """The opcodes that push a name, the second time out of the memo (below number 255)."""
+    """The opcodes that push a name; a repeated name comes from the memo (below number 255)."""
     if full in memo:
         return b"h" + bytes([memo[full]])
     memo[full] = 254 - len(memo)
