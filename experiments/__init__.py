@@ -2,5 +2,5 @@
 
 import os
 
-# TensorFlow's and XLA's C++ libraries read it when they are loaded, which jax's import does.
+# Set before jax is imported: the C++ libraries of TensorFlow and XLA read it when they are loaded.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

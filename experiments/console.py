@@ -1,4 +1,4 @@
-"""The programs as commands of the shell: `hdgnn-train` is `python -m experiments.train`."""
+"""The programs as shell commands: `hdgnn-train` is `python -m experiments.train`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NAMES = (
     "benchmarks", "doctor", "evaluate", "export", "expressiveness", "peer", "predict", "prepare",
     "search", "selftest", "soak", "study", "symmetry", "train",
 )  # fmt: skip
-"""Each is a command of setup.cfg."""
+"""Names of programs; setup.cfg has a command for each."""
 
 
 def __getattr__(name: str) -> Callable[[], None]:

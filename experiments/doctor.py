@@ -1,11 +1,11 @@
-"""Checks this machine and installation, and says what is wrong and how to mend it.
+"""Checks this machine and installation, and says what is wrong and how to fix it.
 
     python -m experiments.doctor
 
-Devices and whether they compute, versions of Python and of the packages this one needs, memory, the
-folder of data sets and what is in it, disk space, the cache of compiled programs. With
---workdir=DIR also whether a run can be written there and whether its checkpoints are sound. The
-exit code is 1 where something is wrong; a warning leaves it 0.
+It checks whether devices compute correctly, the versions of Python and of required packages,
+memory, the folder of data sets and its content, disk space, and the cache of compiled programs.
+With --workdir=DIR it also checks whether a run can be written there and whether its checkpoints are
+intact. The exit code is 1 if something is wrong; warnings leave it at 0.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 
 GIB = 2**30
 ENOUGH_DISK, ENOUGH_MEMORY = 5 * GIB, 4 * GIB
-"""QM9's cache with its building takes 2 GiB, the checkpoints of a full run 1; training `quick` and
-compiling it 3 of memory."""
+"""Building QM9's cache takes 2 GiB of disk, the checkpoints of a full run 1. Compiling and training
+`quick` take 3 GiB of memory."""
 
 
 class Finding(NamedTuple):
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-      subject: of the check.
-      found: in a few words.
+      subject: the thing that was checked.
+      found: the result, in a few words.
       verdict: `ok`, `warning` or `wrong`.
-      fix: what to do; empty where all is well.
+      fix: what the user should do; empty if nothing.
     """
 
     subject: str
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def examine(workdir: pathlib.Path | None) -> bool:
-    """Prints what was found; whether nothing is wrong."""
+    """Prints all findings; returns whether nothing is wrong."""
     table = Table(title="Doctor", title_justify="left")
     for name in ("", "found", "", "to mend it"):
         table.add_column(name, overflow="fold")
@@ -79,7 +79,7 @@ def examine(workdir: pathlib.Path | None) -> bool:
 
 
 def findings(workdir: pathlib.Path | None) -> Iterator[Finding]:
-    """All checks, one after the other."""
+    """Yields the findings of all checks."""
     yield Finding("Python", f"{platform.python_version()} on {platform.platform()}")
     yield from _packages()
     yield from _devices()
@@ -134,7 +134,7 @@ def _devices() -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("devices", kind)
-    # Not what it holds, but whether every device computes what NumPy does.
+    # Checks that every device computes what NumPy does.
     a = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
     for device in devices:
         on_device = jax.device_put(a, device)
@@ -164,7 +164,7 @@ def _data() -> Iterator[Finding]:
     root = cache_folder()
     yield _writable("data sets", root, "set HDGNN_CACHE to a folder of yours")
     yield _space(root)
-    # What is not complete is made when it is asked for.
+    # An incomplete cache is no fault: it is built on first use.
     if is_complete(root / "qm9" / qm9.PACKED):
         try:
             yield Finding("QM9", f"{len(qm9.read(root / 'qm9').structures):,} molecules, sound")
@@ -205,7 +205,7 @@ def _run(workdir: pathlib.Path) -> Iterator[Finding]:
 
 
 def _writable(subject: str, folder: pathlib.Path, fix: str) -> Finding:
-    """Whether a file can be made there, or in the nearest folder that exists."""
+    """Checks that a file can be created in the folder, or in its nearest parent that exists."""
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     try:
         with tempfile.TemporaryFile(dir=there):

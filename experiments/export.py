@@ -1,23 +1,23 @@
-r"""Writes a trained model as a folder that needs JAX and not this package.
+r"""Writes a trained model as a folder that needs JAX, but not this package.
 
     python -m experiments.export --workdir=runs/quick --output=model
     printf '3\n\nO 0 0 0.12\nH 0 0.76 -0.48\nH 0 -0.76 -0.48\n' > water.xyz
     python model/run.py water.xyz
 
-The folder is new, or empty, and gets three files:
+The folder must be new or empty. It gets three files:
   model.stablehlo  the prediction with the run's best weights, for `jax.export.deserialize`. It runs
                    on CPU, GPU and TPU, for any number of structures, atoms and edges in a call,
-                   and gives forces and virial too where the property is an energy.
-  model.json       what goes in and what comes out, with shapes and units; which atoms are
-                   neighbours; how to get from the output to the unit; what the run was.
+                   and gives forces and virial too if the property is an energy.
+  model.json       describes inputs and outputs, with shapes and units, the choice of neighbours,
+                   the conversion of the output to the unit, and the run.
   run.py           reads an xyz file (also an extended one with a cell), finds the neighbours, calls
-                   the model and prints. It is meant to be read and taken apart.
+                   the model and prints. It is meant as a start for scripts of your own.
 
-Where these run, `pip install jax flatbuffers` is enough. JAX reads what versions of itself from up
-to half a year before wrote: keep the run, to export it again.
+To use the folder, `pip install jax flatbuffers` is enough. JAX reads exports of its versions of
+the last half year: keep the run, to export it again later.
 
---frames=8 averages over 8 rolls of the edges' frames instead of what the run was evaluated with:
-less dependence on how a molecule is turned, at 8 times the cost.
+--frames=8 averages over 8 rolls of the edges' frames instead of the run's own number: predictions
+depend less on how a molecule is turned, at 8 times the cost.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
     """Writes the folder.
 
     Raises:
-      ValueError: where `output` is there and not an empty folder.
+      InputError: where `output` exists and is not an empty folder.
       CheckpointError: where the run cannot be read.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -64,7 +64,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
 
 
 def record_of(workdir: pathlib.Path) -> dict[str, Any]:
-    """What the model was trained on and how well, as far as the run tells."""
+    """The run's config, split, domain and, if it has one, report."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         record = Record.of(checkpoints, "best")
     summary = workdir / "report/summary.json"

@@ -2,8 +2,8 @@
 
     python run.py molecules.xyz
 
-Needs NumPy, flatbuffers and jax, for a GPU or TPU with its plugin. Of an extended xyz file Lattice,
-pbc and a column `tags` are read too. What the model is and takes is written in model.json.
+It needs NumPy, flatbuffers and jax (with its plugin for a GPU or TPU). From an extended xyz file it
+also reads Lattice, pbc and a column `tags`. model.json describes the model and its inputs.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from jax import export
 
 
 def read(path):
-    """Yields symbols, positions, the lattice vectors that are periodic [0 to 3, 3], and tags."""
+    """Yields symbols, positions, periodic lattice vectors [0 to 3, 3], and tags."""
     lines = iter(pathlib.Path(path).read_text().splitlines())
     for line in filter(str.strip, lines):
         count, comment = int(line), next(lines, "")
@@ -36,7 +36,7 @@ def read(path):
 
 
 def neighbors(model, positions, cell):
-    """Receivers, senders and shifts of all pairs within the cutoff, or of the nearest of them."""
+    """Receivers, senders and shifts of all pairs within the cutoff, or of the nearest ones."""
     inverse = np.linalg.pinv(cell)
     reach = model["cutoff"] * np.linalg.norm(inverse, axis=0) + np.ptp(positions @ inverse, axis=0)
     steps = itertools.product(*(range(-n, n + 1) for n in np.ceil(reach).astype(int)))
@@ -55,7 +55,7 @@ def neighbors(model, positions, cell):
 
 
 def arrays_of(model, symbols, positions, cell, tags):
-    """What the program takes, of one structure."""
+    """The program's input arrays for one structure."""
     unknown = sorted({*symbols} - {*model["elements"]})
     if unknown:
         raise ValueError(f"contains {unknown[0]}; this model knows {', '.join(model['elements'])}")
@@ -78,7 +78,7 @@ def join(model, structures):
 
 
 def main(path):
-    """Prints a line for each structure and, of an energy, one with the force on each atom."""
+    """Prints a line for each structure and, for an energy, a line with the force on each atom."""
     folder = pathlib.Path(__file__).parent
     model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     program = (folder / "model.stablehlo").read_bytes()

@@ -1,11 +1,11 @@
-"""Which variants tell n-fold structures, and k-chains, from their look-alikes.
+"""Measures which variants tell n-fold structures, and k-chains, from their look-alikes.
 
     python -m experiments.expressiveness --json=expressiveness.json --plot=expressiveness.png
 
-One layer of degree L that is strictly equivariant cannot tell a centre with n > L neighbours on a
-circle from the same turned (Joshi et al. 2023): the learned pathway can. Success rates over seeds,
-each a model trained on the two structures alone. The rates for k-chains go to FILE.chains.json; the
-same command goes on with both files where it was stopped.
+A single strictly equivariant layer of degree L cannot tell a centre with n > L neighbours on a
+circle from the same structure turned (Joshi et al. 2023); the learned pathway can. Success rates
+are over seeds, each a model trained on the two structures alone. The rates for k-chains go to
+FILE.chains.json. The same command resumes an interrupted one from both files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
 
 VARIANTS = ("baseline", "fully_tp", "linear", "so2")
-TRAININGS = flags.DEFINE_integer("trainings", 10, "N, of each kind, each with a seed of its own")
+TRAININGS = flags.DEFINE_integer("trainings", 10, "N, of each kind, each with its own seed")
 DEGREES = flags.DEFINE_list("degrees", list("123456"), "L, maximum degrees")
 FOLDS = flags.DEFINE_list("folds", list(map(str, range(2, 11))), "N, numbers of neighbours")
 CHAIN = 4
@@ -38,7 +38,7 @@ CHAIN = 4
 
 
 def model_of(variant: str, degree: int, layers: int) -> HDGNN:
-    """A small model on a sphere so fine that aliasing tells nothing apart."""
+    """A small model with a sphere so fine that aliasing cannot tell structures apart."""
     fields: dict[str, Any] = {"m_max": 1, **ablations.VARIANTS[variant]}
     hyper = HyperParameters(
         elements=(1, 6), cutoff=expressiveness.CUTOFF, degree=degree, layers=layers, channels=8,
@@ -60,7 +60,7 @@ def numbers(holder: flags.FlagHolder) -> list[int]:
     """The values of a flag, each once, in ascending order.
 
     Raises:
-      ValueError: naming the flag.
+      InputError: naming the flag, where it does not hold numbers.
     """
     try:
         found = sorted({int(text) for text in holder.value})
@@ -74,10 +74,10 @@ def numbers(holder: flags.FlagHolder) -> list[int]:
 def run(
     all_degrees: Sequence[int], folds: Sequence[int], seeds: int, file: str | None, plot: str | None
 ) -> None:
-    """Trains what the file lacks, prints the tables, and draws the picture.
+    """Trains what the files lack, prints the tables and draws the plot.
 
     Raises:
-      ValueError: for numbers that make no structure or model.
+      InputError: where a number is too small.
     """
     if min(folds) < 2 or min(all_degrees) < 1 or seeds < 1:
         raise InputError("--folds must be at least 2, --degrees and --trainings at least 1")
@@ -121,13 +121,13 @@ def run(
 
 
 class Rates:
-    """Success rates, in a file that is written anew after each addition."""
+    """Success rates, stored in a file that is written after each addition."""
 
     def __init__(self, path: pathlib.Path | None):
-        """Reads what an earlier call left.
+        """Reads the rates of an earlier call.
 
         Raises:
-          ValueError: for a file of something else.
+          InputError: where the file holds something else.
         """
         self.path, self.rows = path, []
         if path is not None and path.exists():
@@ -136,11 +136,11 @@ class Rates:
                 raise InputError(f"{path} does not hold success rates: choose another --json")
 
     def find(self, key: dict[str, Any]) -> Any:
-        """The row with these values; None where there is none."""
+        """The row with these values; None if it does not exist."""
         return next((row for row in self.rows if key.items() <= row.items()), None)
 
     def add(self, keys: Sequence[dict[str, Any]], rates: Sequence[float]) -> None:
-        """New rows."""
+        """Adds rows and writes the file."""
         self.rows += [
             {**key, "success_rate": float(rate)} for key, rate in zip(keys, rates, strict=True)
         ]
@@ -150,7 +150,7 @@ class Rates:
 
 
 def print_rates(title: str, rows: Sequence[dict[str, Any]], down: str, across: str) -> None:
-    """A table with a row for each variant and `down`."""
+    """Prints a table with a row per variant and `down`, and a column per `across`."""
     table = Table(title=title, title_justify="left")
     names = ["variant"] if down == "variant" else ["variant", down]
     columns = sorted({row[across] for row in rows})

@@ -1,16 +1,16 @@
-"""Puts a data set into the cache, once; the same command goes on where it was stopped.
+"""Puts a data set into the cache, once; the same command resumes an interrupted one.
 
     python -m experiments.prepare slabs
 
 is2re  OC20 IS2RE as published: DIR has the folders train, val_id, val_ood_ads, val_ood_cat,
        val_ood_both and, for submissions, test_id, ..., each with one or more .lmdb files.
-slabs  A stand-in for it that needs no download: metal dimers and trimers on alloy slabs, relaxed
+slabs  A stand-in for is2re that needs no download: metal dimers and trimers on alloy slabs, relaxed
        with ASE's EMT, written in OC20's format too. 4,000 systems take 13 minutes on two cores.
 molecules
-       Molecules of QM9 in motion, with energies, forces and dipole moments of GFN2-xTB, to train
-       `ase.py` on. 1,000 molecules, four shapes of each, take 20 minutes on one core.
+       Molecules of QM9 in motion, with energies, forces and dipole moments of GFN2-xTB, for
+       training with `ase.py`. 1,000 molecules, four shapes of each, take 20 minutes on one core.
 qm9    The molecules of the package qm9pack as a tensorflow_datasets data set, for other programs;
-       training needs it not.
+       training does not need it.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ SOURCE = flags.DEFINE_string("source", None, "DIR, is2re: folder of the parts as
 NAME = flags.DEFINE_string("name", None, "NAME in the cache, if not oc20, slabs or molecules")
 BAD = flags.DEFINE_enum("bad", "stop", ["stop", "skip"], "is2re: what a bad record does")
 SYSTEMS = flags.DEFINE_integer(
-    "systems", None, "N, 4,000 slabs over all parts or 1,000 molecules if not given",
+    "systems", None, "N, if not given 4,000 slabs over all parts, or 1,000 molecules",
     lower_bound=1,
 )
-SEED = flags.DEFINE_integer("seed", 0, "N, of the slabs or molecules made", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "N, seed of the slabs or molecules", lower_bound=0)
 PROCESSES = flags.DEFINE_integer(
     "processes", None, "N, as many as cores if not given", lower_bound=1
 )
 
 FILE = 200
-"""Slabs in an LMDB file: what an interruption may lose."""
+"""Number of slabs in an LMDB file; an interruption loses at most this many."""
 MOLECULES_IN_FILE = 50
-"""The same of molecules."""
+"""The same for molecules."""
 WORDS = ("is2re", "slabs", "molecules", "qm9")
 
 
@@ -77,7 +77,7 @@ def main(*words: str) -> None:
 
 
 def build(source: pathlib.Path, folder: pathlib.Path, bad: str) -> None:
-    """Converts LMDB files into a cache and says what is in it.
+    """Converts LMDB files into a cache and prints the number of records.
 
     Raises:
       Is2reError: naming the file and the record that cannot be used.
@@ -92,7 +92,7 @@ def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None
     """Makes the stand-in in `folder/lmdb`, then builds the cache beside it.
 
     Raises:
-      ValueError: for too few systems, or where the folder holds others.
+      InputError: for too few systems, or where the folder holds other systems.
     """
     try:
         from hdgnn_jax.data import slabs as made_here
@@ -129,11 +129,11 @@ def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None
 
 
 def molecules(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None:
-    """Makes `molecules.extxyz` in the folder, from parts that an interrupted call left there.
+    """Makes `molecules.extxyz` in the folder; parts that an interrupted call left are reused.
 
     Raises:
-      ValueError: for a number that is none, or where the folder holds others.
-      QM9Error: where QM9 cannot be had.
+      InputError: where `systems` is out of range, or the folder holds other molecules.
+      QM9Error: where QM9 cannot be read.
     """
     try:
         import ase.io
@@ -170,10 +170,10 @@ def molecules(folder: pathlib.Path, systems: int, seed: int, processes: int) -> 
 
 
 def claim(folder: pathlib.Path, systems: int, seed: int) -> None:
-    """Writes into a folder what is made there.
+    """Records in a folder what is made there.
 
     Raises:
-      ValueError: where something else is.
+      InputError: where something else is made there.
     """
     plan, wanted = folder / "plan.json", {"systems": systems, "seed": seed}
     if plan.exists() and json.loads(plan.read_text()) != wanted:

@@ -1,14 +1,14 @@
-"""Finds a recipe by search: many short runs, longer ones of the best, several seeds of the last.
+"""Searches for a recipe: many short runs, longer runs of the best, several seeds of the finalists.
 
     python -m experiments.search --config=experiments/configs/qm9.py:quick --space=experiments/spaces/qm9_quick.json --workdir=runs/search --budget=600
 
-Successive halving: of --candidates (the config as it is, and draws of the space) the best 1 in
---eta goes on to the next rung, where a run has --eta times the seconds; --budget is a run of the
-last. The best --finalists are trained once more with --seeds seeds that had no part in their
-choice. All is chosen on validation; the test part is looked at once, at the end, by the winner.
+The method is successive halving. The --candidates are the config as it is and draws from the space.
+In each rung the best 1 in --eta goes on to the next, where runs have --eta times the seconds; a run
+of the last rung has --budget seconds. The best --finalists are trained again with --seeds seeds
+that no rung used. All choices are made on validation; only the winner is tested, once, at the end.
 
-The same command goes on where it was stopped. DIR/search.json has all that is known, DIR/rung1/007
-is a run. A time holds for the machine as it is: let nothing else run beside a search.
+The same command resumes an interrupted one. DIR/search.json has the state; DIR/rung1/007 is a run.
+Runs are limited by time, so run nothing else beside a search.
 """  # noqa: E501, one command
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ SPACE = flags.DEFINE_string(
     "space", None, "FILE.json, the fields that vary: see experiments/spaces"
 )
 CANDIDATES = flags.DEFINE_integer("candidates", 27, "N, in the first rung", lower_bound=1)
-ETA = flags.DEFINE_integer("eta", 3, "N, of so many one goes on", lower_bound=2)
-RUNGS = flags.DEFINE_integer("rungs", 3, "N, lengths of a run", lower_bound=1)
+ETA = flags.DEFINE_integer("eta", 3, "N, one of so many goes on", lower_bound=2)
+RUNGS = flags.DEFINE_integer("rungs", 3, "N, number of rungs", lower_bound=1)
 FINALISTS = flags.DEFINE_integer("finalists", 3, "N, trained with several seeds", lower_bound=1)
 BUDGET = flags.DEFINE_float("budget", 600, "SECONDS, of a run at the last rung", lower_bound=0)
 
 PROBE = 20
-"""Steps that a candidate is timed with."""
+"""Number of steps that time a candidate."""
 FAILURES = (DivergedError, ValueError, MemoryError, jax.errors.JaxRuntimeError)
-"""What is a candidate's own. Bad data or a full disk are not: they end the search."""
+"""Errors that put a candidate out. Others, such as bad data or a full disk, end the search."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """What a run of a candidate takes.
+    """The size of a candidate's model, and the seconds that a run of it takes.
 
     Attributes:
-      parameters: of the model.
-      step: seconds of one.
-      rest: seconds of all else: reading the data, compilation, two validations.
+      parameters: number of the model's parameters.
+      step: seconds of a step.
+      rest: seconds of everything else: reading the data, compilation, two validations.
     """
 
     parameters: int
@@ -81,19 +81,19 @@ def main() -> None:
 
 
 def run(plan: Plan, page: pathlib.Path | None) -> None:
-    """Searches, and tests what is found; goes on where an earlier call stopped.
+    """Searches and tests the winner; resumes an earlier call.
 
     Raises:
-      ValueError: for a plan or a space of no use, and where no candidate is left.
+      InputError: for a plan or a space that cannot be used, or where no candidate is left.
       CheckpointError: where the folder holds another search.
-      As `train.run` does, for what is not a candidate's own.
+      Other errors as `train.run` does, unless they are in `FAILURES`.
     """
     plan.refuse()
     with occupied(plan.workdir):
         search = begin(plan)
         progress = Progress.of(search)
         if progress.seconds_left:
-            # The first run would make the data's cache for all, and seem slower than the others.
+            # Builds the cache of the data; otherwise the first run would, and seem slower.
             dataset(plan.config).part("train", plan.config["target"])
         for rung in range(plan.rungs):
             run_rung(search, rung, progress)
@@ -105,7 +105,7 @@ def run(plan: Plan, page: pathlib.Path | None) -> None:
 
 
 def begin(plan: Plan) -> Search:
-    """The search with what an earlier call of it left."""
+    """The search of an earlier call, or a new one."""
     path = plan.workdir / "search.json"
     if path.exists():
         search = Search.from_dict(plan, json.loads(path.read_text()))
@@ -120,7 +120,7 @@ def begin(plan: Plan) -> Search:
 
 
 def run_rung(search: Search, rung: int, progress: Progress) -> None:
-    """Runs what a rung lacks, and leaves out all but the best."""
+    """Does the missing runs of a rung, and puts out all candidates but the best."""
     plan, members = search.plan, search.members(rung)
     new = False
     for candidate in members:
@@ -143,10 +143,10 @@ def run_rung(search: Search, rung: int, progress: Progress) -> None:
 
 
 def run_finals(search: Search, progress: Progress) -> None:
-    """Trains the finalists with seeds that had no part in their choice."""
+    """Trains the finalists with seeds that no rung used."""
     plan = search.plan
     finalists = search.members(plan.rungs)
-    # Seeds outermost: a part of it compares all.
+    # The loop over seeds is the outer one, so that an unfinished part compares all finalists.
     for k in range(plan.seeds):
         for candidate in finalists:
             if candidate.out is None and len(candidate.finals) == k:
@@ -160,7 +160,7 @@ def run_finals(search: Search, progress: Progress) -> None:
 
 
 def test_winner(search: Search) -> None:
-    """Tests the winner's run of the last rung: that of the config's own seed."""
+    """Tests the winner's run of the last rung, which has the config's own seed."""
     if search.test is not None:
         return
     plan, winner = search.plan, search.complete()[0]
@@ -178,7 +178,7 @@ def attempt(
     folder: pathlib.Path,
     into: list[Trial],
 ) -> None:
-    """One run of a candidate, timed before the first; one that fails is out, with the reason."""
+    """Runs a candidate, after timing it if needed; a candidate that fails is out, with a reason."""
     plan = search.plan
     try:
         if candidate.step_seconds is None:
@@ -186,7 +186,7 @@ def attempt(
             speed = measure(config, plan.workdir / "probe")
             candidate.parameters = speed.parameters
             candidate.step_seconds, candidate.rest_seconds = speed.step, speed.rest
-            # Before the run: going on with it needs the same number of steps.
+            # Saved before the run, because resuming it needs the same number of steps.
             save(search)
         config = search.config(candidate, candidate.steps(seconds), seed)
         search_space.refuse(config)
@@ -196,19 +196,19 @@ def attempt(
         candidate.out = f"{where}: {' '.join(str(error).split())[:300]}"
         print(f"candidate {candidate.index} is out: {candidate.out}")
     save(search)
-    # As in a study: a hundred compiled programs are some GiB.
+    # A hundred compiled programs would take some GiB.
     jax.clear_caches()
     cpu.release()
 
 
 def measure(config: dict[str, Any], folder: pathlib.Path) -> Speed:
-    """Times a candidate by its first steps, with two validations as every run has.
+    """Times the first steps of a candidate, with two validations, as every run has.
 
-    They are of a run of the config's own length, since the padded shapes depend on it.
+    The steps are those of a run of the config's own length, since padded shapes depend on it.
     """
     shutil.rmtree(folder, ignore_errors=True)
     half = PROBE // 2
-    # After each step the host waits for the devices.
+    # With log_every = 1 the host waits for the devices after each step.
     timed = {"log_every": 1, "first_validation": half, "validate_every": PROBE}
     fields = {f"training.{name}": value for name, value in timed.items()}
     times: list[float] = []
@@ -225,7 +225,7 @@ def measure(config: dict[str, Any], folder: pathlib.Path) -> Speed:
     gaps = np.diff(times)
     if not len(gaps):
         raise InputError("training.steps of the config must be at least 2, to time a candidate")
-    # What stands out compiled another shape, or validated.
+    # Much longer steps compiled another shape or validated, and are left out.
     step = float(np.mean(gaps[gaps <= 3 * np.median(gaps)]))
     model = model_of(config, neighbors=1.0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
@@ -234,9 +234,9 @@ def measure(config: dict[str, Any], folder: pathlib.Path) -> Speed:
 
 
 def trial(config: dict[str, Any], folder: pathlib.Path) -> Trial:
-    """Trains a run, or what is left of it, without its test.
+    """Trains a run, or the rest of it, without a test.
 
-    Its error is that of its best weights, from which a report would be made.
+    The error is that of its best weights, which a report would use.
     """
     train.run(config, folder, report=False)
     rows = [row.get("validation_mae", np.nan) for row in read_metrics(folder)]
@@ -248,7 +248,7 @@ def trial(config: dict[str, Any], folder: pathlib.Path) -> Trial:
 
 
 def test(config: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
-    """The summary of a run's report, made now if it has none."""
+    """The summary of a run's report; makes the report if it is missing."""
     path = folder / "report" / "summary.json"
     if not path.exists():
         train.run(config, folder)
@@ -256,7 +256,7 @@ def test(config: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
 
 
 def save(search: Search) -> None:
-    """Writes what is known."""
+    """Writes the state of the search to `search.json`."""
     content = json.dumps(search.to_dict(), indent=1, allow_nan=False) + "\n"
     search.plan.workdir.mkdir(parents=True, exist_ok=True)
     write_atomically(search.plan.workdir / "search.json", content.encode())
@@ -264,14 +264,15 @@ def save(search: Search) -> None:
 
 @dataclasses.dataclass
 class Progress:
-    """Runs and seconds that are done and left; a bar of it is printed before each run.
+    """Runs and seconds that are done and left; prints a bar before each run.
 
-    Time left goes by the budgets, for a run of the last rung is worth many of the first.
+    The time left is estimated from budgets, since a run of the last rung takes as long as many of
+    the first.
 
     Attributes:
-      runs_before, seconds_before: left when this call began.
-      runs_left, seconds_left: now.
-      clock: seconds since whenever.
+      runs_before, seconds_before: runs and seconds left when this call began.
+      runs_left, seconds_left: runs and seconds left now.
+      clock: a clock in seconds.
     """
 
     runs_before: int
@@ -285,15 +286,15 @@ class Progress:
 
     @classmethod
     def of(cls, search: Search) -> Progress:
-        """Before the first run of this call."""
+        """The progress before the first run of this call."""
         return cls(*search.left(), *search.left())
 
     def update(self, search: Search) -> None:
-        """After a run."""
+        """Updates what is left, after a run."""
         self.runs_left, self.seconds_left = search.left()
 
     def show(self, title: str, candidate: Candidate) -> None:
-        """Before a run: its own bar follows."""
+        """Prints the bar before a run, whose own bar follows."""
         elapsed = self.clock() - self.began
         runs, seconds = self.runs_before - self.runs_left, self.seconds_before - self.seconds_left
         left = self.seconds_left * (elapsed / seconds if seconds else 1)

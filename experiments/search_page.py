@@ -1,4 +1,4 @@
-"""What a search shows: a bar before each run, a table after each rung, a page at the end."""
+"""The output of a search: a bar before each run, a table after each rung, a page at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FINAL_HEAD = ["", "changed", "parameters", "MAE", "above the best", "p", ""]
 def print_bar(
     title: str, changed: Mapping[str, Any], done: int, total: int, rate: str, left: float
 ) -> None:
-    """Prints runs done, their rate and the time left: a line, since each run has a bar."""
+    """Prints one line with runs done, their rate and the time left; each run has its own bar."""
     minutes, hours = round(left / 60) % 60, round(left / 60) // 60
     grid = Table.grid(padding=(0, 1), expand=True)
     for ratio in (None, 1, None):
@@ -40,7 +40,7 @@ def print_bar(
 
 
 def print_rung(search: Search, rung: int) -> None:
-    """Prints the table of a rung that is finished."""
+    """Prints the table of a finished rung."""
     _print(f"Rung {rung + 1}, validation MAE in {unit(search)}", HEAD, rung_rows(search, rung))
 
 
@@ -81,7 +81,7 @@ def write(page: pathlib.Path, search: Search) -> None:
 
 
 def rung_rows(search: Search, rung: int) -> Rows:
-    """Best first, then those that failed."""
+    """Rows of a rung's table: the best first, failed candidates last."""
     members, kept = search.members(rung), search.members(rung + 1)
     done = sorted((c for c in members if len(c.rungs) > rung), key=lambda c: c.rungs[rung].mae)
     rows = []
@@ -94,7 +94,7 @@ def rung_rows(search: Search, rung: int) -> Rows:
 
 
 def final_rows(search: Search) -> Rows:
-    """The winner, the others, then those that failed."""
+    """Rows of the finals' table: the winner, the others, then failed candidates."""
     whole, rows = search.complete(), []
     for c, found in zip(whole, compared(search), strict=True):
         row = [*_who(c), f"{format_mae(found.mean)} ± {found.spread:.2g}"]
@@ -109,7 +109,7 @@ def final_rows(search: Search) -> Rows:
 
 
 def compared(search: Search) -> list[Comparison]:
-    """The finalists with the best of them, over seeds."""
+    """Compares the finalists with the best of them, over seeds."""
     maes = {str(c.index): [t.mae for t in c.finals] for c in search.complete()}
     if len(maes) > 1:
         return compare(maes)
@@ -117,7 +117,7 @@ def compared(search: Search) -> list[Comparison]:
 
 
 def verdict(search: Search) -> str:
-    """Who won, and how sure that is."""
+    """A sentence that names the winner and says how certain that is."""
     first, *others = compared(search)
     open_ = [c.variant for c in others if c.p >= LEVEL]
     text = f"Candidate {first.variant} has the lowest mean over {search.plan.seeds} seeds. "
@@ -127,7 +127,7 @@ def verdict(search: Search) -> str:
 
 
 def tested(search: Search) -> str:
-    """The one look at the test part."""
+    """A sentence with the winner's test error."""
     test = search.test
     assert test is not None
     return (
@@ -137,20 +137,20 @@ def tested(search: Search) -> str:
 
 
 def train_command(search: Search) -> str:
-    """That trains the tested run again."""
+    """The command that trains the tested run again."""
     given = [arg for arg in sys.argv[1:] if arg.startswith("--config")]
     words = [*given, "--workdir=DIR", *search.winners_flags()]
     return f"python -m experiments.train {shlex.join(words)}"
 
 
 def unit(search: Search) -> str:
-    """Of all errors."""
+    """The unit of all errors."""
     config = search.plan.config
     return dataset(config).target(config["target"]).unit
 
 
 def fields(changed: Mapping[str, Any]) -> str:
-    """In a line, by their last names."""
+    """The changed fields in a line, by the last part of their names."""
     return ", ".join(f"{name.split('.')[-1]} {value}" for name, value in changed.items()) or (
         "the config as it is"
     )
@@ -173,6 +173,6 @@ def _print(title: str, head: list[str], rows: Rows) -> None:
 
 def _markdown(head: list[str], rows: Rows) -> str:
     lines = [head, ["---" if name in ("changed", "") else "---:" for name in head], *rows]
-    # A reason may have a bar of its own.
+    # A reason may contain a "|".
     cells = [[cell.replace("|", "\\|") for cell in row] for row in lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)

@@ -1,4 +1,4 @@
-"""What a search is asked for and what it knows, of which `search.json` is the copy on disk."""
+"""The plan and the state of a search; `search.json` is their copy on disk."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hdgnn_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a search is asked for.
+    """The options of a search.
 
     Attributes:
       workdir: folder of all runs.
-      config: of candidate 0; nested, JSON-able.
+      config: config of candidate 0, in nested dictionaries that JSON can store.
       space: see `search_space`.
-      candidates: in the first rung.
-      eta: of so many one goes on, and so many times longer are the next rung's runs.
-      rungs: how many.
-      finalists: of the last rung.
-      seeds: runs of each finalist.
+      candidates: number of candidates in the first rung.
+      eta: one of so many candidates goes on, and the next rung's runs are so many times longer.
+      rungs: number of rungs.
+      finalists: number of candidates that go on from the last rung to the finals.
+      seeds: number of runs of each finalist.
       budget: seconds of a run of the last rung and of a finalist.
     """
 
@@ -41,10 +41,10 @@ class Plan:
     budget: float
 
     def refuse(self) -> None:
-        """Refuses numbers that do not go together.
+        """Checks that the numbers fit together.
 
         Raises:
-          ValueError: naming the flag.
+          InputError: naming the flag that does not fit.
         """
         last = self.size(self.rungs - 1)
         if not last:
@@ -62,23 +62,23 @@ class Plan:
             raise InputError(f"--budget must be seconds, more than 0, not {self.budget}")
 
     def size(self, rung: int) -> int:
-        """Candidates in a rung, counted from 0; the finals follow the last."""
+        """Number of candidates in a rung, counted from 0; rung number `rungs` is the finals."""
         return self.finalists if rung == self.rungs else self.candidates // self.eta**rung
 
     def seconds(self, rung: int) -> float:
-        """Of a run."""
+        """Seconds of a run in a rung."""
         return self.budget / self.eta ** max(0, self.rungs - 1 - rung)
 
     def folder(self, rung: int, index: int) -> pathlib.Path:
-        """Of a run."""
+        """The folder of a run."""
         return self.workdir / f"rung{rung + 1}" / f"{index:03}"
 
     def final_seed(self, k: int) -> int:
-        """Of the finalists' k-th runs: none is the seed of the rungs."""
+        """The seed of the finalists' k-th runs, never that of the rungs."""
         return (self.config["seed"] + 1 + k) % 2**32
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the folder."""
+        """All options except the folder."""
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del content["workdir"]
         return content
@@ -86,11 +86,11 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A run.
+    """The result of a run.
 
     Attributes:
-      steps: it took.
-      seconds: on the clock, all included.
+      steps: number of steps.
+      seconds: wall-clock time, everything included.
       mae: validation error.
     """
 
@@ -101,16 +101,16 @@ class Trial:
 
 @dataclasses.dataclass
 class Candidate:
-    """One config, and how it fared.
+    """One config and its results.
 
     Attributes:
-      index: 0 is the config as it is.
-      changed: fields, by dotted name.
-      parameters: of its model.
-      step_seconds, rest_seconds: of a step, and of all else in a run; None until it is timed.
-      rungs: its run in each.
-      finals: its run with each seed.
-      out: why it is no longer in; None while it is.
+      index: number of the candidate; 0 is the config as it is.
+      changed: changed fields, by dotted name.
+      parameters: number of the model's parameters.
+      step_seconds, rest_seconds: seconds of a step, and of all else in a run; None until timed.
+      rungs: its run in each rung.
+      finals: its run with each seed of the finals.
+      out: why it is out of the search; None while it is in.
     """
 
     index: int
@@ -129,10 +129,10 @@ class Candidate:
         return cls(**{**content, **trials})
 
     def steps(self, seconds: float) -> int:
-        """Of a run that ends by then.
+        """The number of steps of a run that takes so many seconds.
 
         Raises:
-          ValueError: where there is no time for two, so that one validation lies half way.
+          InputError: where it is less than two: one validation must lie half way.
         """
         assert self.step_seconds is not None
         assert self.rest_seconds is not None
@@ -146,7 +146,7 @@ class Candidate:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """The mean error over the seeds of the finals."""
         return float(np.mean([t.mae for t in self.finals]))
 
 
@@ -155,10 +155,10 @@ class Search:
     """The state of a search.
 
     Attributes:
-      plan: what is asked for.
-      asked: `plan.to_dict()` of the call that began it.
-      candidates: all.
-      test: summary of the winner's report; None before.
+      plan: the options.
+      asked: `plan.to_dict()` of the call that began the search.
+      candidates: all candidates.
+      test: summary of the winner's report; None until the test.
     """
 
     plan: Plan
@@ -173,7 +173,7 @@ class Search:
         return cls(plan, content["asked"], candidates, content["test"])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """A dictionary that JSON can store."""
         best = self.complete() if self.test is not None else []
         return {
             "asked": self.asked,
@@ -183,27 +183,27 @@ class Search:
         }
 
     def config(self, candidate: Candidate, steps: int, seed: int) -> dict[str, Any]:
-        """Of a run: warm-up and decay are shares of its steps, validations half way and last."""
+        """The config of a run, which validates half way and at the end of its steps."""
         half = (steps + 1) // 2
         ours = {"training.steps": steps, "training.validate_every": half,
                 "training.first_validation": half, "seed": seed}  # fmt: skip
         return with_fields(self.plan.config, {**candidate.changed, **ours})
 
     def members(self, rung: int) -> list[Candidate]:
-        """Those that a rung trains, best first; the finalists after the last. Of those known."""
+        """Candidates of a rung, best first, as far as known; after the last rung, the finalists."""
         if rung == 0:
             return self.candidates
         done = [c for c in self.members(rung - 1) if len(c.rungs) >= rung]
         return sorted(done, key=lambda c: c.rungs[rung - 1].mae)[: self.plan.size(rung)]
 
     def complete(self) -> list[Candidate]:
-        """Finalists that no seed put out, best first; once all have run, the first has won."""
+        """Finalists with runs of all seeds, best first; when all have run, the first has won."""
         finalists = self.members(self.plan.rungs)
         whole = [c for c in finalists if len(c.finals) == self.plan.seeds]
         return sorted(whole, key=lambda c: c.mean)
 
     def left(self) -> tuple[int, float]:
-        """Runs to come, if none fails, and their budgets in seconds."""
+        """Number of remaining runs, if none fails, and their budgets in seconds."""
         plan, runs, seconds, known = self.plan, 0, 0.0, True
         for rung in range(plan.rungs + 1):
             final = rung == plan.rungs
@@ -220,7 +220,7 @@ class Search:
         return runs, seconds
 
     def winners_flags(self) -> list[str]:
-        """What turns the config into that of the winner's tested run, for the train command."""
+        """The flags with which the train command repeats the winner's tested run."""
         winner, usual = self.complete()[0], train.flatten(self.plan.config)
         config = self.config(winner, winner.rungs[-1].steps, self.plan.config["seed"])
         return [

@@ -1,4 +1,4 @@
-"""The space of a search: which fields of a config vary, between what, and what is drawn of it."""
+"""The space of a search: the fields of a config that vary, their values, and draws from it."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from hdgnn_jax.training import step
 from hdgnn_jax.training.optimizer import make_optimizer
 
 Space = Mapping[str, Any]
-"""As in its file: {field: [choices] or {"low": .., "high": .., "log": true}}."""
+"""The content of the file: {field: [choices] or {"low": .., "high": .., "log": true}}."""
 
 SECTIONS = {"model": HyperParameters, "optimizer": make_optimizer, "training": Training}
 OURS = (
     "target", "seed", "training.steps", "training.validate_every", "training.first_validation",
     "training.validation_size",
 )  # fmt: skip
-"""The search sets these itself, or its errors could not be compared."""
+"""Fields that the search sets itself, or that must be equal for errors to be comparable."""
 OF_DATA = ("data.train_size", "data.reference")
-"""Any other field of the section changes which structures are validated on."""
+"""The only fields of `data` that may vary: others change the structures of validation."""
 DRAWS = 200
-"""So often a candidate is drawn before the space is given up."""
+"""Number of draws after which a space is refused."""
 
 
 def read(path: str | pathlib.Path, config: Mapping[str, Any]) -> Space:
     """The space in a file, checked against the config.
 
     Raises:
-      ValueError: naming the field, for one that there is not, or a value that no run can use.
-      OSError: where there is no such file.
+      InputError: where the file is not JSON, a field does not exist, or no run can use a value.
+      OSError: where the file does not exist.
     """
     try:
         space = json.loads(pathlib.Path(path).read_text())
@@ -54,10 +54,10 @@ def read(path: str | pathlib.Path, config: Mapping[str, Any]) -> Space:
 
 
 def refuse_space(space: Space, config: Mapping[str, Any]) -> None:
-    """Refuses a space with a field or a value that is of no use, and such a config.
+    """Checks the config, and all fields and values of the space.
 
     Raises:
-      ValueError: naming the field.
+      InputError: naming the field that cannot be used.
     """
     refuse(config)
     known = train.flatten(config)
@@ -69,29 +69,29 @@ def refuse_space(space: Space, config: Mapping[str, Any]) -> None:
         _refuse_shape(name, values)
         for value in _ends(values):
             _refuse_type(name, value)
-    # Once all types are right: a value may need another value of another field.
+    # Values are checked after all types, since a value may need another value of another field.
     for name, values in space.items():
         for value in _ends(values):
             _refuse_value(name, value, space, config)
 
 
 def draw(space: Space, rng: np.random.Generator) -> dict[str, Any]:
-    """A value of each field: any choice as likely as another, any part of a range as its length.
+    """Draws a value of each field uniformly from its choices or its range.
 
-    On the logarithmic scale, if the range asks for it. A range of whole numbers gives whole ones;
-    others have three digits, to be read and typed.
+    A range with `log` is uniform on the logarithmic scale. A range of whole numbers gives whole
+    numbers; other values are rounded to three digits, so that they are easy to read and type.
     """
     return {name: _draw(values, rng) for name, values in space.items()}
 
 
 def candidates(space: Space, config: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
-    """The fields that each candidate changes: of the first none, it is the config as it is.
+    """The fields that each candidate changes; the first changes none, it is the config as it is.
 
-    Those of the k-th are a function of the space, the config and k: more candidates are the same
-    and others. What no run can use, and what is there already, is drawn again.
+    The k-th candidate is a function of the space, the config and k, so a larger n only adds
+    candidates. A candidate that no run can use, or that exists already, is drawn again.
 
     Raises:
-      ValueError: where the config, or each of `DRAWS` draws, is of no use.
+      InputError: where the config, or all of `DRAWS` draws, cannot be used.
     """
     refuse(config)
     usual = train.flatten(config)
@@ -115,7 +115,7 @@ def candidates(space: Space, config: Mapping[str, Any], n: int) -> list[dict[str
 
 
 def with_fields(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with these values, by dotted name."""
+    """The config with some values replaced, by dotted name."""
     new = copy.deepcopy(dict(config))
     for name, value in fields.items():
         *sections, last = name.split(".")
@@ -127,10 +127,10 @@ def with_fields(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[st
 
 
 def refuse(config: Mapping[str, Any]) -> None:
-    """Refuses what `train.run` would, before any data are read.
+    """Makes the checks of `train.run` that need no data.
 
     Raises:
-      ValueError: naming the field.
+      InputError: naming the field that is wrong.
     """
     settings = from_section(config, "training", Training)
     check(config)
@@ -138,7 +138,7 @@ def refuse(config: Mapping[str, Any]) -> None:
 
 
 def why_not(config: Mapping[str, Any]) -> str | None:
-    """Why no run can use a config; None where one can."""
+    """Why no run can use a config; None if a run can."""
     try:
         refuse(config)
     except ValueError as error:
@@ -178,7 +178,7 @@ def _refuse_type(name: str, value: Any) -> None:
 
 
 def _refuse_value(name: str, value: Any, space: Space, config: Mapping[str, Any]) -> None:
-    """A value is of use if it is beside the config's other values, or beside any that are drawn."""
+    """Refuses a value that works neither with the config's other values nor with drawn ones."""
 
     def others() -> Iterable[dict[str, Any]]:
         yield {}
@@ -191,7 +191,7 @@ def _refuse_value(name: str, value: Any, space: Space, config: Mapping[str, Any]
         new = why_not(with_fields(config, {**fields, name: value}))
         if new is None:
             return
-        # That of the config's own values says most.
+        # The reason with the config's own values is the most helpful.
         reason = reason or new
     raise InputError(f"no run can use {name} = {json.dumps(value)} of the space: {reason}")
 
@@ -206,5 +206,5 @@ def _draw(values: Any, rng: np.random.Generator) -> Any:
         value = math.exp(rng.uniform(math.log(low), math.log(top)))
     else:
         value = rng.uniform(low, top)
-    # Rounding may leave the range by a hair.
+    # Rounding may slightly leave the range.
     return min(max(math.floor(value) if whole else float(f"{value:.3g}"), low), high)

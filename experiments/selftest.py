@@ -1,14 +1,14 @@
-"""Tests the forces of a trained model, of any data set whose target is an energy.
+"""Tests the forces of a trained model whose target is an energy.
 
     python -m experiments.selftest --workdir=runs/forces --plot=selftest.png
 
-Three tests, each on every structure of the files that are named as words, or on ethanol:
-  finite differences   forces (and the stress of cells) against differences of the energy, in
-                       float64; the error must stay below 1e-6 of the slope, or the exit code is 1.
-  rotation             how far the forces of a turned structure are from the turned forces. HDGNN
-                       gives up exact symmetry: --frames=8 averages over frames and brings it down.
-  constant energy      1,000 steps of 0.5 fs from 300 K: drift and ripple of the total energy, which
-                       the plot shows.
+There are three tests, made on every structure of the files named as words, or on ethanol:
+  finite differences   compares forces (and the stress of cells) with differences of the energy, in
+                       float64. If the error exceeds 1e-6 of the slope, the exit code is 1.
+  rotation             compares forces of a turned structure with the turned forces. HDGNN gives up
+                       exact symmetry; --frames=8 averages over frames and reduces the difference.
+  constant energy      makes 1,000 steps of 0.5 fs from 300 K, and gives drift and ripple of the
+                       total energy, which the plot shows.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 
-MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "N, of the dynamics", lower_bound=2)
-KELVIN = flags.DEFINE_float("kelvin", 300.0, "T, of the start of the dynamics", lower_bound=0)
+MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "N, steps of the dynamics", lower_bound=2)
+KELVIN = flags.DEFINE_float("kelvin", 300.0, "T, initial temperature of dynamics", lower_bound=0)
 BOUND = 1e-6
-"""Of the finite differences."""
+"""Largest relative error of the finite differences."""
 ROTATIONS = 8
 
 ETHANOL = Structure.from_symbols(
@@ -63,7 +63,7 @@ def main(*files: str) -> None:
         write_atomically(pathlib.Path(program.JSON.value), json.dumps(found, indent=1).encode())
     if program.PLOT.value:
         draw(pathlib.Path(program.PLOT.value), found)
-    # Not "> BOUND": what is no number has not passed.
+    # Not "> BOUND", so that NaN fails.
     if not all(row["finite_differences"] <= BOUND for row in found):
         sys.exit(1)
 
@@ -72,7 +72,7 @@ def read(path: pathlib.Path) -> list[Structure]:
     """The structures of a file.
 
     Raises:
-      StructureError: naming the first that cannot be read.
+      StructureError: naming the first structure that cannot be read.
     """
     found = list(read_structures(path))
     for structure in found:
@@ -84,11 +84,11 @@ def read(path: pathlib.Path) -> list[Structure]:
 def measure(
     predictor: Predictor, structures: list[Structure], steps: int, kelvin: float
 ) -> list[dict[str, Any]]:
-    """The numbers of each structure.
+    """The results of the tests for each structure.
 
     Raises:
-      StructureError: naming the first that the model cannot use.
-      PredictorError: where it predicts no energy.
+      StructureError: naming the first structure that the model cannot use.
+      PredictorError: where the model does not predict an energy.
     """
     predictor.energy_unit()
     _, reasons = predictor.usable(Structures.pack(structures))
@@ -135,7 +135,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def draw(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """Total and potential energy of the dynamics, from where they began."""
+    """Plots total and potential energy of the dynamics, relative to the initial total energy."""
     figure = empty_figure(7, 2.6 * len(rows))
     for axes, row in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, strict=True):
         for key, colour in (("potential", GREY), ("total", BLUE)):

@@ -1,10 +1,10 @@
-"""Trains again and again in one process, and watches memory, compilations and step time.
+"""Trains repeatedly in one process, and records memory, compilations and step time.
 
     python -m experiments.soak --config=experiments/configs/qm9.py:quick --workdir=runs/soak --plot=soak.png
 
-Each run is one of `experiments.train`, in a folder that is removed when the run is finished, and
-what it left free goes back to the system: memory before a run is what the process holds on to. The
-second run is to be compared with the last, the first having loaded and compiled what all share.
+Each run is a run of `experiments.train`, in a folder that is removed when it is finished. Freed
+memory is then returned to the system, so the memory before a run is what the process still holds.
+Compare the last run with the second: the first loads and compiles what all share.
 """  # noqa: E501, one command
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 
 MINUTES = flags.DEFINE_float(
-    "minutes", 60, "M, after which the run at hand is stopped", lower_bound=1
+    "minutes", 60, "M, after which the current run is stopped", lower_bound=1
 )
 EVERY = 20
-"""Steps between two samples."""
+"""Number of steps between two samples."""
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
 @dataclasses.dataclass
 class Watch:
-    """Samples, from the step that trains.
+    """Takes samples during training.
 
     Attributes:
-      until: `time.monotonic()` when it is over.
-      run: number of the one at hand.
-      compilations: of the process.
+      until: `time.monotonic()` at the end.
+      run: number of the current run, from 0.
+      compilations: number of compilations in this process.
       samples: run, step (0: before the run), seconds since the start, CPU seconds, resident MiB,
         compilations.
     """
@@ -63,17 +63,17 @@ class Watch:
         jax.monitoring.register_event_duration_secs_listener(self.heard)
 
     def heard(self, event: str, duration_secs: float, **_: Any) -> None:
-        """Counts what XLA compiles."""
+        """Counts the compilations of XLA; JAX calls it for each event."""
         self.compilations += event == COMPILATION
 
     def after(self, step: int) -> bool:
-        """Called after each step: whether it is over."""
+        """Takes a sample if it is due; returns whether the time is over. Called after each step."""
         if step % EVERY == 0:
             self.sample(step)
         return time.monotonic() > self.until
 
     def sample(self, step: int) -> None:
-        """Takes one."""
+        """Takes a sample."""
         self.samples.append(
             (self.run, step, time.monotonic() - self.began, time.process_time(), resident(),
              self.compilations)
@@ -92,15 +92,15 @@ def main() -> None:
 
 
 def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[str, Any]:
-    """Runs until the time is over.
+    """Runs until the time is over; returns the columns of the samples.
 
     Args:
-      config: of each run.
-      workdir: folder for their folders; what it holds of an earlier soak is removed.
-      minutes: in all.
+      config: config of each run.
+      workdir: folder for the runs' folders; those of an earlier soak are replaced.
+      minutes: total time.
 
     Raises:
-      ValueError: where no run had a step to be sampled.
+      InputError: where no run reached a step with a sample.
     """
     watch = Watch(time.monotonic() + 60 * minutes)
     while time.monotonic() < watch.until:
@@ -120,12 +120,12 @@ def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[
 
 
 def of_runs(found: dict[str, Any]) -> list[dict[str, float]]:
-    """Of each run: steps, memory before and at most, ms of a step, compilations since the last."""
+    """A row for each run: steps, memory before and at most, ms of a step, new compilations."""
     columns = {name: np.array(values) for name, values in found.items()}
     rows, before = [], 0
     for run in np.unique(columns["run"]):
         here = {name: values[columns["run"] == run] for name, values in columns.items()}
-        # Validation lies between two samples: a median leaves it out.
+        # The median leaves out intervals with a validation.
         wall, cpu = (
             1e3 * np.median(np.diff(here[name][1:]) if len(here[name]) > 2 else np.nan) / EVERY
             for name in ("seconds", "cpu_seconds")
@@ -158,14 +158,14 @@ def show(found: dict[str, Any]) -> None:
 
 
 def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
-    """Memory, step time and compilations against time; a line where a run begins."""
+    """Plots memory, step time and compilations against time; a line marks the start of a run."""
     columns = {name: np.array(values) for name, values in found.items()}
     minutes = columns["seconds"] / 60
     figure = empty_figure(7, 6)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(minutes, columns["resident_mib"], color=BLUE)
     top.set_ylabel("memory, MiB")
-    # From a step to a later one of the same run.
+    # Intervals between two samples of the same run.
     within = np.flatnonzero((np.diff(columns["run"]) == 0) & (columns["step"][:-1] > 0))
     for name, color, label in (
         ("cpu_seconds", GREY, "CPU, all cores"), ("seconds", BLUE, "wall clock")
@@ -174,7 +174,7 @@ def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
         middle.plot(minutes[within], step, ".", markersize=2, color=color, label=label)
         middle.axhline(float(np.median(step)), color=color, linewidth=0.8)
     middle.set_ylabel("step, ms")
-    # What lies above had a validation in between.
+    # Points above the limit had a validation in between.
     middle.set_ylim(0, 3e3 * np.median(np.diff(columns["cpu_seconds"])[within]) / EVERY)
     middle.legend(loc="upper right", frameon=False)
     bottom.plot(minutes, columns["compilations"], color=BLUE)
@@ -188,7 +188,7 @@ def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
 
 
 def resident() -> float:
-    """MiB of this process in memory."""
+    """Resident memory of this process, MiB."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

@@ -1,10 +1,11 @@
-"""Trains variants x seeds x targets on one small budget and compares them on one page.
+"""Trains variants x seeds x targets with one small budget, and compares them on one page.
 
     python -m experiments.study --workdir=runs/study --page=experiments/results/study.md
 
-Each run is a folder of --workdir, as `experiments.train` leaves it. The same command goes on where
-it was stopped. Several at once share the work, each on its cores: --share=0/2 and --share=1/2. The
-page is written, with its plot and its JSON beside it, by the call that finds all runs finished.
+Each run is a folder in --workdir, as `experiments.train` leaves it. The same command resumes an
+interrupted one. Several commands can share the work, each on its own cores: --share=0/2 and
+--share=1/2. The command that finds all runs finished writes the page, with its plot and its JSON
+beside it.
 """
 
 from __future__ import annotations
@@ -41,27 +42,27 @@ SIZE = {
     "training.first_validation": 400,
     "training.n_budgets": 1,
 }
-"""What differs from `ablations.py`: the budget is the same for all variants."""
+"""Fields that differ from `ablations.py`: the same budget for all variants."""
 
 TURNED = 512
-"""First so many test molecules are predicted turned too, each by a random rotation."""
+"""Number of test molecules, the first, that are also predicted after a random rotation."""
 
 LIST = flags.DEFINE_list("variants", list(VARIANTS), "NAMES in ablations.py, baseline first")
-TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "NAMES of QM9's")
-STEPS = flags.DEFINE_integer("steps", SIZE["training.steps"], "N, of each run")
+TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "NAMES of targets of QM9")
+STEPS = flags.DEFINE_integer("steps", SIZE["training.steps"], "N, steps of each run")
 SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which runs there are.
+    """The runs of a study.
 
     Attributes:
       workdir: folder of all runs.
       variants: names in `ablations.VARIANTS`, `baseline` first.
-      targets: of QM9.
-      seeds: runs of each variant and target.
-      steps: of each run.
+      targets: names of QM9's targets.
+      seeds: number of runs of each variant and target.
+      steps: number of steps of each run.
     """
 
     workdir: pathlib.Path
@@ -71,7 +72,7 @@ class Plan:
     steps: int
 
     def runs(self) -> Iterator[tuple[str, str, int, pathlib.Path]]:
-        """Target, variant, seed and folder; seeds last, so that a part is worth reading."""
+        """Yields target, variant, seed and folder; seeds come last, so a part has all variants."""
         for seed in range(self.seeds):
             for target in self.targets:
                 for variant in self.variants:
@@ -94,11 +95,11 @@ def main() -> None:
 
 
 def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
-    """Trains what is missing of this call's share, then writes the page if nothing is.
+    """Trains the missing runs of this call's share; writes the page if all runs are finished.
 
     Raises:
-      ValueError: for a share, a variant or a target that is none, before anything is trained.
-      As `train.run` does.
+      InputError: for a wrong share, variant, target or number of seeds, before any training.
+      Other errors as `train.run` does.
     """
     try:
         first, every = map(int, share.split("/"))
@@ -126,7 +127,7 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
             train.run(configs[at], folder)
         if not study_page.finished(folder):
             measure(folder, seed)
-        # A hundred compiled programs are some GiB.
+        # A hundred compiled programs would take some GiB.
         jax.clear_caches()
         cpu.release()
     missing = [folder for *_, folder in runs if not study_page.finished(folder)]
@@ -138,7 +139,7 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
 
 
 def measure(folder: pathlib.Path, seed: int) -> None:
-    """Writes the rotation error, on test molecules, of a finished run's best weights."""
+    """Measures and writes the rotation error of a finished run's best weights on test molecules."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
         task, predictor = restored(checkpoints)
     error = rotation_error(predictor, task.examples("test").first(TURNED), seed)

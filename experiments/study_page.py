@@ -1,4 +1,4 @@
-"""The page of a study: errors with intervals over seeds, and how they compare with the paper's."""
+"""The page of a study: errors with intervals over seeds, compared with the paper's."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Comparison:
     """One variant on one target.
 
     Attributes:
-      variant: its name.
+      variant: name of the variant.
       maes: test errors, one for each seed.
-      difference: of the mean from the baseline's.
+      difference: mean error minus that of the baseline.
       margin: half width of the 95 % interval of `difference`.
-      percent: both, in percent of the baseline's mean.
-      p: that there is no difference, Holm's correction over the variants included.
+      percent: `difference` and `margin` in percent of the baseline's mean.
+      p: p-value of no difference, with Holm's correction over the variants.
     """
 
     variant: str
@@ -52,7 +52,7 @@ class Comparison:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """The mean error over seeds."""
         return float(np.mean(self.maes))
 
     @property
@@ -63,13 +63,13 @@ class Comparison:
 
     @property
     def paper(self) -> float | None:
-        """The paper's difference from its baseline, in percent of that."""
+        """The paper's difference from its baseline, in percent of that baseline."""
         known = PAPER.get(self.variant)
         return None if known is None else 100 * (known / PAPER[BASELINE] - 1)
 
     @property
     def verdict(self) -> str:
-        """Of the difference's sign, and whether the paper's size lies outside the interval."""
+        """Whether the sign agrees with the paper's, and whether the interval misses its size."""
         if self.paper is None or self.variant == BASELINE:
             return ""
         sign = "undecided"
@@ -80,29 +80,29 @@ class Comparison:
 
 
 def trained(folder: pathlib.Path) -> bool:
-    """Whether a run left its report."""
+    """Whether a run has its report."""
     return (folder / "report" / "summary.json").exists()
 
 
 def finished(folder: pathlib.Path) -> bool:
-    """Whether a run left its report and was measured."""
+    """Whether a run has its report and its rotation error."""
     return trained(folder) and rotation_file(folder).exists()
 
 
 def rotation_file(folder: pathlib.Path) -> pathlib.Path:
-    """Where a run's rotation error lies."""
+    """The file of a run's rotation error."""
     return folder / "report" / "rotation.json"
 
 
 def compare(maes: Mapping[str, Sequence[float]]) -> list[Comparison]:
-    """Every variant with the first, by analysis of variance with seeds as blocks.
+    """Compares every variant with the first, by analysis of variance with seeds as blocks.
 
     Runs of one seed see the same molecules in the same order, so their errors rise and fall
-    together; what is left once the means of variants and of seeds are taken off is pooled. For two
-    variants this is the paired t-test.
+    together. The residuals, after subtracting the means of variants and of seeds, are pooled. For
+    two variants this is the paired t-test.
 
     Args:
-      maes: of each variant, one for each seed, two or more of both.
+      maes: for each variant its errors, one for each seed; at least two variants and two seeds.
     """
     table = np.array(list(maes.values()))
     variants, seeds = table.shape
@@ -136,15 +136,15 @@ def write(
     variants: Sequence[str],
     seeds: int,
 ) -> None:
-    """Writes the page, and its plot and numbers beside it.
+    """Writes the page, with its plot and numbers beside it.
 
     Args:
       page: FILE.md.
-      workdir: of the study, all runs finished.
-      targets, variants, seeds: of the study.
+      workdir: folder of the study, whose runs are all finished.
+      targets, variants, seeds: those of the study.
 
     Raises:
-      ValueError: for a peer that has not finished.
+      InputError: where another model beside a run has not finished its trainings.
     """
 
     def read(target: str, variant: str, seed: int, file: str) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def write(
 
 
 def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> None:
-    """Differences from the first variant in percent of its error, a panel for each target."""
+    """Plots differences from the first variant in percent of its error, a panel per target."""
     figure = empty_figure(5 * len(results), 4)
     panels = np.atleast_1d(figure.subplots(1, len(results), sharey=True))
     panels[0].invert_yaxis()  # shared
@@ -269,7 +269,7 @@ def _target(
 
 
 def _peers(reference: Mapping[str, Any], base: Comparison, found: Mapping[str, Any]) -> str:
-    """What `experiments.peer` found beside the first run of the baseline."""
+    """The section with the results of `experiments.peer` on the first run of the baseline."""
     target, unit, settings = reference["target"], reference["unit"], found["settings"]
     command = f"python -m experiments.peer --workdir=DIR/{target}/{BASELINE}/0 --seeds=N"
     rows, differences = [], []
@@ -280,7 +280,7 @@ def _peers(reference: Mapping[str, Any], base: Comparison, found: Mapping[str, A
                 f"{title} beside {target} has runs to go, an interval takes two seeds: {command}"
             )
         other = Comparison(title, tuple(run["test"] for run in model["runs"]))
-        # Two programs share no seed: Welch's test.
+        # Welch's test, since seeds of two programs cannot be paired.
         test = scipy.stats.ttest_ind(other.maes, base.maes, equal_var=False)
         low, high = test.confidence_interval()
         molecules = np.mean([run["molecules"] for run in model["runs"]])

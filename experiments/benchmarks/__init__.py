@@ -1,1 +1,1 @@
-"""Speed and memory against e3nn-jax, against the machine, and against older revisions."""
+"""Measures speed and memory against e3nn-jax, the machine's peak, and older revisions."""

@@ -1,8 +1,8 @@
-"""Speed and memory: tables, and a flat JSON file.
+"""Measures speed and memory; prints tables and writes a flat JSON file.
 
     python -m experiments.benchmarks wigner train --json=results.json
 
-README.md beside this file says what each key means.
+README.md beside this file explains each key.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ GROUPS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for a mistake, as the other programs have it."""
+    """Reports a mistake in one line, as the other programs do."""
 
     def error(self, message: str) -> NoReturn:
         program.fail(message)
 
 
 def read_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = Parser(
         "python -m experiments.benchmarks",
         description=__doc__,
@@ -55,14 +55,14 @@ def read_arguments() -> argparse.Namespace:
 
 
 def group(name: str) -> str:
-    """A group's name, checked."""
+    """Checks the name of a group."""
     if name not in GROUPS:
         raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(GROUPS)}")
     return name
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs the groups; the file is written anew after each."""
+    """Runs the groups and writes the JSON file after each."""
     jax.config.update("jax_enable_compilation_cache", False)
     if options.json and not options.json.absolute().parent.is_dir():
         raise ValueError(f"--json={options.json}: there is no folder {options.json.parent}")
@@ -95,7 +95,7 @@ def main() -> None:
     """The program."""
     try:
         run(arguments)
-    # These files are also run in older revisions (`--compare`), which have no error class of ours.
+    # `--compare` runs these files in older revisions too, which may lack our error classes.
     except ValueError as error:
         program.fail(error)
 

@@ -1,4 +1,4 @@
-"""The same benchmarks on an older revision, in turn."""
+"""Runs the same benchmarks on this tree and on an older revision, in turn."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ TURNS = 2
 
 
 def compare(revision: str, groups: Sequence[str], report: Report) -> dict[str, float]:
-    """Runs A B A B, A being this tree and B the revision, each time in a process of its own.
+    """Runs A B A B, where A is this tree and B the revision, each time in a new process.
 
     Both run *this* tree's benchmarks, so that only the library differs.
 
     Returns:
-      `{key}_over_revision` for every number of the groups: A over B, of the medians.
+      The medians of this tree, and `{key}_over_revision` for every key: the median of A over that
+      of B.
 
     Raises:
-      ValueError: where there is no such revision, or a run fails.
+      ValueError: where the revision does not exist, or a run fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         old = pathlib.Path(folder) / "old"
@@ -54,7 +55,7 @@ def compare(revision: str, groups: Sequence[str], report: Report) -> dict[str, f
 
 
 def _check_out(revision: str, folder: pathlib.Path) -> None:
-    """The revision's files; nothing is written into the repository."""
+    """Writes the revision's files into a folder; the repository is not changed."""
     archive = folder.with_suffix(".tar")
     try:
         command = ["git", "-C", str(ROOT), "archive", f"--output={archive}", "--", revision]
@@ -83,7 +84,7 @@ def _run(
             raise ValueError(f"{tree}: {reason}")
         return done.stdout
 
-    # An installed package must not stand in for the revision's.
+    # An installed package must not be imported instead of the revision's.
     found = python("-c", "import hdgnn_jax; print(list(hdgnn_jax.__path__)[0])").strip()
     if not pathlib.Path(found).resolve().is_relative_to(tree.resolve()):
         raise ValueError(f"{tree}: Python imports {found} instead")

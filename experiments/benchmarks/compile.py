@@ -1,4 +1,4 @@
-"""Time to compile the training step, against the number of layers."""
+"""Measures the time to compile the training step, against the number of layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LAYERS = (6, 12)
 
 
 def run(report: Report) -> dict[str, float]:
-    """Config b; the best of two compilations, in turn, after one that is not counted."""
+    """Compiles config b's step in turn, after a first that is not counted; the best of two."""
     _, problem, batch = workloads.standard("b", report.quick)
     seconds = dict.fromkeys(LAYERS, float("inf"))
     workloads.compile_step(workloads.with_model(problem, layers=1), batch)

@@ -1,4 +1,4 @@
-"""OC20: records into the cache; graphs of slabs against a training step, and its memory."""
+"""Measures OC20: records into the cache; building graphs against a training step; its memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from hdgnn_jax.run.task import Examples
 from hdgnn_jax.training import step
 
 SLABS = 8
-"""Of 90 atoms, in a batch."""
+"""Number of slabs, of 90 atoms each, in a batch."""
 LARGE = {"channels": 64, "hidden": 256, "layers": 8}
-"""What differs from `is2re.py:full`: the size of the paper's ablations."""
+"""Fields that differ from `is2re.py:full`: the size of the paper's ablations."""
 
 
 def run(report: Report) -> dict[str, float]:
-    """Reading here; the training step in a process of its own, for the peak of its memory."""
+    """Reads here; trains in a process of its own, to measure its peak memory."""
     count = 50 if report.quick else 5000
     results = {"is2re_records_per_second": reading(count)}
     results |= processes.alone("is2re", *["quick"] * report.quick)
@@ -40,7 +40,7 @@ def run(report: Report) -> dict[str, float]:
 
 
 def reading(count: int) -> float:
-    """Records of 80 atoms per second, from LMDB into the cache, by one thread."""
+    """Records of 80 atoms per second, from LMDB into the cache, with one thread."""
     with tempfile.TemporaryDirectory() as folder:
         source = pathlib.Path(folder) / "source" / "train"
         source.mkdir(parents=True)
@@ -52,7 +52,7 @@ def reading(count: int) -> float:
 
 
 def records(count: int) -> Iterator[Record]:
-    """Slabs of 80 atoms, all different."""
+    """Yields slabs of 80 atoms, all different."""
     rng = np.random.default_rng(0)
     for k in range(count):
         slab = copper((4, 5, 4), rng)
@@ -63,7 +63,7 @@ def records(count: int) -> Iterator[Record]:
 
 
 def copper(size: tuple[int, int, int], rng: np.random.Generator) -> Structure:
-    """A shaken slab in 20 Å of vacuum, square lattice, hollow on hollow."""
+    """A slab in 20 Å of vacuum: shifted square layers, atoms displaced at random."""
     grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), -1).reshape(-1, 3)
     positions = (grid + (grid[:, 2:] % 2) * [0.5, 0.5, 0]) * [2.55, 2.55, 1.8]
     cell = np.diag([2.55 * size[0], 2.55 * size[1], 1.8 * size[2] + 20])
@@ -72,7 +72,7 @@ def copper(size: tuple[int, int, int], rng: np.random.Generator) -> Structure:
 
 
 def training(quick: bool) -> dict[str, float]:
-    """Seconds of a training step and of building its batch; the most memory the process held."""
+    """Seconds of a training step and of building its batch; peak memory of the process."""
     config = json.loads(get_config("full").to_json())
     config["model"] |= {**workloads.MODELS["quick"], "cutoff": 8.0} if quick else LARGE
     rng = np.random.default_rng(0)

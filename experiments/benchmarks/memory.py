@@ -1,4 +1,4 @@
-"""Memory that each added layer costs, with and without rematerialisation."""
+"""Measures the memory that each layer adds, with and without rematerialisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from experiments.benchmarks.timing import GIB
 
 
 def run(report: Report) -> dict[str, float]:
-    """Temporary buffers of config b's training step, as XLA allocates them; nothing is run."""
+    """Reads XLA's temporary buffers of config b's compiled training step; nothing is run."""
     _, problem, batch = workloads.standard("b", report.quick)
     layers = (2, 3, 4) if report.quick else (2, 4, 6, 8)
 

@@ -1,4 +1,4 @@
-"""Where a compiled program's time goes: by kind of operation, and by the arrays it works on."""
+"""Divides a compiled program's time by kind of operation and by the arrays it works on."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from jax.profiler import ProfileData, ProfileOptions
 from experiments.benchmarks.timing import Call
 
 KINDS = ("dot", "scatter", "gather", "elementwise", "other")
-"""A fused operation is of the first kind that it holds anything of."""
+"""Kinds of operations. A fused operation has the first of these kinds that it contains."""
 ARRAYS = ("edge", "node", "sphere", "weights")
-"""What an operation's largest array has a row for; `weights` where it is none of the others."""
+"""What the rows of an operation's largest array stand for; `weights` if none of the others."""
 
 _NOT_ELEMENTWISE = {"reduce", "reduce-window", "sort", "custom-call", "while", "call"}
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(([^)]*)\)(.*)")
@@ -29,7 +29,7 @@ Shape = tuple[int, ...]
 
 
 class Sizes(NamedTuple):
-    """What tells arrays apart: padded edges and nodes of a batch, and stored points of a sphere."""
+    """Sizes that identify arrays: padded edges and nodes of a batch, stored points of a sphere."""
 
     edges: int
     nodes: int
@@ -37,12 +37,12 @@ class Sizes(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An instruction of a compiled program, a fused one as a whole.
+    """An instruction of a compiled program; a fused instruction counts as a whole.
 
     Attributes:
-      opcodes: its own and those fused into it.
-      shapes: of what it writes, then of what it reads.
-      source: path of modules and the JAX operation that it came from, as far as XLA kept it.
+      opcodes: its own opcode and those fused into it.
+      shapes: shapes of the arrays that it writes, then of those that it reads.
+      source: path of modules and JAX operation that it comes from, as far as XLA kept it.
     """
 
     opcodes: frozenset[str]
@@ -51,21 +51,21 @@ class Operation(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Of `KINDS`."""
+        """The kind of the operation, one of `KINDS`."""
         for kind in ("dot", "scatter", "gather"):
             if kind in self.opcodes:
                 return kind
-        # Everything else that is fused is a loop over elements.
+        # All other fused operations are loops over elements.
         fused = "fusion" in self.opcodes and not self.opcodes & _NOT_ELEMENTWISE
         return "elementwise" if fused else "other"
 
     def array(self, sizes: Sizes) -> str:
-        """Of `ARRAYS`."""
+        """The kind of its largest array, one of `ARRAYS`."""
         return _array(max(self.shapes, key=math.prod, default=()), sizes)
 
 
 class Cost(NamedTuple):
-    """Of one operation in one run of its program: milliseconds, all its turns in loops together."""
+    """Milliseconds of one operation in one run of its program, summed over turns of loops."""
 
     name: str
     milliseconds: float
@@ -73,18 +73,18 @@ class Cost(NamedTuple):
 
 
 def profile(call: Call, text: str, repeats: int) -> list[Cost]:
-    """What each operation of a program takes, the costliest first.
+    """The time of each operation of a program, the costliest first.
 
-    The profiler names operations as the compiled program does. On a CPU only; an operation that
-    several cores share counts as long as it lasts.
+    It works on a CPU only, where the profiler names operations as the compiled program does. An
+    operation that several cores share counts with its duration.
 
     Args:
       call: runs the program, compiled and warm.
-      text: of the compiled program, `as_text()`.
-      repeats: runs to average over.
+      text: the compiled program, from `as_text()`.
+      repeats: number of runs to average over.
     """
     options = ProfileOptions()
-    # Python's own calls would only slow the runs down.
+    # Tracing Python's calls would slow the runs down.
     options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
@@ -104,7 +104,7 @@ def profile(call: Call, text: str, repeats: int) -> list[Cost]:
 
 
 def shares(costs: Sequence[Cost], sizes: Sizes) -> dict[str, float]:
-    """`{kind or array}_share` of all the time of the operations, for every kind and array."""
+    """`{kind or array}_share`, a share of the time of all operations, for every kind and array."""
     total = sum(cost.milliseconds for cost in costs)
     found = dict.fromkeys((*KINDS, *ARRAYS), 0.0)
     for cost in costs:
@@ -114,10 +114,10 @@ def shares(costs: Sequence[Cost], sizes: Sizes) -> dict[str, float]:
 
 
 def rows(costs: Sequence[Cost], sizes: Sizes) -> list[list[object]]:
-    """For a table: source, milliseconds, kind, array, and shape written."""
+    """Rows of a table: source, milliseconds, kind, array, and shape written."""
     return [
         [
-            # The place in the model; what is around it is the same for most.
+            # The end of the path is the place in the model; the beginning is the same for most.
             "/".join(cost.operation.source.split("/")[-3:]) or cost.name,
             cost.milliseconds,
             cost.operation.kind,
@@ -162,14 +162,14 @@ def _operation(
 
 
 def _shapes(text: str) -> list[Shape]:
-    """Of an array, or of all that a tuple holds."""
+    """The shape of an array, or the shapes of all arrays in a tuple."""
     dimensions = re.findall(r"\w+\[([\d,]*)\]", text)
     return [tuple(int(n) for n in found.split(",") if n) for found in dimensions]
 
 
 @functools.cache
 def _array(shape: Shape, sizes: Sizes) -> str:
-    """Rows may be flattened together with other axes, as products want them."""
+    """One of `ARRAYS`. Products may flatten rows together with other axes."""
 
     def multiple(rows: int) -> bool:
         return any(n and n % rows == 0 for n in shape)
@@ -183,16 +183,16 @@ def _array(shape: Shape, sizes: Sizes) -> str:
 
 
 def _own_times(events: Sequence[tuple[float, float, str]]) -> dict[str, float]:
-    """Nanoseconds by name; what runs within another event of the same thread is not the other's.
+    """Nanoseconds by name, without the time of events nested in an event of the same thread.
 
-    So a loop has only what its body's operations leave.
+    So a loop has only the time that the operations of its body leave.
 
     Args:
       events: start, duration, name.
     """
     own: dict[str, float] = collections.defaultdict(float)
     around: list[tuple[float, str]] = []
-    # Of two that start together the longer is around the other.
+    # Of two events that start together, the longer encloses the other.
     for start, duration, name in sorted(events, key=lambda event: (event[0], -event[1])):
         while around and around[-1][0] <= start:
             around.pop()

@@ -1,4 +1,4 @@
-"""The loader of the `quick` config against its training step."""
+"""Compares the loader of the `quick` config with its training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hdgnn_jax.training import step
 
 
 def run(report: Report) -> dict[str, float]:
-    """A batch is built and put on the device as `prefetch` does it; all shapes are stepped."""
+    """Times building a batch and moving it to the device, as `prefetch` does, against a step."""
     config = workloads.config_of("quick")
     molecules = workloads.training_molecules(
         config, 500 if report.quick else config["data"]["train_size"]

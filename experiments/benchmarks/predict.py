@@ -1,7 +1,7 @@
-"""Predictions of many molecules in batches, against the same one by one.
+"""Compares predictions of many molecules in batches with predictions one by one.
 
-One by one in two ways: in the shape that the batches are compiled for, which costs a whole batch
-each time, and in the small shape of its own that `Predictor` gives a structure that is alone.
+Single molecules are predicted in two ways: in the shape of the batches, at the cost of a whole
+batch each time, and in the small shape that `Predictor` chooses for a single structure.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run(report: Report) -> dict[str, float]:
     structures = [molecules.structures[k] for k in range(len(molecules.structures))]
 
     def rate(groups: list[list[int]]) -> float:
-        """Molecules per second, checks and warnings included, as the program predicts them."""
+        """Molecules per second as the program predicts them, with checks and warnings."""
         rows = [[Row("", [structures[k]]) for k in group] for group in groups]
         began = time.perf_counter()
         for of_group in rows:
@@ -46,9 +46,9 @@ def run(report: Report) -> dict[str, float]:
     apply = step.make_predict_step(predictor.model.apply, mesh)
 
     def rate_in_budget() -> float:
-        """Molecules per second, each alone in a batch of the fixed shape, the network's time only.
+        """Molecules per second, each alone in a batch of the fixed shape, without checks.
 
-        What surrounds it in the program would make it slower still.
+        The program's checks and warnings would make it slower still.
         """
         began = time.perf_counter()
         for at in np.array(single):

@@ -1,4 +1,4 @@
-"""A part of a group in a process of its own."""
+"""Runs a part of a group in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import tempfile
 
 
 def alone(module: str, *words: str, **environment: str) -> dict[str, float]:
-    """Runs a module of this package; what it leaves in the JSON file it is given.
+    """Runs a module of this package, and returns the content of the JSON file that it writes.
 
     Args:
-      module: its name.
-      words: its arguments, after the file.
-      environment: variables beside those of this process.
+      module: name of the module.
+      words: arguments after the path of the file.
+      environment: variables added to those of this process.
 
     Raises:
-      ValueError: where it fails.
+      ValueError: where the module fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "results.json"

@@ -1,7 +1,7 @@
-"""Clebsch-Gordan products with S(r): METP and fully connected, against e3nn-jax.
+"""Compares Clebsch-Gordan products with S(r), METP and fully connected, with e3nn-jax's.
 
-Ours turns the input to the edge's frame, multiplies there and turns back. e3nn's is its tensor
-product, linear layer and gate, in the global frame.
+Our product turns the input to the edge's frame, multiplies there and turns back. e3nn's is its
+tensor product, linear layer and gate, in the global frame.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hdgnn_jax.so3 import degrees, frames, harmonics, wigner
 
 
 def run(report: Report) -> dict[str, float]:
-    """Geometry and harmonics are given, as they are to each layer; gradients are those of x."""
+    """Times both with given geometry and harmonics, as in a layer; gradients with respect to x."""
     degree, low, channels, n_edges = (2, 1, 4, 16) if report.quick else (6, 2, 32, 2000)
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(n_edges, 3))
@@ -27,7 +27,7 @@ def run(report: Report) -> dict[str, float]:
     frame = frames.edge_frame(unit, jnp.zeros(n_edges))
     rows = wigner.wigner_rows(degree, frame, low)
     into, back = wigner.wigner(rows, m_max=low), wigner.wigner(rows, l_max=low)
-    # All of even parity: every path that rotations allow counts, as in ours.
+    # All have even parity, so that all paths that rotations allow count, as in our product.
     all_degrees = e3nn_jax.Irreps([(1, (l, 1)) for l in range(degree + 1)])
     sphere = e3nn_jax.IrrepsArray(all_degrees, jnp.asarray(harmonics.harmonics(degree, unit)))
     out = [e3nn_jax.Irrep(l, 1) for l in range(low + 1)]

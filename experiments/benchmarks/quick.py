@@ -1,4 +1,4 @@
-"""Training step and inference of QM9's `quick` config: their cost, and where it goes."""
+"""Measures the cost of QM9's `quick` config in training and inference, by operation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hdgnn_jax.graphs import batching
 
 
 def run(report: Report) -> dict[str, float]:
-    """In a process of its own, as a run has it."""
+    """Measures in a process of its own, as a run has it."""
     return processes.alone("quick", *["quick"] * report.quick)
 
 
 def measure(report: Report) -> dict[str, float]:
-    """In this process: first batches of the run, those of its commonest shape, in turn."""
+    """Measures in this process, on the run's first batches, those with the commonest shape."""
     config = workloads.config_of("quick", **(workloads.MODELS["quick"] if report.quick else {}))
     molecules = workloads.training_molecules(
         config, 500 if report.quick else config["data"]["train_size"]
@@ -67,7 +67,7 @@ def measure(report: Report) -> dict[str, float]:
         ],
         f"Times: best / median of {len(peak)}.",
     )
-    # Elsewhere the profiler has other names for operations than the program.
+    # On other devices the profiler's names of operations differ from the program's.
     if jax.default_backend() == "cpu":
         programs = {"train": training, "inference": predicting.compiled}
         for name, call in calls.items():
@@ -85,7 +85,7 @@ def measure(report: Report) -> dict[str, float]:
 def of_commonest_shape(
     batches: Sequence[batching.MolecularGraph],
 ) -> list[batching.MolecularGraph]:
-    """Those batches that are padded alike, of the shape that most have."""
+    """The batches with the commonest padded shape."""
     shapes = [(batch.senders.shape, batch.nodes.atomic_numbers.shape) for batch in batches]
     ((commonest, _),) = collections.Counter(shapes).most_common(1)
     return [batch for batch, shape in zip(batches, shapes, strict=True) if shape == commonest]
@@ -93,7 +93,7 @@ def of_commonest_shape(
 
 if __name__ == "__main__":
     program.quiet()
-    # What is timed is then always compiled here, not by another process on other terms.
+    # So that all that is timed is compiled here, not by another process with other settings.
     jax.config.update("jax_enable_compilation_cache", False)
     file_name, *rest = sys.argv[1:]
     measured = measure(Report(quick="quick" in rest))

@@ -1,4 +1,4 @@
-"""What a group prints, and where it leaves its plots."""
+"""Prints the tables of a group, and holds the options that all groups share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.table import Table
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Handed to every group.
+    """The argument of every group.
 
     Attributes:
       quick: whether to run at toy size.
-      plots: folder for figures; None: none are drawn.
+      plots: folder for figures; None: no figures.
     """
 
     quick: bool = False
@@ -25,13 +25,13 @@ class Report:
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = ""
     ) -> None:
-        """Prints a table; numbers with three or four digits.
+        """Prints a table; numbers get three or four digits.
 
         Args:
-          title: above it.
-          columns: their names.
-          rows: one cell per column.
-          note: below it.
+          title: text above the table.
+          columns: names of the columns.
+          rows: rows, with one cell per column.
+          note: text below the table.
         """
         table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
         for k, column in enumerate(columns):

@@ -1,4 +1,4 @@
-"""Cost against each size of the problem."""
+"""Measures the cost of a training step against each size of the problem."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Axis(NamedTuple):
     """One size that varies.
 
     Attributes:
-      label: with the variable that exponents refer to.
-      values: of it.
-      theory: exponents, of the arithmetic unless said.
+      label: text with the variable that exponents refer to.
+      values: values of that variable.
+      theory: expected exponents, of the arithmetic unless said otherwise.
     """
 
     label: str
@@ -40,7 +40,7 @@ BASE = {"degree": 5, "channels": 16, "layers": 1, "atoms": 16, "batch": 16}
 
 
 def run(report: Report) -> dict[str, float]:
-    """Training steps of a small model on random molecules, one size varied at a time."""
+    """Times training steps of a small model on random molecules; one size varies at a time."""
     results: dict[str, float] = {}
     curves: dict[str, dict[str, np.ndarray]] = {}
     rows = []
@@ -72,7 +72,7 @@ def _costs(name: str, values: tuple[int, ...], quick: bool) -> dict[str, np.ndar
         problem, batch = _problem(**{**BASE, name: value}, quick=quick)
         compiled = workloads.compile_step(problem, batch)
         steppers[str(value)] = workloads.Stepper(problem, compiled.call, batch)
-        # One layer is no loop, and counted right.
+        # XLA counts one layer correctly, because it is not a loop.
         cost: Any = compiled.call.cost_analysis()
         counts.append((cost["flops"], cost["bytes accessed"]))
     if name == "layers":
@@ -87,7 +87,7 @@ def _costs(name: str, values: tuple[int, ...], quick: bool) -> dict[str, np.ndar
 def _problem(
     *, degree: int, channels: int, layers: int, atoms: int, batch: int, quick: bool
 ) -> tuple[Task, Any]:
-    """`degree` is L + 1, as in `AXES`."""
+    """The task and the batch of these sizes; `degree` is L + 1, as in `AXES`."""
     shape = {"degree": degree - 1, "channels": channels, "hidden": 2 * channels, "layers": layers}
     invariant = {"edge_channels": channels, "invariant_channels": 2 * channels}
     config = workloads.config_of("full", **{**workloads.MODELS["quick"], **shape, **invariant})

@@ -1,4 +1,4 @@
-"""Coefficients to points of the sphere and back, against e3nn-jax on a grid as exact as ours."""
+"""Compares our transforms to the sphere and back with e3nn-jax's on an equally exact grid."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from experiments.benchmarks.versus import Kernel, Pair, versus
 from hdgnn_jax.so3 import degrees, sphere
 
 SLACK = 1.1
-"""An error of a grid counts as comparable to ours up to this factor."""
+"""A grid counts as equally exact if its error is at most this factor times ours."""
 
 FLOAT32 = 1e-5
-"""Largest relative error of a round trip that is exact but for rounding."""
+"""Largest relative error of a round trip that is exact except for rounding."""
 
 Function = Callable[[jax.Array], jax.Array]
 Transform = Callable[[jax.Array, Function], jax.Array]
@@ -28,8 +28,8 @@ class Exactness(NamedTuple):
     """Relative errors over random signals.
 
     Attributes:
-      round_trip: of coefficients -> points -> coefficients.
-      square: of the degrees up to L of the square, taken on the points: aliasing.
+      round_trip: error of coefficients -> points -> coefficients.
+      square: error of the degrees up to L of the square, taken on the points: aliasing.
     """
 
     round_trip: float
@@ -37,7 +37,7 @@ class Exactness(NamedTuple):
 
 
 def run(report: Report) -> dict[str, float]:
-    """Both transforms take their own layout; ours is [S, nodes, C], e3nn's [nodes, C, S]."""
+    """Times each transform in its own layout: [S, nodes, C] for ours, [nodes, C, S] for e3nn's."""
     degree, channels, nodes = (2, 4, 8) if report.quick else (6, 64, 600)
     points = sphere.sphere(degree)
     rng = np.random.default_rng(0)
@@ -108,7 +108,7 @@ def _smallest(
 
 
 def _shape(quadrature: str, band: int, fft: bool) -> tuple[int, int]:
-    """Latitudes and longitudes that integrate degree `band`; e3nn's FFT needs them odd."""
+    """Numbers of latitudes and longitudes for degree `band`; e3nn's FFT needs odd longitudes."""
     n_beta = band // 2 + 1 if quadrature == "gausslegendre" else 2 * (band // 2 + 1)
     return n_beta, (band + 1) | 1 if fft else band + 1
 

@@ -1,4 +1,4 @@
-"""Seconds, the machine's matrix-product peak, and the memory of a process."""
+"""Measures seconds, the machine's matrix-product peak, and the memory of a process."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ GIB = 2**30
 
 
 def interleave(calls: Mapping[str, Call], rounds: int, least: float = 0.03) -> dict[str, Any]:
-    """Times several calls in turn, so that a change of the machine's clock meets all of them.
+    """Times several calls in turn, so that a change of the machine's clock affects all of them.
 
     Args:
-      calls: each is run once before, to compile.
-      rounds: samples of each.
+      calls: calls by name; each is first run once, to compile.
+      rounds: number of samples of each.
       least: seconds; shorter calls are repeated within a sample.
 
     Returns:
-      For each name [rounds] seconds of one call.
+      For each name, [rounds] seconds of one call.
     """
     repeats = {}
     for name, call in calls.items():
@@ -39,14 +39,14 @@ def interleave(calls: Mapping[str, Call], rounds: int, least: float = 0.03) -> d
 
 
 def ratio(slow: np.ndarray, fast: np.ndarray) -> float:
-    """How many times longer the one took: median over rounds."""
+    """How many times longer `slow` took than `fast`: the median over rounds."""
     return float(np.median(slow / fast))
 
 
 def matrix_products(quick: bool) -> dict[str, tuple[Call, float]]:
     """Products of square float32 matrices of several sizes: name to (call, FLOP).
 
-    In full float32 on every device, as the model's own products are.
+    They are in full float32 on every device, like the model's own products.
     """
     sizes = (512, 1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192, 16384)
     dot = jax.jit(lambda a: jax.numpy.dot(a, a, precision="highest"))
@@ -69,9 +69,9 @@ def with_peak(
 
 
 def peak_memory() -> int:
-    """Most bytes this process has held.
+    """The most bytes that this process has held.
 
-    Linux keeps the figure in getrusage across exec, so a child's would begin at its parent's size.
+    On Linux, getrusage would not do: its figure survives exec and begins at the parent's size.
     """
     status = pathlib.Path("/proc/self/status")
     if status.exists():

@@ -1,4 +1,4 @@
-"""Training step and inference of the two reference configs."""
+"""Measures training step and inference of the two reference configs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from hdgnn_jax.training import step
 
 
 def run(report: Report) -> dict[str, float]:
-    """Each config in two processes of its own, for the peaks of their memory.
+    """Runs each config in two processes of its own, to measure their peak memory.
 
-    The first compiles; the second finds what it needs in JAX's persistent cache.
+    The first compiles; the second finds its programs in JAX's persistent cache.
     """
     results: dict[str, float] = {}
     for name in ("a", "b"):
@@ -50,7 +50,7 @@ def compile_first(name: str, report: Report) -> dict[str, float]:
 def first_steps(
     given: Task, batch: batching.MolecularGraph
 ) -> tuple[workloads.Compiled, workloads.Stepper]:
-    """The compiled training step, after two turns."""
+    """The compiled training step, after two steps."""
     compiled = workloads.compile_step(given, batch)
     stepper = workloads.Stepper(given, compiled.call, batch)
     for _ in range(2):
@@ -59,7 +59,7 @@ def first_steps(
 
 
 def measure(name: str, report: Report) -> dict[str, float]:
-    """One config, in this process."""
+    """Measures one config in this process."""
     config, given, batch = workloads.standard(name, report.quick)
     compiled, stepper = first_steps(given, batch)
     peak_memory = timing.peak_memory()

@@ -1,4 +1,4 @@
-"""A kernel of ours and its counterpart in e3nn-jax, timed in turn in one process."""
+"""Times kernels of ours and their counterparts in e3nn-jax, in turn, in one process."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ WAYS = ("forward", "gradient")
 
 
 class Kernel(NamedTuple):
-    """A function; its gradient is taken with respect to the first argument."""
+    """A function and its arguments; the gradient is taken with respect to the first argument."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
 class Pair(NamedTuple):
-    """Two ways to the same numbers.
+    """Two computations of the same numbers.
 
     Attributes:
-      ours: the library's.
-      e3nn: one or more forms of e3nn-jax's; the fastest counts, forward and gradient apart.
-      difference: largest, between their values; NaN where weights are drawn apart.
+      ours: the library's kernel.
+      e3nn: one or more kernels of e3nn-jax; forward and gradient count the fastest of each.
+      difference: largest difference of their values; NaN where they have different weights.
     """
 
     ours: Kernel
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
 
 def versus(report: Report, title: str, pairs: Mapping[str, Pair]) -> dict[str, float]:
-    """Times all pairs, prints them, and gives `{name}_{way}_ratio`: e3nn's time over ours."""
+    """Times and prints all pairs, and returns `{name}_{way}_ratio`: e3nn's time over ours."""
     calls: dict[str, Call] = {}
     for name, pair in pairs.items():
         for k, kernel in enumerate([pair.ours, *pair.e3nn]):
@@ -59,7 +59,7 @@ def versus(report: Report, title: str, pairs: Mapping[str, Pair]) -> dict[str, f
 
 
 def milliseconds(samples: np.ndarray) -> str:
-    """Best and median."""
+    """The best and the median of samples in seconds, as text in ms."""
     return f"{1e3 * samples.min():.3g} / {1e3 * np.median(samples):.3g}"
 
 

@@ -1,4 +1,4 @@
-"""Wigner matrices of the edges, and rotations by them, against e3nn-jax."""
+"""Compares Wigner matrices of edges, and rotations by them, with e3nn-jax's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ M_MAX = 1
 
 
 def run(report: Report) -> dict[str, float]:
-    """Both libraries start from edge vectors and keep the rows |m| <= 1."""
+    """Times both libraries from edge vectors to the rows |m| <= 1."""
     degree, n_edges, channels = (2, 64, 4) if report.quick else (6, 8000, 32)
     rng = np.random.default_rng(0)
     vectors = jnp.asarray(rng.normal(size=(n_edges, 3)), jnp.float32)
@@ -34,7 +34,7 @@ def run(report: Report) -> dict[str, float]:
         return wigner.rotate_back(frame, wigner.rotate(frame, x))
 
     def e3nn_turn(x: jax.Array, blocks: list[jax.Array]) -> jax.Array:
-        # As IrrepsArray.transform_by_matrix applies its blocks, in e3nn's layout [E, C, S].
+        # Blocks are applied as in IrrepsArray.transform_by_matrix, in e3nn's layout [E, C, S].
         parts = []
         for l, block in enumerate(blocks):
             turned = jnp.einsum("eij,ecj->eci", block, x[..., degrees.block(l)])

@@ -35,18 +35,18 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 BATCH, ATOMS, EDGES = 32, 497, 6776
-"""The batch of configs a and b: molecules, and what they should have together."""
+"""The batch of configs a and b: number of molecules, and the totals that they should have."""
 
 
 class Counts(NamedTuple):
-    """What XLA counts in one run of a program."""
+    """XLA's counts for one run of a program."""
 
     flops: float
     bytes: float
 
 
 class Compiled(NamedTuple):
-    """A compiled program, how long that took, and the bytes it allocates at its peak."""
+    """A compiled program, seconds of compilation, and the bytes that it allocates at its peak."""
 
     call: Any
     seconds: float
@@ -55,14 +55,14 @@ class Compiled(NamedTuple):
 
 
 def config_of(variant: str = "full", **model: Any) -> dict[str, Any]:
-    """A config of experiments/configs/qm9.py with other fields of its model."""
+    """A config of experiments/configs/qm9.py with some fields of its model replaced."""
     config = json.loads(configs.get_config(variant).to_json())
     config["model"] |= model
     return config
 
 
 def training_molecules(config: Mapping[str, Any], count: int) -> Examples:
-    """The first molecules of the training split; random ones where QM9 cannot be had."""
+    """The first molecules of the training split; random ones where QM9 is not installed."""
     try:
         few = {**config, "data": {**config["data"], "train_size": count}}
         return examples(few, dataset(few), "train")
@@ -73,7 +73,7 @@ def training_molecules(config: Mapping[str, Any], count: int) -> Examples:
 
 
 def random_molecules(config: Mapping[str, Any], sizes: list[int]) -> Examples:
-    """Molecules of given sizes as dense as organic ones, grown atom by atom."""
+    """Random molecules of given sizes, grown atom by atom, as dense as organic ones."""
     rng = np.random.default_rng(1)
     structures = []
     for size in sizes:
@@ -90,7 +90,7 @@ def random_molecules(config: Mapping[str, Any], sizes: list[int]) -> Examples:
 
 
 def nearest_batch(molecules: Examples, size: int, atoms: float, edges: float) -> np.ndarray:
-    """[size] places of molecules whose totals come as near as single exchanges can bring them."""
+    """[size] indices of molecules whose totals single exchanges cannot bring nearer to these."""
     counts = np.stack([molecules.structures.n_atoms, molecules.neighbors.n_edges], -1)
     wanted = np.array([atoms, edges])
     chosen, rest = np.arange(size), np.arange(size, len(counts))
@@ -106,7 +106,7 @@ def nearest_batch(molecules: Examples, size: int, atoms: float, edges: float) ->
 
 
 def one_batch(molecules: Examples, places: np.ndarray) -> batching.MolecularGraph:
-    """These molecules as the batch of one device, padded to multiples of 16."""
+    """The batch of the molecules at `places` for one device, padded to multiples of 16."""
     nodes = molecules.structures.n_atoms[places].sum(keepdims=True)
     edges = molecules.neighbors.n_edges[places].sum(keepdims=True)
     (budget,) = batching.choose_budgets(nodes, edges, len(places), 1)
@@ -125,26 +125,26 @@ def standard(name: str, quick: bool) -> tuple[dict[str, Any], Task, batching.Mol
 
 
 def task_of(config: Mapping[str, Any], molecules: Examples) -> Task:
-    """The task that has these training molecules."""
+    """The task of a config with these training molecules."""
     return Task.fitted(config, dataset(config), molecules)[0]
 
 
 def with_model(given: Task, **model: Any) -> Task:
-    """The same task for a model with other fields."""
+    """The same task for a model with some fields replaced."""
     config = {**given.config, "model": {**given.config["model"], **model}}
     return dataclasses.replace(given, config=config, model=given.model.changed(**model))
 
 
 def mesh() -> jax.sharding.Mesh:
-    """One device."""
+    """The mesh of one device."""
     return step.make_mesh(jax.devices()[:1])
 
 
 def loader_of(given: Task, molecules: Examples, quick: bool) -> Loader:
-    """The batches of a run, as training draws them."""
+    """The loader of a run, with the batches that training draws."""
     training = given.config["training"]
     targets = given.reference.standardise(molecules.structures, molecules.values)
-    # What the numbers are does not matter here.
+    # The values of the auxiliary target do not matter here.
     if given.model.hyper.auxiliary:
         targets = np.stack([targets, targets], 1)
     return Loader(
@@ -160,7 +160,7 @@ def loader_of(given: Task, molecules: Examples, quick: bool) -> Loader:
 
 
 def train_step_of(given: Task) -> jax.stages.Wrapped:
-    """The step as training makes it; all that depends on its signature is here."""
+    """The training step as in training; only this function depends on its signature."""
     training = given.config["training"]
     return step.make_train_step(
         given.apply, given.optimizer, mesh(), jax.random.key(0), training["ema"],
@@ -169,7 +169,7 @@ def train_step_of(given: Task) -> jax.stages.Wrapped:
 
 
 def compile_step(given: Task, batch: batching.MolecularGraph) -> Compiled:
-    """The training step; seconds include tracing."""
+    """Compiles the training step; seconds include tracing."""
     state = jax.eval_shape(lambda: given.init_state(mesh()))
     start = time.perf_counter()
     call = train_step_of(given).lower(state, batch).compile()
@@ -182,7 +182,7 @@ def compile_step(given: Task, batch: batching.MolecularGraph) -> Compiled:
 
 
 class Stepper:
-    """Training steps, one after another, on one batch or on several in turn."""
+    """Takes training steps, one per call, on one batch or on several in turn."""
 
     def __init__(self, given: Task, call: Any, *batches: batching.MolecularGraph):
         self._call, self._state = call, given.init_state(mesh())
@@ -195,12 +195,12 @@ class Stepper:
 
     @property
     def params(self) -> step.Params:
-        """The present weights."""
+        """The current weights."""
         return self._state.params
 
 
 class Predicting:
-    """Predictions for several batches of one shape, in turn, with fresh weights."""
+    """Predicts several batches of one shape, one per call, with fresh weights."""
 
     def __init__(self, given: Task, *batches: batching.MolecularGraph):
         self._params = given.init_state(mesh()).params
@@ -214,10 +214,10 @@ class Predicting:
 
 
 def count_step(given: Task, batch: batching.MolecularGraph) -> tuple[Counts, Counts]:
-    """What XLA counts in a training step: without its layers, and in one layer.
+    """XLA's counts for a training step without its layers, and for one layer.
 
-    XLA counts the body of a loop once, however often it turns, so the layers are written out here:
-    the difference between two layers and one is a layer.
+    XLA counts the body of a loop once, however often it turns, so the layers are written out here.
+    One layer is the difference between a step with two layers and a step with one.
     """
     found = []
     for layers in (1, 2):
@@ -231,7 +231,7 @@ def count_step(given: Task, batch: batching.MolecularGraph) -> tuple[Counts, Cou
 
 @contextlib.contextmanager
 def unrolled_loops() -> Iterator[None]:
-    """Every `jax.lax.scan` that is traced here is written out."""
+    """Writes out every `jax.lax.scan` that is traced in the block."""
     scan = jax.lax.scan
     jax.lax.scan = lambda *args, **kwargs: scan(*args, **{**kwargs, "unroll": True})
     try:

@@ -1,1 +1,1 @@
-"""Other models on a run's molecules, for as long as the run took."""
+"""Trains other models on a run's molecules, for as long as the run took."""

@@ -2,12 +2,12 @@
 
     python -m experiments.peer --workdir=runs/quick
 
-The same training molecules, the same wall-clock seconds on the same cores, each model at the best
-of three rates on validation. What is found goes to report/peers.json and peers.png in the folder of
-the run, and into its report.md. The same command goes on where it was stopped. Runs of one number
-for a structure, of QM9 or of a file that ASE reads; forces are left out.
+The models get the same training molecules and the same wall-clock seconds on the same cores, each
+at the best of three rates on validation. Results go to report/peers.json and peers.png in the
+folder of the run, and into its report.md. The same command resumes an interrupted one. The run must
+predict one number per structure of QM9 or of a file that ASE reads; forces are left out.
 
-SchNetPack needs torch. Where this environment has it not, another is named by --python:
+SchNetPack needs torch. If this environment lacks it, name another with --python:
 
     python -m venv peers && peers/bin/pip install torch schnetpack==2.1.1
     python -m experiments.peer --workdir=runs/quick --python=peers/bin/python
@@ -45,16 +45,16 @@ from hdgnn_jax.training.workdir import occupied
 TRAINER = pathlib.Path(__file__).with_name("schnetpack_models.py")
 RATES = (5e-4, 1e-3, 3e-3)
 TRIAL = 0.1
-"""Share of the time, on top of it, that each rate is tried for."""
+"""Each rate is tried for this share of the run's time, in addition to the training itself."""
 VALIDATIONS = 12
 
 PYTHON = flags.DEFINE_string(
     "python", None, "FILE, interpreter of an environment with SchNetPack, if not this one"
 )
 SECONDS = flags.DEFINE_float(
-    "seconds", None, "S, of each training, if not those of the run", lower_bound=1
+    "seconds", None, "S, duration of each training, if not that of the run", lower_bound=1
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "N, molecules", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "N, molecules in a batch", lower_bound=1)
 CUTOFF = flags.DEFINE_float("cutoff", None, "R, Å, if not the run's edges", lower_bound=0.1)
 
 logger = logging.getLogger("hdgnn_jax.peer")
@@ -62,14 +62,14 @@ logger = logging.getLogger("hdgnn_jax.peer")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line asks for.
+    """The options of the command line.
 
     Attributes:
       python: interpreter that has SchNetPack.
-      seconds: of each training; None: those of the run.
-      batch_size: molecules.
+      seconds: duration of each training; None: as long as the run.
+      batch_size: molecules in a batch.
       cutoff: Å; None: the run's edges.
-      seeds: trainings of each model.
+      seeds: number of trainings of each model.
     """
 
     python: str = sys.executable
@@ -88,11 +88,11 @@ def main() -> None:
 
 
 def run(workdir: pathlib.Path, options: Options) -> None:
-    """Trains what is missing, then writes the run's report anew.
+    """Trains what is missing, then writes the run's report again.
 
     Raises:
-      ValueError: where the run is none that others can be held against, or SchNetPack is missing.
-      QM9Error, StructureError, CheckpointError: each with one line.
+      InputError: where other models cannot be compared with the run, or SchNetPack is missing.
+      QM9Error, StructureError, CheckpointError: where data or run cannot be read.
     """
     summary_file = workdir / "report" / "summary.json"
     if not summary_file.exists():
@@ -120,10 +120,10 @@ def run(workdir: pathlib.Path, options: Options) -> None:
 
 
 def comparable(workdir: pathlib.Path) -> Task:
-    """The task of a run, where PaiNN and SchNet can learn it as they are.
+    """The task of a run, which PaiNN and SchNet must be able to learn.
 
     Raises:
-      ValueError: saying why they cannot.
+      InputError: saying why they cannot learn it.
       CheckpointError: where an earlier revision trained the run.
     """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -145,7 +145,7 @@ def comparable(workdir: pathlib.Path) -> Task:
 
 
 def warn_of_other_hardware(hardware: Mapping[str, Any], settings: Settings) -> None:
-    """Seconds are comparable on the same cores only."""
+    """Warns where the run had other cores or devices: its seconds are then not comparable."""
     if hardware["jax_backend"] != "cpu":
         logger.warning("the run had a %s; the other models have a CPU", hardware["jax_backend"])
     elif hardware["cores"] != settings.cores:
@@ -158,9 +158,9 @@ def warn_of_other_hardware(hardware: Mapping[str, Any], settings: Settings) -> N
 def missing(
     model: Mapping[str, Any], settings: Settings, seeds: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of one model: each training to come, and whether it is one of the `trials` or the `runs`.
+    """Yields each missing training of one model, after `trials` or `runs`, the list it belongs to.
 
-    Ask for the next one when the one before is in `model`: the runs take the rate of the trials.
+    Add each result to `model` before asking for the next: runs take the best rate of the trials.
     """
     for rate in settings.rates:
         if not any(trial["rate"] == rate for trial in model.get("trials", [])):
@@ -183,10 +183,10 @@ def train_missing(
     models: dict[str, Any],
     options: Options,
 ) -> None:
-    """Trains what `models` has not; each training is on disk when the next begins.
+    """Trains what `models` lacks; each result is on disk before the next training begins.
 
     Raises:
-      ValueError: where SchNetPack is missing, or a training fails.
+      InputError: where SchNetPack is missing, or a training fails.
     """
     versions = check_interpreter(options.python)
     title = f"SchNetPack {versions['schnetpack']}"
@@ -212,7 +212,7 @@ def check_interpreter(python: str) -> dict[str, str]:
     """The versions of SchNetPack and torch.
 
     Raises:
-      ValueError: saying what to install.
+      InputError: saying what to install.
     """
     try:
         found = subprocess.run(
@@ -233,11 +233,11 @@ def check_interpreter(python: str) -> dict[str, str]:
 
 
 def write_molecules(path: pathlib.Path, task: Task, cutoff: float | None) -> None:
-    """Writes what the trainer reads: `NAME_KEY` for each part, `cutoff` in Å, and `scale`.
+    """Writes the trainer's input: `NAME_KEY` for each part, `cutoff` in Å, and `scale`.
 
     Args:
       path: FILE.npz.
-      task: of the run.
+      task: the run's task.
       cutoff: Å; None: the run's edges.
     """
     validation = task.examples("validation")
@@ -247,7 +247,7 @@ def write_molecules(path: pathlib.Path, task: Task, cutoff: float | None) -> Non
         "test": task.examples("test"),
     }
     train = parts["train"]
-    # As is usual: whatever the run itself was given to start from.
+    # The usual reference, whichever the run itself has.
     reference = Reference.fit(
         task.target, task.model.hyper.elements, train.structures, train.values,
         kind="fitted",
@@ -268,7 +268,7 @@ def columns(
 
     Args:
       molecules: a part of the split.
-      reference: taken off the targets.
+      reference: reference that is subtracted from the targets.
       cutoff: Å; None: the run's edges.
     """
     structures = molecules.structures
@@ -292,19 +292,19 @@ def columns(
 
 
 def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict[str, Any]:
-    """One training, in a process of its own, with a progress bar.
+    """Trains one model, in a process of its own, with a progress bar.
 
     Args:
       python: interpreter.
-      molecules: of `write_molecules`.
+      molecules: the file of `write_molecules`.
       task: see `schnetpack_models.py`.
 
     Returns:
-      What it found: rate, seed, seconds, molecules, steps, validation and test MAE, parameters, and
-      its `curve`, rows of seconds, molecules and validation MAE.
+      Rate, seed, seconds, molecules, steps, validation and test MAE, parameters, and the `curve`:
+      rows of seconds, molecules and validation MAE.
 
     Raises:
-      ValueError: where it fails, or diverges; of a trial, the error is None then.
+      InputError: where the training fails or diverges. A trial that diverges has None as its error.
     """
     title = f"{MODELS[task['model']]}, rate {task['rate']:g}"
     curve: list[dict[str, float]] = []
@@ -323,7 +323,7 @@ def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                # A library may print something of its own.
+                # Libraries may print other lines.
                 row = json.loads(line) if line.startswith("{") else {}
                 if not row or "found" in row:
                     found = row or found
@@ -331,7 +331,7 @@ def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict
                 if row.get("validation") is not None:
                     curve.append(row)
                     progress.update(bar, description=f"{title}, MAE {row['validation']:.4g}")
-                # The bar counts seconds; what it shows is how many molecules go by in one.
+                # The bar counts seconds; its rate is in molecules per second.
                 per = row["molecules"] / max(row["seconds"], 1e-9)
                 progress.update(bar, completed=min(row["seconds"], task["seconds"]), per=per)
         except BaseException:

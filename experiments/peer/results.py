@@ -1,4 +1,4 @@
-"""What other models found beside a run: kept in its report, as numbers, table, curves and text."""
+"""Results of other models, kept in the run's report as numbers, table, curves and text."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ FILE = "peers.json"
 MODELS = {"painn": "PaiNN", "schnet": "SchNet"}
 COLOURS = {"painn": ORANGE, "schnet": RED}
 TITLE, NEXT = "## Beside other models\n", "## Reproduction card\n"
-"""The section of `report.md`, and the one it stands before."""
+"""The headings of our section in `report.md` and of the section after it."""
 COLUMNS = ("model", "parameters", "seconds", "molecules seen", "rate", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What two results must share to stand in one table.
+    """Settings that all results in one table must share.
 
     Attributes:
-      seconds: of each training.
-      trial_seconds: that each rate is tried for.
+      seconds: duration of each training.
+      trial_seconds: duration of the trial of each rate.
       rates: learning rates that are tried.
-      batch_size: molecules.
+      batch_size: molecules in a batch.
       cutoff: Å.
-      cores: of the processor.
+      cores: number of processor cores.
     """
 
     seconds: float
@@ -49,13 +49,13 @@ class Settings:
     cores: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As it reads back from JSON."""
+        """The settings as they read back from JSON."""
         content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return content
 
 
 def read(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
-    """What is there, by model, of these settings; nothing where it is of others."""
+    """The stored results, by model; empty where they have other settings."""
     path = workdir / "report" / FILE
     if not path.exists():
         return {}
@@ -73,7 +73,7 @@ def read(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
 def write(
     workdir: pathlib.Path, target: Target, settings: Settings, models: Mapping[str, Any]
 ) -> None:
-    """Writes `peers.json`: by model `software`, `parameters`, `size`, `trials` and `runs`."""
+    """Writes `peers.json`: for each model `software`, `parameters`, `size`, `trials` and `runs`."""
     content = {
         "target": target.name,
         "unit": target.unit,
@@ -88,7 +88,7 @@ def best_rate(model: Mapping[str, Any]) -> float:
     """The rate that was best on validation.
 
     Raises:
-      ValueError: where none came to a number.
+      InputError: where no rate gave a finite error.
     """
     tried = [trial for trial in model["trials"] if trial["validation"] is not None]
     if not tried:
@@ -109,7 +109,7 @@ def report(workdir: pathlib.Path, settings: Settings, models: Mapping[str, Any])
         *_baselines(summary),
     ]
     unit = summary["unit"]
-    # So it fits 80 columns, and "composition" is not cut.
+    # The table fits 80 columns, and "composition" is not cut.
     title = rf"Mean absolute error of {summary['target']} \[{unit}]"
     table = Table(title=title, pad_edge=False)
     name, *others = COLUMNS
@@ -127,9 +127,9 @@ def report(workdir: pathlib.Path, settings: Settings, models: Mapping[str, Any])
 
 
 def course(workdir: pathlib.Path, batch_size: int) -> list[dict[str, float]]:
-    """Rows of our run's validations: `molecules`, `validation`, and `seconds` since it began.
+    """A row for each validation of our run: `molecules`, `validation`, `seconds` since the start.
 
-    The seconds are NaN where an earlier revision, which did not note them, trained the run.
+    The seconds are NaN where an earlier revision, which did not record them, trained the run.
     """
     return [
         {
@@ -167,7 +167,7 @@ def draw(
     panels[1].set_xscale("log")
     for axes in panels:
         axes.xaxis.set_major_formatter("{x:,.0f}")
-    # Their labels would lie on one another.
+    # Labels of minor ticks would overlap.
     panels[1].xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel(f"validation MAE of {target} [{superscripts(unit)}]")
     panels[1].legend(frameon=False, fontsize=9)
@@ -182,7 +182,7 @@ def section(
     models: Mapping[str, Any],
     rows: Sequence[Sequence[str]],
 ) -> str:
-    """The text of the section, its title first."""
+    """The text of the section, with its heading."""
     lines = [
         "| " + " | ".join(COLUMNS) + " |",
         "| --- |" + " ---: |" * (len(COLUMNS) - 1),
@@ -211,7 +211,7 @@ training.
 
 
 def with_section(text: str, new: str) -> str:
-    """A report with the section in its place; the one that was there before is gone."""
+    """The report with the new section, which replaces an earlier one."""
     before, title, after = text.partition(NEXT)
     return before.partition(TITLE)[0] + new + title + after
 
@@ -232,7 +232,7 @@ def _ours(
 
 
 def _of_model(name: str, model: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for each seed."""
+    """Yields a row for each seed."""
     for run in model["runs"]:
         yield (
             MODELS[name] + f", seed {run['seed']}" * (len(model["runs"]) > 1),
@@ -246,7 +246,7 @@ def _of_model(name: str, model: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _baselines(summary: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Their error is of the whole validation split, so it is left out."""
+    """Yields a row for each baseline, without its validation error: it is of the whole split."""
     for key, mae in summary.items():
         name = key.removeprefix("mae_")
         if name not in (key, "paper") and mae is not None:

@@ -1,17 +1,17 @@
-"""Trains PaiNN or SchNet of SchNetPack for so many seconds; `python -m experiments.peer` calls it.
+"""Trains PaiNN or SchNet of SchNetPack for a given time; `python -m experiments.peer` calls it.
 
     python schnetpack_models.py MOLECULES.npz TASK
     python schnetpack_models.py
 
-Needs SchNetPack alone, nothing of ours: it may run in an environment of its own. TASK is a JSON
-object: `model` (painn, schnet), `seed`, `seconds`, `rate`, `batch_size`, `validations` (how many on
-the way, the one at the end among them) and `test` (whether to predict the test split).
-It prints a JSON object a line: how far it is (`seconds`, `molecules`), with `validation` where that
-was measured, at last all it found. Without arguments it prints its versions.
+It needs SchNetPack but nothing of ours, so it may run in an environment of its own. TASK is a JSON
+object: `model` (painn, schnet), `seed`, `seconds`, `rate`, `batch_size`, `validations` (their
+number, including the one at the end) and `test` (whether to predict the test split).
+It prints a JSON object per line: its progress (`seconds`, `molecules`), with `validation` after a
+validation, and the results last. Without arguments it prints versions.
 
-Trained as ours is: L1 loss, warm-up and cosine (by the clock, in place of steps), clipped
-gradients, averaged weights, of which those count that were best on validation. The clock stands
-still while it validates. It takes the cores it is given.
+Training is like ours: L1 loss, warm-up and cosine (by the clock, not by steps), clipped gradients,
+averaged weights; the weights that are best on validation count. Validation does not count as
+training time. It uses the cores it is given.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ REPRESENTATIONS = {
 }
 WARMUP, CLIP, DECAY, WEIGHT_DECAY = 0.05, 1.0, 0.99, 1e-4
 EVERY = 0.5
-"""Seconds between two lines that say how far it is."""
+"""Seconds between two lines of progress."""
 
 
 class Molecules:
-    """One part of the file: batches of it as SchNetPack's inputs.
+    """One part of the file; makes batches in SchNetPack's format.
 
     Molecule k has atoms `atoms[k]` to `atoms[k + 1]` and edges `edges[k]` to `edges[k + 1]`;
-    `positions` and, of periodic structures, the senders' `shifts` are in Å.
+    `positions` and, for periodic structures, the senders' `shifts` are in Å.
     """
 
     def __init__(self, file: Any, name: str):
@@ -56,7 +56,7 @@ class Molecules:
         return len(self.data["target"])
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """The molecules at these places."""
+        """The batch of the molecules at these indices."""
         data, parts, start = self.data, [], 0
         for k, row in enumerate(rows):
             atom = slice(*data["atoms"][row : row + 2])
@@ -78,7 +78,7 @@ class Molecules:
 
 
 class Model(torch.nn.Module):
-    """A representation and a sum of atoms' numbers, which start near zero as ours do."""
+    """A representation and a sum over atoms, whose terms start near zero, as ours do."""
 
     def __init__(self, name: str, cutoff: float):
         super().__init__()
@@ -98,7 +98,7 @@ class Model(torch.nn.Module):
 
 
 def say(**content: Any) -> None:
-    """A line of JSON, which has no NaN: what is not finite becomes null."""
+    """Prints a line of JSON; numbers that are not finite become null."""
     finite = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()
     }
@@ -106,7 +106,7 @@ def say(**content: Any) -> None:
 
 
 def train(file: Any, task: dict[str, Any]) -> None:
-    """One training; errors are said in the target's unit."""
+    """Trains one model; errors are printed in the target's unit."""
     torch.manual_seed(task["seed"])
     rng = np.random.default_rng(task["seed"])
     molecules, validation = Molecules(file, "train"), Molecules(file, "validation")
@@ -167,7 +167,7 @@ def train(file: Any, task: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def error(model: torch.nn.Module, molecules: Molecules) -> float:
-    """Mean absolute error, standardised."""
+    """The mean absolute error, standardised."""
     out = [
         model(molecules.batch(rows))
         for rows in np.array_split(np.arange(len(molecules)), len(molecules) // 64 + 1)
@@ -183,7 +183,7 @@ def main() -> None:
         return
     path, task = sys.argv[1:]
     with np.load(path) as file:
-        # What is read from the file itself is read again each time.
+        # As a dictionary: an NpzFile reads an array again at each access.
         train(dict(file), json.loads(task))
 
 
