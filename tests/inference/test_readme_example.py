@@ -1,0 +1,59 @@
+"""The README's example for ASE, as it stands there, with a model of water."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from tblite.ase import TBLite
+
+from experiments import train
+from experiments.configs.ase import get_config
+
+README = pathlib.Path(__file__).parents[2] / "README.md"
+FRAMES = 80
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """Water that swings, with energies and forces of GFN2-xTB."""
+    shapes, rng = [], np.random.default_rng(0)
+    for _ in range(FRAMES):
+        water = molecule("H2O")
+        water.positions += rng.normal(scale=0.08, size=(3, 3))
+        water.calc = TBLite(method="GFN2-xTB", verbosity=0)
+        energy, forces = water.get_potential_energy(), water.get_forces()
+        water.calc = SinglePointCalculator(water, energy=energy, forces=forces)
+        shapes.append(water)
+    path = tmp_path_factory.mktemp("data") / "water.extxyz"
+    ase.io.write(path, shapes)
+    return path
+
+
+@pytest.mark.slow
+def test_water_relaxes_to_its_bond_length(frames, tmp_path, monkeypatch, capsys):
+    config = get_config("quick")
+    config.data.path = str(frames)
+    config.model.update(elements=(1, 8), layers=2, channels=16, n_gaussians=16, hidden=8)
+    config.training.update(
+        steps=300, batch_size=8, validate_every=300, first_validation=300, n_budgets=1, ema=0.98
+    )
+    config.optimizer.learning_rate = 5e-3
+    train.run(json.loads(config.to_json()), tmp_path / "runs" / "forces")
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text().split("For ASE:")[1], re.S)[:1]
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    names: dict[str, object] = {}
+    exec(example, names)
+    energy, length = map(float, capsys.readouterr().out.splitlines()[-1].split())
+    relaxed = names["atoms"]
+    wanted = molecule("H2O")
+    wanted.calc = TBLite(method="GFN2-xTB", verbosity=0)
+    assert length == pytest.approx(0.959, abs=0.01)  # GFN2-xTB's minimum
+    assert relaxed.get_angle(1, 0, 2) == pytest.approx(107, abs=3)
