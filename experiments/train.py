@@ -4,8 +4,9 @@
 
 Configs: qm9.py, is2re.py, ase.py (forces, dipole moments), ablations.py, each explained in itself.
 Any field of the config can be set: --config.target=gap --config.model.channels=32. The same command
-goes on with a run that was interrupted. What a run leaves in its folder: checkpoints/,
-metrics.jsonl and TensorBoard curves, report/.
+goes on with a run that was interrupted; with --config.training.steps raised, with one that is
+finished too. What a run leaves in its folder: checkpoints/, metrics.jsonl and TensorBoard curves,
+report/.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,11 @@ PATIENCE = flags.DEFINE_float(
 DEBUG_NANS = flags.DEFINE_bool(
     "debug_nans", False, "stop at the first number that is not finite and name its layer; slower"
 )
+FREE = (
+    "data.cache", "data.path", "data.test_path", "data.validation_path",
+    "training.log_every", "training.max_skipped",
+)  # fmt: skip
+"""Fields that no number depends on: a run goes on with others. Data are told by their digest."""
 
 
 def main() -> None:
@@ -112,19 +118,22 @@ def _run(
     began = time.monotonic()
     settings = from_section(config, "training", Training)
     check(config)
-    mesh = step.make_mesh()
+    mesh, summary = step.make_mesh(), workdir / "report" / "summary.json"
     # Refuses a batch that cannot be dealt, before any data are read.
     batching.deal(np.zeros((1, settings.batch_size), int), mesh.size)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         record = Record.of(checkpoints) if checkpoints.steps() else None
         if record is not None:
             refuse_other_run(record, config, workdir)
-            if (workdir / "report" / "summary.json").exists():
+            if settings.steps == record.steps and summary.exists():
                 print(f"finished already; report in {workdir / 'report'}")
-                task, predictor = restored(checkpoints)
+                task, predictor = restored(checkpoints, dataset(config))
                 print_results(task, reported_results(task, predictor))
                 return
         fit = Fit.prepare(config, mesh, workdir, checkpoints, record, began)
+        # Of a run that is extended it is the error of other weights from now on.
+        if distributed.is_first():
+            summary.unlink(missing_ok=True)
         fit.announce()
         fit.fit(stop, debug_nans)
         if not report:
@@ -139,13 +148,17 @@ def refuse_other_run(
 ) -> None:
     """Stops before a folder's run is continued with another config or on other data.
 
+    `training.steps` may be raised, and what is `FREE` may differ.
+
     Raises:
       CheckpointError: naming what differs.
     """
-    refuse_other_config(record.config, config, workdir)
+    raised = config["training"]["steps"] > record.steps
+    free = (*FREE, "training.steps") if raised else FREE
+    refuse_other_config(record.config, config, workdir, free=free)
     if record.split_digest != dataset(config).digest():
         raise CheckpointError(
-            f"{workdir} holds a run on other data of the same name: choose another --workdir"
+            f"{workdir} holds a run on other data: choose another --workdir"
         )
 
 
@@ -154,6 +167,7 @@ def refuse_other_config(
     asked: Mapping[str, Any],
     workdir: pathlib.Path,
     of_both: bool = False,
+    free: Collection[str] = (),
 ) -> None:
     """Stops before a run is continued, or compared, with other settings than it began with.
 
@@ -161,13 +175,14 @@ def refuse_other_config(
       saved, asked: nested configs.
       workdir: of the run.
       of_both: leaves aside the fields that one of them has not, being of another revision.
+      free: fields that may differ, by dotted name.
 
     Raises:
       CheckpointError: naming the fields that differ.
     """
     old, new = flatten(saved), flatten(asked)
     names = old.keys() & new.keys() if of_both else old.keys() | new.keys()
-    differing = sorted(k for k in names if old.get(k) != new.get(k))
+    differing = sorted(k for k in names - set(free) if old.get(k) != new.get(k))
     if differing:
         shown = ", ".join(f"{k} = {old.get(k)} there, {new.get(k)} here" for k in differing[:4])
         raise CheckpointError(

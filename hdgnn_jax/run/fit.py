@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hdgnn_jax.config import from_section
+from hdgnn_jax.config import from_section, with_tuples
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.loader import Loader, prefetch
 from hdgnn_jax.evaluation import liveness
@@ -27,6 +27,7 @@ from hdgnn_jax.run.task import Examples, Task, examples
 from hdgnn_jax.training import distributed, loop, losses, step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
+from hdgnn_jax.training.optimizer import learning_rate_at
 from hdgnn_jax.training.provenance import reproduction_card
 from hdgnn_jax.training.record import Course, Record
 from hdgnn_jax.training.report import write_report
@@ -98,7 +99,7 @@ class Fit:
             task, learned = Task.fitted(config, data, train)
         else:
             # What was fitted then: elsewhere the same fit can end in other digits.
-            task = dataclasses.replace(Task.from_record(record), data=data)
+            task = dataclasses.replace(Task.from_record(record), config=config, data=data)
             learned = task.to_learn(train)
         loader = loader_of(task, settings, train, learned, mesh)
         key = jax.random.fold_in(jax.random.key(config["seed"]), 1)
@@ -133,9 +134,11 @@ class Fit:
     def resume(self) -> None:
         """Takes the last checkpoint's state, and what it says of the run."""
         record, at = self.restore()
-        self.course = dataclasses.replace(
-            record.course, resumed=[*record.course.resumed, at]
-        )
+        course = record.course
+        self.course = dataclasses.replace(course, resumed=[*course.resumed, at])
+        if record.steps < self.settings.steps:
+            extension = {"at_step": at, "of_steps": record.steps}
+            self.course.extended = [*course.extended, extension]
 
     def restore(self) -> tuple[Record, int]:
         """Takes the last checkpoint's state and memory; gives its record and step."""
@@ -160,8 +163,24 @@ class Fit:
             f"device(s), {len(loader.budgets)} shapes, padding efficiency "
             f"{loader.padding_efficiency:.1%}" + (f"; goes on from step {start:,}" if start else "")
         )
+        if self.course.extended and self.course.extended[-1]["at_step"] == start:
+            print(self.of_extension(**self.course.extended[-1]))
         for warning in self.task.warnings(self.train):
             print(f"warning: {warning}")
+
+    def of_extension(self, at_step: int, of_steps: int) -> str:
+        """What becomes of the learning rate of a run that was of fewer steps."""
+
+        def rate(k: int, steps: int) -> str:
+            section = with_tuples(self.task.config["optimizer"])
+            return f"{learning_rate_at(k, steps=steps, **section):.2g}"
+
+        steps = self.settings.steps
+        return (
+            f"training.steps was {of_steps:,}: the learning rate was {rate(at_step - 1, of_steps)} "
+            f"at step {at_step:,}; from here on it is that of a run of {steps:,} steps, "
+            f"{rate(at_step, steps)} now and {rate(steps - 1, steps)} at the end"
+        )
 
     def fit(self, stop: Callable[[int], bool], debug_nans: bool) -> None:
         """Takes the steps that are left; after a spike of the loss, from the last checkpoint on.
@@ -332,6 +351,7 @@ class Fit:
                 parameters=self.n_parameters,
                 seconds=done.seconds,
                 resumed=done.resumed,
+                extended=done.extended,
                 left_out=done.left_out,
             ),
         )

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from hdgnn_jax.data import baselines, targets
+from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import liveness, symmetry
 from hdgnn_jax.graphs import batching
@@ -27,14 +28,21 @@ LOOKED_AT = 16
 """Structures whose states are looked at."""
 
 
-def restored(checkpoints: Checkpoints) -> tuple[Task, Predictor]:
+def restored(
+    checkpoints: Checkpoints, data: Dataset | None = None
+) -> tuple[Task, Predictor]:
     """The task of a run, and its weights that were best on validation, on all devices.
+
+    Args:
+      checkpoints: of the run.
+      data: the same data where they lie now; None: where they lay then.
 
     Raises:
       CheckpointError: where they cannot be restored.
     """
     record = Record.of(checkpoints, "best")
     task, mesh = Task.from_record(record), step.make_mesh()
+    task = dataclasses.replace(task, data=data or task.data)
     params = restore_weights(checkpoints, task.model, mesh)
     return task, task.predictor(params, record.budget, mesh)
 

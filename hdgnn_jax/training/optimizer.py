@@ -68,6 +68,20 @@ def make_optimizer(
     return optax.flatten(chain) if flat else chain
 
 
+def learning_rate_at(
+    step: int,
+    *,
+    steps: int,
+    learning_rate: float,
+    warmup: float,
+    final: float = 0.0,
+    drops: Sequence[float] = (),
+    **others: object,
+) -> float:
+    """The learning rate of the update after `step` updates; the others as in `make_optimizer`."""
+    return float(_schedule(steps, learning_rate, warmup, final, drops)(step))
+
+
 def _schedule(
     steps: int, learning_rate: float, warmup: float, final: float, drops: Sequence[float]
 ) -> optax.Schedule:

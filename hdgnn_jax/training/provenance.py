@@ -28,6 +28,7 @@ def reproduction_card(
     parameters: int,
     seconds: float,
     resumed: Sequence[int] = (),
+    extended: Sequence[Mapping[str, int]] = (),
     left_out: int = 0,
 ) -> dict[str, Any]:
     """A dictionary, which JSON can store, of all that is needed to get the same numbers.
@@ -39,12 +40,14 @@ def reproduction_card(
       parameters: number of learned parameters.
       seconds: wall time.
       resumed: steps at which the run was interrupted and resumed.
+      extended: steps at which `training.steps` was raised, with its value until then.
       left_out: number of batches left out after spikes of the loss.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
         "resumed_at_steps": list(resumed),
+        "extended": list(extended),
         "batches_left_out": left_out,
         "seed": seed,
         "split_digest": split_digest,

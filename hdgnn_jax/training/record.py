@@ -26,12 +26,14 @@ class Course:
       compilations: shapes that the training step was compiled for.
       resumed: steps that the run went on from.
       left_out: batches that a spike of the loss made it leave out.
+      extended: each time that `training.steps` was raised, the step and what it was until then.
     """
 
     seconds: float = 0.0
     compilations: int = 0
     resumed: list[int] = dataclasses.field(default_factory=list)
     left_out: int = 0
+    extended: list[dict[str, int]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,11 @@ class Record:
           CheckpointError: where there is none, or another version of this program wrote it.
         """
         return cls.from_dict(checkpoints.record(which))
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return int(self.config["training"]["steps"])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""

@@ -168,7 +168,7 @@ def test_a_training_system_without_energy_is_named(config, cache, tmp_path):
 def test_a_run_does_not_go_on_with_other_data(finished, config, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
     monkeypatch.setattr(is2re.IS2RE, "digest", lambda self: "other")
-    with pytest.raises(CheckpointError, match="a run on other data of the same name"):
+    with pytest.raises(CheckpointError, match="a run on other data: choose"):
         train.run(config, tmp_path / "run")
 
 

@@ -68,9 +68,13 @@ def test_a_run_leaves_checkpoints_curves_and_a_report(finished, config):
     assert record.course.compilations == summary["compilations"]
 
 
-def test_a_finished_run_is_stated_again_and_left_alone(finished, config, capsys):
+def test_a_finished_run_is_stated_again_and_left_alone(
+    finished, config, changed, capsys, tmp_path
+):
+    """Also where its data lie elsewhere now, and other rows of the curve are asked for."""
     before = contents(finished)
-    train.run(config, finished)
+    moved = shutil.copytree(config["data"]["cache"], tmp_path / "moved")
+    train.run(changed(**{"data.cache": str(moved), "training.log_every": 3}), finished)
     assert contents(finished) == before
     printed = capsys.readouterr().out
     assert "finished already" in printed
@@ -110,6 +114,38 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(finished, config, tmp_
             for folder in (workdir, finished)]  # fmt: skip
     assert rows[0] == rows[1]
     assert rows[0][STEPS][1] > 0
+
+
+def test_a_finished_run_is_extended(finished, config, changed, tmp_path, monkeypatch, capsys):
+    workdir, longer = tmp_path / "run", changed(**{"training.steps": 18, "training.log_every": 3})
+    shutil.copytree(finished, workdir)
+    batch, drawn, reported = Loader.batch, [], []
+
+    def watched(step):
+        reported.append((workdir / "report" / "summary.json").exists())
+        return False
+
+    monkeypatch.setattr(Loader, "batch", lambda self, k: drawn.append(k) or batch(self, k))
+    train.run(longer, workdir, watched)
+    assert drawn == list(range(STEPS, 18))
+    # The error of earlier weights is not that of the run any more.
+    assert reported == [False] * 6
+    assert read(workdir, "summary.json")["mae"] != read(finished, "summary.json")["mae"]
+    card = read(workdir, "card.json")
+    assert (card["config"], card["resumed_at_steps"]) == (longer, [STEPS])
+    assert card["extended"] == [{"at_step": STEPS, "of_steps": STEPS}]
+    rows = read_metrics(workdir)
+    assert [row["step"] for row in rows] == [4, 5, 8, 12, 15, 18]
+    assert rows[:4] == read_metrics(finished)
+    # 5 % of the steps, at least one, are a warm-up; then a cosine.
+    rates = [0.005 * (1 + np.cos(np.pi * (k - 1) / (n - 1))) / 2 for k, n in
+             ((11, 12), (12, 18), (17, 18))]  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "training.steps was 12" in printed
+    for rate in rates:
+        assert f" {rate:.2g} " in printed
+    with pytest.raises(CheckpointError, match=r"training\.steps = 18 there, 12 here"):
+        train.run(config, workdir)
 
 
 def test_a_spike_sends_the_run_back_to_its_checkpoint_without_the_batches_since(
