@@ -16,6 +16,7 @@ import numpy as np
 from hdgnn_jax.data.cache import cache_folder, sha256
 from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
 from hdgnn_jax.data.labelled import LabelledStructures
+from hdgnn_jax.data.partition import SPLITS, blocks, hold_out, refuse_shared
 from hdgnn_jax.data.targets import CALCULATED, HARTREE_IN_MEV, ReferenceKind, Target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
@@ -37,8 +38,12 @@ class ASEFile(Dataset):
 
     Attributes:
       path: of the file; None: molecules made here, by `experiments.prepare molecules`.
-      held_out: share of the structures in each of validation and test. Those of one group, such as
-        one molecule in several shapes, stay together.
+      validation_path, test_path: files of these parts, read as that of `path`; None: held out of
+        it.
+      held_out: share of the structures in each part that is held out. Those of one group, as the
+        file's `group` says, stay together.
+      split: how a file without groups is divided, one of `SPLITS`: `blocks` of neighbouring frames,
+        or at `random`.
       train_size: so many of the others; None: all.
       reference: `none`, `fitted` or `linear`; None: the usual one of the target.
       energy_unit: of the file's energies, and of its forces, per Å; one of `ENERGY_UNITS`.
@@ -48,7 +53,10 @@ class ASEFile(Dataset):
     """
 
     path: str | None = None
+    validation_path: str | None = None
+    test_path: str | None = None
     held_out: float = 0.1
+    split: str = "blocks"
     train_size: int | None = None
     reference: ReferenceKind | None = None
     energy_unit: str = "eV"
@@ -62,6 +70,8 @@ class ASEFile(Dataset):
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 0.5:
             raise InputError(f"data.held_out must lie between 0 and 0.5, not {self.held_out}")
+        if self.split not in SPLITS:
+            raise InputError(f"data.split must be one of {', '.join(SPLITS)}, not {self.split!r}")
         if self.energy_unit not in ENERGY_UNITS:
             raise InputError(
                 f"data.energy_unit must be one of {', '.join(ENERGY_UNITS)}, not "
@@ -79,8 +89,9 @@ class ASEFile(Dataset):
         return "" if self.path else "Made here: no published number can be held against these."
 
     def digest(self) -> str:
-        """Of the file, and of what decides which structures are in which part."""
-        content = [sha256(self._file), self.held_out, self.train_size]
+        """Of the files, and of what decides which structures are in which part."""
+        content = [sha256(self._file), self.held_out, self.train_size, self.split]
+        content += [path and sha256(path) for path in self._given.values()]
         how = [self.energy_unit, self.energy_key, self.forces_key]
         # What is read as it always was keeps its digest.
         if how != ["eV", None, None]:
@@ -88,42 +99,77 @@ class ASEFile(Dataset):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def part(self, name: str, target: str) -> LabelledStructures:
-        """A part of the file, in eV, eV/Å and e Å.
+        """A part, in eV, eV/Å and e Å.
 
         Raises:
           InputError: for a part or a training size that is none.
-          StructureError: naming what the file lacks.
+          StructureError: naming what a file lacks, or a structure that two parts have.
         """
         check_part(name, ("train", *self.reported))
-        data = self._labelled(target)
-        assert data.groups is not None
-        groups = np.random.default_rng(0).permutation(data.groups.max() + 1)
-        size = max(1, round(self.held_out * len(groups)))
-        if len(groups) <= 2 * size:
-            raise InputError(
-                f"{self._file} has {len(groups)} groups of structures: none is left to train on"
-            )
-        begin, end = {
-            "validation": (0, size), "test": (size, 2 * size), "train": (2 * size, None)
-        }[name]  # fmt: skip
-        rows = np.flatnonzero(np.isin(data.groups, groups[begin:end]))
-        if name == "train":
-            rows = first_rows(np.random.default_rng(0).permutation(rows), self.train_size)
-        return data.take(rows)
+        return self._parts(target)[name]
+
+    def how_divided(self, target: str) -> str:
+        """Number of structures in validation and test, and where they are from."""
+        grouped = self._labelled(target).groups is not None
+        how = "in the groups that it names" if grouped else SPLITS[self.split]
+        sources: dict[str, list[str]] = {}
+        for part, path in self._given.items():
+            source = path.name if path else f"{self._file.name}, held out {how}"
+            n = len(self._parts(target)[part])
+            sources.setdefault(source, []).append(f"{part} ({n:,})")
+        return "; ".join(f"{' and '.join(parts)}: {source}" for source, parts in sources.items())
+
+    @functools.cached_property
+    def _parts(self) -> Callable[[str], dict[str, LabelledStructures]]:
+        def divide(target: str) -> dict[str, LabelledStructures]:
+            data, given = self._labelled(target), self._given
+            groups = data.groups
+            if groups is None:
+                n = len(data)
+                in_blocks = self.split == "blocks"
+                groups = blocks(data.structures, self.held_out * n) if in_blocks else np.arange(n)
+            held_out = [part for part, path in given.items() if path is None]
+            try:
+                rows = hold_out(groups, self.held_out, held_out)
+            except InputError as error:
+                raise InputError(f"{self._file} {error}") from error
+            mixed = np.random.default_rng(0).permutation(rows["train"])
+            rows["train"] = first_rows(mixed, self.train_size)
+            parts = {part: data.take(of) for part, of in rows.items()}
+            parts |= {part: self.labelled(path, target) for part, path in given.items() if path}
+            if any(given.values()):
+                refuse_shared({part: of.structures for part, of in parts.items()})
+            return parts
+
+        return functools.cache(divide)
 
     @functools.cached_property
     def _labelled(self) -> Callable[[str], LabelledStructures]:
-        def read(target: str) -> LabelledStructures:
-            if target != "energy":
-                return read_labelled(self._file, target)
-            found = read_labelled(self._file, target, self.energy_key, self.forces_key)
-            unit = ENERGY_UNITS[self.energy_unit]
-            forces = None if found.forces is None else found.forces * unit
-            return dataclasses.replace(
-                found, labels={target: found.labels[target] * unit}, forces=forces
-            )
+        return functools.cache(lambda target: self.labelled(self._file, target))
 
-        return functools.cache(read)
+    def labelled(self, path: str | os.PathLike[str], target: str) -> LabelledStructures:
+        """A file, read as that of `path` is: in eV, eV/Å and e Å.
+
+        Raises:
+          StructureError: naming what it lacks.
+        """
+        if target != "energy":
+            return read_labelled(path, target)
+        found = read_labelled(path, target, self.energy_key, self.forces_key)
+        unit = ENERGY_UNITS[self.energy_unit]
+        forces = None if found.forces is None else found.forces * unit
+        return dataclasses.replace(
+            found, labels={target: found.labels[target] * unit}, forces=forces
+        )
+
+    @property
+    def _given(self) -> dict[str, pathlib.Path | None]:
+        """The files of the parts that are held out where they have none."""
+        given = {"validation": self.validation_path, "test": self.test_path}
+        for part, path in given.items():
+            if path and not pathlib.Path(path).is_file():
+                raise StructureError(f"there is no file {path}: set config.data.{part}_path")
+        return {part: pathlib.Path(path) if path else None for part, path in given.items()}
 
     @property
     def _file(self) -> pathlib.Path:
@@ -230,7 +276,7 @@ def read_labelled(
     path = pathlib.Path(path)
     if not path.exists():
         raise StructureError(f"there is no file {path}")
-    structures, values, groups = [], [], []
+    structures, values, groups, grouped = [], [], [], False
     forces: list[Any] = []
     for k, found in enumerate(_read(path), start=1):
         if isinstance(found, StructureError):
@@ -259,6 +305,7 @@ def read_labelled(
                 )
         forces.append(of_atoms)
         groups.append(str(found.info.get("group", f"structure {k}")))
+        grouped = grouped or "group" in found.info
     packed = Structures.pack(structures, f"{path.name}, structure")
     complete = all(of is not None for of in forces)
     if not complete and any(of is not None for of in forces):
@@ -270,7 +317,7 @@ def read_labelled(
         dataclasses.replace(packed, ids=packed.ids + 1),
         {name: np.stack(values)},
         np.concatenate(forces) if complete else None,
-        np.unique(groups, return_inverse=True)[1],
+        np.unique(groups, return_inverse=True)[1] if grouped else None,
     )
 
 

@@ -70,6 +70,10 @@ class Dataset(Protocol):
         """
         ...
 
+    def how_divided(self, target: str) -> str:
+        """Where the parts are from, in a line; empty where they are published."""
+        return ""
+
     def baselines(
         self, structures: Structures, values: np.ndarray, elements: Sequence[int]
     ) -> dict[str, Baseline]:

@@ -94,7 +94,9 @@ class Fit:
           As `experiments.train.run`.
         """
         settings, data = from_section(config, "training", Training), dataset(config)
-        train, validation = (examples(config, data, name) for name in ("train", "validation"))
+        # The test parts too: what cannot be used is found before training, not after it.
+        parts = {name: examples(config, data, name) for name in ("train", *data.reported)}
+        train, validation = parts["train"], parts["validation"]
         if record is None:
             task, learned = Task.fitted(config, data, train)
         else:
@@ -165,6 +167,8 @@ class Fit:
         )
         if self.course.extended and self.course.extended[-1]["at_step"] == start:
             print(self.of_extension(**self.course.extended[-1]))
+        if divided := self.task.data.how_divided(target.name):
+            print(divided)
         for warning in self.task.warnings(self.train):
             print(f"warning: {warning}")
 

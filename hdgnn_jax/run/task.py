@@ -174,7 +174,8 @@ class Task:
     @property
     def note(self) -> str:
         """What has to be known to compare its errors with others."""
-        return " ".join(filter(None, (self.data.note, self.target.note)))
+        divided = self.data.how_divided(self.target.name)
+        return " ".join(filter(None, (divided and f"{divided}.", self.data.note, self.target.note)))
 
     def examples(self, name: str) -> Examples:
         """A part of the data set; see `examples`."""
@@ -295,7 +296,7 @@ def examples(config: Mapping[str, Any], data: Dataset, name: str) -> Examples:
     structures.check(model["elements"], model["tags"])
     if not config["training"]["forces_weight"]:
         forces = None
-    elif forces is None:
+    elif forces is None and name == "train":
         raise InputError(
             f"{data.title} has no forces of {target.name}: set training.forces_weight to 0"
         )

@@ -1,0 +1,85 @@
+"""How a file's structures come into parts: which stay together, and which are held out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.graphs.structure import StructureError, Structures
+
+SPLITS = {
+    "blocks": "in blocks of neighbouring frames",
+    "random": "frame by frame at random (of a trajectory, nearly the frames trained on)",
+}
+"""How what is held out of a file without groups is drawn."""
+DECIMALS = 4
+"""Of positions in Å, that are compared where a structure is looked for in other parts."""
+
+
+def blocks(structures: Structures, size: float) -> np.ndarray:
+    """[n] the number of each structure's block.
+
+    Structures of the same atoms that follow each other are one trajectory, or one molecule in
+    several shapes. It is one block, or equal ones where it is longer than `size`.
+    """
+    atoms = [
+        structures.atomic_numbers[first:last].tobytes()
+        for first, last in itertools.pairwise(structures.offsets)
+    ]
+    sizes: list[int] = []
+    for _, run in itertools.groupby(atoms):
+        length = len(list(run))
+        pieces = np.array_split(np.arange(length), math.ceil(length / max(size, 1)))
+        sizes += map(len, pieces)
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def hold_out(groups: np.ndarray, share: float, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Rows of each part: whole groups, drawn at random.
+
+    Args:
+      groups: [n] numbers without gaps.
+      share: of all structures, in each part that is held out, as nearly as groups allow.
+      names: of the parts that are held out; the rest is `train`.
+
+    Raises:
+      InputError: where the rest is empty.
+    """
+    order = np.random.default_rng(0).permutation(groups.max(initial=-1) + 1)
+    counts, found = np.bincount(groups)[order], {}
+    for name in names:
+        excess = np.abs(np.cumsum(counts) - share * len(groups))
+        n = int(np.argmin(excess)) + 1 if len(counts) else 0
+        found[name], order, counts = order[:n], order[n:], counts[n:]
+    if not len(order):
+        raise InputError(
+            f"has {groups.max(initial=-1) + 1} groups of structures: none is left to train on"
+        )
+    found["train"] = order
+    return {name: np.flatnonzero(np.isin(groups, drawn)) for name, drawn in found.items()}
+
+
+def refuse_shared(parts: Mapping[str, Structures]) -> None:
+    """Refuses a structure that is in two parts.
+
+    Raises:
+      StructureError: naming both.
+    """
+    seen: dict[bytes, str] = {}
+    for part, structures in parts.items():
+        own: dict[bytes, str] = {}
+        for k in range(len(structures)):
+            s, name = structures[k], structures.name(k)
+            # Adding 0 makes -0 and 0 the same.
+            where = np.round([*s.positions, *structures.cells[k]], DECIMALS) + 0.0
+            key = s.atomic_numbers.tobytes() + where.tobytes()
+            if key in seen:
+                raise StructureError(
+                    f"is in {part} and in {seen[key]}: take it out of one of them", name
+                )
+            own[key] = f"{part} ({name})"
+        seen |= own
