@@ -2,31 +2,62 @@
 
     python -m experiments.evaluate --workdir=runs/quick --split=test
 
-With --submission=FILE.npz instead, predictions for OC20's four test parts as its leaderboard takes
-them.
+With files instead, the errors of energies and forces, or of dipole moments, on all structures of
+files that ASE reads:
+
+    python -m experiments.evaluate --workdir=runs/forces FILE.extxyz
+
+Units and names in a file are those of config.data, or given here. What cannot be scored is named
+and left out, and the exit code is 1.
+
+With --submission=FILE.npz, predictions for OC20's four test parts as its leaderboard takes them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
 
 from experiments import program
+from hdgnn_jax.data.ase_files import ASEFile
 from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.run.results import print_results, restored, results
-from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.run.score import score
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.record import Record
+from hdgnn_jax.training.result import format_mae
 
 SPLIT = flags.DEFINE_string("split", None, "NAME of a part, if not those of the report")
+OF_FILES = {
+    "energy_unit": flags.DEFINE_string("energy_unit", None, "UNIT of a file's energies"),
+    "energy_key": flags.DEFINE_string("energy_key", None, "NAME of energies in a file"),
+    "forces_key": flags.DEFINE_string("forces_key", None, "NAME of forces in a file"),
+}
+"""By field of `ASEFile`."""
+SHOWN = 20
+"""Structures that are named where they cannot be scored."""
 SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")
 
 
-def main() -> None:
+def main(*files: str) -> None:
     """The program."""
-    if SUBMISSION.value:
+    how = {name: flag.value for name, flag in OF_FILES.items() if flag.value is not None}
+    if (files or how) and (not files or SPLIT.value or SUBMISSION.value):
+        raise InputError("name files, or --split, or --submission; units and names are of files")
+    if files:
+        if score_files(program.workdir(), [pathlib.Path(file) for file in files], how):
+            sys.exit(1)
+    elif SUBMISSION.value:
         submit(program.workdir(), pathlib.Path(SUBMISSION.value))
     else:
         run(program.workdir(), SPLIT.value)
@@ -40,8 +71,52 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
     """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         task, predictor = restored(checkpoints)
+        digest = Record.of(checkpoints, "best").split_digest
+    if digest != task.data.digest():
+        raise CheckpointError(
+            f"{task.data.title} has changed since {workdir} was trained on it: bring back what it "
+            "was, or name the file to score"
+        )
     names = task.data.reported if split is None else [split]
     print_results(task, results(task, predictor, names))
+
+
+def score_files(
+    workdir: pathlib.Path, files: Sequence[pathlib.Path], how: Mapping[str, Any] | None = None
+) -> int:
+    """Prints the errors on files, of the weights that were best on validation.
+
+    Args:
+      workdir: of the run.
+      files: that ASE reads.
+      how: fields of `ASEFile` that are others than in the run's config.
+
+    Returns:
+      How many structures could not be scored.
+
+    Raises:
+      InputError, StructureError, CheckpointError: each with one line.
+    """
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        task, predictor = restored(checkpoints)
+    of_run = task.data if isinstance(task.data, ASEFile) else ASEFile()
+    source, bad = dataclasses.replace(of_run, **(how or {})), 0
+    table = Table("file", "", *(Column(name, justify="right") for name in ("n", "MAE", "RMSE")))
+    for file in files:
+        found = score(task, predictor, source, file)
+        for name, errors in found.errors.items():
+            numbers = format_mae(errors.mae), format_mae(errors.rmse)
+            table.add_row(file.name, escape(name), f"{len(errors.ids):,}", *numbers)
+        for doubt in found.doubts:
+            print(f"warning: {file.name}: {doubt}")
+        for error in found.left_out[:SHOWN]:
+            print(f"left out: {error}")
+        if (more := len(found.left_out) - SHOWN) > 0:
+            print(f"left out: {more:,} more")
+        bad += len(found.left_out)
+    Console().print(table)
+    print(f"n: structures, of forces atoms; energies of files in {source.energy_unit}")
+    return bad
 
 
 def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
@@ -69,4 +144,4 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR])
+    program.run(main, str(__doc__), [program.WORKDIR], words=True)

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -147,15 +147,19 @@ class ASEFile(Dataset):
     def _labelled(self) -> Callable[[str], LabelledStructures]:
         return functools.cache(lambda target: self.labelled(self._file, target))
 
-    def labelled(self, path: str | os.PathLike[str], target: str) -> LabelledStructures:
+    def labelled(
+        self,
+        path: str | os.PathLike[str],
+        target: str,
+        left_out: list[StructureError] | None = None,
+    ) -> LabelledStructures:
         """A file, read as that of `path` is: in eV, eV/Å and e Å.
 
-        Raises:
-          StructureError: naming what it lacks.
+        Args and errors: of `read_labelled`.
         """
         if target != "energy":
-            return read_labelled(path, target)
-        found = read_labelled(path, target, self.energy_key, self.forces_key)
+            return read_labelled(path, target, left_out=left_out)
+        found = read_labelled(path, target, self.energy_key, self.forces_key, left_out)
         unit = ENERGY_UNITS[self.energy_unit]
         forces = None if found.forces is None else found.forces * unit
         return dataclasses.replace(
@@ -258,11 +262,22 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
         yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure {number + 1}")
 
 
+class _Record(NamedTuple):
+    """A structure of a file with its place, from 1, value, forces and the name of its group."""
+
+    number: int
+    structure: Structure
+    value: np.ndarray
+    forces: np.ndarray | None
+    group: str | None
+
+
 def read_labelled(
     path: str | os.PathLike[str],
     name: str,
     key: str | None = None,
     forces_key: str | None = None,
+    left_out: list[StructureError] | None = None,
 ) -> LabelledStructures:
     """All structures of a file and their `energy` or `dipole`, as ASE's calculators store them.
 
@@ -270,55 +285,74 @@ def read_labelled(
     places in the file, from 1. Energies come with forces where all structures have them;
     structures with the same `group` in the file's info are a group.
 
+    Args:
+      path: of the file.
+      name: `energy` or `dipole`.
+      key, forces_key: names in the file; None: as ASE's calculators store them.
+      left_out: receives why a structure cannot be had, which is then left out; None: it is an
+        error.
+
     Raises:
       StructureError: naming the file and the structure that cannot be read, or has no such value.
     """
     path = pathlib.Path(path)
     if not path.exists():
         raise StructureError(f"there is no file {path}")
-    structures, values, groups, grouped = [], [], [], False
-    forces: list[Any] = []
+
+    def refuse(error: StructureError) -> None:
+        if left_out is None:
+            raise error
+        left_out.append(error)
+
+    records = []
     for k, found in enumerate(_read(path), start=1):
-        if isinstance(found, StructureError):
-            raise found
-        results = {} if found.calc is None else found.calc.results
-        known = {**found.info, **found.arrays, **results}
-        value = _numbers(known.get(key or name), (3,) if name == "dipole" else ())
-        if value is None:
-            kind = "three numbers" if name == "dipole" else "a number"
-            there = ", ".join(sorted(known.keys() - {"numbers", "positions"})) or "nothing"
-            option = ": set config.data.energy_key" if name == "energy" else ""
-            raise StructureError(
-                f"has no {key or name} that is {kind}; beside positions it has {there}{option}",
-                f"{path.name}, structure {k}",
-            )
-        structures.append(structure_of(found, f"{path.name}, structure {k}"))
-        values.append(value)
-        of_atoms = known.get(forces_key or "forces") if name == "energy" else None
-        if of_atoms is None and forces_key:
-            raise StructureError(f"has no {forces_key}", f"{path.name}, structure {k}")
-        if of_atoms is not None:
-            of_atoms = _numbers(of_atoms, (len(found), 3))
-            if of_atoms is None:
-                raise StructureError(
-                    "has forces that are not three numbers an atom", f"{path.name}, structure {k}"
-                )
-        forces.append(of_atoms)
-        groups.append(str(found.info.get("group", f"structure {k}")))
-        grouped = grouped or "group" in found.info
-    packed = Structures.pack(structures, f"{path.name}, structure")
-    complete = all(of is not None for of in forces)
-    if not complete and any(of is not None for of in forces):
-        k = next(k for k, of in enumerate(forces, 1) if of is None)
-        raise StructureError(
-            "has no forces that are numbers, and others have", f"{path.name}, structure {k}"
-        )
+        try:
+            records.append(_record(found, name, key, forces_key, k, f"{path.name}, structure {k}"))
+        except StructureError as error:
+            refuse(error)
+    with_forces = [r for r in records if r.forces is not None]
+    if with_forces:
+        for r in records:
+            if r.forces is None:
+                words = "has no forces that are numbers, and others have"
+                refuse(StructureError(words, f"{path.name}, structure {r.number}"))
+        records = with_forces
+    packed = Structures.pack((r.structure for r in records), f"{path.name}, structure")
+    # A structure that the file names no group for is one of its own.
+    groups = [r.group or f"structure {r.number}" for r in records]
     return LabelledStructures(
-        dataclasses.replace(packed, ids=packed.ids + 1),
-        {name: np.stack(values)},
-        np.concatenate(forces) if complete else None,
-        np.unique(groups, return_inverse=True)[1] if grouped else None,
+        dataclasses.replace(packed, ids=np.array([r.number for r in records])),
+        {name: np.stack([r.value for r in records])},
+        np.concatenate([r.forces for r in with_forces]) if with_forces else None,
+        np.unique(groups, return_inverse=True)[1] if any(r.group for r in records) else None,
     )
+
+
+def _record(
+    found: Any, name: str, key: str | None, forces_key: str | None, number: int, at: str
+) -> _Record:
+    if isinstance(found, StructureError):
+        raise found
+    results = {} if found.calc is None else found.calc.results
+    known = {**found.info, **found.arrays, **results}
+    value = _numbers(known.get(key or name), (3,) if name == "dipole" else ())
+    if value is None:
+        kind = "three numbers" if name == "dipole" else "a number"
+        there = ", ".join(sorted(known.keys() - {"numbers", "positions"})) or "nothing"
+        option = ": set config.data.energy_key (evaluate: --energy_key)" * (name == "energy")
+        raise StructureError(
+            f"has no {key or name} that is {kind}; beside positions it has {there}{option}", at
+        )
+    forces = known.get(forces_key or "forces") if name == "energy" else None
+    if forces is None and forces_key:
+        raise StructureError(f"has no {forces_key}", at)
+    if forces is not None:
+        forces = _numbers(forces, (len(found), 3))
+        if forces is None:
+            raise StructureError("has forces that are not three numbers an atom", at)
+    group = found.info.get("group")
+    named = None if group is None else str(group)
+    return _Record(number, structure_of(found, at), value, forces, named)
 
 
 def _numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -63,6 +63,17 @@ def hold_out(groups: np.ndarray, share: float, names: Sequence[str]) -> dict[str
     return {name: np.flatnonzero(np.isin(groups, drawn)) for name, drawn in found.items()}
 
 
+def fingerprints(structures: Structures) -> list[bytes]:
+    """[n] what tells structures from each other: atoms, positions and cell."""
+    found = []
+    for k in range(len(structures)):
+        s = structures[k]
+        # Adding 0 makes -0 and 0 the same.
+        where = np.round([*s.positions, *structures.cells[k]], DECIMALS) + 0.0
+        found.append(s.atomic_numbers.tobytes() + where.tobytes())
+    return found
+
+
 def refuse_shared(parts: Mapping[str, Structures]) -> None:
     """Refuses a structure that is in two parts.
 
@@ -72,11 +83,8 @@ def refuse_shared(parts: Mapping[str, Structures]) -> None:
     seen: dict[bytes, str] = {}
     for part, structures in parts.items():
         own: dict[bytes, str] = {}
-        for k in range(len(structures)):
-            s, name = structures[k], structures.name(k)
-            # Adding 0 makes -0 and 0 the same.
-            where = np.round([*s.positions, *structures.cells[k]], DECIMALS) + 0.0
-            key = s.atomic_numbers.tobytes() + where.tobytes()
+        for k, key in enumerate(fingerprints(structures)):
+            name = structures.name(k)
             if key in seen:
                 raise StructureError(
                     f"is in {part} and in {seen[key]}: take it out of one of them", name

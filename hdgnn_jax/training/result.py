@@ -38,6 +38,11 @@ class SplitResult:
         """Mean absolute error of the model."""
         return self.accuracy().mae
 
+    @property
+    def rmse(self) -> float:
+        """Root mean square error of the model."""
+        return float(np.sqrt(np.mean((self.prediction - self.truth) ** 2)))
+
     def accuracy(self, baseline: str | None = None) -> Accuracy:
         """The accuracy of the model, or of a baseline."""
         answer = self.prediction if baseline is None else self.baselines[baseline]

@@ -73,3 +73,42 @@ def test_other_units_and_names_are_read(tmp_path, unit, ev):
 def test_a_unit_that_there_is_not_is_refused():
     with pytest.raises(InputError, match="one of eV, meV, Ha, Ry, kcal/mol, kJ/mol, not 'kcal'"):
         ASEFile("file.xyz", energy_unit="kcal")
+    with pytest.raises(InputError, match="one of blocks, random, not 'blokcs'"):
+        ASEFile("file.xyz", split="blokcs")
+
+
+@pytest.fixture
+def trajectories(tmp_path):
+    """Files of 40 and of 5 frames of water, with energies in eV."""
+    paths = [tmp_path / name for name in ("train.extxyz", "test.extxyz")]
+    for n, path in zip((40, 5), paths, strict=True):
+        frames = []
+        for k in range(n):
+            water = molecule("H2O")
+            water.rattle(0.05, seed=1000 * n + k)
+            water.info["energy"] = -10.0 - k
+            frames.append(water)
+        ase.io.write(path, frames)
+    return [str(path) for path in paths]
+
+
+def test_parts_are_held_out_in_blocks_or_from_files_of_their_own(trajectories):
+    own, other = trajectories
+    by = {split: ASEFile(own, split=split) for split in ("blocks", "random")}
+    for split, data in by.items():
+        ids = [data.part(part, "energy").structures.ids for part in ("validation", "test")]
+        assert [len(of) for of in ids] == [4, 4]
+        assert (np.diff(ids[0]) == 1).all() == (split == "blocks")
+    assert by["blocks"].how_divided("energy") == (
+        "validation (4) and test (4): train.extxyz, held out in blocks of neighbouring frames"
+    )
+    given = ASEFile(own, test_path=other)
+    assert [len(given.part(p, "energy")) for p in ("train", "validation", "test")] == [36, 4, 5]
+    assert given.part("test", "energy").labels["energy"].tolist() == [-10, -11, -12, -13, -14]
+    assert given.how_divided("energy").endswith("; test (5): test.extxyz")
+    assert len({data.digest() for data in (*by.values(), given)}) == 3
+    shared = r"test.extxyz, structure 1 is in test and in validation \(test.extxyz, structure 1\)"
+    with pytest.raises(StructureError, match=shared):
+        ASEFile(own, other, other).part("train", "energy")
+    with pytest.raises(StructureError, match=r"no file nowhere.xyz: set config.data.test_path"):
+        ASEFile(own, test_path="nowhere.xyz").digest()

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 
+import ase.io
 import numpy as np
 import pytest
+from ase.build import molecule
 
 from experiments import evaluate, export, predict, study, symmetry, train
+from hdgnn_jax.data.ase_files import ASEFile, structure_of
+from hdgnn_jax.data.qm9 import QM9
+from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.run.results import restored, results
+from hdgnn_jax.run.score import score
 from hdgnn_jax.training import record
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.result import format_mae
@@ -36,6 +43,21 @@ def test_every_prediction_is_the_same_to_the_bit(finished):
     np.testing.assert_array_equal(result.prediction, prediction)
 
 
+def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
+    """Energies 1 eV and 2 eV below what a run of QM9's U0 predicts."""
+    frames = [molecule("H2O"), molecule("CH4")]
+    structures = Structures.pack(map(structure_of, frames))
+    predicted = Predictor.load(finished)(structures)
+    for below, (atoms, value) in enumerate(zip(frames, predicted, strict=True), start=1):
+        atoms.info["energy"] = value / 1000 - below
+    ase.io.write(tmp_path / "file.extxyz", frames)
+    with Checkpoints(finished / "checkpoints") as checkpoints:
+        task, predictor = restored(checkpoints)
+    found = score(task, predictor, ASEFile(), tmp_path / "file.extxyz").errors
+    assert found["U0 [meV]"].mae == pytest.approx(1500, rel=1e-4)
+    assert found["U0 [meV]"].rmse == pytest.approx(1000 * np.sqrt(5 / 2), rel=1e-4)
+
+
 def test_a_folder_without_a_run_is_named_and_not_created(tmp_path):
     with pytest.raises(CheckpointError, match=r"typo.checkpoints holds no checkpoint: check"):
         evaluate.run(tmp_path / "typo", "test")
@@ -45,6 +67,12 @@ def test_a_folder_without_a_run_is_named_and_not_created(tmp_path):
 def test_an_unknown_split_is_refused(finished):
     with pytest.raises(ValueError, match="one of train, validation, test, not 'tset'"):
         evaluate.run(finished, "tset")
+
+
+def test_data_that_have_changed_are_refused(finished, monkeypatch):
+    monkeypatch.setattr(QM9, "digest", lambda self: "another")
+    with pytest.raises(CheckpointError, match=r"QM9 has changed since .* was trained on it"):
+        evaluate.run(finished, "test")
 
 
 def test_a_damaged_checkpoint_is_named(finished, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import ase.io
+import ase.units
 import numpy as np
 import pytest
 from ase.build import molecule
@@ -100,6 +101,41 @@ def test_parts_share_no_molecule_and_errors_of_forces_are_what_predict_says(run,
     summary = json.loads((run / "report" / "summary.json").read_text())
     mae = 1000 * np.abs(np.concatenate(errors)).mean()
     assert summary["forces"]["test"]["mae"] == pytest.approx(mae, rel=1e-4)
+
+
+def test_a_file_in_other_units_has_the_errors_of_the_report(run, cache, tmp_path, capsys):
+    """The test structures, and three that cannot be scored."""
+    frames = ase.io.read(cache / "ase" / "molecules" / "molecules.extxyz", index=":")
+    ids = np.genfromtxt(run / "report" / "predictions_test.csv", delimiter=",")[1:, 0].astype(int)
+    tested = [frames[k - 1] for k in ids]
+    for atoms in tested:
+        atoms.info["E"] = atoms.get_potential_energy() / ase.units.Ha
+        atoms.arrays["F"] = atoms.get_forces() / ase.units.Ha
+        atoms.calc = None
+    chlorine, nothing, no_forces = (tested[0].copy() for _ in range(3))
+    chlorine.numbers[0] = 17
+    del nothing.info["E"], no_forces.arrays["F"]
+    path = tmp_path / "own.extxyz"
+    ase.io.write(path, [chlorine, *tested, nothing])
+    with path.open("a") as file:
+        ase.io.write(file, no_forces, format="extxyz")
+    how = {"energy_unit": "Ha", "energy_key": "E", "forces_key": "F"}
+    assert evaluate.score_files(run, [path], how) == 3
+    printed = capsys.readouterr().out
+    n = len(tested)
+    for place, reason in ((1, "contains Cl"), (n + 2, "has no E"), (n + 3, "has no F")):
+        assert f"left out: own.extxyz, structure {place} {reason}" in printed
+    assert "were trained on" not in printed
+    summary = json.loads((run / "report" / "summary.json").read_text())
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines()]
+    found = {row[1]: row[2:4] for row in rows if len(row) == 5}
+    assert found["energy [meV]"] == [str(n), format_mae(summary["mae"])]
+    forces = summary["forces"]["test"]
+    assert found["forces [meV/Å]"] == [str(forces["n"]), format_mae(forces["mae"])]
+    with pytest.raises(StructureError, match=r"own.extxyz: own.extxyz, structure 1 has no energy"):
+        evaluate.score_files(run, [path])
+    with pytest.raises(StructureError, match=r"nowhere.xyz: there is no file"):
+        evaluate.score_files(run, [tmp_path / "nowhere.xyz"])
 
 
 @pytest.mark.filterwarnings("ignore::hdgnn_jax.inference.calculator.DomainWarning")

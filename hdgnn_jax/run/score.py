@@ -1,0 +1,98 @@
+"""Errors of a trained model on any file with labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+
+import numpy as np
+
+from hdgnn_jax.data.ase_files import ASEFile
+from hdgnn_jax.data.partition import fingerprints
+from hdgnn_jax.data.targets import CALCULATED
+from hdgnn_jax.errors import HDGNNError, InputError
+from hdgnn_jax.graphs.structure import StructureError
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.run.results import predicted
+from hdgnn_jax.run.task import Examples, Task
+from hdgnn_jax.training.result import SplitResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What a file says of a model.
+
+    Attributes:
+      errors: of each quantity, by its name and unit.
+      left_out: why structures of the file are not among them.
+      doubts: lines on what makes the errors doubtful.
+    """
+
+    errors: dict[str, SplitResult]
+    left_out: list[StructureError]
+    doubts: list[str]
+
+
+def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path) -> Score:
+    """Predicts the structures of a file that the model can use.
+
+    Args:
+      task, predictor: of a run, whose target is an energy that atoms move in or a dipole moment.
+      source: how the file is read: units and names.
+      file: that ASE reads.
+
+    Raises:
+      InputError: where files hold no such target.
+      StructureError: where no structure of the file can be scored.
+    """
+    target, left_out = task.target, list[StructureError]()
+    label = "energy" if target.potential else target.name
+    if label not in CALCULATED:
+        raise InputError(f"files have {' and '.join(CALCULATED)}, and the run predicts {label}")
+    try:
+        read = source.labelled(file, label, left_out)
+    except StructureError as error:
+        raise StructureError(f"{file}: {left_out[0] if left_out else error}") from error
+    graphs, reasons = predictor.usable(read.structures)
+    left_out += [StructureError(why, read.structures.name(k)) for k, why in reasons.items()]
+    if not len(graphs):
+        raise StructureError(f"{file}: {left_out[0]}")
+    kept = read.take(np.setdiff1d(np.arange(len(read)), list(reasons)))
+    # From eV to what the run's data store.
+    unit = predictor.energy_unit() * target.factor if target.potential else 1.0
+    forces = None if kept.forces is None else kept.forces / unit
+    examples = Examples(graphs.structures, graphs.neighbors, kept.labels[label] / unit, forces)
+    with progress_bar("structures") as progress:
+        bar = progress.add_task(file.name, total=len(examples))
+        advance = functools.partial(progress.advance, bar)
+        found = predicted(file.name, task, predictor, examples, advance)
+    errors = {f"{target.name} [{target.unit}]": found}
+    if target.size == "extensive":
+        n = examples.structures.n_atoms
+        each = dataclasses.replace(found, truth=found.truth / n, prediction=found.prediction / n)
+        errors[f"{target.name} [{target.unit}/atom]"] = each
+    if found.forces is not None:
+        errors[f"forces [{target.unit}/Å]"] = found.forces
+    return Score(errors, left_out, doubts(task, predictor, examples))
+
+
+def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:
+    """What of the examples is unlike the training structures, and what is among them."""
+    structures, said = examples.structures, []
+    warnings = predictor.warnings(examples)
+    if unlike := [k for k, warning in enumerate(warnings) if warning]:
+        first = unlike[0]
+        said.append(
+            f"{len(unlike):,} of {len(warnings):,} structures are unlike those trained on, first "
+            f"{structures.name(first)}: {warnings[first]}"
+        )
+    try:
+        trained = set(fingerprints(task.data.part("train", task.target.name).structures))
+    except (HDGNNError, OSError) as error:
+        said.append(f"whether structures were trained on is not known: {error}")
+    else:
+        if shared := sum(key in trained for key in fingerprints(structures)):
+            said.append(f"{shared:,} of {len(warnings):,} structures were trained on")
+    return said

@@ -1,0 +1,52 @@
+"""What is held out is whole blocks and groups, of about the share that is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from molecules import KNOWN
+
+from hdgnn_jax.data.partition import blocks, hold_out, refuse_shared
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.graphs.structure import StructureError
+
+
+def test_a_trajectory_is_cut_in_few_blocks_and_molecules_are_not_cut():
+    """Ten frames of one molecule, three shapes of the next, and two of others."""
+    structures = KNOWN.take(np.array([0] * 10 + [1] * 3 + [2, 3]))
+    assert blocks(structures, 5).tolist() == [0] * 5 + [1] * 5 + [2] * 3 + [3, 4]
+    assert blocks(structures, 4.9).tolist() == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 3 + [4, 5]
+    assert blocks(structures, 0.2).tolist() == list(range(15))
+
+
+def test_what_is_held_out_of_a_trajectory_has_few_neighbours_in_training():
+    groups = blocks(KNOWN.take(np.zeros(500, int)), 0.1 * 500)
+    rows = hold_out(groups, 0.1, ["validation", "test"])
+    assert {name: len(of) for name, of in rows.items()} == {
+        "validation": 50, "test": 50, "train": 400
+    }  # fmt: skip
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(500))
+    for name in ("validation", "test"):
+        assert (np.diff(rows[name]) == 1).all()
+
+
+@pytest.mark.parametrize("names", [["validation", "test"], ["test"], []])
+def test_groups_stay_together_and_parts_are_near_their_share(names):
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(60), rng.integers(1, 9, 60)))
+    rows = hold_out(groups, 0.2, names)
+    of_parts = [set(groups[of]) for of in rows.values()]
+    assert sum(map(len, of_parts)) == len(set.union(*of_parts)) == 60
+    for name in names:
+        assert abs(len(rows[name]) - 0.2 * len(groups)) <= 4
+    with pytest.raises(InputError, match="has 2 groups of structures: none is left to train on"):
+        hold_out(np.array([0, 0, 1]), 0.4, ["validation", "test"])
+
+
+def test_a_structure_in_two_parts_is_named():
+    parts = {"train": KNOWN.take(np.arange(4)), "test": KNOWN.take(np.arange(4, 7))}
+    refuse_shared(parts)
+    parts["test"] = KNOWN.take(np.array([5, 2]))
+    message = r"structure 2 is in test and in train \(structure 2\): take it out of one of them"
+    with pytest.raises(StructureError, match=message):
+        refuse_shared(parts)
