@@ -88,10 +88,12 @@ def test_a_run_of_another_version_is_refused_by_name_and_left_alone(
 ):
     """By every program that reads one. One test: of two, the second would find the run in use."""
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    for version, when in ((2, "a later"), (4, "an earlier")):
+    of_run = record.VERSION
+    for version, when in ((of_run - 1, "a later"), (of_run + 1, "an earlier")):
         monkeypatch.setattr(record, "VERSION", version)
         message = (
-            rf"{when} version of hdgnn_jax wrote this run .* version 3, not {version}\): train"
+            rf"{when} version of hdgnn_jax wrote this run .* version {of_run}, not {version}\): "
+            "train"
         )
         for start in (
             lambda: evaluate.run(finished, "test"),
