@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ase.io
 import numpy as np
 import pytest
+from ase.build import molecule
 from molecules import KNOWN
 
+from hdgnn_jax.data.ase_files import ASEFile
 from hdgnn_jax.data.partition import blocks, hold_out, refuse_shared
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import StructureError
@@ -50,3 +53,42 @@ def test_a_structure_in_two_parts_is_named():
     message = r"structure 2 is in test and in train \(structure 2\): take it out of one of them"
     with pytest.raises(StructureError, match=message):
         refuse_shared(parts)
+
+
+@pytest.fixture
+def trajectories(tmp_path):
+    """Files of 40 and of 5 frames of water, with energies in eV."""
+    paths = [tmp_path / name for name in ("train.extxyz", "test.extxyz")]
+    for n, path in zip((40, 5), paths, strict=True):
+        frames = []
+        for k in range(n):
+            water = molecule("H2O")
+            water.rattle(0.05, seed=1000 * n + k)
+            water.info["energy"] = -10.0 - k
+            frames.append(water)
+        ase.io.write(path, frames)
+    return [str(path) for path in paths]
+
+
+def test_parts_are_held_out_in_blocks_or_from_files_of_their_own(trajectories):
+    own, other = trajectories
+    by = {split: ASEFile(own, split=split) for split in ("blocks", "random")}
+    for split, data in by.items():
+        ids = [data.part(part, "energy").structures.ids for part in ("validation", "test")]
+        assert [len(of) for of in ids] == [4, 4]
+        assert (np.diff(ids[0]) == 1).all() == (split == "blocks")
+    assert by["blocks"].how_divided("energy") == (
+        "validation (4) and test (4): train.extxyz, held out in blocks of neighbouring frames"
+    )
+    given = ASEFile(own, test_path=other)
+    assert [len(given.part(p, "energy")) for p in ("train", "validation", "test")] == [36, 4, 5]
+    assert given.part("test", "energy").labels["energy"].tolist() == [-10, -11, -12, -13, -14]
+    assert given.how_divided("energy").endswith("; test (5): test.extxyz")
+    assert len({data.digest() for data in (*by.values(), given)}) == 3
+    shared = r"test.extxyz, structure 1 is in test and in validation \(test.extxyz, structure 1\)"
+    with pytest.raises(StructureError, match=shared):
+        ASEFile(own, other, other).part("train", "energy")
+    with pytest.raises(StructureError, match=r"no file nowhere.xyz: set config.data.test_path"):
+        ASEFile(own, test_path="nowhere.xyz").digest()
+    with pytest.raises(InputError, match="one of blocks, random, not 'blokcs'"):
+        ASEFile(own, split="blokcs")
