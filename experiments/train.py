@@ -56,7 +56,8 @@ FREE = (
     "data.cache", "data.path", "data.test_path", "data.validation_path",
     "training.log_every", "training.max_skipped",
 )  # fmt: skip
-"""Fields that no number depends on: a run goes on with others. Data are told by their digest."""
+"""No number depends on these fields, so a run can be continued with other values. Whether the data
+are the same is told by their digest."""
 
 
 def main() -> None:
@@ -131,7 +132,7 @@ def _run(
                 print_results(task, reported_results(task, predictor))
                 return
         fit = Fit.prepare(config, mesh, workdir, checkpoints, record, began)
-        # Of a run that is extended it is the error of other weights from now on.
+        # The report of a run that is extended has the error of earlier weights.
         if distributed.is_first():
             summary.unlink(missing_ok=True)
         fit.announce()
@@ -148,7 +149,7 @@ def refuse_other_run(
 ) -> None:
     """Stops before a folder's run is continued with another config or on other data.
 
-    `training.steps` may be raised, and what is `FREE` may differ.
+    `training.steps` may be raised, and the fields in `FREE` may differ.
 
     Raises:
       CheckpointError: naming what differs.

@@ -23,8 +23,8 @@ DECIMALS = 4
 def blocks(structures: Structures, size: float) -> np.ndarray:
     """[n] the number of each structure's block.
 
-    Structures of the same atoms that follow each other are one trajectory, or one molecule in
-    several shapes. It is one block, or equal ones where it is longer than `size`.
+    Structures of the same atoms that follow each other are taken for one trajectory. It is one
+    block, or is cut into blocks of equal length where it is longer than `size`.
     """
     atoms = [
         structures.atomic_numbers[first:last].tobytes()
@@ -39,7 +39,7 @@ def blocks(structures: Structures, size: float) -> np.ndarray:
 
 
 def hold_out(groups: np.ndarray, share: float, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Rows of each part: whole groups, drawn at random.
+    """Draws whole groups for each part at random, and returns the rows of each part.
 
     Args:
       groups: [n] numbers without gaps.
@@ -64,7 +64,7 @@ def hold_out(groups: np.ndarray, share: float, names: Sequence[str]) -> dict[str
 
 
 def fingerprints(structures: Structures) -> list[bytes]:
-    """[n] what tells structures from each other: atoms, positions and cell."""
+    """[n] atoms, positions and cell of each structure as bytes, equal for equal structures."""
     found = []
     for k in range(len(structures)):
         s = structures[k]

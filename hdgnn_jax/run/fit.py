@@ -173,7 +173,7 @@ class Fit:
             print(f"warning: {warning}")
 
     def of_extension(self, at_step: int, of_steps: int) -> str:
-        """What becomes of the learning rate of a run that was of fewer steps."""
+        """A sentence on the learning rate before and after the number of steps was raised."""
 
         def rate(k: int, steps: int) -> str:
             section = with_tuples(self.task.config["optimizer"])

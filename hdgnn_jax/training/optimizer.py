@@ -78,7 +78,7 @@ def learning_rate_at(
     drops: Sequence[float] = (),
     **others: object,
 ) -> float:
-    """The learning rate of the update after `step` updates; the others as in `make_optimizer`."""
+    """Learning rate of the update that follows `step` updates; for args see `make_optimizer`."""
     return float(_schedule(steps, learning_rate, warmup, final, drops)(step))
 
 

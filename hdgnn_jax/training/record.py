@@ -75,7 +75,7 @@ class Record:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """Number of steps of the whole run."""
         return int(self.config["training"]["steps"])
 
     def to_dict(self) -> dict[str, Any]:
