@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -26,7 +27,7 @@ def frames(tmp_path_factory):
     shapes, rng = [], np.random.default_rng(0)
     for _ in range(FRAMES):
         water = molecule("H2O")
-        water.positions += rng.normal(scale=0.08, size=(3, 3))
+        water.positions += rng.normal(scale=0.05, size=(3, 3))
         water.calc = TBLite(method="GFN2-xTB", verbosity=0)
         energy, forces = water.get_potential_energy(), water.get_forces()
         water.calc = SinglePointCalculator(water, energy=energy, forces=forces)
@@ -46,14 +47,14 @@ def test_water_relaxes_to_its_bond_length(frames, tmp_path, monkeypatch, capsys)
     )
     config.optimizer.learning_rate = 5e-3
     train.run(json.loads(config.to_json()), tmp_path / "runs" / "forces")
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text().split("For ASE:")[1], re.S)[:1]
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "HDGNNCalculator" in block)
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(example, names)
     energy, length = map(float, capsys.readouterr().out.splitlines()[-1].split())
-    relaxed = names["atoms"]
-    wanted = molecule("H2O")
-    wanted.calc = TBLite(method="GFN2-xTB", verbosity=0)
-    assert length == pytest.approx(0.959, abs=0.01)  # GFN2-xTB's minimum
-    assert relaxed.get_angle(1, 0, 2) == pytest.approx(107, abs=3)
+    # GFN2-xTB's own minimum.
+    assert np.isfinite(energy)
+    assert length == pytest.approx(0.959, abs=0.01)
+    assert names["atoms"].get_angle(1, 0, 2) == pytest.approx(107.2, abs=2)
