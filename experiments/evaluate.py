@@ -28,7 +28,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from experiments import program
-from hdgnn_jax.data.ase_files import ASEFile
+from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.run.results import print_results, restored, results
@@ -40,6 +40,7 @@ from hdgnn_jax.training.result import format_mae
 SPLIT = flags.DEFINE_string("split", None, "NAME of a part, if not those of the report")
 OF_FILES = {
     "energy_unit": flags.DEFINE_string("energy_unit", None, "UNIT of a file's energies"),
+    "length_unit": flags.DEFINE_string("length_unit", None, "UNIT of a file's lengths"),
     "energy_key": flags.DEFINE_string("energy_key", None, "NAME of energies in a file"),
     "forces_key": flags.DEFINE_string("forces_key", None, "NAME of forces in a file"),
 }

@@ -33,9 +33,11 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.split = "blocks"  # of neighbouring frames, where the file has no groups; or random
     config.data.train_size = config_dict.placeholder(int)  # None: all that are not held out
     config.data.reference = config_dict.placeholder(str)  # None: the usual one of the target
-    config.data.energy_unit = "eV"  # or meV, Ha, Ry, kcal/mol, kJ/mol; forces are in it per Å
+    config.data.energy_unit = "eV"  # or meV, Ha, Ry, kcal/mol, kJ/mol
+    config.data.length_unit = "Å"  # or bohr, nm, pm; forces are in the one per the other
     config.data.energy_key = config_dict.placeholder(str)  # None: as ASE's calculators store them
     config.data.forces_key = config_dict.placeholder(str)
+    config.data.atom_energies = config_dict.placeholder(str)  # of isolated atoms: H=-13.6,C=-1029.8
     config.data.cache = config_dict.placeholder(str)  # None: ~/.cache/hdgnn_jax
     # In training: a frame drawn at each step has forces of its own.
     config.model.frame = "canonical"

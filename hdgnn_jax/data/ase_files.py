@@ -2,190 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import functools
-import hashlib
-import json
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hdgnn_jax.data.cache import cache_folder, sha256
-from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
 from hdgnn_jax.data.labelled import LabelledStructures
-from hdgnn_jax.data.partition import SPLITS, blocks, hold_out, refuse_shared
-from hdgnn_jax.data.targets import CALCULATED, HARTREE_IN_MEV, ReferenceKind, Target
-from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
-
-ENERGY_UNITS = {
-    "eV": 1.0,
-    "meV": 1e-3,
-    "Ha": HARTREE_IN_MEV / 1000,
-    "Ry": HARTREE_IN_MEV / 2000,
-    "kcal/mol": 0.0433641153087705,
-    "kJ/mol": 0.010364269656262175,
-}
-"""In eV (CODATA 2018): what a file may give energies in, and forces, per Å."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ASEFile(Dataset):
-    """Structures of a file that ASE reads, with energies and forces, or with dipole moments.
-
-    Attributes:
-      path: of the file; None: molecules made here, by `experiments.prepare molecules`.
-      validation_path, test_path: files of these parts, read as that of `path`; None: held out of
-        it.
-      held_out: share of the structures in each part that is held out. Those of one group, as the
-        file's `group` says, stay together.
-      split: how a file without groups is divided, one of `SPLITS`: `blocks` of neighbouring frames,
-        or at `random`.
-      train_size: so many of the others; None: all.
-      reference: `none`, `fitted` or `linear`; None: the usual one of the target.
-      energy_unit: of the file's energies, and of its forces, per Å; one of `ENERGY_UNITS`.
-      energy_key, forces_key: where they stand in the file, such as `REF_energy` and `REF_forces`;
-        None: where ASE's calculators put them.
-      cache: folder; None: see `cache_folder`.
-    """
-
-    path: str | None = None
-    validation_path: str | None = None
-    test_path: str | None = None
-    held_out: float = 0.1
-    split: str = "blocks"
-    train_size: int | None = None
-    reference: ReferenceKind | None = None
-    energy_unit: str = "eV"
-    energy_key: str | None = None
-    forces_key: str | None = None
-    cache: str | None = None
-
-    family: ClassVar[str] = "a file of ASE"
-    targets: ClassVar[Mapping[str, Target]] = CALCULATED
-
-    def __post_init__(self) -> None:
-        if not 0 < self.held_out < 0.5:
-            raise InputError(f"data.held_out must lie between 0 and 0.5, not {self.held_out}")
-        if self.split not in SPLITS:
-            raise InputError(f"data.split must be one of {', '.join(SPLITS)}, not {self.split!r}")
-        if self.energy_unit not in ENERGY_UNITS:
-            raise InputError(
-                f"data.energy_unit must be one of {', '.join(ENERGY_UNITS)}, not "
-                f"{self.energy_unit!r}"
-            )
-
-    @property
-    def title(self) -> str:
-        """What the structures are, in a few words."""
-        return self._file.name if self.path else "molecules in motion (GFN2-xTB, made here)"
-
-    @property
-    def note(self) -> str:
-        """What has to be known to compare with others."""
-        return "" if self.path else "Made here: no published number can be held against these."
-
-    def digest(self) -> str:
-        """Of the files, and of what decides which structures are in which part."""
-        content = [sha256(self._file), self.held_out, self.train_size, self.split]
-        content += [path and sha256(path) for path in self._given.values()]
-        how = [self.energy_unit, self.energy_key, self.forces_key]
-        # What is read as it always was keeps its digest.
-        if how != ["eV", None, None]:
-            content += how
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    def part(self, name: str, target: str) -> LabelledStructures:
-        """A part, in eV, eV/Å and e Å.
-
-        Raises:
-          InputError: for a part or a training size that is none.
-          StructureError: naming what a file lacks, or a structure that two parts have.
-        """
-        check_part(name, ("train", *self.reported))
-        return self._parts(target)[name]
-
-    def how_divided(self, target: str) -> str:
-        """Number of structures in validation and test, and where they are from."""
-        grouped = self._labelled(target).groups is not None
-        how = "in the groups that it names" if grouped else SPLITS[self.split]
-        sources: dict[str, list[str]] = {}
-        for part, path in self._given.items():
-            source = path.name if path else f"{self._file.name}, held out {how}"
-            n = len(self._parts(target)[part])
-            sources.setdefault(source, []).append(f"{part} ({n:,})")
-        return "; ".join(f"{' and '.join(parts)}: {source}" for source, parts in sources.items())
-
-    @functools.cached_property
-    def _parts(self) -> Callable[[str], dict[str, LabelledStructures]]:
-        def divide(target: str) -> dict[str, LabelledStructures]:
-            data, given = self._labelled(target), self._given
-            groups = data.groups
-            if groups is None:
-                n = len(data)
-                in_blocks = self.split == "blocks"
-                groups = blocks(data.structures, self.held_out * n) if in_blocks else np.arange(n)
-            held_out = [part for part, path in given.items() if path is None]
-            try:
-                rows = hold_out(groups, self.held_out, held_out)
-            except InputError as error:
-                raise InputError(f"{self._file} {error}") from error
-            mixed = np.random.default_rng(0).permutation(rows["train"])
-            rows["train"] = first_rows(mixed, self.train_size)
-            parts = {part: data.take(of) for part, of in rows.items()}
-            parts |= {part: self.labelled(path, target) for part, path in given.items() if path}
-            if any(given.values()):
-                refuse_shared({part: of.structures for part, of in parts.items()})
-            return parts
-
-        return functools.cache(divide)
-
-    @functools.cached_property
-    def _labelled(self) -> Callable[[str], LabelledStructures]:
-        return functools.cache(lambda target: self.labelled(self._file, target))
-
-    def labelled(
-        self,
-        path: str | os.PathLike[str],
-        target: str,
-        left_out: list[StructureError] | None = None,
-    ) -> LabelledStructures:
-        """A file, read as that of `path` is: in eV, eV/Å and e Å.
-
-        Args and errors: of `read_labelled`.
-        """
-        if target != "energy":
-            return read_labelled(path, target, left_out=left_out)
-        found = read_labelled(path, target, self.energy_key, self.forces_key, left_out)
-        unit = ENERGY_UNITS[self.energy_unit]
-        forces = None if found.forces is None else found.forces * unit
-        return dataclasses.replace(
-            found, labels={target: found.labels[target] * unit}, forces=forces
-        )
-
-    @property
-    def _given(self) -> dict[str, pathlib.Path | None]:
-        """The files of the parts that are held out where they have none."""
-        given = {"validation": self.validation_path, "test": self.test_path}
-        for part, path in given.items():
-            if path and not pathlib.Path(path).is_file():
-                raise StructureError(f"there is no file {path}: set config.data.{part}_path")
-        return {part: pathlib.Path(path) if path else None for part, path in given.items()}
-
-    @property
-    def _file(self) -> pathlib.Path:
-        if self.path:
-            file, how = pathlib.Path(self.path), "set config.data.path"
-        else:
-            file = cache_folder(self.cache) / "ase" / "molecules" / "molecules.extxyz"
-            how = "run python -m experiments.prepare molecules"
-        if not file.exists():
-            raise StructureError(f"there is no file {file}: {how}")
-        return file
-
 
 NEUTRAL = {"charge": (0,), "spin": (0, 1), "multiplicity": (1,)}
 """What a file may say of a structure, and what it then says of a neutral singlet. Some programs
@@ -236,9 +65,26 @@ def read_structures(path: str | os.PathLike[str]) -> Iterator[Structure | Struct
     Where it cannot be read on, the last is the error that says why.
     """
     path = pathlib.Path(path)
+    comments = _comments(path)
     for k, found in enumerate(_read(path), start=1):
-        known = isinstance(found, StructureError)
-        yield found if known else structure_of(found, f"{path.name}, structure {k}")
+        if isinstance(found, StructureError):
+            yield found
+        else:
+            structure = structure_of(found, f"{path.name}, structure {k}")
+            yield dataclasses.replace(structure, comment=next(comments, ""))
+
+
+def _comments(path: pathlib.Path) -> Iterator[str]:
+    """The second line of each structure of an xyz file, less what ASE reads of cell and columns."""
+    if path.suffix not in (".xyz", ".extxyz") or not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for count in lines:
+            comment = next(lines, "")
+            yield re.sub(r'\b(Lattice|Properties|pbc)=("[^"]*"|\S*)\s*', "", comment).strip()
+            if not count.strip().isdecimal():
+                return
+            collections.deque(itertools.islice(lines, int(count)), maxlen=0)
 
 
 def _read(path: pathlib.Path) -> Iterator[Any]:
@@ -259,17 +105,25 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
     # ASE's readers raise anything, from ValueError to their own.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if type(error).__name__ == "UnknownFileTypeError" and " " not in reason:
+            reason = f"ASE knows no format {reason}"
         yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure {number + 1}")
 
 
+UNTRAINED = ("stress", "virial", "virials")
+"""What a file may hold of cells, and no training here learns from."""
+
+
 class _Record(NamedTuple):
-    """A structure of a file with its place, from 1, value, forces and the name of its group."""
+    """A structure of a file with its place, from 1, value, forces, the name of its group, and the
+    names of all that the file has of it."""
 
     number: int
     structure: Structure
     value: np.ndarray
     forces: np.ndarray | None
     group: str | None
+    names: frozenset[str]
 
 
 def read_labelled(
@@ -310,6 +164,13 @@ def read_labelled(
             records.append(_record(found, name, key, forces_key, k, f"{path.name}, structure {k}"))
         except StructureError as error:
             refuse(error)
+    if any(r.forces is not None for r in records):
+        # The force on a single atom is 0.
+        records = [
+            r._replace(forces=np.zeros((1, 3)))
+            if r.forces is None and len(r.structure.positions) == 1 else r
+            for r in records
+        ]  # fmt: skip
     with_forces = [r for r in records if r.forces is not None]
     if with_forces:
         for r in records:
@@ -325,7 +186,18 @@ def read_labelled(
         {name: np.stack([r.value for r in records])},
         np.concatenate([r.forces for r in with_forces]) if with_forces else None,
         np.unique(groups, return_inverse=True)[1] if any(r.group for r in records) else None,
+        _notes(records),
     )
+
+
+def _notes(records: list[_Record]) -> tuple[str, ...]:
+    """What a user has to be told of a file's structures."""
+    names = {name for r in records for name in r.names}
+    notes = [f"{word} is not trained on" for word in UNTRAINED if word in names]
+    unseen = sum(bool(r.structure.unseen) and len(r.structure.positions) > 1 for r in records)
+    if unseen:
+        notes.append(f"{unseen:,} with a charge or a spin, which no model sees")
+    return tuple(notes)
 
 
 def _record(
@@ -344,7 +216,7 @@ def _record(
             f"has no {key or name} that is {kind}; beside positions it has {there}{option}", at
         )
     forces = known.get(forces_key or "forces") if name == "energy" else None
-    if forces is None and forces_key:
+    if forces is None and forces_key and len(found) > 1:
         raise StructureError(f"has no {forces_key}", at)
     if forces is not None:
         forces = _numbers(forces, (len(found), 3))
@@ -352,7 +224,10 @@ def _record(
             raise StructureError("has forces that are not three numbers an atom", at)
     group = found.info.get("group")
     named = None if group is None else str(group)
-    return _Record(number, structure_of(found, at), value, forces, named)
+    structure = structure_of(found, at)
+    if len(found) == 1 and "charge" in structure.unseen:
+        raise StructureError("is an atom with a charge, which no model sees: take it out", at)
+    return _Record(number, structure, value, forces, named, frozenset(known))
 
 
 def _numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -47,6 +47,27 @@ def adsorbates(structures: Structures) -> list[str]:
     return [" ".join(map(str, np.sort(part[part > 0]))) for part in parts]
 
 
+class Atoms(NamedTuple):
+    """Energies of isolated atoms, which a fit to the elements starts from.
+
+    Attributes:
+      energies: [elements]; what the training set does not determine comes as near as it can.
+      given: [elements] whether the data give them: these keep their differences and share a shift.
+    """
+
+    energies: Sequence[float]
+    given: Sequence[bool]
+
+
+def _fitted_together(n: int, around: Atoms | None) -> np.ndarray:
+    """[n elements, F] which elements each of the F numbers of a fit changes."""
+    alone = np.eye(n)
+    if around is None or not any(around.given):
+        return alone
+    given = np.array(around.given)
+    return np.hstack([alone[:, ~given], given[:, None]])
+
+
 @dataclasses.dataclass(frozen=True)
 class Composition:
     """Least squares on the elements, without any of them the mean.
@@ -70,7 +91,7 @@ class Composition:
         values: np.ndarray,
         elements: Sequence[int] = (),
         size: Size = "neither",
-        around: Sequence[float] | None = None,
+        around: Atoms | None = None,
     ) -> Composition:
         """From the training values [n].
 
@@ -80,18 +101,19 @@ class Composition:
           elements: atomic numbers.
           size: of the property. An extensive one has no constant, so that of two systems far apart
             it is the sum; an intensive one is a mean over atoms.
-          around: [elements] what the training set does not determine comes as near to as it can;
-            None: 0.
+          around: isolated atoms; None: of none anything is known, and what the training set does
+            not determine is as small as can be.
         """
         averaged, start = size == "intensive", np.zeros(len(elements))
         if around is not None:
-            start = np.array(around, float)
+            start = np.array(around.energies, float)
         counts = element_counts(structures, elements)
         if averaged:
             counts = counts / counts.sum(1, keepdims=True)
         left = values - counts @ start
         if size == "extensive":
-            per_element = start + np.linalg.lstsq(counts, left, rcond=None)[0]
+            together = _fitted_together(len(elements), around)
+            per_element = start + together @ np.linalg.lstsq(counts @ together, left, rcond=None)[0]
             return cls(tuple(elements), tuple(per_element.tolist()), 0.0)
         centre, mean = counts.mean(0), left.mean()
         change = np.linalg.lstsq(counts - centre, left - mean, rcond=None)[0]
@@ -108,18 +130,24 @@ class Composition:
         return self.constant + counts @ np.array(self.per_element)
 
 
-def undetermined(structures: Structures, elements: Sequence[int]) -> list[int]:
+def undetermined(
+    structures: Structures, elements: Sequence[int], given: Collection[int] = ()
+) -> list[int]:
     """Atomic numbers whose share of an extensive property the training set leaves open.
 
-    Carbon and hydrogen, where every molecule has two hydrogen atoms for each carbon.
+    Carbon and hydrogen, where every molecule has two hydrogen atoms for each carbon. Those of the
+    elements that are given are known but for one shift.
     """
-    counts = element_counts(structures, elements)
+    elements = [z for z in elements if z not in given]
+    shift = element_counts(structures, sorted(given)).sum(1, keepdims=True)
+    counts = np.hstack([element_counts(structures, elements), shift])
     there = np.flatnonzero(counts.any(0))
     # Each composition once, so that a rare one counts as much.
     compositions = np.unique(counts[:, there], axis=0)
     values, vectors = np.linalg.eigh(compositions.T @ compositions)
     free = vectors[:, values <= 1e-9 * max(values.max(initial=0), 1)]
-    return [elements[there[k]] for k in np.flatnonzero(np.abs(free).max(1, initial=0) > 1e-6)]
+    open_ = there[np.abs(free).max(1, initial=0) > 1e-6]
+    return [elements[k] for k in open_ if k < len(elements)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +198,7 @@ class LinearFit:
         elements: Sequence[int],
         cutoff: float,
         size: Size = "neither",
-        around: Sequence[float] | None = None,
+        around: Atoms | None = None,
     ) -> tuple[LinearFit, np.ndarray]:
         """From the training values [n], in random order.
 
@@ -189,24 +217,25 @@ class LinearFit:
         rows = np.arange(min(n, len(structures)))
         some, edges, y = structures.take(rows), neighbors.take(rows), values[rows]
         composition = Composition.fit(some, y, elements, size, around)
-        counts, n_elements = element_counts(some, elements), len(elements)
-        design = np.empty((len(rows), n_elements + terms.n_features), np.float32)
-        design[:, :n_elements] = counts / some.n_atoms[:, None] if terms.averaged else counts
+        together = _fitted_together(len(elements), around)
+        counts, n_counts = element_counts(some, elements) @ together, together.shape[1]
+        design = np.empty((len(rows), n_counts + terms.n_features), np.float32)
+        design[:, :n_counts] = counts / some.n_atoms[:, None] if terms.averaged else counts
         for at, found in _over_batches(_features(terms), some, edges):
-            design[at, n_elements:] = found[: len(at)]
+            design[at, n_counts:] = found[: len(at)]
         # Columns have the size that the penalty is made for.
         mean_size = float(some.n_atoms.mean()) if terms.averaged else 1.0
         design *= np.float32(mean_size)
         # The composition first, in float64: energies of atoms are a thousand times what is left.
         weights, constant = ridge(design, y - composition.predict(some), size != "extensive")
-        known = design[:, n_elements:] @ weights[n_elements:].astype(np.float32)
+        known = design[:, n_counts:] @ weights[n_counts:].astype(np.float32)
         weights *= mean_size
+        per_element = np.array(composition.per_element) + together @ weights[:n_counts]
+        constant += composition.constant
         composition = dataclasses.replace(
-            composition,
-            per_element=tuple((np.array(composition.per_element) + weights[:n_elements]).tolist()),
-            constant=composition.constant + constant,
+            composition, per_element=tuple(per_element.tolist()), constant=constant
         )
-        of_geometry = tuple(weights[n_elements:].tolist())
+        of_geometry = tuple(weights[n_counts:].tolist())
         fit = cls(composition, Linear(terms.elements, cutoff, of_geometry, terms.averaged))
         rest = np.arange(len(rows), len(structures))
         of_rest = fit.energies(structures.take(rest), neighbors.take(rest))

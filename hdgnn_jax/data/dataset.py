@@ -70,6 +70,14 @@ class Dataset(Protocol):
         """
         ...
 
+    def atoms(self, target: str) -> Mapping[int, float]:
+        """Energies of isolated atoms that came with the data, by atomic number, as stored."""
+        return {}
+
+    def read(self, target: str) -> list[str]:
+        """What was read of files of a user's, and what about it can hardly be right, in lines."""
+        return []
+
     def how_divided(self, target: str) -> str:
         """Where the parts are from, in a line; empty where they are published."""
         return ""

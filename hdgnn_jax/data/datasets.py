@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hdgnn_jax.config import from_section
-from hdgnn_jax.data.ase_files import ASEFile
+from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.data.qm9 import QM9

@@ -20,12 +20,14 @@ class LabelledStructures:
       forces: [atoms, 3] float64, in the energy's unit per Å; None without forces.
       groups: [n] integers. Structures of one group, such as shapes of one molecule, belong in one
         part of a split. None: each structure is a group of its own.
+      notes: what a user has to be told of them, each in a line.
     """
 
     structures: Structures
     labels: Mapping[str, np.ndarray]
     forces: np.ndarray | None = None
     groups: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -37,4 +39,5 @@ class LabelledStructures:
             {name: values[rows] for name, values in self.labels.items()},
             None if self.forces is None else self.forces[self.structures.atoms_of(rows)],
             None if self.groups is None else self.groups[rows],
+            self.notes,
         )

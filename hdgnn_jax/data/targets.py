@@ -12,24 +12,20 @@ from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.data.atom_energies import B3LYP, GFN2_XTB
 from hdgnn_jax.data.baselines import (
+    Atoms,
     Composition,
     Size,
     composition_from_dict,
     element_counts,
     linear_from_dict,
 )
+from hdgnn_jax.data.units import DEBYE_PER_E_ANGSTROM, HARTREE_IN_MEV
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.models.heads import HEADS, Head, Readout
 from hdgnn_jax.models.linear import Linear
 from hdgnn_jax.models.repulsion import Repulsion
-
-HARTREE_IN_MEV = 27_211.386245988
-"""CODATA 2018."""
-
-DEBYE_PER_E_ANGSTROM = 4.803204712570263
-"""CODATA 2018: e in C times 1e-10 m over 1e-21 / c C m."""
 
 ReferenceKind = Literal["none", "fitted", "tabulated", "linear"]
 """`tabulated`: the energies of isolated atoms, and one shift for every atom. With `linear` the
@@ -191,6 +187,7 @@ class Reference:
         raw: np.ndarray,
         *,
         kind: ReferenceKind | None = None,
+        given: Mapping[int, float] | None = None,
         centre: bool = True,
         linear: Linear | None = None,
     ) -> Reference:
@@ -203,6 +200,7 @@ class Reference:
           raw: [n, ...] float64 of the training set, in the stored unit; of `linear`, what its
             energies leave.
           kind: of the reference; by default the target's own.
+          given: energies of isolated atoms that came with the data, as in `isolated_atoms`.
           centre: False leaves reference and mean at 0, for heads that give the value itself.
           linear: the linear model, of that kind.
 
@@ -217,11 +215,10 @@ class Reference:
         values = raw * target.factor
         scalars = isotropic_part(values, target.rank)
         composition = Composition((), (), 0.0)
-        if centre and kind == "fitted":
-            table = nearest_atoms(target, elements, structures, scalars)
-            composition = Composition.fit(structures, scalars, elements, target.size, table)
-        elif centre and kind == "tabulated":
-            composition = _tabulated(target, elements, structures, scalars)
+        if centre and kind in ("fitted", "tabulated"):
+            given = {**(given or {}), **(_table(target, elements) if kind == "tabulated" else {})}
+            around = isolated_atoms(target, elements, structures, scalars, given)
+            composition = Composition.fit(structures, scalars, elements, target.size, around)
         elif centre and target.size != "extensive":
             composition = Composition.fit(structures, scalars)
         left = values - isotropic(composition.predict(structures), target.rank)
@@ -284,13 +281,27 @@ class Reference:
         )
 
 
-def nearest_atoms(
-    target: Target, elements: Sequence[int], structures: Structures, values: np.ndarray
-) -> list[float] | None:
-    """[elements] energies of isolated atoms in the reported unit, for a fit to stay near to.
+def isolated_atoms(
+    target: Target,
+    elements: Sequence[int],
+    structures: Structures,
+    values: np.ndarray,
+    given: Mapping[int, float],
+) -> Atoms | None:
+    """Energies of isolated atoms in the reported unit, for a fit to stay near to.
 
-    The target's own, else, of an energy, whichever table (all electrons, or the valence electrons
-    of GFN2-xTB) the training values [n] are nearer to. None: there is no table.
+    Those that are not given are the target's own, else, of an energy, those of whichever table (all
+    electrons, or the valence electrons of GFN2-xTB) the training values are nearer to.
+
+    Args:
+      target: the property.
+      elements: atomic numbers.
+      structures: the training set.
+      values: [n] of the training set, in the reported unit.
+      given: those that came with the data, by atomic number, in the stored unit.
+
+    Returns:
+      None where there is neither a table nor an atom.
     """
     if target.atom_energies is not None:
         tables = [target.atom_energies]
@@ -302,25 +313,24 @@ def nearest_atoms(
         return None
     known = [
         [table[z] * target.factor for z in elements]
-        for table in tables
+        for table in ({**table, **given} for table in tables)
         if set(elements) <= set(table)
     ]
     counts = element_counts(structures, elements)
-    return min(known, key=lambda t: np.abs(values - counts @ t).mean(), default=None)
+    if not known:
+        known = [[given.get(z, 0.0) * target.factor for z in elements]]
+    nearest = min(known, key=lambda t: np.abs(values - counts @ t).mean())
+    return Atoms(nearest, [z in given for z in elements])
 
 
-def _tabulated(
-    target: Target, elements: Sequence[int], structures: Structures, values: np.ndarray
-) -> Composition:
+def _table(target: Target, elements: Sequence[int]) -> Mapping[int, float]:
+    """The target's own energies of isolated atoms, of all these elements."""
     table = target.atom_energies
     if table is None:
         raise InputError(f"{target.name} has no energies of isolated atoms")
     if missing := [SYMBOLS[z] for z in elements if z not in table]:
         raise InputError(f"there is no energy of the isolated atom of {', '.join(missing)}")
-    atoms = np.array([table[z] for z in elements]) * target.factor
-    n = structures.n_atoms
-    shift = n @ (values - element_counts(structures, elements) @ atoms) / (n @ n)
-    return Composition(tuple(elements), tuple((atoms + shift).tolist()), 0.0)
+    return table
 
 
 def isotropic(scalars: np.ndarray, rank: int) -> np.ndarray:

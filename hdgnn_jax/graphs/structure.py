@@ -61,6 +61,7 @@ class Structure:
       tags: [n] integers; 0 bulk, 1 surface, 2 adsorbate. None: all 0.
       fixed: [n] bool; True for atoms that are held in place where others move. None: no atom.
       unseen: a property that no model here takes into account, such as a charge; else empty.
+      comment: what its file says of it in words, for the output.
     """
 
     atomic_numbers: np.ndarray
@@ -71,6 +72,7 @@ class Structure:
     tags: np.ndarray | None = None
     fixed: np.ndarray | None = None
     unseen: str = ""
+    comment: str = ""
 
     @classmethod
     def from_symbols(

@@ -169,6 +169,8 @@ class Fit:
             print(self.of_extension(**self.course.extended[-1]))
         if divided := self.task.data.how_divided(target.name):
             print(divided)
+        for line in self.task.data.read(target.name):
+            print(line)
         for warning in self.task.warnings(self.train):
             print(f"warning: {warning}")
 

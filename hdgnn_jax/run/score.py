@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from hdgnn_jax.data.ase_files import ASEFile
+from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.partition import fingerprints
 from hdgnn_jax.data.targets import CALCULATED
 from hdgnn_jax.errors import HDGNNError, InputError

@@ -28,9 +28,6 @@ from hdgnn_jax.training import step
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.record import Record
 
-LARGE_FORCE = 10.0
-"""eV/Å: no set of structures that are not exploding has as much, those in kcal/mol have twice."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Examples(Neighborhoods):
@@ -112,12 +109,18 @@ class Task:
                 f"{target.name} is {kinds[target.rank]} and config.head = {head} gives "
                 f"{kinds[rank]}: leave it at auto"
             )
+        given = data.atoms(target.name)
+        if unknown := [SYMBOLS[z] for z in sorted(given) if z not in elements]:
+            raise InputError(
+                f"there are energies of isolated atoms of {', '.join(unknown)}, which "
+                "config.model.elements has not"
+            )
         scalars = targets.isotropic_part(train.values * target.factor, target.rank)
         to_beat = data.baselines(train.structures, scalars, elements)
         learned, linear = train, None
         if target.rank == 0:
             at, cutoff = (train.structures, train.neighbors), config["model"]["cutoff"]
-            atoms = targets.nearest_atoms(target, elements, train.structures, scalars)
+            atoms = targets.isolated_atoms(target, elements, train.structures, scalars, given)
             fit, known = baselines.LinearFit.fit(*at, scalars, elements, cutoff, target.size, atoms)
             to_beat["linear"] = fit
             if linear_reference(config):
@@ -128,6 +131,7 @@ class Task:
             train.structures,
             learned.values,
             kind="fitted" if data.reference == "linear" else data.reference,
+            given=given,
             centre=not HEADS[head].about_centre,
             linear=linear,
         )
@@ -151,10 +155,11 @@ class Task:
         )
 
     def warnings(self, train: Examples) -> list[str]:
-        """What the training structures cannot teach, or can hardly mean."""
+        """What the training structures cannot teach."""
         said, unknown = [], []
         if self.target.size == "extensive" and self.data.reference not in ("none", "tabulated"):
-            unknown = baselines.undetermined(train.structures, self.model.hyper.elements)
+            given = self.data.atoms(self.target.name)
+            unknown = baselines.undetermined(train.structures, self.model.hyper.elements, given)
         if unknown:
             symbols = ", ".join(SYMBOLS[z] for z in unknown)
             said.append(
@@ -162,13 +167,6 @@ class Task:
                 f"{symbols} adds to {self.target.name}: it stays near isolated atoms, so do not "
                 "compare structures of other compositions"
             )
-        if train.forces is not None:
-            size = float(np.sqrt(np.mean(train.forces**2)))
-            if size > LARGE_FORCE:
-                said.append(
-                    f"components of forces are {size:.0f} eV/Å (root mean square), where molecules "
-                    "at 300 K have 1: is config.data.energy_unit right?"
-                )
         return said
 
     @property

@@ -8,7 +8,7 @@ import pytest
 from ase.build import molecule
 from molecules import KNOWN
 
-from hdgnn_jax.data.ase_files import ASEFile
+from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.partition import blocks, hold_out, refuse_shared
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import StructureError

@@ -1,0 +1,305 @@
+"""A data set in a file that ASE reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from hdgnn_jax.data import plausible
+from hdgnn_jax.data.ase_files import read_labelled
+from hdgnn_jax.data.cache import cache_folder, sha256
+from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
+from hdgnn_jax.data.labelled import LabelledStructures
+from hdgnn_jax.data.partition import SPLITS, blocks, hold_out, refuse_shared
+from hdgnn_jax.data.targets import CALCULATED, ReferenceKind, Target
+from hdgnn_jax.data.units import ENERGIES, LENGTHS, check_unit
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.graphs.neighbors import neighbors_of
+from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS, SYMBOLS, StructureError, Structures
+
+ALONE = 6.0
+"""Å. An atom that has no image of itself within it is isolated; one of a crystal has."""
+SAME = 1e-3
+"""eV, by which two energies of one isolated atom may differ."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ASEFile(Dataset):
+    """Structures of a file that ASE reads, with energies and forces, or with dipole moments.
+
+    Isolated atoms in the file are no examples: their energies are those that references start from.
+
+    Attributes:
+      path: of the file; None: molecules made here, by `experiments.prepare molecules`.
+      validation_path, test_path: files of these parts, read as that of `path`; None: held out of
+        it.
+      held_out: share of the structures in each part that is held out. Those of one group, as the
+        file's `group` says, stay together.
+      split: how a file without groups is divided, one of `SPLITS`: `blocks` of neighbouring frames,
+        or at `random`.
+      train_size: so many of the others; None: all.
+      reference: `none`, `fitted` or `linear`; None: the usual one of the target.
+      energy_unit, length_unit: of the file, one of `ENERGIES` and of `LENGTHS`. Forces are in the
+        one per the other, dipole moments in e times the other.
+      energy_key, forces_key: where they stand in the file, such as `REF_energy` and `REF_forces`;
+        None: where ASE's calculators put them.
+      atom_energies: of isolated atoms, in `energy_unit`, such as "H=-13.6,C=-1029.8"; those of the
+        file come on top.
+      cache: folder; None: see `cache_folder`.
+    """
+
+    path: str | None = None
+    validation_path: str | None = None
+    test_path: str | None = None
+    held_out: float = 0.1
+    split: str = "blocks"
+    train_size: int | None = None
+    reference: ReferenceKind | None = None
+    energy_unit: str = "eV"
+    length_unit: str = "Å"
+    energy_key: str | None = None
+    forces_key: str | None = None
+    atom_energies: str | None = None
+    cache: str | None = None
+
+    family: ClassVar[str] = "a file of ASE"
+    targets: ClassVar[Mapping[str, Target]] = CALCULATED
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 0.5:
+            raise InputError(f"data.held_out must lie between 0 and 0.5, not {self.held_out}")
+        if self.split not in SPLITS:
+            raise InputError(f"data.split must be one of {', '.join(SPLITS)}, not {self.split!r}")
+        check_unit("data.energy_unit", self.energy_unit, ENERGIES)
+        check_unit("data.length_unit", self.length_unit, LENGTHS)
+        if self.atom_energies is not None:
+            atom_table(self.atom_energies)
+            if self.reference == "none":
+                raise InputError("data.atom_energies is not used where data.reference is none")
+
+    @property
+    def title(self) -> str:
+        """What the structures are, in a few words."""
+        return self._file.name if self.path else "molecules in motion (GFN2-xTB, made here)"
+
+    @property
+    def note(self) -> str:
+        """What has to be known to compare with others."""
+        return "" if self.path else "Made here: no published number can be held against these."
+
+    def target(self, name: str) -> Target:
+        """The target of that name.
+
+        Raises:
+          InputError: where there is none, or a field is given that is of energies alone.
+        """
+        target = super().target(name)
+        of_energies = ("energy_key", "forces_key", "atom_energies")
+        for field in of_energies if name != "energy" else ():
+            if getattr(self, field) is not None:
+                raise InputError(f"data.{field} is of energies, and config.target is {name}")
+        return target
+
+    def digest(self) -> str:
+        """Of the files, and of what decides which structures are in which part."""
+        content = [sha256(self._file), self.held_out, self.train_size, self.split]
+        content += [path and sha256(path) for path in self._given.values()]
+        how = [self.energy_unit, self.length_unit, self.energy_key, self.forces_key]
+        # What is read as it always was keeps its digest.
+        if how != ["eV", "Å", None, None]:
+            content += how
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def part(self, name: str, target: str) -> LabelledStructures:
+        """A part, in eV, eV/Å and e Å.
+
+        Raises:
+          InputError: for a part or a training size that is none.
+          StructureError: naming what a file lacks, or a structure that two parts have.
+        """
+        check_part(name, ("train", *self.reported))
+        return self._parts(target)[name]
+
+    def how_divided(self, target: str) -> str:
+        """Number of structures in validation and test, and where they are from."""
+        grouped = self._examples(target).groups is not None
+        how = "in the groups that it names" if grouped else SPLITS[self.split]
+        sources: dict[str, list[str]] = {}
+        for part, path in self._given.items():
+            source = path.name if path else f"{self._file.name}, held out {how}"
+            n = len(self._parts(target)[part])
+            sources.setdefault(source, []).append(f"{part} ({n:,})")
+        return "; ".join(f"{' and '.join(parts)}: {source}" for source, parts in sources.items())
+
+    @functools.cached_property
+    def _parts(self) -> Callable[[str], dict[str, LabelledStructures]]:
+        def divide(target: str) -> dict[str, LabelledStructures]:
+            data, given = self._examples(target), self._given
+            groups = data.groups
+            if groups is None:
+                n = len(data)
+                in_blocks = self.split == "blocks"
+                groups = blocks(data.structures, self.held_out * n) if in_blocks else np.arange(n)
+            held_out = [part for part, path in given.items() if path is None]
+            try:
+                rows = hold_out(groups, self.held_out, held_out)
+            except InputError as error:
+                raise InputError(f"{self._file} {error}") from error
+            mixed = np.random.default_rng(0).permutation(rows["train"])
+            rows["train"] = first_rows(mixed, self.train_size)
+            parts = {part: data.take(of) for part, of in rows.items()}
+            for part, path in given.items():
+                if path:
+                    parts[part] = without_atoms(self.labelled(path, target))
+            if any(given.values()):
+                refuse_shared({part: of.structures for part, of in parts.items()})
+            return parts
+
+        return functools.cache(divide)
+
+    def atoms(self, target: str) -> Mapping[int, float]:
+        """Energies of isolated atoms in eV by atomic number: of the file and the config.
+
+        Raises:
+          InputError: where two of one element differ.
+        """
+        if target != "energy" or self.reference == "none":
+            return {}
+        unit, found, said = ENERGIES[self.energy_unit], {}, {}
+        for z, energy in atom_table(self.atom_energies or "").items():
+            found[z], said[z] = energy * unit, "data.atom_energies"
+        whole = self._whole(target)
+        for k in np.flatnonzero(isolated(whole.structures)).tolist():
+            z, energy = int(whole.structures[k].atomic_numbers[0]), float(whole.labels[target][k])
+            if z in found and abs(found[z] - energy) > SAME:
+                raise InputError(
+                    f"{whole.structures.name(k)} gives an isolated {SYMBOLS[z]} {energy:.6g} eV, "
+                    f"{said[z]} {found[z]:.6g} eV: leave one of them out"
+                )
+            found[z], said[z] = energy, whole.structures.name(k)
+        return found
+
+    def read(self, target: str) -> list[str]:
+        """What was read: how many structures, which values, what was left out, and doubts."""
+        data, atoms = self._examples(target), self.atoms(target)
+        lone = len(self._whole(target)) - len(data)
+        lines = [f"{self.title}: {plausible.described(data, target, self._names(target))}"]
+        if lone:
+            lines.append(f"isolated atoms, which are no examples: {lone:,}")
+        if atoms:
+            values = ", ".join(f"{SYMBOLS[z]} {atoms[z]:.3f}" for z in sorted(atoms))
+            lines.append(f"the reference starts from isolated atoms, eV: {values}")
+        doubts = plausible.doubts(data, target, atoms, self.energy_unit)
+        return [*lines, *data.notes, *(f"warning: {doubt}" for doubt in doubts)]
+
+    def _names(self, target: str) -> tuple[str, str]:
+        """Of the values and of the forces, in the file."""
+        return self.energy_key or target, self.forces_key or "forces"
+
+    def _examples(self, target: str) -> LabelledStructures:
+        return without_atoms(self._whole(target))
+
+    @functools.cached_property
+    def _whole(self) -> Callable[[str], LabelledStructures]:
+        return functools.cache(lambda target: self.labelled(self._file, target))
+
+    def labelled(
+        self,
+        path: str | os.PathLike[str],
+        target: str,
+        left_out: list[StructureError] | None = None,
+    ) -> LabelledStructures:
+        """A file, read as that of `path` is: in eV, eV/Å and e Å.
+
+        Args and errors: of `read_labelled`.
+        """
+        length = LENGTHS[self.length_unit]
+        if target == "energy":
+            unit, names = ENERGIES[self.energy_unit], (self.energy_key, self.forces_key)
+        else:
+            unit, names = length, (None, None)
+        found = read_labelled(path, target, *names, left_out)
+        structures = dataclasses.replace(
+            found.structures,
+            positions=found.structures.positions * length,
+            cells=found.structures.cells * length,
+        )
+        return dataclasses.replace(
+            found,
+            structures=structures,
+            labels={target: found.labels[target] * unit},
+            forces=None if found.forces is None else found.forces * (unit / length),
+        )
+
+    @property
+    def _given(self) -> dict[str, pathlib.Path | None]:
+        """The files of the parts that are held out where they have none."""
+        given = {"validation": self.validation_path, "test": self.test_path}
+        for part, path in given.items():
+            if path and not pathlib.Path(path).is_file():
+                raise StructureError(f"there is no file {path}: set config.data.{part}_path")
+        return {part: pathlib.Path(path) if path else None for part, path in given.items()}
+
+    @property
+    def _file(self) -> pathlib.Path:
+        if self.path:
+            file, how = pathlib.Path(self.path), "set config.data.path"
+        else:
+            file = cache_folder(self.cache) / "ase" / "molecules" / "molecules.extxyz"
+            how = "run python -m experiments.prepare molecules"
+        if not file.is_file():
+            found = f"{file} is a folder" if file.is_dir() else f"there is no file {file}"
+            raise StructureError(f"{found}: {how}")
+        return file
+
+
+def isolated(structures: Structures) -> np.ndarray:
+    """[n] bool: one atom, with no image of itself within `ALONE`."""
+    found = structures.n_atoms == 1
+    rows = np.flatnonzero(found)
+    found[rows] = neighbors_of(structures.take(rows), ALONE, None).n_edges == 0
+    return found
+
+
+def without_atoms(data: LabelledStructures) -> LabelledStructures:
+    """All but isolated atoms."""
+    lone, groups = isolated(data.structures), data.groups
+    if not lone.any():
+        return data
+    if groups is not None:
+        # Groups are counted without gaps.
+        groups = np.unique(groups[~lone], return_inverse=True)[1]
+    return dataclasses.replace(data.take(np.flatnonzero(~lone)), groups=groups)
+
+
+def atom_table(text: str) -> dict[int, float]:
+    """Energies by atomic number, of "H=-13.6,C=-1029.8".
+
+    Raises:
+      InputError: naming what is no element with a number.
+    """
+    table: dict[int, float] = {}
+    for word in filter(None, re.split(r"[,\s]+", text)):
+        symbol, _, number = word.partition("=")
+        try:
+            energy = float(number)
+        except ValueError:
+            energy = math.nan
+        z = ATOMIC_NUMBERS.get(symbol)
+        if z is None or z in table or not math.isfinite(energy):
+            raise InputError(
+                "data.atom_energies must be elements, each once, with energies, such as "
+                f"H=-13.6,C=-1029.8: {word!r} is none"
+            )
+        table[z] = energy
+    return table

@@ -1,0 +1,142 @@
+"""What values of a user's file are, and whether they can be in the units they are taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from hdgnn_jax.data.applicability import RADII, Domain
+from hdgnn_jax.data.atom_energies import GFN2_XTB
+from hdgnn_jax.data.baselines import element_counts
+from hdgnn_jax.data.labelled import LabelledStructures
+from hdgnn_jax.data.units import ENERGIES
+from hdgnn_jax.graphs.neighbors import search_neighbors
+from hdgnn_jax.graphs.structure import SYMBOLS, Structures
+
+LARGE_FORCE = 10.0
+"""eV/Å: no set of structures that are not exploding has as much, those in kcal/mol have twice."""
+BINDING = (-15.0, 3.0)
+"""eV an atom: isolated atoms of the same method are above by less, nothing binds more than diamond
+and tungsten do (8), but codes differ in what an isolated atom is."""
+NEAR = 4.0
+"""Å, within which neighbours are looked for."""
+LOOKED_AT = 200
+"""Structures whose distances are looked at."""
+SHORTEST = (0.6, 1.5)
+"""Sums of covalent radii, of the shortest distance there is: near 1 where any atoms are bonded, 1.9
+where bohr are taken for Å."""
+
+
+def described(data: LabelledStructures, target: str, names: tuple[str, str]) -> str:
+    """Number and size of the structures, and the range of their values, in eV, eV/Å or e Å.
+
+    Args:
+      data: of a file.
+      target: `energy` or `dipole`.
+      names: of the values and of the forces, in the file.
+    """
+    n, values = data.structures.n_atoms, data.labels[target]
+    if not len(n):
+        return "no structures"
+    fewest, most = n.min(), n.max()
+    sizes = f"{most}" if fewest == most else f"{fewest} to {most}"
+    words = [f"{len(n):,} structures of {sizes} atoms"]
+    if target == "energy":
+        each = values / n
+        words.append(f"{names[0]} {each.min():.3f} to {each.max():.3f} eV an atom")
+    else:
+        words.append(f"{names[0]} up to {np.linalg.norm(values, axis=1).max():.2f} e Å")
+    if data.forces is not None:
+        largest = np.linalg.norm(data.forces, axis=1).max()
+        words.append(f"{names[1]} up to {largest:.2f} eV/Å")
+    return ", ".join(words)
+
+
+def doubts(
+    data: LabelledStructures, target: str, atoms: Mapping[int, float], unit: str
+) -> Iterator[str]:
+    """Why values can hardly be what they are taken for.
+
+    Args:
+      data: of a file, in eV and Å.
+      target: `energy` or `dipole`.
+      atoms: energies of isolated atoms that came with them, eV by atomic number.
+      unit: that the file's energies were taken for.
+    """
+    if not len(data):
+        return
+    yield from _of_distances(data.structures)
+    if target == "energy":
+        yield from _of_energies(data.structures, data.labels[target], unit)
+        yield from _of_atoms(data.structures, data.labels[target], atoms)
+    if data.forces is not None:
+        size = float(np.sqrt(np.mean(data.forces**2)))
+        if size > LARGE_FORCE:
+            yield (
+                f"components of forces are {size:.0f} eV/Å (root mean square), where molecules at "
+                "300 K have 1: are config.data.energy_unit and length_unit right?"
+            )
+
+
+def _of_distances(structures: Structures) -> Iterator[str]:
+    few = structures.take(np.arange(min(LOOKED_AT, len(structures))))
+    # Of two atoms at one place `search_neighbors` raises nothing.
+    closest = Domain.of(few, search_neighbors(few, NEAR)[0]).closest
+    least, a, b, low = min(
+        ((low / RADII[a, b], a, b, low) for a, b, low in closest), default=(np.inf, 0, 0, NEAR)
+    )
+    if not SHORTEST[0] < least < SHORTEST[1]:
+        who = f"{SYMBOLS[a]} and {SYMBOLS[b]}" if a else "any two atoms"
+        yield (
+            f"{who} are {low:.2g} Å and more from each other: is config.data.length_unit right?"
+        )
+
+
+def _of_energies(structures: Structures, values: np.ndarray, unit: str) -> Iterator[str]:
+    """Total energies are 1 to 1.1 times Z^2.4 / 2 Ha of each atom, those without core less."""
+    z = np.unique(structures.atomic_numbers)
+    counts = element_counts(structures, z.tolist())
+    all_electrons = float((counts @ (-(z**2.4) / 2 * ENERGIES["Ha"])).sum())
+    valence = float((counts @ [GFN2_XTB.get(int(n), np.nan) for n in z]).sum())
+    total, each = float(values.sum()), float((values / structures.n_atoms).mean())
+    for other, ev in ENERGIES.items():
+        part = total / all_electrons * ev / ENERGIES[unit]
+        if other != unit and 0.95 < part < 1.1 and not 0.8 < total / valence < 1.25:
+            yield (
+                f"energies are as those of all electrons are in {other}, and taken for {unit}: is "
+                "config.data.energy_unit right?"
+            )
+            return
+    if total < 1.1 * all_electrons:
+        yield (
+            f"energies of {each:.0f} eV an atom are below those of all electrons: is "
+            "config.data.energy_unit right?"
+        )
+    elif each > 1:
+        yield (
+            f"energies of {each:.0f} eV an atom are above those of isolated atoms: is their sign "
+            "right, and config.data.energy_unit?"
+        )
+
+
+def _of_atoms(
+    structures: Structures, values: np.ndarray, atoms: Mapping[int, float]
+) -> Iterator[str]:
+    known = sorted(atoms)
+    counts = element_counts(structures, known)
+    whole = counts.sum(1) == structures.n_atoms
+    there = np.unique(structures.atomic_numbers).tolist()
+    if atoms and (missing := [SYMBOLS[z] for z in there if z not in atoms]):
+        yield (
+            f"no energy of an isolated {', '.join(missing)} is given: it is fitted, near those of "
+            "another method"
+        )
+    if not whole.any():
+        return
+    left = (values - counts @ [atoms[z] for z in known])[whole] / structures.n_atoms[whole]
+    if not BINDING[0] < left.mean() < BINDING[1]:
+        yield (
+            f"structures are at {left.mean():.3g} eV an atom from their isolated atoms, where "
+            "bonds make -2 to -9: are those in config.data.energy_unit, and of the same method?"
+        )
