@@ -4,8 +4,9 @@
     python -m experiments.train --config=experiments/configs/is2re.py --workdir=runs/is2re
 
 trains at the authors' scale. `is2re.py:shells` sees the nearest 12 neighbours at L = 6 and the
-others, up to 40, at L = 4 with smaller networks, as their published run does. `is2re.py:quick`
-trains in ten minutes on two cores, on slabs made by `python -m experiments.prepare slabs`.
+others, up to 40, at L = 4 with smaller networks, as their published run does. `is2re.py:quick` is
+for the stand-in data alone, slabs of seven metals made by `python -m experiments.prepare slabs`, on
+which it trains in ten minutes on two cores; it knows none of OC20's other elements.
 
 The authors' (`hdgnn_jax/models/README.md`, section 9): K, C, H, L, m_max, L', C0, B, Gaussians,
 cutoff, number of neighbours, shells, AdamW with amsgrad, rate, drops, batch, epochs, EMA, clip. As
@@ -23,7 +24,7 @@ SYSTEMS = 460_328
 
 
 def get_config(variant: str = "full") -> ConfigDict:
-    """`full` (the authors' scale), `shells` (two shells) or `quick` (ten minutes on two cores)."""
+    """`full` (the authors' scale), `shells` (two shells) or `quick` (the stand-in data)."""
     if variant not in ("full", "shells", "quick"):
         raise InputError(f"is2re.py has the variants full, shells and quick, not {variant!r}")
     config = qm9.get_config("quick" if variant == "quick" else "full")

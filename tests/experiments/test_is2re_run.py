@@ -116,7 +116,9 @@ def test_training_and_validation_share_no_system(config):
     assert not set(ids[0]) & set(ids[1])
 
 
-def test_the_published_set_has_the_papers_row_and_hidden_tests(config, cache, tmp_path):
+def test_the_published_set_has_the_papers_row_and_hidden_tests(
+    config, cache, tmp_path, monkeypatch
+):
     """OC20's own folder names, on records made here: what the real files would do."""
     records = list(oc20_lmdb.read_lmdb(cache / "is2re" / "slabs" / "lmdb" / "id"))
     hidden = [r._replace(positions_relaxed=None, y_init=None, y_relaxed=None) for r in records]
@@ -129,6 +131,10 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(config, cache, tm
     prepare.build(tmp_path / "source", tmp_path / "is2re" / "oc20", "stop")
     data = dataset(with_data(config, name="oc20", cache=str(tmp_path)))
     assert data.reported == ("validation", *(f"val_{part}" for part in PARTS))
+    # The paper's row stands beside whole parts alone.
+    assert data.paper(data.target("relaxed_energy")) == {}
+    assert data.note.startswith("Few systems of each part")
+    monkeypatch.setattr(type(data), "WHOLE", len(records))
     paper = data.paper(data.target("relaxed_energy"))
     assert [paper[f"val_{part}"].mae for part in PARTS] == [510, 618, 523, 550]
     assert "504, 688, 521, 630" in data.note
