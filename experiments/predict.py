@@ -12,16 +12,22 @@ Inputs, any number and mixed:
   qm9:1-100     QM9's molecules by index, from the package qm9pack.
 
 The output is .csv, .json or .extxyz, with one row for each structure in the order of the inputs and
-a unit with each quantity. What cannot be used, a missing file too, is a row with the reason (an
-.extxyz has none for what cannot be read); the others are predicted, and the exit code is 1. A
-warning says where a structure is unlike all that the model was trained on, or has a charge.
+a unit with each quantity; without --output it is a table, or CSV where it goes into a pipe. What
+cannot be used, a missing file too, is a row with the reason (an .extxyz has none for what cannot be
+read); the others are predicted, and the exit code is 1. A warning says where a structure is unlike
+all that the model was trained on, or has a charge. Comments of xyz files are kept.
+
+  --unit=eV gives energies in eV, or kcal/mol, kJ/mol, Ha, Ry; --unit=Å^3 a polarizability. A wrong
+  unit is refused with those there are. The last digits are those of the model's own error on
+  validation, which is written with four.
 
   Several models: --workdir=runs/U0,runs/gap predicts both properties. Runs of the same property
   are an ensemble: mean and spread (standard deviation).
   A cheap measure of how sure a model with a learned pathway is: --rolls=8 gives mean and spread
   over the arbitrary roll of the edges' frames.
-  --forces adds forces (eV/Å) to .json and .extxyz, where one run predicts an energy. --relax moves
-  the atoms that are not fixed to a minimum of that energy first, all structures at once.
+  --forces adds forces (eV/Å) to .json and .extxyz, where one run predicts an energy, which is then
+  in eV too. --relax moves the atoms that are not fixed to a minimum of that energy first, all
+  structures at once.
 """
 
 from __future__ import annotations
@@ -36,16 +42,19 @@ import numpy as np
 from absl import flags
 
 from experiments import program
+from hdgnn_jax.data.units import KINDS, conversion
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import Neighborhoods
 from hdgnn_jax.graphs.structure import StructureError, Structures
+from hdgnn_jax.inference.ensemble import predict_all
 from hdgnn_jax.inference.inputs import rows_of
-from hdgnn_jax.inference.predictor import Predictor, PredictorError, predict_all
+from hdgnn_jax.inference.predictor import Predictor, PredictorError
 from hdgnn_jax.inference.relaxation import relax
-from hdgnn_jax.inference.rows import FORMATS, Quantity, Row
+from hdgnn_jax.inference.rows import FORMATS, Row, as_csv, print_table, quantity
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 
+UNIT = flags.DEFINE_string("unit", None, "UNIT, to give predictions in, if not as in training")
 FORCES = flags.DEFINE_bool("forces", False, "add forces, eV/Å")
 ROLLS = flags.DEFINE_integer("rolls", 1, "N, rolls of the frames to take mean and spread over")
 CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of a SMILES, to choose the lowest from")
@@ -64,6 +73,7 @@ class Options:
     relax: bool = False
     fmax: float = 0.05
     relax_steps: int = 200
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("rolls", "conformers", "fmax", "relax_steps"):
@@ -75,15 +85,16 @@ def main(*inputs: str) -> None:
     """The program."""
     if not inputs:
         raise InputError("name one or more inputs: files, smiles:SMILES, or qm9:INDEX")
-    output = pathlib.Path(str(program.OUTPUT.value))
-    if output.suffix not in FORMATS or not output.absolute().parent.is_dir():
+    output = None if program.OUTPUT.value is None else pathlib.Path(program.OUTPUT.value)
+    if output and (output.suffix not in FORMATS or not output.absolute().parent.is_dir()):
         raise InputError(
             f"--output={output} must end in {', '.join(FORMATS)} and lie in an existing folder"
         )
     workdirs = [pathlib.Path(name) for name in str(program.WORKDIR.value).split(",")]
     options = Options(
-        FORCES.value, ROLLS.value, CONFORMERS.value, RELAX.value, FMAX.value, STEPS_OF_RELAX.value
-    )
+        FORCES.value, ROLLS.value, CONFORMERS.value, RELAX.value, FMAX.value, STEPS_OF_RELAX.value,
+        UNIT.value,
+    )  # fmt: skip
     if run(workdirs, inputs, output, options):
         sys.exit(1)
 
@@ -91,26 +102,25 @@ def main(*inputs: str) -> None:
 def run(
     workdirs: Sequence[pathlib.Path],
     inputs: Sequence[str],
-    output: pathlib.Path,
+    output: pathlib.Path | None,
     options: Options = Options(),
 ) -> int:
     """Predicts and writes; the number of structures that could not be used.
 
+    Args:
+      workdirs: folders of runs.
+      inputs: of the command line.
+      output: a file; None: the standard output.
+      options: what is asked for.
+
     Raises:
-      InputError: for forces where no run, or several, predict an energy.
+      InputError: for forces where no run, or several, predict an energy; for a unit that none of
+        the runs' properties can have.
       CheckpointError: where a run cannot be read.
     """
-    if options.forces and output.suffix == ".csv":
+    if options.forces and (output is None or output.suffix == ".csv"):
         raise InputError("--forces goes with .json and .extxyz")
-    # So that forces are of the same mean over rolls as the energies.
-    frames = options.rolls if options.rolls > 1 else None
-    predictors = [Predictor.load(workdir, frames) for workdir in workdirs]
-    of_energy = [predictor for predictor in predictors if predictor.has_forces]
-    if (options.forces or options.relax) and len(of_energy) != 1:
-        raise PredictorError(
-            f"--forces and --relax need one run that predicts an energy; {len(of_energy)} of these "
-            "do"
-        )
+    predictors = load(workdirs, options)
     rows = rows_of(inputs, options.conformers)
     runs = list(zip(map(str, workdirs), predictors, strict=True))
     good = [row for row in rows if row.reason is None]
@@ -123,21 +133,62 @@ def run(
         )
         advance = functools.partial(progress.advance, task)
         if good and options.relax:
-            relax_rows(good, of_energy[0], options, advance)
+            of_energy = next(predictor for predictor in predictors if predictor.has_forces)
+            relax_rows(good, of_energy, options, advance)
             good = [row for row in good if row.reason is None]
             prepared = prepare(good, runs)
             good = [row for row in good if row.reason is None]
         if good:
             fill(good, list(zip(predictors, prepared, strict=True)), options, advance)
-    write_atomically(output, FORMATS[output.suffix](rows).encode())
-    bad, doubtful = len(rows) - len(good), sum(bool(row.warning) for row in good)
-    targets = dict.fromkeys(f"{p.target.name} [{p.target.unit}]" for p in predictors)
+    write(rows, output)
+    names = ", ".join(dict.fromkeys(predictor.target.name for predictor in predictors))
     print(
-        f"{output}: {len(good):,} predictions of {', '.join(targets)}"
-        + (f", {doubtful:,} of them with a warning" if doubtful else "")
-        + (f"; {bad:,} without, each with its reason" if bad else "")
+        f"{output}: " * bool(output) + summary(rows, names),
+        file=sys.stdout if output else sys.stderr,
     )
-    return bad
+    return len(rows) - len(good)
+
+
+def summary(rows: Sequence[Row], names: str) -> str:
+    """How many rows have predictions of the properties with these names, and how many have none."""
+    good = [row for row in rows if row.reason is None]
+    bad, doubtful = len(rows) - len(good), sum(bool(row.warning) for row in good)
+    return (
+        f"{len(good):,} prediction{'s' * (len(good) != 1)} of {names}"
+        + f", {doubtful:,} of them with a warning" * bool(doubtful)
+        + f"; {bad:,} without, each with its reason" * bool(bad)
+    )
+
+
+def load(workdirs: Sequence[pathlib.Path], options: Options) -> list[Predictor]:
+    """The models, which can do what is asked.
+
+    Raises:
+      As `run`.
+    """
+    # So that forces are of the same mean over rolls as the energies.
+    frames = options.rolls if options.rolls > 1 else None
+    predictors = [Predictor.load(workdir, frames) for workdir in workdirs]
+    n = sum(predictor.has_forces for predictor in predictors)
+    if (options.forces or options.relax) and n != 1:
+        raise PredictorError(
+            f"--forces and --relax need one run that predicts an energy; {n} of these do"
+        )
+    unit, own = options.unit, dict.fromkeys(predictor.target.unit for predictor in predictors)
+    if unit and all(conversion(name, unit) is None for name in own):
+        known = dict.fromkeys(other for kind in KINDS if own.keys() & kind for other in kind)
+        raise InputError(f"--unit={unit} must be one of {', '.join(known or own)}")
+    return predictors
+
+
+def write(rows: Sequence[Row], output: pathlib.Path | None) -> None:
+    """Into a file; without one, a table for whoever looks on, CSV for a program."""
+    if output:
+        write_atomically(output, FORMATS[output.suffix](rows).encode())
+    elif sys.stdout.isatty():
+        print_table(rows)
+    else:
+        sys.stdout.write(as_csv(rows))
 
 
 def prepare(rows: Sequence[Row], runs: Sequence[tuple[str, Predictor]]) -> list[Neighborhoods]:
@@ -194,30 +245,32 @@ def fill(
     chosen = [(predictor, graphs.take(first)) for predictor, graphs in prepared]
     warnings = [predictor.warnings(graphs) for predictor, graphs in chosen]
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
-        said = dict.fromkeys([row.structures[0].doubt, *texts])
-        row.warning = "; ".join(filter(None, said))
-    ev = {p.target.name: p.energy_unit() for p, _ in prepared if p.has_forces}
+        row.warning = "; ".join(filter(None, dict.fromkeys([row.structures[0].doubt, *texts])))
+    potentials = {p.target.name for p, _ in prepared if p.has_forces}
     for target, found in predict_all(prepared, options.rolls, advance).items():
         # A structure has one energy: of several potentials none is it.
-        is_energy = list(ev) == [target]
+        is_energy = potentials == {target}
+        errors = [p.error for p, _ in prepared if p.target.name == target and p.error]
+        said = functools.partial(quantity, own=found.unit, error=min(errors, default=None))
+        unit = options.unit or ("eV" if options.forces else None)
         for row, k, count in zip(rows, first, counts, strict=True):
-            row.quantities.append(Quantity(target, found.unit, found.value[k]))
+            row.quantities.append(said(target, found.value[k], unit=unit))
             if is_energy:
-                row.energy = float(found.value[k]) * ev[target]
+                row.energy = said(target, found.value[k], unit="eV").rounded.item()
             if found.spread is not None:
                 name = f"{target} spread over {found.of}"
-                row.quantities.append(Quantity(name, found.unit, found.spread[k]))
+                row.quantities.append(said(name, found.spread[k], unit=unit))
             if count > 1:
-                spread = found.value[k : k + count].std(0)
-                name = f"{target} spread over conformers"
-                row.quantities.append(Quantity(name, found.unit, spread))
+                name, spread = f"{target} spread over conformers", found.value[k : k + count].std(0)
+                row.quantities.append(said(name, spread, unit=unit))
     if options.forces:
         predictor, graphs = next(pair for pair in chosen if pair[0].has_forces)
         forces = np.asarray(predictor.derivatives(graphs, advance).forces)
         for row, of_row in zip(
             rows, np.split(forces, graphs.structures.offsets[1:-1]), strict=True
         ):
-            row.forces = of_row
+            # More digits of them are noise of float32.
+            row.forces = np.round(of_row, 6)
 
 
 def relax_rows(
@@ -238,13 +291,14 @@ def relax_rows(
             row.reason = f"on the way to a minimum it {reasons[0]}"
             continue
         row.structures = [
-            dataclasses.replace(relaxed.structures[k], name=row.name, unseen=was.unseen)
+            dataclasses.replace(was, positions=relaxed.structures[k].positions)
             for k, was in zip(places, row.structures, strict=True)
         ]
         how = "relaxed" if relaxed.converged[places[0]] else "NOT yet relaxed"
-        said = f"{how} after {relaxed.steps[places[0]]} steps of FIRE"
+        steps = int(relaxed.steps[places[0]])
+        said = f"{how} after {steps} step{'s' * (steps != 1)} of FIRE"
         row.geometry = f"{row.geometry}; {said}" if row.geometry else said
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR, program.OUTPUT], words=True)
+    program.run(main, str(__doc__), [program.WORKDIR], [program.OUTPUT], words=True)

@@ -64,7 +64,7 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], np.int32)
     charge, radicals = Chem.GetFormalCharge(molecule), Descriptors.NumRadicalElectrons(molecule)
     unseen = [f"charge {charge:+}"] * bool(charge)
-    unseen += [f"{radicals} unpaired electron(s)"] * bool(radicals)
+    unseen += [f"{radicals} unpaired electron{'s' * (radicals != 1)}"] * bool(radicals)
     found = [
         Structure(
             numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles, unseen=", ".join(unseen)

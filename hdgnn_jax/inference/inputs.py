@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -27,17 +28,24 @@ def rows_of(names: Sequence[str], n_conformers: int = 1) -> list[Row]:
       n_conformers: of a SMILES.
     """
     rows = []
+    # Files of one name in different folders are called by their paths.
+    files = collections.Counter(pathlib.Path(name).name for name in set(names))
     for name in names:
+        base = pathlib.Path(name).name
         try:
-            found = list(read(name, n_conformers))
+            found = list(read(name, n_conformers, name if files[base] > 1 else base))
         except (HDGNNError, OSError) as error:
             found = [Row(name, reason=" ".join(str(error).split()))]
         rows += found or [Row(name, reason="holds no structure")]
     return rows
 
 
-def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
+def read(name: str, n_conformers: int = 1, called: str | None = None) -> Iterator[Row]:
     """The structures of an input, or reasons.
+
+    Args:
+      name, n_conformers: of `rows_of`.
+      called: what rows call a file; None: by its name, without the folder.
 
     Raises:
       InputError: where it is no file, no SMILES and not of QM9.
@@ -45,6 +53,7 @@ def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
     """
     kind, _, rest = name.partition(":")
     path = pathlib.Path(name)
+    called = called or path.name
     if kind == "qm9":
         yield from _of_qm9(rest)
     elif kind == "smiles":
@@ -58,9 +67,9 @@ def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
             for r in content.records():
                 if isinstance(r, BadRecord):
                     key, reason = r.problem["key"], str(r.problem["reason"])
-                    yield Row(f"{path.name}, record {key}", reason=reason)
+                    yield Row(f"{called}, record {key}", reason=reason)
                 else:
-                    named = f"{path.name}, system {r.sid}"
+                    named = f"{called}, system {r.sid}"
                     found = Structure(r.atomic_numbers, r.positions, named, r.cell,
                                       tags=r.tags, fixed=r.fixed)  # fmt: skip
                     yield Row(named, [found])
@@ -75,10 +84,11 @@ def read(name: str, n_conformers: int = 1) -> Iterator[Row]:
                 yield _of_smiles(smiles, " ".join(words).strip() or smiles, n_conformers)
     else:
         for number, found_or_not in enumerate(read_structures(path), start=1):
+            named = f"{called}, structure {number}"
             if isinstance(found_or_not, StructureError):
-                yield Row(f"{path.name}, structure {number}", reason=found_or_not.reason)
+                yield Row(named, reason=found_or_not.reason)
             else:
-                yield Row(found_or_not.name, [found_or_not])
+                yield Row(named, [found_or_not])
 
 
 def _of_smiles(smiles: str, name: str, n: int) -> Row:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.targets import NOT_POTENTIALS, Reference, Target
+from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighborhoods, neighbors_of, search_neighbors
@@ -29,8 +30,6 @@ from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
 
-EV = {"meV": 1e-3, "eV": 1.0}
-"""Units of targets that are energies, in eV."""
 Advance: TypeAlias = Callable[[int], object]
 
 
@@ -95,6 +94,7 @@ class Predictor:
       mesh: devices.
       domain: what it was trained on; None: not known.
       repulsive: whether atoms that come nearer than in training repel each other; see `repulsion`.
+      error: mean absolute, on validation, in the target's unit; None: not known.
     """
 
     model: HDGNN
@@ -105,6 +105,7 @@ class Predictor:
     mesh: jax.sharding.Mesh
     domain: Domain | None = None
     repulsive: bool = True
+    error: float | None = None
 
     @classmethod
     def load(
@@ -127,10 +128,11 @@ class Predictor:
         with Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
             record = Record.of(checkpoints, "best")
             model = HDGNN(HyperParameters(**record.model))
-            params = restore_weights(checkpoints, model, mesh)
+            params, error = restore_weights(checkpoints, model, mesh), checkpoints.metric("best")
         found = cls(
-            model, params, record.reference, record.target, record.budget, mesh, record.domain
-        )
+            model, params, record.reference, record.target, record.budget, mesh, record.domain,
+            error=error,
+        )  # fmt: skip
         return found if evaluation_frame is None else found.averaged(evaluation_frame)
 
     def averaged(self, frames: int) -> Predictor:
@@ -286,7 +288,7 @@ class Predictor:
             name = self.target.name
             why = NOT_POTENTIALS.get(name, "is no energy that atoms move in")
             raise PredictorError(f"{name} {why}: it has no forces")
-        return EV[self.target.unit]
+        return ENERGIES[self.target.unit]
 
     @property
     def has_forces(self) -> bool:
@@ -361,53 +363,3 @@ def one_atom(model: HDGNN) -> batching.MolecularGraph:
         np.zeros(1, int),
         batching.Budget(n_edge=1, n_node=2, n_graph=2),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """A property of several structures, by one or more models.
-
-    Attributes:
-      unit: of both.
-      value: [n, ...] mean over models and rolls.
-      spread: [n, ...] standard deviation over them; None where there is but one.
-      of: how many of each the spread is over, in words.
-    """
-
-    unit: str
-    value: np.ndarray
-    spread: np.ndarray | None
-    of: str
-
-
-def predict_all(
-    prepared: Sequence[tuple[Predictor, Neighborhoods]],
-    rolls: int = 1,
-    advance: Advance = batches.nobody,
-) -> dict[str, Prediction]:
-    """Predictions by property: models of one property are an ensemble.
-
-    Args:
-      prepared: models, each with the same structures as it has prepared them.
-      rolls: more than 1: mean and spread over so many rolls of the edge frames too, instead of the
-        model's own evaluation frames.
-      advance: told the number of structures after each batch of each model.
-    """
-    of_target: dict[str, list[tuple[Predictor, Neighborhoods]]] = {}
-    for predictor, graphs in prepared:
-        of_target.setdefault(predictor.target.name, []).append((predictor, graphs))
-    found = {}
-    for target, members in of_target.items():
-        values = np.concatenate([
-            member(graphs, advance)[None] if rolls == 1
-            else member.of_rolls(graphs, rolls, advance)
-            for member, graphs in members
-        ])  # fmt: skip
-        counts = {"models": len(members), "rolls": rolls}
-        found[target] = Prediction(
-            members[0][0].target.unit,
-            values.mean(0),
-            values.std(0) if len(values) > 1 else None,
-            " x ".join(f"{n} {name}" for name, n in counts.items() if n > 1),
-        )
-    return found

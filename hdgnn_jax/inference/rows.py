@@ -6,30 +6,71 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from hdgnn_jax.data.units import conversion
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure
 from hdgnn_jax.training.report import component_names
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """Something of a structure: a number, vector or tensor with its name and unit."""
+    """Something of a structure: a number, vector or tensor with its name and unit.
+
+    Attributes:
+      name, unit, value: of it.
+      decimals: that are written.
+    """
 
     name: str
     unit: str
     value: np.ndarray
+    decimals: int = 6
 
-    def cells(self) -> dict[str, float]:
+    @property
+    def rounded(self) -> np.ndarray:
+        """The value as it is written; 0 has no sign."""
+        return np.round(self.value, self.decimals) + 0.0
+
+    def cells(self) -> dict[str, str]:
         """Columns of a table, one for each component."""
         names = component_names(np.shape(self.value))
-        values = np.ravel(self.value).tolist()
+        values = np.ravel(self.rounded).tolist()
         return {
-            f"{self.name}{n} [{self.unit}]": v for n, v in zip(names, values, strict=True)
+            f"{self.name}{n} [{self.unit}]": f"{v:.{self.decimals}f}"
+            for n, v in zip(names, values, strict=True)
         }
+
+
+def quantity(
+    name: str, value: np.ndarray, own: str, unit: str | None, error: float | None
+) -> Quantity:
+    """A value with as many decimals as show four digits of the model's error: more are noise.
+
+    Args:
+      name: of the quantity.
+      value: in the unit `own`.
+      own: unit of the model.
+      unit: wanted; `own` where it is None or of another kind.
+      error: the model's, in `own`; None: not known.
+
+    >>> quantity("U0", np.float64(-1234.5678), "meV", "eV", 31.4).cells()
+    {'U0 [eV]': '-1.23457'}
+    """
+    factor = conversion(own, unit) if unit else None
+    if factor is None or unit is None:
+        unit, factor = own, 1.0
+    if not error or not math.isfinite(error):
+        return Quantity(name, unit, value * factor)
+    decimals = max(0, 3 - math.floor(math.log10(error * factor)))
+    return Quantity(name, unit, value * factor, decimals)
 
 
 @dataclasses.dataclass
@@ -56,20 +97,51 @@ class Row:
     energy: float | None = None
     forces: np.ndarray | None = None
 
+    @property
+    def comment(self) -> str:
+        """What the input's file says of it."""
+        return self.structures[0].comment if self.structures else ""
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """A table; Python writes the digits that read back to the same bits."""
+
+def _table(rows: Sequence[Row]) -> list[list[str]]:
+    """A header and a line of cells for each row; what no row has is no column."""
     cells = [{k: v for q in row.quantities for k, v in q.cells().items()} for row in rows]
     columns = list(dict.fromkeys(name for of_row in cells for name in of_row))
-    geometry = ["geometry"] if any(row.geometry for row in rows) else []
+    words = {
+        "comment": [row.comment for row in rows],
+        "geometry": [row.geometry for row in rows],
+    }
+    words = {name: column for name, column in words.items() if any(column)}
+    lines = [["structure", *columns, *words, "warning", "reason"]]
+    for k, (row, values) in enumerate(zip(rows, cells, strict=True)):
+        numbers = [values.get(name, "") for name in columns]
+        said = [column[k] for column in words.values()]
+        lines.append([row.name, *numbers, *said, row.warning, row.reason or ""])
+    return lines
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A table for programs."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["structure", *columns, *geometry, "warning", "reason"])
-    for row, values in zip(rows, cells, strict=True):
-        numbers = [values.get(name) for name in columns]
-        said = [row.geometry] if geometry else []
-        writer.writerow([row.name, *numbers, *said, row.warning, row.reason])
+    csv.writer(text, lineterminator="\n").writerows(_table(rows))
     return text.getvalue()
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """For people: the numbers in a table, and under it what else is said of each row."""
+    header, *lines = _table(rows)
+    # A number's column has its unit in brackets, which are rich's markup too.
+    numbers = [k for k, name in enumerate(header) if name.endswith("]")]
+    table, console = Table(), Console()
+    for k in (0, *numbers):
+        table.add_column(Text(header[k]), justify="right" if k else "left")
+    for line in lines:
+        table.add_row(*(Text(line[k]) for k in (0, *numbers)))
+    console.print(table)
+    for line in lines:
+        words = "; ".join(line[k] for k in range(1, len(line)) if k not in numbers and line[k])
+        if words:
+            console.print(Text(f"{line[0]}: {words}"))
 
 
 def as_json(rows: Sequence[Row]) -> str:
@@ -77,11 +149,13 @@ def as_json(rows: Sequence[Row]) -> str:
 
     def content(row: Row) -> dict[str, Any]:
         found: dict[str, Any] = {"structure": row.name}
-        found |= {f"{q.name} [{q.unit}]": q.value.tolist() for q in row.quantities}
+        found |= {f"{q.name} [{q.unit}]": q.rounded.tolist() for q in row.quantities}
         if row.energy is not None:
             found["energy [eV]"] = row.energy
         if row.forces is not None:
             found["forces [eV/Å]"] = row.forces.tolist()
+        if row.comment:
+            found["comment"] = row.comment
         if row.geometry:
             found["geometry"] = row.geometry
             found["positions [Å]"] = row.structures[0].positions.tolist()
@@ -101,11 +175,12 @@ def as_extxyz(rows: Sequence[Row]) -> str:
         for q in row.quantities:
             # ASE has its own units for what is called energy or dipole.
             key = f"predicted_{q.name}".replace(" ", "_")
-            said[key] = " ".join(map(repr, np.ravel(q.value).tolist()))
+            said[key] = " ".join(map(repr, np.ravel(q.rounded).tolist()))
             said[f"{key}_unit"] = q.unit
         # What ASE gives as `get_potential_energy()`, beside forces.
         energy = [] if row.energy is None else [f"energy={row.energy!r}"]
-        words = {"name": row.name, "geometry": row.geometry, "warning": row.warning}
+        words = {"name": row.name, "comment": row.comment, "geometry": row.geometry,
+                 "warning": row.warning}  # fmt: skip
         said |= {k: v for k, v in {**words, "reason": row.reason}.items() if v}
         if s.cell is not None:
             said["Lattice"] = " ".join(map(repr, s.cell.ravel().tolist()))

@@ -184,6 +184,10 @@ class Checkpoints:
         """
         return self._read_first_sound(which, self._read_contents)["record"]
 
+    def metric(self, which: Which = "best") -> float | None:
+        """What the step was saved with. Args and errors: of `record`."""
+        return self._read_first_sound(which, self._read_contents)["metric"]
+
     def verify(self, step: int) -> None:
         """Reads all of a kept step and compares it with its digests.
 

@@ -6,6 +6,7 @@ import csv
 import json
 
 import ase.io
+import ase.units
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
@@ -64,12 +65,12 @@ def test_json_and_extxyz_hold_values_and_forces(finished, inputs, tmp_path):
     assert len(rows) == len(frames) == 7
     for row, atoms in zip(rows, frames, strict=True):
         if row["reason"] is None:
-            assert atoms.info["predicted_U0"] == row["U0 [meV]"]
-            assert atoms.info["predicted_U0_unit"] == "meV"
+            assert atoms.info["predicted_U0"] == row["U0 [eV]"]
+            assert atoms.info["predicted_U0_unit"] == "eV"
             np.testing.assert_array_equal(atoms.get_forces(), row["forces [eV/Å]"])
             # ASE's unit, whatever the property's.
             assert atoms.get_potential_energy() == row["energy [eV]"]
-            assert row["energy [eV]"] == pytest.approx(row["U0 [meV]"] / 1000, rel=1e-15)
+            assert row["energy [eV]"] == row["U0 [eV]"]
         else:
             assert atoms.info["reason"] == row["reason"]
     assert frames[4].pbc.all()
@@ -100,12 +101,12 @@ def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_
     for was, atoms in zip(before, ase.io.read(out, index=":"), strict=True):
         assert atoms.info["geometry"] in (
             "NOT yet relaxed after 3 steps of FIRE",
-            *(f"relaxed after {k} steps of FIRE" for k in range(4)),
+            *(f"relaxed after {k} step{'s' * (k != 1)} of FIRE" for k in range(4)),
         )
         moved = np.abs(was.positions - atoms.positions).max()
         assert 0 <= moved < 0.7
         (value,) = Predictor.load(finished)(Structures.pack([structure_of(atoms)]))
-        assert atoms.info["predicted_U0"] == pytest.approx(value, rel=1e-6)
+        assert atoms.info["predicted_U0"] == pytest.approx(value / 1000, rel=1e-5)
 
 
 def test_a_loaded_predictor_is_that_of_the_report(finished, config):
@@ -116,22 +117,55 @@ def test_a_loaded_predictor_is_that_of_the_report(finished, config):
     np.testing.assert_allclose(found, table[:, 2], rtol=1e-7)
 
 
-def test_every_input_leaves_a_row_and_spoils_no_other(finished, tmp_path):
-    (tmp_path / "empty.smi").write_text("\n")
+def test_every_input_leaves_a_row_and_spoils_no_other(finished, tmp_path, capsys):
+    """On the standard output, without a file for it."""
     (tmp_path / "empty.xyz").write_text("")
-    named = ["smiles:O", "nowhere.xyz", "qm9:999999", "qm9:x", str(tmp_path / "empty.smi"),
-             str(tmp_path), str(tmp_path / "empty.xyz"), "smiles:CC"]  # fmt: skip
-    assert predict.run([finished], named, tmp_path / "out.json") == 6
-    rows = json.loads((tmp_path / "out.json").read_text())
-    assert [bool(row["reason"]) for row in rows] == [False, *[True] * 6, False]
-    reasons = [row["reason"] for row in rows]
-    for reason, words in zip(
-        reasons[1:7],
-        ("there is no file nowhere.xyz", "must be qm9:INDEX", "must be qm9:INDEX",
-         "holds no structure", "is a folder: name the files in it", ""),
-        strict=True,
-    ):  # fmt: skip
-        assert words in reason
+    named = ["smiles:O", "nowhere.xyz", str(tmp_path / "empty.xyz"), "smiles:CC"]
+    assert predict.run([finished], named, None) == 2
+    printed = capsys.readouterr()
+    _, *rows = csv.reader(printed.out.splitlines())
+    assert [bool(row[-1]) for row in rows] == [False, True, True, False]
+    assert printed.err.splitlines()[-1].startswith("2 predictions of U0")
+    assert printed.err.splitlines()[-1].endswith("; 2 without, each with its reason")
+
+
+@pytest.mark.parametrize(
+    ("unit", "ev"),
+    [("eV", 1.0), ("Ha", ase.units.Ha), ("kcal/mol", ase.units.kcal / ase.units.mol)],
+)
+def test_units_are_those_that_are_asked_for(finished, inputs, tmp_path, unit, ev):
+    """Held against ASE's units; with the digits of the model's error."""
+    name = str(inputs / "good.xyz")
+    predict.run([finished], [name], tmp_path / "own.json")
+    predict.run([finished], [name], tmp_path / "out.csv", Options(unit=unit))
+    header, *rows = rows_of(tmp_path / "out.csv")
+    assert header[1] == f"U0 [{unit}]"
+    curve = map(json.loads, (finished / "metrics.jsonl").read_text().splitlines())
+    error = min(row["validation_mae"] for row in curve if "validation_mae" in row) / 1000 / ev
+    for row, own in zip(rows, json.loads((tmp_path / "own.json").read_text()), strict=True):
+        ours = float(row[1])
+        assert ours == pytest.approx(own["U0 [meV]"] / 1000 / ev, rel=1e-5)
+        digits = len(row[1].partition(".")[2])
+        assert digits == max(0, 3 - int(np.floor(np.log10(error))))
+        assert own["energy [eV]"] == pytest.approx(own["U0 [meV]"] / 1000, rel=1e-5)
+
+
+def test_what_files_say_goes_with_predictions(finished, inputs, tmp_path):
+    """Comments, and folders where names are the same."""
+    comment = 'to be or "not" to be'
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.xyz").write_text(f"2\n{comment}\nH 0 0 0\nF 0 0 0.9\n" * 2)
+    files = [str(tmp_path / folder / "one.xyz") for folder in ("a", "b")]
+    predict.run([finished], [*files, "smiles:O"], tmp_path / "out.csv")
+    header, *rows = rows_of(tmp_path / "out.csv")
+    assert header[2] == "comment"
+    assert [row[2] for row in rows] == [comment] * 4 + [""]
+    assert [row[0] for row in rows][:4] == [f"{f}, structure {k}" for f in files for k in (1, 2)]
+    predict.run([finished], files[:1], tmp_path / "out.extxyz")
+    atoms = ase.io.read(tmp_path / "out.extxyz", index=0)
+    assert atoms.info["comment"] == comment
+    assert atoms.info["name"] == "one.xyz, structure 1"
 
 
 def test_what_cannot_be_done_is_said(finished, inputs, tmp_path):

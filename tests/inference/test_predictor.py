@@ -26,12 +26,12 @@ from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.inference import predictor as module
+from hdgnn_jax.inference.ensemble import predict_all
 from hdgnn_jax.inference.predictor import (
     Predictor,
     PredictorError,
     grown,
     one_atom,
-    predict_all,
 )
 from hdgnn_jax.training import step
 

@@ -1,0 +1,62 @@
+"""Several models at once: models of one property are an ensemble."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from hdgnn_jax.graphs.neighbors import Neighborhoods
+from hdgnn_jax.inference import batches
+from hdgnn_jax.inference.predictor import Advance, Predictor
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A property of several structures, by one or more models.
+
+    Attributes:
+      unit: of both.
+      value: [n, ...] mean over models and rolls.
+      spread: [n, ...] standard deviation over them; None where there is but one.
+      of: how many of each the spread is over, in words.
+    """
+
+    unit: str
+    value: np.ndarray
+    spread: np.ndarray | None
+    of: str
+
+
+def predict_all(
+    prepared: Sequence[tuple[Predictor, Neighborhoods]],
+    rolls: int = 1,
+    advance: Advance = batches.nobody,
+) -> dict[str, Prediction]:
+    """Predictions by property: models of one property are an ensemble.
+
+    Args:
+      prepared: models, each with the same structures as it has prepared them.
+      rolls: more than 1: mean and spread over so many rolls of the edge frames too, instead of the
+        model's own evaluation frames.
+      advance: told the number of structures after each batch of each model.
+    """
+    of_target: dict[str, list[tuple[Predictor, Neighborhoods]]] = {}
+    for predictor, graphs in prepared:
+        of_target.setdefault(predictor.target.name, []).append((predictor, graphs))
+    found = {}
+    for target, members in of_target.items():
+        values = np.concatenate([
+            member(graphs, advance)[None] if rolls == 1
+            else member.of_rolls(graphs, rolls, advance)
+            for member, graphs in members
+        ])  # fmt: skip
+        counts = {"models": len(members), "rolls": rolls}
+        found[target] = Prediction(
+            members[0][0].target.unit,
+            values.mean(0),
+            values.std(0) if len(values) > 1 else None,
+            " x ".join(f"{n} {name}" for name, n in counts.items() if n > 1),
+        )
+    return found
