@@ -187,9 +187,6 @@ def test_what_is_made_already_is_kept(cache):
             {"target": "dipole", "training.forces_weight": 0.0, "head": "invariant"},
             ValueError, "dipole is a vector and config.head = invariant gives a number",
         ),
-        ({"data.held_out": 0.49}, ValueError, "none is left to train on"),
-        ({"data.path": "nowhere.xyz"}, StructureError, "there is no file nowhere.xyz: set config"),
-        ({"data.held_out": 0.7}, ValueError, "data.held_out must lie between 0 and 0.5, not 0.7"),
         ({"training.forces_weight": -1.0}, ValueError, "forces_weight must not be negative: -1.0"),
     ],
 )
