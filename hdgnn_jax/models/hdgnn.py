@@ -93,9 +93,13 @@ class HDGNN(nn.Module):
         """
         graph = jax.tree.map(jnp.asarray, graph)
         frame = self.hyper.frame if train else self.hyper.evaluation_frame
+        if isinstance(frame, int) and frame > 1:
+            return self.of_rolls(graph, frame, train).mean(0)
+        # For one roll a scan around it all would only take longer to trace and compile.
+        roll = jnp.zeros(graph.senders.shape)
         if frame == "random":
-            return self.predict(graph, edge_rolls(self.make_rng("frame"), graph), train)
-        return self.of_rolls(graph, 1 if frame == "canonical" else frame, train).mean(0)
+            roll = edge_rolls(self.make_rng("frame"), graph)
+        return self.predict(graph, roll, train)
 
     def of_rolls(
         self, graph: batching.MolecularGraph, n: int, train: bool = False
