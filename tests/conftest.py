@@ -1,6 +1,7 @@
 """The test run is stricter than a user's."""
 
 import collections
+import gc
 import os
 import shutil
 import tempfile
@@ -10,6 +11,8 @@ import tempfile
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
     "--xla_cpu_use_fusion_emitters=false "
+    # Parts compiled side by side are more work, and two workers leave no core idle.
+    "--xla_cpu_parallel_codegen_split_count=1 "
     # Those of `cpu.tune`, whatever the number of cores.
     "--xla_cpu_multi_thread_eigen=false --xla_cpu_enable_concurrency_optimized_scheduler=false"
 )
@@ -31,6 +34,10 @@ from hdgnn_jax.models import hdgnn  # noqa: E402
 
 # A loop over layers compiles one of them; `test_hdgnn.py` holds it against what users have.
 hdgnn.UNROLLED = 0
+
+# Tracing makes many objects and few cycles: the collector took a fifth of its time.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture
