@@ -75,3 +75,19 @@ def predict(structures: Structures, **options: Any) -> np.ndarray:
     """[n] of the small model, in the shape `BUDGET`."""
     graph = graph_of(structures, budget=BUDGET)
     return np.asarray(compiled(**options)(parameters(**options), graph))[: len(structures)]
+
+
+def loss_of(**options: Any) -> Callable[..., tuple[jax.Array, Any]]:
+    """`(params, graph) -> (loss, gradient)` of the small model in training, over real graphs."""
+    model = network(**{**SMALL, "frame": "canonical", **options})
+
+    def loss(params, graph):
+        predictions = model.apply(params, graph, train=True)
+        return jnp.sum(jnp.where(batching.graph_mask(graph), predictions, 0) ** 2)
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def rms(state: np.ndarray, l: int) -> float:
+    """Of degree l of a state [N, S, C]."""
+    return float(np.sqrt(np.mean(np.square(state[:, l * l : (l + 1) ** 2]))))

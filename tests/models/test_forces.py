@@ -27,8 +27,10 @@ STEP = 1e-4
 
 @functools.cache
 def machinery(periodic: bool):
-    elements = {"elements": ELEMENTS, "max_neighbors": 10} if periodic else {}
-    model = network(**{**SMALL, "evaluation_frame": 2, **elements})
+    options = (
+        {"elements": ELEMENTS, "max_neighbors": 10} if periodic else {"evaluation_frame": 2}
+    )
+    model = network(**{**SMALL, **options})
     graph = double(graph_with(random_crystal(0))) if periodic else double(graph_of(KNOWN))
     params = jax.tree.map(jnp.float64, stirred(model.init, graph))
     predict = functools.partial(model.apply, params)

@@ -9,12 +9,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from molecules import CUTOFF, KNOWN, graph_of, random_molecules
-from small import BUDGET, EXACT, SMALL, compiled, network, parameters, predict, stirred
+from small import (
+    BUDGET,
+    EXACT,
+    SMALL,
+    compiled,
+    loss_of,
+    network,
+    parameters,
+    predict,
+    rms,
+    stirred,
+)  # fmt: skip
 
-from experiments.configs import ablations
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models import hdgnn
@@ -25,10 +34,6 @@ from hdgnn_jax.models.hyperparameters import HyperParameters
 GRAPH = jax.tree.map(jnp.asarray, graph_of(KNOWN, budget=BUDGET))
 ATOMS = len(KNOWN.positions)
 REAL = np.arange(len(KNOWN))
-
-
-def rms(x: np.ndarray, l: int) -> float:
-    return float(np.sqrt(np.mean(np.square(x[:, l * l : (l + 1) ** 2]))))
 
 
 def state_and_prediction(
@@ -233,17 +238,6 @@ def test_bfloat16_products_stay_close():
     assert 1e-5 < error < 0.05
 
 
-def loss_of(**options):
-    """`(params, graph) -> (loss, gradient)`, over the real graphs."""
-    model = network(**{**SMALL, "frame": "canonical", **options})
-
-    def loss(params, graph):
-        predictions = model.apply(params, graph, train=True)
-        return jnp.sum(jnp.where(batching.graph_mask(graph), predictions, 0) ** 2)
-
-    return jax.jit(jax.value_and_grad(loss))
-
-
 def test_layers_in_a_loop_are_the_same_function(monkeypatch):
     """As those compiled one after another: value and gradient."""
     monkeypatch.setattr(hdgnn, "UNROLLED", 0)
@@ -315,118 +309,6 @@ def test_forces_are_the_finite_differences_of_the_energy(poles):
         way = rng.normal(size=x.shape) * (np.arange(len(x)) < len(structures.positions))[:, None]
         slope = (energy(x + step * way)[0] - energy(x - step * way)[0]) / (2 * step)
         np.testing.assert_allclose(np.sum(gradient * way), slope, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("tensor_product", "attention", "head"),
-    [
-        ("metp", "sigmoid", "invariant"),
-        ("metp", "softmax", "dipole"),
-        ("fully_connected", "sigmoid", "extent"),
-    ],
-)
-def test_every_parameter_receives_a_gradient(tensor_product, attention, head):
-    """From the start, in every layer, whatever the molecules."""
-    options = {"tensor_product": tensor_product, "attention": attention, "head": head}
-    gradient = loss_of(**options)
-    init = jax.jit(network(**{**SMALL, **options}).init)
-    for seed in range(3):
-        graph = graph_of(random_molecules(8, seed), budget=batching.Budget(480, 72, 9))
-        params = init(jax.random.key(seed), graph)
-        slopes = gradient(params, graph)[1]
-        # More than rounding.
-        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(slopes))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(slopes):
-            name = jax.tree_util.keystr(path)
-            for layer, part in enumerate(leaf if "stack" in name else leaf[None]):
-                assert np.abs(part).max() > 1e-6 * largest, (name, layer)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"degree": 2, "layers": 1, "residual": False},
-        {"degree": 2, "layers": 3},
-        {"degree": 4, "layers": 3, "channels": 16, "hidden": 32},
-    ],
-)
-def test_every_degree_starts_at_order_one(options):
-    """Degrees l >= 1 within a factor 10 of degree 0 after the layers; the output below one."""
-    model = network(**{**SMALL, **options})
-    graph = graph_of(random_molecules(12, seed=0))
-    params = jax.jit(model.init)(jax.random.key(0), graph)
-    state, prediction = state_and_prediction(model, params, graph)
-    for l in range(1, model.hyper.degree + 1):
-        assert 0.1 < rms(state, l) / rms(state, 0) < 10, l
-    assert 0.01 < np.sqrt(np.mean(np.square(prediction))) < 1
-
-
-def test_fits_32_molecules():
-    """A smooth function of the pairs, to under 2 % of its spread."""
-    molecules = random_molecules(32, seed=5, atoms=(3, 5))
-    targets = np.array([pair_sum(molecule) for molecule in molecules])
-    targets = (targets - targets.mean()) / targets.std()
-    graph = graph_of(molecules, targets=targets)
-    model = network(**{**SMALL, "channels": 8, "hidden": 32, "frame": "canonical"})
-    steps = 500
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
-
-    def loss(params):
-        return jnp.mean((model.apply(params, graph, train=True)[:32] - targets) ** 2)
-
-    # So many steps are worth some optimisation.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
-    def fit(params):
-        def step(carry, _):
-            params, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(params), state)
-            return (optax.apply_updates(params, updates), state), None
-
-        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
-        return jnp.abs(model.apply(params, graph)[:32] - targets).mean()
-
-    assert fit(jax.jit(model.init)(jax.random.key(0), graph)) < 0.02
-
-
-def pair_sum(molecule: Structure) -> float:
-    z, x = np.sqrt(molecule.atomic_numbers), molecule.positions
-    distance = np.linalg.norm(x[:, None] - x, axis=-1)
-    return float(np.sum(z[:, None] * z * np.exp(-distance) * (distance > 0)))
-
-
-ALIVE = {
-    **{name: fields for name, fields in ablations.VARIANTS.items() if fields.get("rescale", True)},
-    "depthwise": {"pathway": "none", "tensor_product": "depthwise", "squeeze_excite": False},
-    "scalars_and_vectors": {
-        "pathway": "none", "tensor_product": "depthwise", "degree": 1, "product_degree": 1,
-        "sphere_order": 3,
-    },
-    "degree_4": {"degree": 4, "tensor_product": "fully_connected"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("variant", ALIVE)
-def test_a_network_starts_alive(variant):
-    """In every layer each degree is of order one, and atoms of one element differ by l = 0."""
-    options = {**SMALL, "channels": 32, "layers": 3, "edge_channels": 32, **ALIVE[variant]}
-    structures = random_molecules(24, 0)
-    graph = jax.tree.map(jnp.asarray, graph_of(structures, budget=batching.Budget(1600, 240, 25)))
-    usual = float(np.mean(graph.n_edge[:-1] / graph.n_node[:-1]))
-    model = network(**{**options, "neighbors": usual})
-    params = jax.jit(model.init)(jax.random.key(0), graph)["params"]
-    real = np.asarray(graph.nodes.atomic_numbers) > 0
-    species = np.asarray(graph.nodes.atomic_numbers)[real]
-    rolls = jnp.zeros(graph.senders.shape)
-    for layers in (1, 3):
-        some = {**params, "stack": jax.tree.map(lambda a, n=layers: a[:n], params["stack"])}
-        states = jax.jit(functools.partial(model.changed(layers=layers).apply, method="states"))
-        state = np.asarray(states({"params": some}, graph, rolls)[0])[real]
-        assert all(0.2 < rms(state, l) < 2.5 for l in range(model.hyper.degree + 1))
-        apart = [
-            state[species == z, 0] - state[species == z, 0].mean(0) for z in np.unique(species)
-        ]
-        differ = np.sqrt(np.mean(np.concatenate(apart) ** 2)) / rms(state, 0)
-        assert differ > (0.1 if layers == 1 else 0.25), (layers, differ)
 
 
 def test_an_auxiliary_output_is_for_training_alone():

@@ -44,16 +44,19 @@ def found(params, frame="random", loss=None):
 
 
 @pytest.mark.parametrize(
-    ("path", "layer", "expected"),
+    ("frame", "path", "layer", "expected"),
     [
-        ("embedding/table", None, "embedding"),
-        ("stack/update/out/kernel", 0, "layer 1, update/out"),
-        ("stack/message/nn2/kernel", 1, "layer 2, message/nn2"),
-        ("molecule_head/scalars/sphere_out/bias", None, "molecule_head/scalars/sphere_out"),
+        ("random", "embedding/table", None, "embedding"),
+        ("random", "stack/update/out/kernel", 0, "layer 1, update/out"),
+        ("random", "stack/message/nn2/kernel", 1, "layer 2, message/nn2"),
+        (2, "stack/message/nn2/kernel", 1, "layer 2, message/nn2"),
+        (
+            "random", "molecule_head/scalars/sphere_out/bias", None,
+            "molecule_head/scalars/sphere_out",
+        ),
     ],
-)
-@pytest.mark.parametrize("frame", ["random", 2])
-def test_a_spoilt_weight_is_found_in_its_module_and_layer(path, layer, expected, frame):
+)  # fmt: skip
+def test_a_spoilt_weight_is_found_in_its_module_and_layer(frame, path, layer, expected):
     def spoil(at, leaf):
         if "/".join(key.key for key in at) != path:
             return leaf
