@@ -45,6 +45,9 @@ def trained(monkeypatch):
         for name, content in (("summary", summary), ("card", card)):
             (folder / "report" / f"{name}.json").write_text(json.dumps(content))
 
+    # Nothing to free.
+    for module, name in ((study.cpu, "release"), (study.jax, "clear_caches")):
+        monkeypatch.setattr(module, name, lambda: None)
     monkeypatch.setattr(train, "run", run)
     monkeypatch.setattr(study, "measure", lambda folder, seed: study_page.rotation_file(
         folder).write_text(json.dumps({"rotation_error": 5.0 + seed})))  # fmt: skip
