@@ -30,8 +30,8 @@ MODELS: dict[str, dict[str, Any]] = {
           "edge_channels": 32, "invariant_channels": 64},
     "b": {**_SHARED, "layers": 6, "degree": 6, "channels": 64, "hidden": 128,
           "edge_channels": 64, "invariant_channels": 128},
-    "quick": {**_SHARED, "layers": 2, "degree": 2, "channels": 4, "hidden": 8,
-              "edge_channels": 4, "invariant_channels": 8, "sphere_order": None},
+    "quick": {**_SHARED, "layers": 1, "degree": 1, "product_degree": 1, "channels": 4,
+              "hidden": 8, "edge_channels": 4, "invariant_channels": 8, "sphere_order": None},
 }  # fmt: skip
 
 BATCH, ATOMS, EDGES = 32, 497, 6776

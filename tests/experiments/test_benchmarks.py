@@ -38,7 +38,8 @@ def test_calls_are_timed_in_turn():
     assert {name: seconds.shape for name, seconds in samples.items()} == {"a": (3,), "b": (3,)}
 
 
-def test_quick_gives_its_cost_and_where_it_goes():
+def test_quick_gives_its_cost_and_where_it_goes(config, monkeypatch):
+    monkeypatch.setenv("HDGNN_CACHE", config["data"]["cache"])
     results = quick.run(Report(quick=True))
     assert results.keys() == {
         *(f"quick_{part}_ms_per_molecule_core{best}" for part in ("step", "inference")

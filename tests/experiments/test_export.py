@@ -30,10 +30,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def folder(finished, tmp_path_factory):
-    made = tmp_path_factory.mktemp("exported") / "new" / "model"
-    export.run(finished, made, None)
-    return made
+def folder(finished, once):
+    def make(root):
+        export.run(finished, root / "new" / "model", None)
+        return root / "new" / "model"
+
+    return once("exported", make)
 
 
 def test_molecules_of_all_sizes_in_one_call(finished, folder, tmp_path):

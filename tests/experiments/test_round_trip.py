@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import ase.io
 import ase.units
@@ -32,14 +33,18 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(once):
     """Molecules in motion, made by the command from made-up molecules."""
-    root = write_cache(tmp_path_factory.mktemp("data") / "cache")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("HDGNN_CACHE", str(root))
-    prepare.molecules(root / "ase" / "molecules", MOLECULES, seed=0, processes=1)
-    yield root
-    patch.undo()
+
+    root = once("of_molecules", lambda folder: write_cache(folder / "of_molecules"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HDGNN_CACHE", str(root))
+
+        def make(_):
+            prepare.molecules(root / "ase" / "molecules", MOLECULES, seed=0, processes=1)
+
+        once("molecules", make)
+        yield root
 
 
 def config_of(**changes):
@@ -50,17 +55,23 @@ def config_of(**changes):
 
 
 @pytest.fixture(scope="module")
-def run(cache, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "forces"
-    train.run(config_of(), workdir)
-    return workdir
+def run(cache, once):
+    def make(folder):
+        train.run(config_of(), folder / "forces")
+        return folder / "forces"
+
+    return once("forces", make)
 
 
 @pytest.fixture(scope="module")
-def of_dipoles(cache, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "dipoles"
-    train.run(config_of(**{"target": "dipole", "training.forces_weight": 0.0}), workdir)
-    return workdir
+def of_dipoles(cache, once):
+    def make(folder):
+        train.run(
+            config_of(**{"target": "dipole", "training.forces_weight": 0.0}), folder / "dipoles"
+        )
+        return folder / "dipoles"
+
+    return once("dipoles", make)
 
 
 def test_the_report_has_energies_and_forces_and_evaluate_repeats_them(run, capsys):
@@ -167,8 +178,8 @@ def test_dipole_vectors_are_learnt_and_predicted_by_component(of_dipoles, tmp_pa
         selftest.measure(Predictor.load(of_dipoles), [selftest.ETHANOL], steps=2, kelvin=1.0)
 
 
-def test_what_is_made_already_is_kept(cache):
-    folder = cache / "ase" / "molecules"
+def test_what_is_made_already_is_kept(cache, tmp_path):
+    folder = shutil.copytree(cache / "ase" / "molecules", tmp_path / "molecules")
     part = folder / "part.000000.extxyz"
     before = part.stat().st_mtime_ns
     (folder / "molecules.extxyz").unlink()
