@@ -50,7 +50,7 @@ def config(once):
     )  # fmt: skip
     small.optimizer.learning_rate = 5e-3
     small.training.update(
-        batch_size=64, steps=12, first_validation=5, validate_every=12,
+        batch_size=256, steps=12, first_validation=5, validate_every=12,
         validation_size=100, log_every=4, n_budgets=1, ema=0.99, auxiliary=False,
     )  # fmt: skip
     return json.loads(small.to_json())

@@ -137,8 +137,8 @@ def test_the_report_has_one_section_before_the_card(run):
     assert text[:begin] + text[end:] == before
     summary = read(run, "summary.json")
     best = min(row["validation_mae"] for row in read_metrics(run) if "validation_mae" in row)
-    steps, size = 12, 64
-    ours = f"| {steps * size} | 0.005 | {format_mae(best)} | {format_mae(summary['mae'])} |"
+    steps, size = 12, 256
+    ours = f"| {steps * size:,} | 0.005 | {format_mae(best)} | {format_mae(summary['mae'])} |"
     assert ours in text[begin:end]
     composition = f"| composition |  |  |  |  |  | {format_mae(summary['mae_composition'])} |"
     assert composition in text[begin:end]
