@@ -59,6 +59,7 @@ def state_and_prediction(
     return run(params, jax.tree.map(jnp.asarray, graph))
 
 
+SHELLS = {"max_neighbors": 10, "near_neighbors": 4, "far_degree": 1, "far_hidden": 4}
 BAD = [
     ({"tensor_product": "outer"}, "tensor_product must be one of metp, fully_connected"),
     ({"head": "forces"}, "head must be one of invariant, extent, dipole"),
@@ -81,6 +82,11 @@ BAD = [
     ({"elements": ()}, "elements"),
     ({"update_channels": 0}, "update_channels must be positive"),
     ({"auxiliary": True, "head": "extent"}, "auxiliary needs the invariant head"),
+    ({"near_neighbors": 4}, "near_neighbors must lie between 1 and max_neighbors = None"),
+    ({"near_neighbors": 12, "max_neighbors": 12}, "between 1 and max_neighbors = 12, not 12"),
+    ({"max_neighbors": 0}, "max_neighbors must be positive, not 0"),
+    ({**SHELLS, "far_degree": 3}, "far_degree must not exceed degree"),
+    ({**SHELLS, "product_degree": 2}, "product_degree must lie between 0 and far_degree = 1"),
 ]
 
 

@@ -104,7 +104,7 @@ def test_fits_16_molecules():
     targets = (targets - targets.mean()) / targets.std()
     graph = graph_of(molecules, targets=targets)
     model = network(**{**SMALL, "channels": 8, "hidden": 32, "frame": "canonical"})
-    steps = 300
+    steps = 100
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
 
     def loss(params):
