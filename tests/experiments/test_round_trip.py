@@ -10,7 +10,7 @@ import ase.units
 import numpy as np
 import pytest
 from ase.build import molecule
-from ase.optimize import BFGS
+from ase.optimize import BFGSLineSearch
 from fake_qm9 import write_cache
 
 from experiments import evaluate, predict, prepare, selftest, train
@@ -155,7 +155,7 @@ def test_ase_relaxes_with_it_and_the_self_test_passes(run, tmp_path):
     atoms.calc = HDGNNCalculator(run)
     with pytest.warns(DomainWarning, match=r"9 atoms \(trained on"):
         before = atoms.get_potential_energy()
-    BFGS(atoms, logfile=None).run(fmax=0.01, steps=2)
+    BFGSLineSearch(atoms, logfile=None).run(fmax=0.01, steps=2)
     assert atoms.get_potential_energy() < before
     (row,) = selftest.measure(Predictor.load(run), [selftest.ETHANOL], steps=4, kelvin=300.0)
     assert row["finite_differences"] < selftest.BOUND
