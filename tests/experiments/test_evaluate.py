@@ -11,7 +11,8 @@ import pytest
 from ase.build import molecule
 
 from experiments import evaluate, export, predict, study, symmetry, train
-from hdgnn_jax.data.ase_files import ASEFile, structure_of
+from hdgnn_jax.data.ase_dataset import ASEFile
+from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.data.qm9 import QM9
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.inference.predictor import Predictor
