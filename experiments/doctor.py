@@ -21,13 +21,18 @@ import tempfile
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from experiments import program
+
+PROGRAM = program.Program(str(__doc__), [], [program.WORKDIR])
+if __name__ == "__main__":
+    PROGRAM.begin()
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import program
 from hdgnn_jax.cpu import cores
 from hdgnn_jax.data import is2re, qm9
 from hdgnn_jax.data.cache import cache_folder, is_complete
@@ -225,4 +230,4 @@ def _space(folder: pathlib.Path) -> Finding:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [], [program.WORKDIR])
+    PROGRAM.run(main)

@@ -21,21 +21,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from absl import flags
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from experiments import program
-from hdgnn_jax.data.ase_dataset import ASEFile
-from hdgnn_jax.data.is2re import IS2RE
-from hdgnn_jax.errors import InputError
-from hdgnn_jax.run.results import print_results, restored, results
-from hdgnn_jax.run.score import score
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
-from hdgnn_jax.training.record import Record
-from hdgnn_jax.training.result import format_mae
 
 SPLIT = flags.DEFINE_string("split", None, "NAME of a part, if not those of the report")
 OF_FILES = {
@@ -45,9 +33,28 @@ OF_FILES = {
     "forces_key": flags.DEFINE_string("forces_key", None, "NAME of forces in a file"),
 }
 """By field of `ASEFile`."""
+SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")
+
+PROGRAM = program.Program(str(__doc__), [program.WORKDIR], words=True)
+if __name__ == "__main__":
+    PROGRAM.begin()
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from hdgnn_jax.data.ase_dataset import ASEFile
+from hdgnn_jax.data.is2re import IS2RE
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.run.results import print_results, restored, results
+from hdgnn_jax.run.score import score
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.record import Record
+from hdgnn_jax.training.result import format_mae
+
 SHOWN = 20
 """Structures that are named where they cannot be scored."""
-SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")
 
 
 def main(*files: str) -> None:
@@ -145,4 +152,4 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR], words=True)
+    PROGRAM.run(main)

@@ -27,7 +27,13 @@ import pathlib
 import shutil
 from typing import Any
 
-from experiments import export_run, program
+from experiments import program
+
+PROGRAM = program.Program(str(__doc__), [program.WORKDIR, program.OUTPUT], [program.FRAMES])
+if __name__ == "__main__":
+    PROGRAM.begin()
+
+from experiments import export_run
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.inference.export import export_model
 from hdgnn_jax.inference.predictor import Predictor
@@ -77,4 +83,4 @@ def record_of(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR, program.OUTPUT], [program.FRAMES])
+    PROGRAM.run(main)

@@ -16,10 +16,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
+
+from experiments import program
+
+TRAININGS = flags.DEFINE_integer("trainings", 10, "N, of each kind, each with its own seed")
+DEGREES = flags.DEFINE_list("degrees", list("123456"), "L, maximum degrees")
+FOLDS = flags.DEFINE_list("folds", list(map(str, range(2, 11))), "N, numbers of neighbours")
+
+PROGRAM = program.Program(str(__doc__), [], [program.JSON, program.PLOT])
+if __name__ == "__main__":
+    PROGRAM.begin()
+
 from rich.console import Console
 from rich.table import Table
 
-from experiments import program
 from experiments.configs import ablations
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import expressiveness
@@ -30,9 +40,6 @@ from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
 
 VARIANTS = ("baseline", "fully_tp", "linear", "so2")
-TRAININGS = flags.DEFINE_integer("trainings", 10, "N, of each kind, each with its own seed")
-DEGREES = flags.DEFINE_list("degrees", list("123456"), "L, maximum degrees")
-FOLDS = flags.DEFINE_list("folds", list(map(str, range(2, 11))), "N, numbers of neighbours")
 CHAIN = 4
 """Atoms between the ends of a chain."""
 
@@ -182,4 +189,4 @@ def draw(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [], [program.JSON, program.PLOT])
+    PROGRAM.run(main)

@@ -38,10 +38,24 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from absl import flags
 
 from experiments import program
+
+UNIT = flags.DEFINE_string("unit", None, "UNIT, to give predictions in, if not as in training")
+FORCES = flags.DEFINE_bool("forces", False, "add forces, eV/Å")
+ROLLS = flags.DEFINE_integer("rolls", 1, "N, rolls of the frames to take mean and spread over")
+CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of a SMILES, to choose the lowest from")
+RELAX = flags.DEFINE_bool("relax", False, "relax first, with the run that predicts an energy")
+FMAX = flags.DEFINE_float("fmax", 0.05, "F, eV/Å, largest force on an atom of a relaxed structure")
+STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "N, at most")
+
+PROGRAM = program.Program(str(__doc__), [program.WORKDIR, program.OUTPUT], words=True)
+if __name__ == "__main__":
+    PROGRAM.begin()
+
+import numpy as np
+
 from hdgnn_jax.data.units import KINDS, conversion
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import Neighborhoods
@@ -53,14 +67,6 @@ from hdgnn_jax.inference.relaxation import relax
 from hdgnn_jax.inference.rows import FORMATS, Row, as_csv, print_table, quantity
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
-
-UNIT = flags.DEFINE_string("unit", None, "UNIT, to give predictions in, if not as in training")
-FORCES = flags.DEFINE_bool("forces", False, "add forces, eV/Å")
-ROLLS = flags.DEFINE_integer("rolls", 1, "N, rolls of the frames to take mean and spread over")
-CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of a SMILES, to choose the lowest from")
-RELAX = flags.DEFINE_bool("relax", False, "relax first, with the run that predicts an energy")
-FMAX = flags.DEFINE_float("fmax", 0.05, "F, eV/Å, largest force on an atom of a relaxed structure")
-STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "N, at most")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,4 +307,4 @@ def relax_rows(
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR], [program.OUTPUT], words=True)
+    PROGRAM.run(main)

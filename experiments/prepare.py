@@ -22,18 +22,9 @@ import json
 import pathlib
 from collections.abc import Iterator
 
-import numpy as np
 from absl import flags
 
 from experiments import program
-from hdgnn_jax.cpu import cores
-from hdgnn_jax.data import is2re, is2re_build, qm9, qm9_tfds
-from hdgnn_jax.data.cache import cache_folder
-from hdgnn_jax.data.oc20_lmdb import Record, write_lmdb
-from hdgnn_jax.data.qm9pack import package_folder
-from hdgnn_jax.errors import InputError
-from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training.metrics import write_atomically
 
 SOURCE = flags.DEFINE_string("source", None, "DIR, is2re: folder of the parts as unpacked")
 NAME = flags.DEFINE_string("name", None, "NAME in the cache, if not oc20, slabs or molecules")
@@ -46,6 +37,21 @@ SEED = flags.DEFINE_integer("seed", 0, "N, seed of the slabs or molecules", lowe
 PROCESSES = flags.DEFINE_integer(
     "processes", None, "N, as many as cores if not given", lower_bound=1
 )
+
+PROGRAM = program.Program(str(__doc__), [], words=True)
+if __name__ == "__main__":
+    PROGRAM.begin()
+
+import numpy as np
+
+from hdgnn_jax.cpu import cores
+from hdgnn_jax.data import is2re, is2re_build, qm9, qm9_tfds
+from hdgnn_jax.data.cache import cache_folder
+from hdgnn_jax.data.oc20_lmdb import Record, write_lmdb
+from hdgnn_jax.data.qm9pack import package_folder
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.training.metrics import write_atomically
 
 FILE = 200
 """Number of slabs in an LMDB file; an interruption loses at most this many."""
@@ -183,4 +189,4 @@ def claim(folder: pathlib.Path, systems: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [], words=True)
+    PROGRAM.run(main)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
 import json
 import logging
+import os
 import pathlib
+import platform
 import re
 import sys
 import textwrap
@@ -13,13 +18,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
 from hdgnn_jax import cpu
+from hdgnn_jax.data.cache import cache_folder
 from hdgnn_jax.errors import HDGNNError, InputError
-from hdgnn_jax.training import distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
 CONFIG = config_flags.DEFINE_config_file(
@@ -42,7 +46,9 @@ SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES, PAGE, SEEDS)
 ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream; 143,
 training that SIGTERM ended, saved. --traceback shows where an error arose.
 Environment: HDGNN_CACHE, folder of data sets, ~/.cache/hdgnn_jax if not set;
-JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call."""
+JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call, the folder
+programs of the first if not set; nothing is kept where it is empty."""
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "show where in the program an error arose")
 ERRORS = (HDGNNError, OSError)
@@ -50,62 +56,95 @@ ERRORS = (HDGNNError, OSError)
 keeps its traceback."""
 
 
-def run(
-    main: Callable[..., None],
-    document: str,
-    needed: Sequence[flags.FlagHolder],
-    optional: Sequence[flags.FlagHolder] = (),
-    words: bool = False,
-) -> None:
-    """Runs a program; a user's mistake ends it with one line and exit code 1.
+@dataclasses.dataclass
+class Program:
+    """A command: what --help says of it and what it reads.
 
-    Args:
-      main: the program, once the flags are parsed; the words of the command line beside its flags
-        are its arguments.
+    Its file declares its flags and itself before it imports what takes seconds, so that --help and
+    mistakes on the command line are answered at once:
+
+        PROGRAM = program.Program(str(__doc__), [program.WORKDIR])
+        if __name__ == "__main__":
+            PROGRAM.begin()
+
+        import jax
+        ...
+        if __name__ == "__main__":
+            PROGRAM.run(main)
+
+    Attributes:
       document: what --help prints above the flags.
       needed: the flags that must be given.
       optional: those of this module that the program reads too; all else belong to others.
-      words: whether there may be any.
+      words: whether the command line may have words beside the flags.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(manual(document, needed, optional, words))
+
+    document: str
+    needed: Sequence[flags.FlagHolder]
+    optional: Sequence[flags.FlagHolder] = ()
+    words: bool = False
+    _given: Sequence[str] = dataclasses.field(default=(), init=False)
+
+    def begin(self) -> None:
+        """Reads the command line; --help and a mistake end the program, with exit code 0 and 1."""
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(manual(self))
+            sys.exit(0)
+        cpu.tune()
+        keep_compiled()
+        warnings.filterwarnings("ignore")
+        sys.argv[1:] = map(_shipped, sys.argv[1:])
+        try:
+            self._given = _parse(self)
+        # config_flags raises anything where a field or a file is wrong.
+        except Exception as error:
+            fail(_reason(error))
+
+    def run(self, main: Callable[..., None]) -> None:
+        """Runs the program; a user's mistake ends it with one line and exit code 1.
+
+        Args:
+          main: its arguments are the words of the command line.
+        """
+        quiet()
+        try:
+            main(*self._given)
+        except ERRORS as error:
+            if TRACEBACK.value:
+                raise
+            fail(error)
+        except KeyboardInterrupt:
+            fail("stopped; the same command goes on from what is finished")
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs for the next call; before JAX is imported, which reads where.
+
+    In a folder of the user's cache, one for each kind of processor, for which they are compiled.
+    JAX_COMPILATION_CACHE_DIR names another, or none where it is empty. Where the folder cannot be
+    written, nothing is kept.
+    """
+    if PROGRAMS in os.environ:
         return
-    cpu.tune()
-    warnings.filterwarnings("ignore")
-    sys.argv[1:] = map(_shipped, sys.argv[1:])
-    try:
-        rest = _parse(needed, optional, words)
-    # config_flags raises anything where a field or a file is wrong.
-    except Exception as error:
-        fail(_reason(error))
-    quiet()
-    try:
-        main(*rest)
-    except ERRORS as error:
-        if TRACEBACK.value:
-            raise
-        fail(error)
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from what is finished")
+    folder = cache_folder() / "programs" / _processor()
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ[PROGRAMS] = str(folder)
 
 
-def manual(
-    document: str,
-    needed: Sequence[flags.FlagHolder],
-    optional: Sequence[flags.FlagHolder],
-    words: bool,
-) -> str:
+def manual(of: Program) -> str:
     """The page that --help prints: usage, what the program does, its flags, exit codes."""
     own = [flag.name for flag in flags.FLAGS.flags_by_module_dict().get(sys.argv[0], [])]
-    first = [holder.name for holder in needed]
-    others = [name for name in [holder.name for holder in optional] + own if name not in first]
+    first = [holder.name for holder in of.needed]
+    others = [name for name in [holder.name for holder in of.optional] + own if name not in first]
     spec = sys.modules["__main__"].__spec__
     usage = [
         f"usage: python -m {spec.name.removesuffix('.__main__') if spec else 'PROGRAM'}",
         *(f"--{name}={_value(name)}" for name in first),
         *(f"[--{name}]" if flags.FLAGS[name].boolean else f"[--{name}={_value(name)}]"
           for name in others),
-        *["[WORD ...]"] * words,
+        *["[WORD ...]"] * of.words,
     ]  # fmt: skip
     lines = []
     for name in first + others:
@@ -116,8 +155,16 @@ def manual(
     wrap = functools.partial(textwrap.fill, width=100, subsequent_indent="    ",
                              break_on_hyphens=False, break_long_words=False)  # fmt: skip
     return "\n\n".join(
-        [wrap(" ".join(usage)), document.strip(), "Flags\n" + "\n".join(lines), ENDINGS]
+        [wrap(" ".join(usage)), of.document.strip(), "Flags\n" + "\n".join(lines), ENDINGS]
     )
+
+
+def _processor() -> str:
+    """A name for the processor's instructions: what is compiled for others may not run on it."""
+    about = pathlib.Path("/proc/cpuinfo")
+    flags_of = re.search("^flags.*", about.read_text() if about.exists() else "", re.MULTILINE)
+    instructions = flags_of[0] if flags_of else platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(instructions.encode()).hexdigest()[:8]}"
 
 
 def _value(name: str) -> str:
@@ -147,7 +194,10 @@ def fail(message: object) -> NoReturn:
     """Ends the program with one line on the standard error stream."""
     text = " ".join(str(message).split())
     print(f"error: {text}", file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
+    # Other processes can wait for this one only where JAX has been imported.
+    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        from hdgnn_jax.training import distributed
+
         distributed.abort()
     sys.exit(1)
 
@@ -183,17 +233,15 @@ def _shipped(argument: str) -> str:
     return f"{flag}={ours}{colon}{variant}"
 
 
-def _parse(
-    needed: Sequence[flags.FlagHolder], optional: Sequence[flags.FlagHolder], words: bool
-) -> list[str]:
+def _parse(of: Program) -> list[str]:
     rest = flags.FLAGS(sys.argv)[1:]
-    if rest and not words:
+    if rest and not of.words:
         raise InputError(f"unexpected argument {rest[0]!r}")
-    known = {holder.name for holder in (*needed, *optional)}
+    known = {holder.name for holder in (*of.needed, *of.optional)}
     for holder in SHARED:
         if holder.value and holder.name not in known:
             raise InputError(f"this command has no --{holder.name}")
-    for holder in needed:
+    for holder in of.needed:
         if not flags.FLAGS[holder.name].value:
             raise InputError(f"--{holder.name} is missing: {flags.FLAGS[holder.name].help}")
     # Before hours of work, not after.

@@ -22,11 +22,29 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
 
-from experiments import program, search_page, search_space, train
+from experiments import program
+
+SPACE = flags.DEFINE_string(
+    "space", None, "FILE.json, the fields that vary: see experiments/spaces"
+)
+CANDIDATES = flags.DEFINE_integer("candidates", 27, "N, in the first rung", lower_bound=1)
+ETA = flags.DEFINE_integer("eta", 3, "N, one of so many goes on", lower_bound=2)
+RUNGS = flags.DEFINE_integer("rungs", 3, "N, number of rungs", lower_bound=1)
+FINALISTS = flags.DEFINE_integer("finalists", 3, "N, trained with several seeds", lower_bound=1)
+BUDGET = flags.DEFINE_float("budget", 600, "SECONDS, of a run at the last rung", lower_bound=0)
+
+PROGRAM = program.Program(
+    str(__doc__), [program.CONFIG, program.WORKDIR, SPACE], [program.PAGE, program.SEEDS],
+)
+if __name__ == "__main__":
+    PROGRAM.begin()
+
+import jax
+import numpy as np
+
+from experiments import search_page, search_space, train
 from experiments.search_record import Candidate, Plan, Search, Trial
 from hdgnn_jax import cpu
 from hdgnn_jax.data.datasets import dataset
@@ -38,15 +56,6 @@ from hdgnn_jax.training.loop import DivergedError, StoppedError
 from hdgnn_jax.training.metrics import read_metrics, write_atomically
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
-
-SPACE = flags.DEFINE_string(
-    "space", None, "FILE.json, the fields that vary: see experiments/spaces"
-)
-CANDIDATES = flags.DEFINE_integer("candidates", 27, "N, in the first rung", lower_bound=1)
-ETA = flags.DEFINE_integer("eta", 3, "N, one of so many goes on", lower_bound=2)
-RUNGS = flags.DEFINE_integer("rungs", 3, "N, number of rungs", lower_bound=1)
-FINALISTS = flags.DEFINE_integer("finalists", 3, "N, trained with several seeds", lower_bound=1)
-BUDGET = flags.DEFINE_float("budget", 600, "SECONDS, of a run at the last rung", lower_bound=0)
 
 PROBE = 20
 """Number of steps that time a candidate."""
@@ -303,9 +312,4 @@ class Progress:
 
 
 if __name__ == "__main__":
-    program.run(
-        main,
-        str(__doc__),
-        [program.CONFIG, program.WORKDIR, SPACE],
-        [program.PAGE, program.SEEDS],
-    )
+    PROGRAM.run(main)

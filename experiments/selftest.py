@@ -18,12 +18,23 @@ import pathlib
 import sys
 from typing import Any
 
-import numpy as np
 from absl import flags
+
+from experiments import program
+
+MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "N, steps of the dynamics", lower_bound=2)
+KELVIN = flags.DEFINE_float("kelvin", 300.0, "T, initial temperature of dynamics", lower_bound=0)
+
+PROGRAM = program.Program(
+    str(__doc__), [program.WORKDIR], [program.JSON, program.PLOT, program.FRAMES], words=True,
+)
+if __name__ == "__main__":
+    PROGRAM.begin()
+
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments import program
 from hdgnn_jax.data.ase_files import read_structures
 from hdgnn_jax.evaluation import selftest
 from hdgnn_jax.evaluation.symmetry import random_rotations
@@ -33,8 +44,6 @@ from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 
-MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "N, steps of the dynamics", lower_bound=2)
-KELVIN = flags.DEFINE_float("kelvin", 300.0, "T, initial temperature of dynamics", lower_bound=0)
 BOUND = 1e-6
 """Largest relative error of the finite differences."""
 ROTATIONS = 8
@@ -148,5 +157,4 @@ def draw(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    optional = [program.JSON, program.PLOT, program.FRAMES]
-    program.run(main, str(__doc__), [program.WORKDIR], optional, words=True)
+    PROGRAM.run(main)

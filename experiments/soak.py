@@ -18,22 +18,32 @@ import shutil
 import time
 from typing import Any
 
+from absl import flags
+
+from experiments import program
+
+MINUTES = flags.DEFINE_float(
+    "minutes", 60, "M, after which the current run is stopped", lower_bound=1
+)
+
+PROGRAM = program.Program(
+    str(__doc__), [program.CONFIG, program.WORKDIR], [program.JSON, program.PLOT],
+)
+if __name__ == "__main__":
+    PROGRAM.begin()
+
 import jax
 import numpy as np
-from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import program, train
+from experiments import train
 from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 
-MINUTES = flags.DEFINE_float(
-    "minutes", 60, "M, after which the current run is stopped", lower_bound=1
-)
 EVERY = 20
 """Number of steps between two samples."""
 COMPILATION = "/jax/core/compile/backend_compile_duration"
@@ -194,4 +204,4 @@ def resident() -> float:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.CONFIG, program.WORKDIR], [program.JSON, program.PLOT])
+    PROGRAM.run(main)

@@ -16,17 +16,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from absl import flags
 
-from experiments import program, study_page, train
-from experiments.configs import ablations
-from hdgnn_jax import cpu
-from hdgnn_jax.data.targets import find_target
-from hdgnn_jax.errors import InputError
-from hdgnn_jax.run.results import restored, rotation_error
-from hdgnn_jax.training.checkpoint import Checkpoints
-from hdgnn_jax.training.metrics import write_atomically
+from experiments import program
 
 VARIANTS = (
     "baseline", "linear", "fully_tp", "unrestricted", "softmax", "equal_weights",
@@ -51,6 +43,21 @@ LIST = flags.DEFINE_list("variants", list(VARIANTS), "NAMES in ablations.py, bas
 TARGETS = flags.DEFINE_list("targets", ["U0", "gap"], "NAMES of targets of QM9")
 STEPS = flags.DEFINE_integer("steps", SIZE["training.steps"], "N, steps of each run")
 SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
+
+PROGRAM = program.Program(str(__doc__), [program.WORKDIR], [program.PAGE, program.SEEDS])
+if __name__ == "__main__":
+    PROGRAM.begin()
+
+import jax
+
+from experiments import study_page, train
+from experiments.configs import ablations
+from hdgnn_jax import cpu
+from hdgnn_jax.data.targets import find_target
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.run.results import restored, rotation_error
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.metrics import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,4 +155,4 @@ def measure(folder: pathlib.Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR], [program.PAGE, program.SEEDS])
+    PROGRAM.run(main)

@@ -22,13 +22,24 @@ import json
 import pathlib
 from typing import Any
 
+from absl import flags
+
+from experiments import program
+
+MOLECULES = flags.DEFINE_integer("molecules", 32, "N, of the test split, drawn at random")
+ROTATIONS = flags.DEFINE_integer("rotations", 8, "N, of each molecule")
+
+PROGRAM = program.Program(
+    str(__doc__), [], [program.WORKDIR, program.CONFIG, program.JSON, program.PLOT],
+)
+if __name__ == "__main__":
+    PROGRAM.begin()
+
 import jax
 import numpy as np
-from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import program
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import symmetry
@@ -42,9 +53,6 @@ from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
-
-MOLECULES = flags.DEFINE_integer("molecules", 32, "N, of the test split, drawn at random")
-ROTATIONS = flags.DEFINE_integer("rotations", 8, "N, of each molecule")
 
 FRAMES = (1, 2, 4, 8, 16)
 SPHERES = 6
@@ -225,6 +233,4 @@ def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(
-        main, str(__doc__), [], [program.WORKDIR, program.CONFIG, program.JSON, program.PLOT]
-    )
+    PROGRAM.run(main)

@@ -21,22 +21,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from experiments import program
-from hdgnn_jax.config import from_section
-from hdgnn_jax.data.datasets import dataset
-from hdgnn_jax.graphs import batching
-from hdgnn_jax.run.fit import Fit
-from hdgnn_jax.run.results import print_results, reported_results, restored
-from hdgnn_jax.run.settings import Training
-from hdgnn_jax.run.task import check
-from hdgnn_jax.training import distributed, step
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
-from hdgnn_jax.training.loop import StoppedError
-from hdgnn_jax.training.record import Record
-from hdgnn_jax.training.workdir import occupied
 
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "one of several processes; Cloud TPU or Slurm says which"
@@ -58,6 +45,25 @@ FREE = (
 )  # fmt: skip
 """No number depends on these fields, so a run can be continued with other values. Whether the data
 are the same is told by their digest."""
+
+PROGRAM = program.Program(str(__doc__), [program.CONFIG, program.WORKDIR])
+if __name__ == "__main__":
+    PROGRAM.begin()
+
+import numpy as np
+
+from hdgnn_jax.config import from_section
+from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.run.fit import Fit
+from hdgnn_jax.run.results import print_results, reported_results, restored
+from hdgnn_jax.run.settings import Training
+from hdgnn_jax.run.task import check
+from hdgnn_jax.training import distributed, step
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.loop import StoppedError
+from hdgnn_jax.training.record import Record
+from hdgnn_jax.training.workdir import occupied
 
 
 def main() -> None:
@@ -203,4 +209,4 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.CONFIG, program.WORKDIR])
+    PROGRAM.run(main)

@@ -16,12 +16,7 @@ import platform
 import sys
 from typing import Any, NoReturn
 
-import jax
-
 from experiments import program
-from experiments.benchmarks.compare import compare
-from experiments.benchmarks.report import Report
-from hdgnn_jax.training.metrics import write_atomically
 
 GROUPS = (
     "wigner", "sphere", "products", "train", "compile", "memory", "pipeline", "scaling", "is2re",
@@ -59,6 +54,19 @@ def group(name: str) -> str:
     if name not in GROUPS:
         raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(GROUPS)}")
     return name
+
+
+if __name__ == "__main__":
+    arguments = read_arguments()
+    del sys.argv[1:]
+    PROGRAM = program.Program(str(__doc__), [])
+    PROGRAM.begin()
+
+import jax
+
+from experiments.benchmarks.compare import compare
+from experiments.benchmarks.report import Report
+from hdgnn_jax.training.metrics import write_atomically
 
 
 def run(options: argparse.Namespace) -> None:
@@ -101,6 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    arguments = read_arguments()
-    del sys.argv[1:]
-    program.run(main, str(__doc__), [])
+    PROGRAM.run(main)

@@ -25,10 +25,25 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from experiments import program
+
+PYTHON = flags.DEFINE_string(
+    "python", None, "FILE, interpreter of an environment with SchNetPack, if not this one"
+)
+SECONDS = flags.DEFINE_float(
+    "seconds", None, "S, duration of each training, if not that of the run", lower_bound=1
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "N, molecules in a batch", lower_bound=1)
+CUTOFF = flags.DEFINE_float("cutoff", None, "R, Å, if not the run's edges", lower_bound=0.1)
+
+PROGRAM = program.Program(str(__doc__), [program.WORKDIR], [program.SEEDS])
+if __name__ == "__main__":
+    PROGRAM.begin()
+
+import numpy as np
+
 from experiments.peer import results
 from experiments.peer.results import MODELS, Settings
 from hdgnn_jax.cpu import cores
@@ -47,15 +62,6 @@ RATES = (5e-4, 1e-3, 3e-3)
 TRIAL = 0.1
 """Each rate is tried for this share of the run's time, in addition to the training itself."""
 VALIDATIONS = 12
-
-PYTHON = flags.DEFINE_string(
-    "python", None, "FILE, interpreter of an environment with SchNetPack, if not this one"
-)
-SECONDS = flags.DEFINE_float(
-    "seconds", None, "S, duration of each training, if not that of the run", lower_bound=1
-)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "N, molecules in a batch", lower_bound=1)
-CUTOFF = flags.DEFINE_float("cutoff", None, "R, Å, if not the run's edges", lower_bound=0.1)
 
 logger = logging.getLogger("hdgnn_jax.peer")
 
@@ -353,4 +359,4 @@ def _last_line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    program.run(main, str(__doc__), [program.WORKDIR], [program.SEEDS])
+    PROGRAM.run(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
 import sys
 import warnings
 
@@ -11,12 +12,12 @@ import pytest
 from absl import flags
 
 from experiments import (
+    console,
     evaluate,
     export,
     expressiveness,
     predict,
     prepare,
-    program,
     search,
     selftest,
     study,
@@ -26,13 +27,6 @@ from experiments import (
 from experiments.peer import __main__ as peer
 from hdgnn_jax.errors import HDGNNError
 
-FLAGS = {
-    train: ([program.CONFIG, program.WORKDIR], []),
-    study: ([program.WORKDIR], [program.SEEDS]),
-    peer: ([program.WORKDIR], [program.SEEDS]),
-    expressiveness: ([], [program.JSON, program.PLOT]),
-}
-"""Needed and optional; `evaluate` and the others need a folder."""
 QUICK = "--config=experiments/configs/qm9.py:quick"
 
 
@@ -41,10 +35,10 @@ def call(monkeypatch, capfd):
     """`call(module, *arguments)` as from a shell: exit code and what was printed."""
 
     def start(module, *arguments):
-        needed, optional = FLAGS.get(module, ([program.WORKDIR], []))
         monkeypatch.setattr(sys, "argv", [str(module.__file__), *arguments])
         try:
-            program.run(module.main, str(module.__doc__), needed, optional)
+            module.PROGRAM.begin()
+            module.PROGRAM.run(module.main)
         except SystemExit as end:
             return end.code, *capfd.readouterr()
         return 0, *capfd.readouterr()
@@ -115,6 +109,26 @@ def test_what_cannot_be_written_is_said_before_the_work(call, arguments, message
     assert message in err
 
 
+LISTING = """
+import atexit, runpy, sys
+atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))
+"""
+HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "matplotlib", "scipy", "ase"}
+
+
+@pytest.mark.parametrize("name", [*console.NAMES, "hdgnn_jax"])
+def test_help_and_the_package_import_nothing_that_takes_seconds(name):
+    run = "import hdgnn_jax"
+    if name != "hdgnn_jax":
+        run = "sys.argv[1:] = ['--help']; "
+        run += f"runpy.run_module('experiments.{name}', None, '__main__', True)"
+    done = subprocess.run(
+        [sys.executable, "-c", LISTING + run], capture_output=True, text=True, check=True
+    )
+    assert ("usage" in done.stdout) == (name != "hdgnn_jax")
+    assert not HEAVY & set(done.stderr.split())
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -128,7 +142,7 @@ def test_help_says_how_to_call_the_command(call, module):
     assert out.startswith("usage: python -m ")
     name = module.__name__.removesuffix(".__main__")
     assert re.search(rf"\n\n    python -m {name} \S", out), "no example"
-    assert "\n\nFlags\n  --" in out
+    assert "\n\nFlags\n" in out
     assert "\n\nExit codes: 0" in out
 
 

@@ -130,11 +130,12 @@ def start(monkeypatch, capfd):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["experiments/train.py", *arguments])
-        needed = [program.CONFIG, program.WORKDIR]
+        started = program.Program("", [program.CONFIG, program.WORKDIR])
         code = 0
         try:
             with warnings.catch_warnings():
-                program.run(lambda: check(program.read_config()), "", needed)
+                started.begin()
+                started.run(lambda: check(program.read_config()))
         except SystemExit as end:
             code = end.code
         finally:
