@@ -45,6 +45,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighborhoods
+from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run.results import restored
 from hdgnn_jax.run.task import Task, examples
@@ -104,11 +105,17 @@ def run(
         "molecules": int(batching.graph_mask(graph).sum()),
         "rotations": n_rotations,
         "test_mae": mae,
-        **measure(task, params, graph, symmetry.random_rotations(n_rotations, seed=0)),
     }
-    show(found)
-    if file:
-        write_atomically(pathlib.Path(file), (json.dumps(found, indent=1) + "\n").encode())
+
+    def write() -> None:
+        if file:
+            write_atomically(pathlib.Path(file), (json.dumps(found, indent=1) + "\n").encode())
+
+    rotations = symmetry.random_rotations(n_rotations, seed=0)
+    for part, show in PARTS:
+        found |= part(task, params, graph, rotations)
+        show(found)
+        write()
     if plot:
         draw(pathlib.Path(plot), found)
     return found
@@ -126,57 +133,98 @@ def one_graph(graphs: Neighborhoods, n: int) -> batching.MolecularGraph:
     return batching.collate(structures, neighbors, np.zeros(n), np.arange(len(rows)), budget)
 
 
-def measure(
+def changes(
+    task: Task,
+    model: HDGNN,
+    params: step.Params,
+    graph: batching.MolecularGraph,
+    **how: Any,
+) -> dict[str, dict[str, float]]:
+    """For each choice, the mean change of predictions and forces in the target's unit."""
+    # The network alone: a linear reference turns with the molecule, and changes none of this.
+    scale = task.reference.scale
+    found = symmetry.prediction_changes(model, params, graph, **how)
+    return {
+        choice: {
+            "mad": scale * value.mean, "error": scale * value.error,
+            "forces_mad": scale * force.mean, "forces_error": scale * force.error,
+        }
+        for choice, (value, force) in found.items()
+    }  # fmt: skip
+
+
+def usual_frames(task: Task) -> int:
+    """The number of frames that the model averages over in evaluation."""
+    frames = task.model.hyper.evaluation_frame
+    return frames if isinstance(frames, int) else 1
+
+
+def measure_choices(
     task: Task, params: step.Params, graph: batching.MolecularGraph, rotations: np.ndarray
 ) -> dict[str, Any]:
-    """All numbers, JSON-able, in the target's unit."""
-    # The network alone: a linear reference turns with the molecule, and changes none of this.
-    model, scale = task.model, task.reference.scale
-    usual = model.hyper.evaluation_frame if isinstance(model.hyper.evaluation_frame, int) else 1
+    """The effect of each choice on predictions, forces and the states after each layer."""
+    model, frames = task.model, usual_frames(task)
+    with progress_bar("settings") as progress:
+        total = 1 + len(symmetry.CHOICES) * len(rotations)
+        bar = progress.add_task("predictions", total=total)
+        of_choices = changes(
+            task, model, params, graph, frames=frames, rotations=rotations,
+            advance=lambda n: progress.update(bar, advance=n),
+        )  # fmt: skip
+        bar = progress.add_task("states", total=model.hyper.layers)
+        layers = symmetry.state_changes(
+            model, params, graph, rotations=rotations,
+            advance=lambda n: progress.update(bar, advance=n),
+        )  # fmt: skip
+    return {
+        "frames": frames,
+        "points": model.hyper.points().n_points,
+        "choices": of_choices,
+        "layers": [
+            {choice: {"relative": c.mean, "error": c.error} for choice, c in layer.items()}
+            for layer in layers
+        ],
+    }
+
+
+def measure_curves(
+    task: Task, params: step.Params, graph: batching.MolecularGraph, rotations: np.ndarray
+) -> dict[str, Any]:
+    """The rotation error against the number of frames and of points.
+
+    A model that does not depend on the rolls has one number of frames.
+    """
+    model, usual = task.model, usual_frames(task)
+    frames = FRAMES if model.hyper.sees_rolls else FRAMES[:1]
     rules = itertools.islice(sphere.lebedev_rules(model.hyper.degree), SPHERES)
     orders = [order for order, *_ in rules]
-
-    def changes(model: Any, frames: int, choices: tuple[str, ...]) -> dict[str, Any]:
-        found = symmetry.prediction_changes(
-            model, params, graph, frames=frames, rotations=rotations, choices=choices
-        )
-        return {
-            choice: {
-                "mad": scale * value.mean, "error": scale * value.error,
-                "forces_mad": scale * force.mean, "forces_error": scale * force.error,
-            }
-            for choice, (value, force) in found.items()
-        }  # fmt: skip
-
-    with progress_bar("measurements") as progress:
-        bar = progress.add_task("choices", total=2 + len(FRAMES) + len(orders))
-        found: dict[str, Any] = {"frames": usual, "points": model.hyper.points().n_points}
-        found["choices"] = changes(model, usual, symmetry.CHOICES)
-        progress.update(bar, advance=1, description="layers")
-        states = symmetry.state_changes(model, params, graph, rotations=rotations)
-        found["layers"] = [
-            {choice: {"relative": c.mean, "error": c.error} for choice, c in layer.items()}
-            for layer in states
-        ]
-        progress.update(bar, advance=1, description="frames")
-        found["against_frames"], found["against_points"] = [], []
-        for n in FRAMES:
-            found["against_frames"].append({"n": n, **changes(model, n, ("rotation",))["rotation"]})
-            progress.update(bar, advance=1)
-        progress.update(bar, description="points")
+    against_frames, against_points = [], []
+    with progress_bar("settings") as progress:
+        count = len(rotations)
+        bar = progress.add_task("frames", total=len(frames) * (1 + count))
+        of_points = progress.add_task("points", total=len(orders) * (1 + 2 * count))
+        for n in frames:
+            found = changes(
+                task, model, params, graph, frames=n, rotations=rotations, choices=("rotation",),
+                advance=lambda n: progress.update(bar, advance=n),
+            )  # fmt: skip
+            against_frames.append({"n": n, **found["rotation"]})
         for order in orders:
             other = model.changed(sphere_rule="lebedev", sphere_order=order, sphere_error=None)
-            both = changes(other, usual, ("rotation", "sphere"))
+            both = changes(
+                task, other, params, graph, frames=usual, rotations=rotations,
+                choices=("rotation", "sphere"),
+                advance=lambda n: progress.update(of_points, advance=n),
+            )  # fmt: skip
             row = {"order": order, "n": other.hyper.points().n_points, **both["rotation"]}
             row |= {"sphere_mad": both["sphere"]["mad"], "sphere_error": both["sphere"]["error"]}
-            found["against_points"].append(row)
-            progress.update(bar, advance=1)
+            against_points.append(row)
             jax.clear_caches()
-    return found
+    return {"against_frames": against_frames, "against_points": against_points}
 
 
-def show(found: dict[str, Any]) -> None:
-    """Prints the tables."""
+def show_choices(found: dict[str, Any]) -> None:
+    """Prints the table of choices."""
     unit, mae = found["unit"], found["test_mae"]
     table = Table(
         title=f"Rotation error of {found['target']}, {found['molecules']} molecules x "
@@ -196,14 +244,22 @@ def show(found: dict[str, Any]) -> None:
             f"{row['forces_mad']:.3g} ± {row['forces_error']:.2g}",
             *(f"{layer[choice]['relative']:.1%}" for layer in found["layers"]),
         )
+    Console().print(table)
+
+
+def show_curves(found: dict[str, Any]) -> None:
+    """Prints the rotation error against frames and points."""
     console = Console()
-    console.print(table)
     for key, title in (("against_frames", "averaged frames"), ("against_points", "points")):
         table = Table(title=f"MAD against the number of {title}", title_justify="left")
         for row in found[key]:
             table.add_column(str(row["n"]), justify="right")
         table.add_row(*(f"{row['mad']:.3g} ± {row['error']:.2g}" for row in found[key]))
         console.print(table)
+
+
+PARTS = ((measure_choices, show_choices), (measure_curves, show_curves))
+"""Each is shown and written as soon as it is there: the second takes several times as long."""
 
 
 def draw(path: pathlib.Path, found: dict[str, Any]) -> None:

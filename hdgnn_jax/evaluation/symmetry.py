@@ -23,6 +23,8 @@ from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
+from hdgnn_jax.inference.batches import nobody
+from hdgnn_jax.inference.predictor import Advance
 from hdgnn_jax.models import geometry
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.so3 import sphere, wigner
@@ -66,6 +68,7 @@ def prediction_changes(
     frames: int,
     rotations: np.ndarray,
     choices: tuple[str, ...] = CHOICES,
+    advance: Advance = nobody,
 ) -> dict[str, tuple[Change, Change]]:
     """For each choice, the mean absolute change of predictions and of forces.
 
@@ -75,6 +78,7 @@ def prediction_changes(
       frames: number of equally spaced rolls to average over.
       rotations: [n, 4] quaternions.
       choices: some of `CHOICES`.
+      advance: is told 1 after each setting (a progress bar); there are 1 + choices x rotations.
 
     Returns:
       The change of the standardised prediction, and that of a component of
@@ -88,14 +92,24 @@ def prediction_changes(
     graph = jax.tree.map(jnp.asarray, graph)
     real = np.flatnonzero(batching.graph_mask(graph))
     owner = np.asarray(batching.graph_of_node(graph))
-    run = jax.jit(functools.partial(_predict, model))
     rolls = jnp.tile(2 * np.pi * jnp.arange(frames)[:, None] / frames, (1, len(graph.senders)))
-    at_rest = run(params, graph, _rest(rolls))
+
+    def run(setting: Setting) -> list[np.ndarray]:
+        # Roll by roll on the host: one program serves any number of frames.
+        each = [
+            _predict(model, params, graph, setting._replace(rolls=roll[None]))
+            for roll in setting.rolls
+        ]
+        mean = [np.mean(jax.device_get(parts), 0) for parts in zip(*each, strict=True)]
+        advance(1)
+        return mean
+
+    at_rest = run(_rest(rolls))
     changes = {}
     for choice in choices:
         values, forces = [], []
         for seed, rotation in enumerate(rotations):
-            there = run(params, graph, _setting(choice, rolls, rotation, seed))
+            there = run(_setting(choice, rolls, rotation, seed))
             change = [np.abs(np.asarray(a - b)) for a, b in zip(there, at_rest, strict=True)]
             values.append(change[0][real])
             forces.append([change[1][owner == k].mean() for k in real])
@@ -104,11 +118,17 @@ def prediction_changes(
 
 
 def state_changes(
-    model: HDGNN, params: Any, graph: batching.MolecularGraph, *, rotations: np.ndarray
+    model: HDGNN,
+    params: Any,
+    graph: batching.MolecularGraph,
+    *,
+    rotations: np.ndarray,
+    advance: Advance = nobody,
 ) -> list[dict[str, Change]]:
     """For each layer and choice, |x^k(Q) - D(Q) x^k| / |x^k| of the node states after the layer.
 
-    The arguments are those of `prediction_changes`; frames are canonical.
+    The arguments are those of `prediction_changes`; frames are canonical. `advance` is told 1 after
+    each layer.
     """
     graph = jax.tree.map(jnp.asarray, graph)
     real = np.flatnonzero(batching.graph_mask(graph))
@@ -133,6 +153,7 @@ def state_changes(
             ]
             row[choice] = _summary(np.array([sizes(x - at_rest) / sizes(at_rest) for x in there]))
         layers.append(row)
+        advance(1)
     return layers
 
 
@@ -176,6 +197,7 @@ def _apply(
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _predict(
     model: HDGNN, params: Any, graph: batching.MolecularGraph, setting: Setting
 ) -> tuple[jax.Array, jax.Array]:

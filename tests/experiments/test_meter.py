@@ -37,8 +37,7 @@ def test_a_trained_model_is_measured_against_its_own_error(finished, tmp_path, c
 def test_an_untrained_model_has_no_error_to_compare_with(config, monkeypatch):
     """Its weights are those that training would start from."""
     given = []
-    monkeypatch.setattr(symmetry, "measure", lambda *arguments: given.extend(arguments) or {})
-    monkeypatch.setattr(symmetry, "show", lambda found: None)
+    monkeypatch.setattr(symmetry, "PARTS", ((lambda *of: given.extend(of) or {}, lambda of: None),))
     assert symmetry.run(None, config, 2, 2, None, None)["test_mae"] is None
     task, params, graph, _ = given
     start = task.init_state(step.make_mesh()).params
