@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jraph
 import numpy as np
+import numpy.typing as npt
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
@@ -196,6 +197,7 @@ def collate(
     indices: np.ndarray,
     budget: Budget,
     forces: np.ndarray | None = None,
+    dtype: npt.DTypeLike = np.float32,
 ) -> MolecularGraph:
     """The structures at `indices` as one padded graph.
 
@@ -205,6 +207,8 @@ def collate(
       indices: [k] indices into the set.
       budget: the padded shape.
       forces: [atoms, 3] forces of the whole set, standardised.
+      dtype: of real numbers; float32 suffices unless small differences of energies matter, because
+        neighbours were found in float64 and a structure is small and near the origin.
 
     Raises:
       InputError: where the structures exceed the budget.
@@ -212,7 +216,7 @@ def collate(
     # Decided for the whole set, so that all of its batches have the same arrays.
     plain = neighbors.max_neighbors is None and not structures.periodic.any()
     if forces is not None:
-        forces = forces[structures.atoms_of(indices)].astype(np.float32)
+        forces = forces[structures.atoms_of(indices)].astype(dtype)
     structures, edges = structures.take(indices), neighbors.take(indices).found()
     n_atoms, n_edges = structures.n_atoms, edges.n_edges
     n_node, n_edge, n_graph = len(structures.tags), len(edges.senders), len(indices)
@@ -225,21 +229,19 @@ def collate(
     return jraph.GraphsTuple(
         nodes=Atoms(
             _filled(structures.atomic_numbers, budget.n_node),
-            # Neighbours were found in float64. float32 suffices from here on, because a structure
-            # is small and near the origin.
-            _filled(structures.positions.astype(np.float32), budget.n_node),
+            _filled(structures.positions.astype(dtype), budget.n_node),
             _filled(structures.tags, budget.n_node),
             None if forces is None else _filled(forces, budget.n_node),
         ),
         edges=Edges(
-            None if plain else _shifts(structures, edges, budget.n_edge),
+            None if plain else _shifts(structures, edges, budget.n_edge).astype(dtype),
             edges.cutoff,
             edges.max_neighbors,
         ),
         senders=_filled(edges.senders + before, budget.n_edge, n_node),
         receivers=_filled(edges.receivers + before, budget.n_edge, n_node),
         globals=Labels(
-            _filled(targets[indices].astype(np.float32), budget.n_graph),
+            _filled(targets[indices].astype(dtype), budget.n_graph),
             _filled(structures.ids.astype(np.int32), budget.n_graph, -1),
         ),
         n_node=atoms_of,
@@ -301,7 +303,7 @@ def _filled(values: np.ndarray, size: int, fill: float = 0) -> np.ndarray:
 
 
 def _shifts(structures: Structures, edges: Neighbors, size: int) -> np.ndarray:
-    shift = np.zeros((size, 3), np.float32)
+    shift = np.zeros((size, 3))
     if edges.images is not None:
         cells = np.repeat(structures.cells, edges.n_edges, 0)
         shift[: len(cells)] = np.einsum("ea,eab->eb", edges.images, cells)

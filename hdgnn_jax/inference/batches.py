@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,11 @@ def nobody(structures: int) -> None:
     """Is told, and does nothing."""
 
 
+def in_precision(dtype: np.dtype[np.floating]) -> contextlib.AbstractContextManager[object]:
+    """Within it JAX has float64, if that is the type."""
+    return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
+
+
 @dataclasses.dataclass(frozen=True)
 class Batches:
     """Structures in padded batches of one shape, a batch for each device at a time.
@@ -27,12 +33,15 @@ class Batches:
       budget: shape of each device's batch.
       sharding: of a stacked batch.
       advance: told the number of structures after each batch (a progress bar).
+      dtype: of the weights, in which everything is computed; float64 for this model alone, whether
+        JAX has it on or not.
     """
 
     graphs: Neighborhoods
     budget: batching.Budget
     sharding: jax.sharding.NamedSharding
     advance: Callable[[int], object] = nobody
+    dtype: np.dtype[np.floating] = np.dtype(np.float32)
 
     def answers(
         self, step: Callable[[Any, batching.MolecularGraph], Any], params: Any
@@ -53,10 +62,13 @@ class Batches:
             group = packs[start : start + shards]
             group += [np.zeros(0, int)] * (shards - len(group))
             stacked = batching.stack([
-                batching.collate(structures, neighbors, nothing, group[k], self.budget)
+                batching.collate(
+                    structures, neighbors, nothing, group[k], self.budget, dtype=self.dtype
+                )
                 for k in own
             ])  # fmt: skip
-            found = jax.device_get(step(params, batching.place(stacked, self.sharding)))
+            with in_precision(self.dtype):
+                found = jax.device_get(step(params, batching.place(stacked, self.sharding)))
             for shard, pack in enumerate(group):
                 yield order[pack], jax.tree.map(lambda leaf, shard=shard: leaf[shard], found)
             self.advance(sum(map(len, group)))

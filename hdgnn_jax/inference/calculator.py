@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
@@ -15,7 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.graphs.structure import StructureError, Structures
-from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.predictor import Predictor, PredictorError
 
 
 class DomainWarning(UserWarning):
@@ -44,6 +44,7 @@ class HDGNNCalculator(Calculator):
         evaluation_frame: int | None = None,
         strict: bool = False,
         repulsion: bool = True,
+        dtype: Literal["float32", "float64"] = "float32",
         **options: Any,
     ):
         """Loads the model.
@@ -54,17 +55,23 @@ class HDGNNCalculator(Calculator):
           strict: whether what would be a `DomainWarning` is a `StructureError`.
           repulsion: whether atoms that come nearer than in training repel each other as bare
             nuclei do (`models.repulsion`).
+          dtype: in which everything is computed; `float64` for vibrations and phonons, whose
+            differences of forces are small.
           **options: of ASE's `Calculator`.
 
         Raises:
           CheckpointError: where the run cannot be read.
-          PredictorError: where it predicts no energy.
+          PredictorError: where it predicts no energy, or for another dtype.
         """
         super().__init__(**options)
         if not isinstance(model, Predictor):
             model = Predictor.load(model)
         if evaluation_frame is not None:
             model = model.averaged(evaluation_frame)
+        if dtype == "float64":
+            model = model.in_float64()
+        elif dtype != "float32":
+            raise PredictorError(f"dtype must be float32 or float64, not {dtype!r}")
         if not repulsion:
             model = dataclasses.replace(model, repulsive=False)
         model.energy_unit()  # before atoms move, not when they first do

@@ -144,6 +144,29 @@ class Predictor:
         self._refuse_rolls(frames)
         return dataclasses.replace(self, model=self.model.changed(evaluation_frame=frames))
 
+    def in_float64(self) -> Predictor:
+        """The same, computed in float64, for small differences as in vibrations: slower."""
+        with batches.in_precision(np.dtype(np.float64)):
+            weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.params)
+            placed = jax.device_put(weights, step.replicated(self.mesh))
+        return dataclasses.replace(self, params=placed)
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """The type of the weights, in which everything is computed."""
+        return np.dtype(jax.tree.leaves(self.params)[0].dtype)
+
+    def __deepcopy__(self, memo: object) -> Predictor:
+        """Itself, with what is compiled: nothing of it changes."""
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[object, ...]]:
+        """For pickle: the weights on the host, and no program; devices are those of the reader."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del fields["mesh"]
+        fields |= {"model": self.model.hyper, "params": jax.device_get(self.params)}
+        return _unpickled, (fields,)
+
     def with_params(self, params: step.Params) -> Predictor:
         """The same with other weights; what is compiled serves both."""
         other = dataclasses.replace(self, params=params)
@@ -322,7 +345,14 @@ class Predictor:
                 own.n_node if nodes <= own.n_node else grown(nodes),
                 own.n_graph,
             )
-        return Batches(graphs, budget, step.sharded(self.mesh), advance)
+        return Batches(graphs, budget, step.sharded(self.mesh), advance, self.dtype)
+
+
+def _unpickled(fields: dict[str, Any]) -> Predictor:
+    mesh, params = step.make_mesh(), fields["params"]
+    with batches.in_precision(np.dtype(jax.tree.leaves(params)[0].dtype)):
+        placed = jax.device_put(params, step.replicated(mesh))
+    return Predictor(**{**fields, "model": HDGNN(fields["model"]), "params": placed, "mesh": mesh})
 
 
 def grown(size: int) -> int:

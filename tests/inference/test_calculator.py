@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 import warnings
 
 import jax
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
+from ase.calculators.fd import calculate_numerical_forces
 from ase.constraints import FixAtoms
 from ase.md.langevin import Langevin
 from ase.mep import NEB
 from ase.optimize import BFGS
 from ase.phonons import Phonons
+from ase.vibrations import Vibrations
 from small import SMALL, network, parameters, stirred
 
 from hdgnn_jax.data.applicability import Domain
@@ -225,6 +229,40 @@ def test_atoms_nearer_than_in_training_repel_each_other(predictor):
     energies, pushes = np.subtract(found[True, 0.6], found[False, 0.6])
     assert energies > 5
     assert pushes > 5
+
+
+def test_it_is_pickled_and_copied(predictor):
+    atoms = atoms_of("H2O")
+    atoms.calc = HDGNNCalculator(predictor)
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    for other in (pickle.loads(pickle.dumps(atoms)), copy.deepcopy(atoms)):
+        assert other.calc is not atoms.calc
+        other.rattle(0.1)
+        assert other.get_potential_energy() != energy
+        other.positions = atoms.positions
+        assert other.get_potential_energy() == energy
+        np.testing.assert_array_equal(other.get_forces(), forces)
+    # What is compiled serves copies too.
+    assert other.calc.predictor is predictor
+
+
+def test_float64_forces_are_the_slope_of_the_energy(predictor, tmp_path):
+    """For this calculator alone; JAX stays as it is."""
+    atoms = atoms_of("H2O")
+    atoms.calc = HDGNNCalculator(predictor)
+    single = atoms.get_forces()
+    atoms.calc = HDGNNCalculator(predictor, dtype="float64")
+    forces = atoms.get_forces()
+    np.testing.assert_allclose(single, forces, atol=1e-4 * np.abs(forces).max())
+    slopes = calculate_numerical_forces(atoms, eps=1e-4)
+    np.testing.assert_allclose(forces, slopes, rtol=1e-6, atol=1e-6 * np.abs(forces).max())
+    assert jax.numpy.zeros(1).dtype == np.float32
+    assert pickle.loads(pickle.dumps(atoms)).get_potential_energy() == atoms.get_potential_energy()
+    vibrations = Vibrations(atoms, name=str(tmp_path / "vibrations"))
+    vibrations.run()
+    assert np.isfinite(vibrations.get_frequencies()).all()
+    with pytest.raises(PredictorError, match="dtype must be float32 or float64, not 'bfloat16'"):
+        HDGNNCalculator(predictor, dtype="bfloat16")
 
 
 def test_a_charge_is_said(predictor):
