@@ -18,8 +18,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -52,6 +51,7 @@ from hdgnn_jax.run.score import score
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.types import Fields, Json
 
 SHOWN = 20
 """Structures that are named where they cannot be scored."""
@@ -90,7 +90,7 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
 
 
 def score_files(
-    workdir: pathlib.Path, files: Sequence[pathlib.Path], how: Mapping[str, Any] | None = None
+    workdir: pathlib.Path, files: Sequence[pathlib.Path], how: Fields | None = None
 ) -> int:
     """Prints the errors on files, of the weights that were best on validation.
 
@@ -142,7 +142,7 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
     if not isinstance(data, IS2RE):
         raise InputError(f"{workdir} was trained on {data.title}: no leaderboard takes it")
     found = results(task, predictor, list(data.submitted.values()), hidden=True)
-    arrays: dict[str, Any] = {}
+    arrays: Json = {}
     for name, result in zip(data.submitted, found, strict=True):
         arrays[f"{name}_ids"] = result.ids.astype(str)
         arrays[f"{name}_energy"] = result.prediction / task.target.factor

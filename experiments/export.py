@@ -25,7 +25,6 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
-from typing import Any
 
 from experiments import program
 
@@ -39,6 +38,7 @@ from hdgnn_jax.inference.export import export_model
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
+from hdgnn_jax.types import Json
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
     )
 
 
-def record_of(workdir: pathlib.Path) -> dict[str, Any]:
+def record_of(workdir: pathlib.Path) -> Json:
     """The run's config, split, domain and, if it has one, report."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         record = Record.of(checkpoints, "best")

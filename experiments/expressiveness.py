@@ -38,6 +38,7 @@ from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
+from hdgnn_jax.types import Json
 
 VARIANTS = ("baseline", "fully_tp", "linear", "so2")
 CHAIN = 4
@@ -46,7 +47,7 @@ CHAIN = 4
 
 def model_of(variant: str, degree: int, layers: int) -> HDGNN:
     """A small model with a sphere so fine that aliasing cannot tell structures apart."""
-    fields: dict[str, Any] = {"m_max": 1, **ablations.VARIANTS[variant]}
+    fields: Json = {"m_max": 1, **ablations.VARIANTS[variant]}
     hyper = HyperParameters(
         elements=(1, 6), cutoff=expressiveness.CUTOFF, degree=degree, layers=layers, channels=8,
         hidden=16, invariant_channels=8, edge_channels=8, n_gaussians=16, neighbors=2.0,
@@ -91,11 +92,11 @@ def run(
     path = pathlib.Path(file) if file else None
     rows, chains = Rates(path), Rates(path.with_suffix(".chains.json") if path else None)
     layers = range(1, CHAIN // 2 + 3)
-    asked: list[dict[str, Any]] = [
+    asked: list[Json] = [
         {"variant": variant, "L": degree, "n": n, "seeds": seeds}
         for degree in all_degrees for variant in VARIANTS for n in folds
     ]  # fmt: skip
-    asked_chains: list[dict[str, Any]] = [
+    asked_chains: list[Json] = [
         {"variant": variant, "k": CHAIN, "layers": depth, "seeds": seeds}
         for variant in VARIANTS for depth in layers
     ]  # fmt: skip
@@ -142,11 +143,11 @@ class Rates:
             if not all("success_rate" in row for row in self.rows):
                 raise InputError(f"{path} does not hold success rates: choose another --json")
 
-    def find(self, key: dict[str, Any]) -> Any:
+    def find(self, key: Json) -> Any:
         """The row with these values; None if it does not exist."""
         return next((row for row in self.rows if key.items() <= row.items()), None)
 
-    def add(self, keys: Sequence[dict[str, Any]], rates: Sequence[float]) -> None:
+    def add(self, keys: Sequence[Json], rates: Sequence[float]) -> None:
         """Adds rows and writes the file."""
         self.rows += [
             {**key, "success_rate": float(rate)} for key, rate in zip(keys, rates, strict=True)
@@ -156,7 +157,7 @@ class Rates:
             write_atomically(self.path, f"[\n{lines}\n]\n".encode())
 
 
-def print_rates(title: str, rows: Sequence[dict[str, Any]], down: str, across: str) -> None:
+def print_rates(title: str, rows: Sequence[Json], down: str, across: str) -> None:
     """Prints a table with a row per variant and `down`, and a column per `across`."""
     table = Table(title=title, title_justify="left")
     names = ["variant"] if down == "variant" else ["variant", down]
@@ -170,7 +171,7 @@ def print_rates(title: str, rows: Sequence[dict[str, Any]], down: str, across: s
     Console().print(table)
 
 
-def draw(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
+def draw(path: pathlib.Path, rows: Sequence[Json]) -> None:
     """Success against L and n, a panel for each variant."""
     figure = empty_figure(3.2 * len(VARIANTS), 3.4)
     for axes, variant in zip(figure.subplots(1, len(VARIANTS)), VARIANTS, strict=True):

@@ -16,7 +16,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -24,6 +24,7 @@ from ml_collections import config_flags
 from hdgnn_jax import cpu
 from hdgnn_jax.data.cache import cache_folder
 from hdgnn_jax.errors import HDGNNError, InputError
+from hdgnn_jax.types import Json
 
 WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
 CONFIG = config_flags.DEFINE_config_file(
@@ -173,7 +174,7 @@ def _value(name: str) -> str:
     return word if word.isupper() or word.startswith(("FILE", "DIR")) else "VALUE"
 
 
-def read_config() -> dict[str, Any]:
+def read_config() -> Json:
     """The config as nested dicts of JSON values.
 
     Raises:

@@ -20,7 +20,6 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any
 
 from absl import flags
 
@@ -56,6 +55,7 @@ from hdgnn_jax.training.loop import DivergedError, StoppedError
 from hdgnn_jax.training.metrics import read_metrics, write_atomically
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
+from hdgnn_jax.types import Json
 
 PROBE = 20
 """Number of steps that time a candidate."""
@@ -210,7 +210,7 @@ def attempt(
     cpu.release()
 
 
-def measure(config: dict[str, Any], folder: pathlib.Path) -> Speed:
+def measure(config: Json, folder: pathlib.Path) -> Speed:
     """Times the first steps of a candidate, with two validations, as every run has.
 
     The steps are those of a run of the config's own length, since padded shapes depend on it.
@@ -242,7 +242,7 @@ def measure(config: dict[str, Any], folder: pathlib.Path) -> Speed:
     return Speed(parameters, step, max(0.0, whole - step * len(times)))
 
 
-def trial(config: dict[str, Any], folder: pathlib.Path) -> Trial:
+def trial(config: Json, folder: pathlib.Path) -> Trial:
     """Trains a run, or the rest of it, without a test.
 
     The error is that of its best weights, which a report would use.
@@ -256,7 +256,7 @@ def trial(config: dict[str, Any], folder: pathlib.Path) -> Trial:
     return Trial(config["training"]["steps"], seconds, float(np.nanmin(rows)))
 
 
-def test(config: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+def test(config: Json, folder: pathlib.Path) -> Json:
     """The summary of a run's report; makes the report if it is missing."""
     path = folder / "report" / "summary.json"
     if not path.exists():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.progress_bar import ProgressBar
@@ -17,6 +15,7 @@ from experiments.study_page import LEVEL, Comparison, compare
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.types import Fields
 
 Rows = list[list[str]]
 HEAD = ["", "changed", "parameters", "steps", "seconds", "MAE", ""]
@@ -24,7 +23,7 @@ FINAL_HEAD = ["", "changed", "parameters", "MAE", "above the best", "p", ""]
 
 
 def print_bar(
-    title: str, changed: Mapping[str, Any], done: int, total: int, rate: str, left: float
+    title: str, changed: Fields, done: int, total: int, rate: str, left: float
 ) -> None:
     """Prints one line with runs done, their rate and the time left; each run has its own bar."""
     minutes, hours = round(left / 60) % 60, round(left / 60) // 60
@@ -149,7 +148,7 @@ def unit(search: Search) -> str:
     return dataset(config).target(config["target"]).unit
 
 
-def fields(changed: Mapping[str, Any]) -> str:
+def fields(changed: Fields) -> str:
     """The changed fields in a line, by the last part of their names."""
     return ", ".join(f"{name.split('.')[-1]} {value}" for name, value in changed.items()) or (
         "the config as it is"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from experiments import train
 from experiments.search_space import Space, with_fields
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.types import Fields, Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Plan:
     """
 
     workdir: pathlib.Path
-    config: dict[str, Any]
+    config: Json
     space: Space
     candidates: int
     eta: int
@@ -77,7 +76,7 @@ class Plan:
         """The seed of the finalists' k-th runs, never that of the rungs."""
         return (self.config["seed"] + 1 + k) % 2**32
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """All options except the folder."""
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del content["workdir"]
@@ -114,7 +113,7 @@ class Candidate:
     """
 
     index: int
-    changed: dict[str, Any]
+    changed: Json
     parameters: int | None = None
     step_seconds: float | None = None
     rest_seconds: float | None = None
@@ -123,7 +122,7 @@ class Candidate:
     out: str | None = None
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Candidate:
+    def from_dict(cls, content: Fields) -> Candidate:
         """The inverse of `dataclasses.asdict`."""
         trials = {name: [Trial(**t) for t in content[name]] for name in ("rungs", "finals")}
         return cls(**{**content, **trials})
@@ -162,17 +161,17 @@ class Search:
     """
 
     plan: Plan
-    asked: dict[str, Any]
+    asked: Json
     candidates: list[Candidate]
-    test: dict[str, Any] | None = None
+    test: Json | None = None
 
     @classmethod
-    def from_dict(cls, plan: Plan, content: Mapping[str, Any]) -> Search:
+    def from_dict(cls, plan: Plan, content: Fields) -> Search:
         """The inverse of `to_dict`."""
         candidates = [Candidate.from_dict(c) for c in content["candidates"]]
         return cls(plan, content["asked"], candidates, content["test"])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """A dictionary that JSON can store."""
         best = self.complete() if self.test is not None else []
         return {
@@ -182,7 +181,7 @@ class Search:
             "test": self.test,
         }
 
-    def config(self, candidate: Candidate, steps: int, seed: int) -> dict[str, Any]:
+    def config(self, candidate: Candidate, steps: int, seed: int) -> Json:
         """The config of a run, which validates half way and at the end of its steps."""
         half = (steps + 1) // 2
         ours = {"training.steps": steps, "training.validate_every": half,

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -20,8 +20,11 @@ from hdgnn_jax.run.settings import Training
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training import step
 from hdgnn_jax.training.optimizer import make_optimizer
+from hdgnn_jax.types import Config, Fields, Json
 
-Space = Mapping[str, Any]
+Values = list[Any] | Json
+"""Of a field: choices, or an object with the ends of a range."""
+Space = Fields
 """The content of the file: {field: [choices] or {"low": .., "high": .., "log": true}}."""
 
 SECTIONS = {"model": HyperParameters, "optimizer": make_optimizer, "training": Training}
@@ -36,7 +39,7 @@ DRAWS = 200
 """Number of draws after which a space is refused."""
 
 
-def read(path: str | pathlib.Path, config: Mapping[str, Any]) -> Space:
+def read(path: str | pathlib.Path, config: Config) -> Space:
     """The space in a file, checked against the config.
 
     Raises:
@@ -53,7 +56,7 @@ def read(path: str | pathlib.Path, config: Mapping[str, Any]) -> Space:
     return space
 
 
-def refuse_space(space: Space, config: Mapping[str, Any]) -> None:
+def refuse_space(space: Space, config: Config) -> None:
     """Checks the config, and all fields and values of the space.
 
     Raises:
@@ -75,7 +78,7 @@ def refuse_space(space: Space, config: Mapping[str, Any]) -> None:
             _refuse_value(name, value, space, config)
 
 
-def draw(space: Space, rng: np.random.Generator) -> dict[str, Any]:
+def draw(space: Space, rng: np.random.Generator) -> Json:
     """Draws a value of each field uniformly from its choices or its range.
 
     A range with `log` is uniform on the logarithmic scale. A range of whole numbers gives whole
@@ -84,7 +87,7 @@ def draw(space: Space, rng: np.random.Generator) -> dict[str, Any]:
     return {name: _draw(values, rng) for name, values in space.items()}
 
 
-def candidates(space: Space, config: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+def candidates(space: Space, config: Config, n: int) -> list[Json]:
     """The fields that each candidate changes; the first changes none, it is the config as it is.
 
     The k-th candidate is a function of the space, the config and k, so a larger n only adds
@@ -95,7 +98,7 @@ def candidates(space: Space, config: Mapping[str, Any], n: int) -> list[dict[str
     """
     refuse(config)
     usual = train.flatten(config)
-    found: list[dict[str, Any]] = [{}]
+    found: list[Json] = [{}]
     while len(found) < n:
         rng = np.random.default_rng([config["seed"], len(found)])
         for _ in range(DRAWS):
@@ -114,7 +117,7 @@ def candidates(space: Space, config: Mapping[str, Any], n: int) -> list[dict[str
     return found
 
 
-def with_fields(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def with_fields(config: Config, fields: Fields) -> Json:
     """The config with some values replaced, by dotted name."""
     new = copy.deepcopy(dict(config))
     for name, value in fields.items():
@@ -126,7 +129,7 @@ def with_fields(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[st
     return new
 
 
-def refuse(config: Mapping[str, Any]) -> None:
+def refuse(config: Config) -> None:
     """Makes the checks of `train.run` that need no data.
 
     Raises:
@@ -137,7 +140,7 @@ def refuse(config: Mapping[str, Any]) -> None:
     batching.deal(np.zeros((1, settings.batch_size), int), step.make_mesh().size)
 
 
-def why_not(config: Mapping[str, Any]) -> str | None:
+def why_not(config: Config) -> str | None:
     """Why no run can use a config; None if a run can."""
     try:
         refuse(config)
@@ -146,12 +149,12 @@ def why_not(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _ends(values: Any) -> Sequence[Any]:
+def _ends(values: Values) -> list[Any]:
     """The choices, or both ends of a range."""
     return values if isinstance(values, list) else [values["low"], values["high"]]
 
 
-def _refuse_shape(name: str, values: Any) -> None:
+def _refuse_shape(name: str, values: object) -> None:
     if isinstance(values, list) and values:
         return
     if not isinstance(values, dict) or not {"low", "high"} <= values.keys() <= {
@@ -170,17 +173,17 @@ def _refuse_shape(name: str, values: Any) -> None:
         raise InputError(f"the range of {name} must have {least}, not {low} and {high}")
 
 
-def _refuse_type(name: str, value: Any) -> None:
+def _refuse_type(name: str, value: object) -> None:
     section, _, field = name.partition(".")
     if section in SECTIONS:
         hint = get_type_hints(SECTIONS[section])[field]
         check_type(f"{name} in the space", tuple(value) if isinstance(value, list) else value, hint)
 
 
-def _refuse_value(name: str, value: Any, space: Space, config: Mapping[str, Any]) -> None:
+def _refuse_value(name: str, value: object, space: Space, config: Config) -> None:
     """Refuses a value that works neither with the config's other values nor with drawn ones."""
 
-    def others() -> Iterable[dict[str, Any]]:
+    def others() -> Iterable[Json]:
         yield {}
         rng = np.random.default_rng(config["seed"])
         for _ in range(DRAWS):
@@ -196,7 +199,7 @@ def _refuse_value(name: str, value: Any, space: Space, config: Mapping[str, Any]
     raise InputError(f"no run can use {name} = {json.dumps(value)} of the space: {reason}")
 
 
-def _draw(values: Any, rng: np.random.Generator) -> Any:
+def _draw(values: Values, rng: np.random.Generator) -> Any:
     if isinstance(values, list):
         return values[rng.integers(len(values))]
     low, high = values["low"], values["high"]

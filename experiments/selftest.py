@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-from typing import Any
 
 from absl import flags
 
@@ -43,6 +42,7 @@ from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
+from hdgnn_jax.types import Json
 
 BOUND = 1e-6
 """Largest relative error of the finite differences."""
@@ -92,7 +92,7 @@ def read(path: pathlib.Path) -> list[Structure]:
 
 def measure(
     predictor: Predictor, structures: list[Structure], steps: int, kelvin: float
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """The results of the tests for each structure.
 
     Raises:
@@ -107,7 +107,7 @@ def measure(
     with progress_bar("tests") as progress:
         task = progress.add_task("testing", total=3 * len(structures))
         for structure in structures:
-            row: dict[str, Any] = {"structure": structure.name}
+            row: Json = {"structure": structure.name}
             row["finite_differences"] = selftest.finite_differences(predictor, structure)
             progress.advance(task)
             change, size = selftest.turned_forces(
@@ -123,7 +123,7 @@ def measure(
     return rows
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[Json]) -> None:
     """Prints the table."""
     table = Table(title="Self-test of forces", title_justify="left")
     for name in (
@@ -143,7 +143,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def draw(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+def draw(path: pathlib.Path, rows: list[Json]) -> None:
     """Plots total and potential energy of the dynamics, relative to the initial total energy."""
     figure = empty_figure(7, 2.6 * len(rows))
     for axes, row in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, strict=True):

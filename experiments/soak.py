@@ -16,7 +16,6 @@ import os
 import pathlib
 import shutil
 import time
-from typing import Any
 
 from absl import flags
 
@@ -43,6 +42,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
+from hdgnn_jax.types import Json
 
 EVERY = 20
 """Number of steps between two samples."""
@@ -72,7 +72,7 @@ class Watch:
         self.began = time.monotonic()
         jax.monitoring.register_event_duration_secs_listener(self.heard)
 
-    def heard(self, event: str, duration_secs: float, **_: Any) -> None:
+    def heard(self, event: str, duration_secs: float, **_: object) -> None:
         """Counts the compilations of XLA; JAX calls it for each event."""
         self.compilations += event == COMPILATION
 
@@ -101,7 +101,7 @@ def main() -> None:
         draw(pathlib.Path(program.PLOT.value), found)
 
 
-def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[str, Any]:
+def soak(config: Json, workdir: pathlib.Path, minutes: float) -> Json:
     """Runs until the time is over; returns the columns of the samples.
 
     Args:
@@ -129,7 +129,7 @@ def soak(config: dict[str, Any], workdir: pathlib.Path, minutes: float) -> dict[
     return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
 
-def of_runs(found: dict[str, Any]) -> list[dict[str, float]]:
+def of_runs(found: Json) -> list[dict[str, float]]:
     """A row for each run: steps, memory before and at most, ms of a step, new compilations."""
     columns = {name: np.array(values) for name, values in found.items()}
     rows, before = [], 0
@@ -153,7 +153,7 @@ def of_runs(found: dict[str, Any]) -> list[dict[str, float]]:
     return rows
 
 
-def show(found: dict[str, Any]) -> None:
+def show(found: Json) -> None:
     """Prints a row for each run."""
     table = Table(title=f"Soak, {found['seconds'][-1] / 60:.0f} minutes", title_justify="left")
     for name in ("run", "steps", "MiB before", "MiB at most", "step, ms", "CPU, ms", "compiled"):
@@ -167,7 +167,7 @@ def show(found: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
+def draw(path: pathlib.Path, found: Json) -> None:
     """Plots memory, step time and compilations against time; a line marks the start of a run."""
     columns = {name: np.array(values) for name, values in found.items()}
     minutes = columns["seconds"] / 60

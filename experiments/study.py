@@ -14,7 +14,6 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 from absl import flags
 
@@ -58,6 +57,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.run.results import restored, rotation_error
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Plan:
                 for variant in self.variants:
                     yield target, variant, seed, self.workdir / target / variant / str(seed)
 
-    def config(self, target: str, variant: str, seed: int) -> dict[str, Any]:
+    def config(self, target: str, variant: str, seed: int) -> Json:
         """The config of one run."""
         config = ablations.get_config(variant)
         config.update_from_flattened_dict(

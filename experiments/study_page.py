@@ -8,7 +8,6 @@ import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -18,6 +17,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
 from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.types import Fields, Json
 
 BASELINE = "baseline"
 PAPER = {
@@ -147,7 +147,7 @@ def write(
       InputError: where another model beside a run has not finished its trainings.
     """
 
-    def read(target: str, variant: str, seed: int, file: str) -> dict[str, Any]:
+    def read(target: str, variant: str, seed: int, file: str) -> Json:
         return json.loads((workdir / target / variant / str(seed) / "report" / file).read_text())
 
     summaries = {
@@ -213,7 +213,7 @@ def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> Non
     figure.savefig(path)
 
 
-def _head(cards: Sequence[Mapping[str, Any]], seeds: int, plot: str) -> str:
+def _head(cards: Sequence[Fields], seeds: int, plot: str) -> str:
     config = cards[0]["config"]
     model, training = config["model"], config["training"]
     unknown = {"revision": "unknown"}
@@ -239,7 +239,7 @@ test molecules. Trained at revision {", ".join(revisions)}; {"; ".join(machines)
 
 
 def _target(
-    reference: Mapping[str, Any], rows: Sequence[Comparison], turned: Mapping[str, Sequence[float]]
+    reference: Fields, rows: Sequence[Comparison], turned: Mapping[str, Sequence[float]]
 ) -> str:
     unit = reference["unit"]
     lines = [
@@ -268,7 +268,7 @@ def _target(
     return "\n".join([*lines, ""])
 
 
-def _peers(reference: Mapping[str, Any], base: Comparison, found: Mapping[str, Any]) -> str:
+def _peers(reference: Fields, base: Comparison, found: Fields) -> str:
     """The section with the results of `experiments.peer` on the first run of the baseline."""
     target, unit, settings = reference["target"], reference["unit"], found["settings"]
     command = f"python -m experiments.peer --workdir=DIR/{target}/{BASELINE}/0 --seeds=N"

@@ -54,6 +54,7 @@ from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
+from hdgnn_jax.types import Json, Params
 
 FRAMES = (1, 2, 4, 8, 16)
 SPHERES = 6
@@ -71,12 +72,12 @@ def main() -> None:
 
 def run(
     workdir: pathlib.Path | None,
-    config: dict[str, Any] | None,
+    config: Json | None,
     n_molecules: int,
     n_rotations: int,
     file: str | None,
     plot: str | None,
-) -> dict[str, Any]:
+) -> Json:
     """Measures, prints, and writes what was asked for.
 
     Raises:
@@ -136,7 +137,7 @@ def one_graph(graphs: Neighborhoods, n: int) -> batching.MolecularGraph:
 def changes(
     task: Task,
     model: HDGNN,
-    params: step.Params,
+    params: Params,
     graph: batching.MolecularGraph,
     **how: Any,
 ) -> dict[str, dict[str, float]]:
@@ -160,8 +161,8 @@ def usual_frames(task: Task) -> int:
 
 
 def measure_choices(
-    task: Task, params: step.Params, graph: batching.MolecularGraph, rotations: np.ndarray
-) -> dict[str, Any]:
+    task: Task, params: Params, graph: batching.MolecularGraph, rotations: np.ndarray
+) -> Json:
     """The effect of each choice on predictions, forces and the states after each layer."""
     model, frames = task.model, usual_frames(task)
     with progress_bar("settings") as progress:
@@ -188,8 +189,8 @@ def measure_choices(
 
 
 def measure_curves(
-    task: Task, params: step.Params, graph: batching.MolecularGraph, rotations: np.ndarray
-) -> dict[str, Any]:
+    task: Task, params: Params, graph: batching.MolecularGraph, rotations: np.ndarray
+) -> Json:
     """The rotation error against the number of frames and of points.
 
     A model that does not depend on the rolls has one number of frames.
@@ -223,7 +224,7 @@ def measure_curves(
     return {"against_frames": against_frames, "against_points": against_points}
 
 
-def show_choices(found: dict[str, Any]) -> None:
+def show_choices(found: Json) -> None:
     """Prints the table of choices."""
     unit, mae = found["unit"], found["test_mae"]
     table = Table(
@@ -247,7 +248,7 @@ def show_choices(found: dict[str, Any]) -> None:
     Console().print(table)
 
 
-def show_curves(found: dict[str, Any]) -> None:
+def show_curves(found: Json) -> None:
     """Prints the rotation error against frames and points."""
     console = Console()
     for key, title in (("against_frames", "averaged frames"), ("against_points", "points")):
@@ -262,7 +263,7 @@ PARTS = ((measure_choices, show_choices), (measure_curves, show_curves))
 """Each is shown and written as soon as it is there: the second takes several times as long."""
 
 
-def draw(path: pathlib.Path, found: dict[str, Any]) -> None:
+def draw(path: pathlib.Path, found: Json) -> None:
     """MAD against frames and points, with error bars."""
     figure = empty_figure(9, 3.6)
     left, right = figure.subplots(1, 2)

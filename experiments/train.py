@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from absl import flags
 
@@ -64,6 +63,7 @@ from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
+from hdgnn_jax.types import Config, Fields, Json
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def run(
-    config: dict[str, Any],
+    config: Json,
     workdir: pathlib.Path,
     stop: Callable[[int], bool] = lambda step: False,
     debug_nans: bool = False,
@@ -116,7 +116,7 @@ def run(
 
 
 def _run(
-    config: dict[str, Any],
+    config: Json,
     workdir: pathlib.Path,
     stop: Callable[[int], bool],
     debug_nans: bool,
@@ -151,7 +151,7 @@ def _run(
 
 
 def refuse_other_run(
-    record: Record, config: Mapping[str, Any], workdir: pathlib.Path
+    record: Record, config: Config, workdir: pathlib.Path
 ) -> None:
     """Stops before a folder's run is continued with another config or on other data.
 
@@ -170,8 +170,8 @@ def refuse_other_run(
 
 
 def refuse_other_config(
-    saved: Mapping[str, Any],
-    asked: Mapping[str, Any],
+    saved: Fields,
+    asked: Fields,
     workdir: pathlib.Path,
     of_both: bool = False,
     free: Collection[str] = (),
@@ -197,9 +197,9 @@ def refuse_other_config(
         )
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> Json:
     """A nested config as {dotted name: value}."""
-    flat: dict[str, Any] = {}
+    flat: Json = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{name}.")

@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.types import Config, Fields, Json
 
 T = TypeVar("T")
 
 
-def with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_tuples(content: Fields) -> Json:
     """`content` with tuples in place of lists: JSON stores tuples as lists."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
 
 
-def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], **given: Any) -> T:
+def from_section(config: Config, name: str, make: Callable[..., T], **given: Any) -> T:
     """`make(**config[name], **given)`, after a check of the section's fields.
 
     Raises:
@@ -38,7 +39,7 @@ def from_section(config: Mapping[str, Any], name: str, make: Callable[..., T], *
     return make(**section, **given)
 
 
-def check_type(name: str, value: Any, hint: Any) -> None:
+def check_type(name: str, value: object, hint: Any) -> None:
     """Checks that a config's value has the type `hint`, and that numbers are finite.
 
     Raises:

@@ -17,6 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 MAY_IMPORT = {
     "__init__": {"graphs", "models"},
     "errors": set(),
+    "types": set(),
     "config": set(),
     "cpu": set(),
     "progress": set(),
@@ -34,6 +35,7 @@ MAY_IMPORT = {
         "config", "data", "evaluation", "graphs", "inference", "models", "progress", "training"
     },
 }  # fmt: skip
+EVERYWHERE = {"errors", "types"}
 FLAGS = {"absl", "argparse", "ml_collections"}
 NETWORK = {"aiohttp", "ftplib", "http", "httpx", "requests", "socket", "urllib", "urllib3"}
 
@@ -61,7 +63,7 @@ def path(request):
 
 def test_parts_use_only_those_below_them(path):
     ours = {name.split(".")[1] for name in imports_of(path) if name.startswith("hdgnn_jax.")}
-    assert ours <= {part_of(path), "errors", *MAY_IMPORT[part_of(path)]}
+    assert ours <= {part_of(path), *EVERYWHERE, *MAY_IMPORT[part_of(path)]}
 
 
 def test_the_parts_have_an_order():
@@ -74,7 +76,7 @@ def test_nothing_is_allowed_that_no_file_needs():
     needed = {part: set() for part in MAY_IMPORT}
     for path in FILES:
         ours = {name.split(".")[1] for name in imports_of(path) if name.startswith("hdgnn_jax.")}
-        needed[part_of(path)] |= ours - {part_of(path), "errors"}
+        needed[part_of(path)] |= ours - {part_of(path), *EVERYWHERE}
     assert needed == MAY_IMPORT
 
 

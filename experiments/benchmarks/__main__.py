@@ -14,7 +14,7 @@ import os
 import pathlib
 import platform
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from experiments import program
 
@@ -67,6 +67,7 @@ import jax
 from experiments.benchmarks.compare import compare
 from experiments.benchmarks.report import Report
 from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.types import Json
 
 
 def run(options: argparse.Namespace) -> None:
@@ -78,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         options.plot.mkdir(parents=True, exist_ok=True)
     report = Report(options.quick, options.plot)
     names = options.groups or GROUPS
-    results: dict[str, Any] = {
+    results: Json = {
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),

@@ -12,11 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from hdgnn_jax.types import Json
+
 Call = Callable[[], Any]
 GIB = 2**30
 
 
-def interleave(calls: Mapping[str, Call], rounds: int, least: float = 0.03) -> dict[str, Any]:
+def interleave(calls: Mapping[str, Call], rounds: int, least: float = 0.03) -> Json:
     """Times several calls in turn, so that a change of the machine's clock affects all of them.
 
     Args:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.benchmarks.report import Report
 from experiments.benchmarks.timing import Call, interleave, ratio
+from hdgnn_jax.types import Apply, PyTree
 
 WAYS = ("forward", "gradient")
 
@@ -18,8 +19,8 @@ WAYS = ("forward", "gradient")
 class Kernel(NamedTuple):
     """A function and its arguments; the gradient is taken with respect to the first argument."""
 
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
+    function: Apply
+    arguments: tuple[PyTree, ...]
 
 
 class Pair(NamedTuple):

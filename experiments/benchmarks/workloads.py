@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -22,10 +22,11 @@ from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.run.task import Examples, Task, examples
 from hdgnn_jax.training import step
+from hdgnn_jax.types import Config, Json, Params, PyTree
 
 _SHARED = {"cutoff": 5.0, "m_max": 1, "tensor_product": "metp", "product_degree": 2,
            "n_gaussians": 250}  # fmt: skip
-MODELS: dict[str, dict[str, Any]] = {
+MODELS: dict[str, Json] = {
     "a": {**_SHARED, "layers": 4, "degree": 4, "channels": 32, "hidden": 64,
           "edge_channels": 32, "invariant_channels": 64},
     "b": {**_SHARED, "layers": 6, "degree": 6, "channels": 64, "hidden": 128,
@@ -54,14 +55,14 @@ class Compiled(NamedTuple):
     buffers: int
 
 
-def config_of(variant: str = "full", **model: Any) -> dict[str, Any]:
+def config_of(variant: str = "full", **model: Any) -> Json:
     """A config of experiments/configs/qm9.py with some fields of its model replaced."""
     config = json.loads(configs.get_config(variant).to_json())
     config["model"] |= model
     return config
 
 
-def training_molecules(config: Mapping[str, Any], count: int) -> Examples:
+def training_molecules(config: Config, count: int) -> Examples:
     """The first molecules of the training split; random ones where QM9 is not installed."""
     try:
         few = {**config, "data": {**config["data"], "train_size": count}}
@@ -72,7 +73,7 @@ def training_molecules(config: Mapping[str, Any], count: int) -> Examples:
         return random_molecules(config, sizes.tolist())
 
 
-def random_molecules(config: Mapping[str, Any], sizes: list[int]) -> Examples:
+def random_molecules(config: Config, sizes: list[int]) -> Examples:
     """Random molecules of given sizes, grown atom by atom, as dense as organic ones."""
     rng = np.random.default_rng(1)
     structures = []
@@ -115,7 +116,7 @@ def one_batch(molecules: Examples, places: np.ndarray) -> batching.MolecularGrap
     return batching.stack([graph])
 
 
-def standard(name: str, quick: bool) -> tuple[dict[str, Any], Task, batching.MolecularGraph]:
+def standard(name: str, quick: bool) -> tuple[Json, Task, batching.MolecularGraph]:
     """Config, task and batch of `a` or `b`."""
     config = config_of(**MODELS["quick" if quick else name])
     molecules = training_molecules(config, 64 if quick else 2048)
@@ -124,7 +125,7 @@ def standard(name: str, quick: bool) -> tuple[dict[str, Any], Task, batching.Mol
     return config, task_of(config, molecules), one_batch(molecules, places)
 
 
-def task_of(config: Mapping[str, Any], molecules: Examples) -> Task:
+def task_of(config: Config, molecules: Examples) -> Task:
     """The task of a config with these training molecules."""
     return Task.fitted(config, dataset(config), molecules)[0]
 
@@ -194,7 +195,7 @@ class Stepper:
         return metrics
 
     @property
-    def params(self) -> step.Params:
+    def params(self) -> Params:
         """The current weights."""
         return self._state.params
 
@@ -209,7 +210,7 @@ class Predicting:
         self.compiled = predict.lower(self._params, placed[0]).compile()
         self._batches = itertools.cycle(placed)
 
-    def __call__(self) -> Any:
+    def __call__(self) -> PyTree:
         return self.compiled(self._params, next(self._batches))
 
 

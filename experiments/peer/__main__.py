@@ -22,8 +22,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from absl import flags
 
@@ -56,6 +55,7 @@ from hdgnn_jax.run.task import Examples, Task
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
+from hdgnn_jax.types import Fields, Json
 
 TRAINER = pathlib.Path(__file__).with_name("schnetpack_models.py")
 RATES = (5e-4, 1e-3, 3e-3)
@@ -150,7 +150,7 @@ def comparable(workdir: pathlib.Path) -> Task:
     return task
 
 
-def warn_of_other_hardware(hardware: Mapping[str, Any], settings: Settings) -> None:
+def warn_of_other_hardware(hardware: Fields, settings: Settings) -> None:
     """Warns where the run had other cores or devices: its seconds are then not comparable."""
     if hardware["jax_backend"] != "cpu":
         logger.warning("the run had a %s; the other models have a CPU", hardware["jax_backend"])
@@ -162,8 +162,8 @@ def warn_of_other_hardware(hardware: Mapping[str, Any], settings: Settings) -> N
 
 
 def missing(
-    model: Mapping[str, Any], settings: Settings, seeds: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    model: Fields, settings: Settings, seeds: int
+) -> Iterator[tuple[str, Json]]:
     """Yields each missing training of one model, after `trials` or `runs`, the list it belongs to.
 
     Add each result to `model` before asking for the next: runs take the best rate of the trials.
@@ -186,7 +186,7 @@ def train_missing(
     workdir: pathlib.Path,
     task: Task,
     settings: Settings,
-    models: dict[str, Any],
+    models: Json,
     options: Options,
 ) -> None:
     """Trains what `models` lacks; each result is on disk before the next training begins.
@@ -258,7 +258,7 @@ def write_molecules(path: pathlib.Path, task: Task, cutoff: float | None) -> Non
         task.target, task.model.hyper.elements, train.structures, train.values,
         kind="fitted",
     )  # fmt: skip
-    arrays: dict[str, Any] = {
+    arrays: Json = {
         f"{name}_{key}": value
         for name, molecules in parts.items()
         for key, value in columns(molecules, reference, cutoff).items()
@@ -297,7 +297,7 @@ def columns(
     return found
 
 
-def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict[str, Any]:
+def train(python: str, molecules: pathlib.Path, task: Fields) -> Json:
     """Trains one model, in a process of its own, with a progress bar.
 
     Args:
@@ -314,7 +314,7 @@ def train(python: str, molecules: pathlib.Path, task: Mapping[str, Any]) -> dict
     """
     title = f"{MODELS[task['model']]}, rate {task['rate']:g}"
     curve: list[dict[str, float]] = []
-    found: dict[str, Any] = {}
+    found: Json = {}
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(

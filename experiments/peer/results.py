@@ -8,7 +8,6 @@ import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from matplotlib.ticker import NullFormatter
 from rich.console import Console
@@ -19,6 +18,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.metrics import read_metrics, write_atomically
 from hdgnn_jax.training.plots import BLUE, ORANGE, RED, empty_figure, superscripts, tidy
 from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.types import Config, Fields, Json
 
 FILE = "peers.json"
 MODELS = {"painn": "PaiNN", "schnet": "SchNet"}
@@ -48,13 +48,13 @@ class Settings:
     cutoff: float
     cores: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The settings as they read back from JSON."""
-        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        content: Json = json.loads(json.dumps(dataclasses.asdict(self)))
         return content
 
 
-def read(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
+def read(workdir: pathlib.Path, settings: Settings) -> Json:
     """The stored results, by model; empty where they have other settings."""
     path = workdir / "report" / FILE
     if not path.exists():
@@ -63,7 +63,7 @@ def read(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
     there, here = content["settings"], settings.to_dict()
     differing = [name for name in here if there.get(name) != here[name]]
     if not differing:
-        models: dict[str, Any] = content["models"]
+        models: Json = content["models"]
         return models
     shown = ", ".join(f"{k} = {there.get(k)} there, {here[k]} here" for k in differing)
     print(f"{path} is of other settings ({shown}): what is found now takes its place")
@@ -71,7 +71,7 @@ def read(workdir: pathlib.Path, settings: Settings) -> dict[str, Any]:
 
 
 def write(
-    workdir: pathlib.Path, target: Target, settings: Settings, models: Mapping[str, Any]
+    workdir: pathlib.Path, target: Target, settings: Settings, models: Fields
 ) -> None:
     """Writes `peers.json`: for each model `software`, `parameters`, `size`, `trials` and `runs`."""
     content = {
@@ -84,7 +84,7 @@ def write(
     write_atomically(workdir / "report" / FILE, data)
 
 
-def best_rate(model: Mapping[str, Any]) -> float:
+def best_rate(model: Fields) -> float:
     """The rate that was best on validation.
 
     Raises:
@@ -97,7 +97,7 @@ def best_rate(model: Mapping[str, Any]) -> float:
     return best
 
 
-def report(workdir: pathlib.Path, settings: Settings, models: Mapping[str, Any]) -> None:
+def report(workdir: pathlib.Path, settings: Settings, models: Fields) -> None:
     """Prints the table, draws the curves, and puts both into the run's `report.md`."""
     folder = workdir / "report"
     summary = json.loads((folder / "summary.json").read_text())
@@ -143,7 +143,7 @@ def course(workdir: pathlib.Path, batch_size: int) -> list[dict[str, float]]:
 
 
 def draw(
-    ours: Sequence[Mapping[str, float]], models: Mapping[str, Any], target: str, unit: str
+    ours: Sequence[Mapping[str, float]], models: Fields, target: str, unit: str
 ) -> bytes:
     """Validation error against seconds and against molecules seen, as PNG."""
     figure = empty_figure(9, 4)
@@ -177,9 +177,9 @@ def draw(
 
 
 def section(
-    summary: Mapping[str, Any],
+    summary: Fields,
     settings: Settings,
-    models: Mapping[str, Any],
+    models: Fields,
     rows: Sequence[Sequence[str]],
 ) -> str:
     """The text of the section, with its heading."""
@@ -217,7 +217,7 @@ def with_section(text: str, new: str) -> str:
 
 
 def _ours(
-    summary: Mapping[str, Any], config: Mapping[str, Any], ours: Sequence[Mapping[str, float]]
+    summary: Fields, config: Config, ours: Sequence[Mapping[str, float]]
 ) -> tuple[str, ...]:
     training = config["training"]
     return (
@@ -231,7 +231,7 @@ def _ours(
     )
 
 
-def _of_model(name: str, model: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def _of_model(name: str, model: Fields) -> Iterator[tuple[str, ...]]:
     """Yields a row for each seed."""
     for run in model["runs"]:
         yield (
@@ -245,7 +245,7 @@ def _of_model(name: str, model: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _baselines(summary: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def _baselines(summary: Fields) -> Iterator[tuple[str, ...]]:
     """Yields a row for each baseline, without its validation error: it is of the whole split."""
     for key, mae in summary.items():
         name = key.removeprefix("mae_")

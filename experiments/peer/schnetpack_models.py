@@ -29,6 +29,8 @@ import schnetpack
 import torch
 from schnetpack import properties
 
+from hdgnn_jax.types import Json
+
 FEATURES, INTERACTIONS = 64, 3
 GAUSSIANS = {"painn": 20, "schnet": 50}
 REPRESENTATIONS = {
@@ -97,7 +99,7 @@ class Model(torch.nn.Module):
         return self.head(self.representation(inputs))["y"]
 
 
-def say(**content: Any) -> None:
+def say(**content: object) -> None:
     """Prints a line of JSON; numbers that are not finite become null."""
     finite = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()
@@ -105,7 +107,7 @@ def say(**content: Any) -> None:
     print(json.dumps(finite), flush=True)
 
 
-def train(file: Any, task: dict[str, Any]) -> None:
+def train(file: Any, task: Json) -> None:
     """Trains one model; errors are printed in the target's unit."""
     torch.manual_seed(task["seed"])
     rng = np.random.default_rng(task["seed"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hdgnn_jax.graphs.covalent import COVALENT_RADII
 from hdgnn_jax.graphs.neighbors import Neighbors
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
+from hdgnn_jax.types import Fields, Json
 
 SAMPLE = 10_000
 """Structures that distances are taken from; elements and sizes are those of all."""
@@ -142,12 +143,12 @@ class Domain:
             table[a, b] = table[b, a] = low
         return table
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """JSON-able."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Domain:
+    def from_dict(cls, content: Fields) -> Domain:
         """The inverse of `to_dict`, after JSON too."""
         (low, high), (some, every) = content["atoms"], content["periodic"]
         farthest = {int(z): far for z, far in content["farthest"].items()}

@@ -8,13 +8,14 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hdgnn_jax.data.labelled import LabelledStructures
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
+from hdgnn_jax.types import Fields
 
 NEUTRAL = {"charge": (0,), "spin": (0, 1), "multiplicity": (1,)}
 """What a file may say of a structure, and what it then says of a neutral singlet. Some programs
@@ -45,7 +46,7 @@ def structure_of(atoms: Any, name: str = "structure") -> Structure:
     )
 
 
-def _unseen(info: Mapping[str, Any]) -> str:
+def _unseen(info: Fields) -> str:
     """What is said of a structure that no model sees."""
     words = []
     for name, usual in NEUTRAL.items():
@@ -230,7 +231,7 @@ def _record(
     return _Record(number, structure, value, forces, named, frozenset(known))
 
 
-def _numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+def _numbers(value: object, shape: tuple[int, ...]) -> np.ndarray | None:
     """Finite float64 of that shape; None where the value is something else."""
     array = np.asarray(value)
     if array.shape != shape or array.dtype.kind not in "iuf" or not np.isfinite(array).all():

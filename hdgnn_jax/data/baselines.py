@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.linear import Linear, Terms
+from hdgnn_jax.types import Fields, PyTree
 
 Size = Literal["extensive", "intensive", "neither"]
 """Of two systems far apart, an extensive property is the sum of both, such as an energy; an
@@ -285,10 +286,10 @@ def _derivatives(terms: Terms) -> Callable[..., Derivatives]:
 
 
 def _over_batches(
-    compiled: Callable[[batching.MolecularGraph], Any],
+    compiled: Callable[[batching.MolecularGraph], PyTree],
     structures: Structures,
     neighbors: Neighbors | NeighborSearch,
-) -> Iterator[tuple[np.ndarray, Any]]:
+) -> Iterator[tuple[np.ndarray, PyTree]]:
     """Places of structures, and what a function of a padded graph gives for them."""
     if not len(structures):
         return
@@ -310,7 +311,7 @@ def _over_batches(
 Baseline = Composition | AdsorbateMean | LinearFit
 
 
-def from_dict(content: Mapping[str, Any]) -> Baseline:
+def from_dict(content: Fields) -> Baseline:
     """The inverse of `dataclasses.asdict`, after JSON too."""
     if "means" in content:
         return AdsorbateMean(**content)
@@ -321,11 +322,11 @@ def from_dict(content: Mapping[str, Any]) -> Baseline:
     return composition_from_dict(content)
 
 
-def composition_from_dict(content: Mapping[str, Any]) -> Composition:
+def composition_from_dict(content: Fields) -> Composition:
     """The same of what counts of elements give."""
     return Composition(**with_tuples(content))
 
 
-def linear_from_dict(content: Mapping[str, Any]) -> Linear:
+def linear_from_dict(content: Fields) -> Linear:
     """The same of the part that geometry gives."""
     return Linear(**with_tuples(content))

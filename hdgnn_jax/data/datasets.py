@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from hdgnn_jax.config import from_section
 from hdgnn_jax.data.ase_dataset import ASEFile
@@ -11,12 +10,13 @@ from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.data.qm9 import QM9
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.types import Config
 
 DATASETS: dict[str, type[Dataset]] = {"qm9": QM9, "is2re": IS2RE, "ase": ASEFile}
 """The class of each data set, by its name in `config.data.set`."""
 
 
-def dataset(config: Mapping[str, Any]) -> Dataset:
+def dataset(config: Config) -> Dataset:
     """The data set that `config.data` describes; its field `set` says which kind it is.
 
     Raises:

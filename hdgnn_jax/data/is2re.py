@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from hdgnn_jax.data.oc20_lmdb import Is2reError
 from hdgnn_jax.data.targets import RELAXED_ENERGY, Accuracy, ReferenceKind, Target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.types import Json
 
 VERSION = 2
 """Version of the cache's layout."""
@@ -160,7 +161,7 @@ class IS2RE(Dataset):
         return cache_folder(self.cache) / "is2re" / self.name
 
     @functools.cached_property
-    def _parts(self) -> dict[str, dict[str, Any]]:
+    def _parts(self) -> dict[str, Json]:
         if not (self._folder / "manifest.json").exists():
             command = "slabs" if self.name == "slabs" else f"is2re --source=DIR --name={self.name}"
             raise Is2reError(
@@ -217,7 +218,7 @@ def read(folder: str | os.PathLike[str], part: str, source: str = "system") -> L
     return LabelledStructures(structures, {RELAXED_ENERGY.name: whole["y_relaxed"]})
 
 
-def parts(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+def parts(folder: str | os.PathLike[str]) -> dict[str, Json]:
     """The manifest's entry of each part, by name: `records`, `skipped`, `problems`, `files`.
 
     Raises:

@@ -13,9 +13,10 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
@@ -23,6 +24,7 @@ from hdgnn_jax.data.cache import sha256
 from hdgnn_jax.data.is2re import VERSION, is_intact
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Is2reError, Lmdb, Record, lmdb_files, narrowed
 from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.types import Json
 
 SHARD = 10_000
 """Number of records in a shard, which is built, kept or rebuilt as a whole."""
@@ -31,7 +33,7 @@ PROBLEMS = 100
 """The most skipped records of a part that the manifest names."""
 
 
-def _exact(shape: tuple[int | None, ...], dtype: Any) -> tfds.features.Tensor:
+def _exact(shape: tuple[int | None, ...], dtype: npt.DTypeLike) -> tfds.features.Tensor:
     # Stored as bytes, because TFDS would round float64 to float32.
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)
 
@@ -119,7 +121,7 @@ def _planned(
     return shards
 
 
-def _kept(shard: _Shard, bad: str) -> dict[str, Any] | None:
+def _kept(shard: _Shard, bad: str) -> Json | None:
     """The entry of a shard that exists, is intact and has the same source; None otherwise."""
     try:
         entry = json.loads(_beside(shard.stem, ".json").read_text())
@@ -130,15 +132,15 @@ def _kept(shard: _Shard, bad: str) -> dict[str, Any] | None:
     return entry if same and all(is_intact(*file) for file in files) else None
 
 
-def _origin(shard: _Shard) -> dict[str, Any]:
+def _origin(shard: _Shard) -> Json:
     file = shard.source
     return {"version": VERSION, "file": file.path.name, "bytes": file.size, "written": file.written,
             "records": len(file), "start": shard.start, "stop": shard.stop}  # fmt: skip
 
 
-def _made(shard: _Shard, bad: str, advance: Callable[[], object]) -> dict[str, Any]:
+def _made(shard: _Shard, bad: str, advance: Callable[[], object]) -> Json:
     records: list[Record] = []
-    problems: list[dict[str, Any]] = []
+    problems: list[Json] = []
     packed = _beside(shard.stem, ".npz")
     # One record per group, as TFDS writes for random access. Its default, zstd, takes five times
     # as long.
@@ -182,11 +184,11 @@ def _filled(record: Record) -> Record:
     )
 
 
-def _packed(records: list[Record]) -> dict[str, Any]:
-    def joined(name: str, dtype: Any, *shape: int) -> np.ndarray:
+def _packed(records: list[Record]) -> Json:
+    def joined(name: str, dtype: npt.DTypeLike, *shape: int) -> np.ndarray:
         return np.concatenate([np.empty((0, *shape), dtype), *(getattr(r, name) for r in records)])
 
-    def listed(name: str, dtype: Any, *shape: int) -> np.ndarray:
+    def listed(name: str, dtype: npt.DTypeLike, *shape: int) -> np.ndarray:
         return np.array([getattr(r, name) for r in records], dtype).reshape(-1, *shape)
 
     return {
@@ -201,7 +203,7 @@ def _packed(records: list[Record]) -> dict[str, Any]:
     }
 
 
-def _finish(folder: pathlib.Path, shards: list[_Shard], entries: list[dict[str, Any]]) -> None:
+def _finish(folder: pathlib.Path, shards: list[_Shard], entries: list[Json]) -> None:
     """Removes files of other builds, writes the metadata of TFDS, and last the manifest."""
     wanted = {shard.stem.name + suffix for shard in shards for suffix in ("", ".npz", ".json")}
     for path in folder.glob("is2re-*"):
@@ -210,7 +212,7 @@ def _finish(folder: pathlib.Path, shards: list[_Shard], entries: list[dict[str, 
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name="is2re", filetype_suffix="array_record"
     )
-    parts: dict[str, Any] = {}
+    parts: Json = {}
     splits = []
     for part in dict.fromkeys(shard.part for shard in shards):
         own = [entry for shard, entry in zip(shards, entries, strict=True) if shard.part == part]

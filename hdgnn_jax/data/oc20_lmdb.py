@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from hdgnn_jax.data import torch_pickle
 from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.graphs.structure import CLOSEST_ATOMS
+from hdgnn_jax.types import Fields, Json
 
 
 class Record(NamedTuple):
@@ -167,7 +168,7 @@ def lmdb_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:
 
 
 def read_lmdb(
-    path: str | os.PathLike[str], skipped: list[dict[str, Any]] | None = None
+    path: str | os.PathLike[str], skipped: list[Json] | None = None
 ) -> Iterator[Record]:
     """Yields the records of a file, or of the .lmdb files of a folder.
 
@@ -213,7 +214,7 @@ def write_lmdb(path: str | os.PathLike[str], records: Iterable[Record]) -> None:
     unfinished.rename(path)
 
 
-def _fields(record: Record) -> dict[str, Any]:
+def _fields(record: Record) -> Json:
     fields = {
         "pos": narrowed(record.positions),
         "cell": narrowed(record.cell[None]),
@@ -236,7 +237,7 @@ def narrowed(array: np.ndarray) -> np.ndarray:
     return narrow if np.array_equal(narrow, array, equal_nan=True) else array
 
 
-def _checked(fields: Mapping[str, Any]) -> Record:
+def _checked(fields: Fields) -> Record:
     """The record with OC20's fields, after checks.
 
     Raises:
@@ -264,7 +265,7 @@ def _checked(fields: Mapping[str, Any]) -> Record:
     return record
 
 
-def _array(fields: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _array(fields: Fields, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name not in fields:
         raise InputError(f"{name} is missing")
     array = np.asarray(fields[name])
@@ -275,14 +276,14 @@ def _array(fields: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.n
     return array
 
 
-def _coordinates(fields: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _coordinates(fields: Fields, name: str, shape: tuple[int, ...]) -> np.ndarray:
     array = _array(fields, name, shape).astype(np.float64)
     if not np.abs(array).max() < FARTHEST:  # NaN is not
         raise InputError(f"{name} has a coordinate that is no number below {FARTHEST:g} Å")
     return array
 
 
-def _whole(fields: Mapping[str, Any], name: str, natoms: int, low: int, high: int) -> np.ndarray:
+def _whole(fields: Fields, name: str, natoms: int, low: int, high: int) -> np.ndarray:
     array = _array(fields, name, (natoms,))
     if array.min() >= low and array.max() <= high:  # NaN is neither
         whole = array.astype(np.int8)
@@ -291,19 +292,19 @@ def _whole(fields: Mapping[str, Any], name: str, natoms: int, low: int, high: in
     raise InputError(f"{name} has one that is no whole number from {low} to {high}")
 
 
-def _scalar(fields: Mapping[str, Any], name: str) -> Any:
+def _scalar(fields: Fields, name: str) -> Any:
     value = fields.get(name)
     return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
-def _integer(fields: Mapping[str, Any], name: str) -> int:
+def _integer(fields: Fields, name: str) -> int:
     value = _scalar(fields, name)
     if type(value) is not int:
         raise InputError(f"{name} is missing or no whole number")
     return value
 
 
-def _energy(fields: Mapping[str, Any], name: str) -> float | None:
+def _energy(fields: Fields, name: str) -> float | None:
     value = _scalar(fields, name)
     if value is None:
         return None

@@ -7,7 +7,6 @@ import logging
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,6 +15,7 @@ from hdgnn_jax.data.cache import all_or_nothing
 from hdgnn_jax.data.qm9pack import COLUMNS, parse
 from hdgnn_jax.data.targets import TARGETS
 from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.types import Json
 
 MAX_ATOMS = 29
 
@@ -53,7 +53,7 @@ class Qm9(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # it has no t
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, table: dict[str, Any], advance: Callable[[], object], **kwargs: Any):
+    def __init__(self, *, table: Json, advance: Callable[[], object], **kwargs: object):
         self._table = table
         self._advance = advance
         super().__init__(**kwargs)
@@ -85,10 +85,10 @@ class Qm9(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]  # it has no t
             ),
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Json:
         return {"train": self._generate_examples()}
 
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self) -> Iterator[tuple[int, Json]]:
         table = self._table
         for k, index in enumerate(table["index"].tolist()):
             atoms = slice(table["offsets"][k], table["offsets"][k + 1])

@@ -10,6 +10,7 @@ import numpy as np
 
 from hdgnn_jax.errors import HDGNNError
 from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS
+from hdgnn_jax.types import Json
 
 COLUMNS = {
     "mu": "Dipole_debye",
@@ -38,7 +39,7 @@ class QM9Error(HDGNNError):
     """QM9 cannot be read; the message names the file and the fix."""
 
 
-def parse(source: pathlib.Path) -> dict[str, Any]:
+def parse(source: pathlib.Path) -> Json:
     """The package's CSV files as columns, in order of QM9 index.
 
     There is a row per molecule in `index`, `SMILES`, `InChI`, the `COLUMNS` and `polarizability`

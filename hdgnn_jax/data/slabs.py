@@ -114,7 +114,7 @@ def make_systems(seed: int, part: str, indices: Iterable[int], processes: int) -
     )
 
 
-def _slab(rng: np.random.Generator, metals: tuple[str, ...]) -> Any:
+def _slab(rng: np.random.Generator, metals: tuple[str, ...]) -> Atoms:
     """A slab in 20 Å of vacuum: a random alloy, or alternating layers."""
     build, size = _SLABS[rng.integers(len(_SLABS))]
     n = int(np.prod(size))
@@ -136,7 +136,7 @@ def _slab(rng: np.random.Generator, metals: tuple[str, ...]) -> Any:
     return slab
 
 
-def _adsorbate(rng: np.random.Generator, metals: tuple[str, ...]) -> Any:
+def _adsorbate(rng: np.random.Generator, metals: tuple[str, ...]) -> Atoms:
     """A dimer or trimer at the origin, nearly flat, turned at random."""
     atoms = Atoms(rng.permutation(metals), tags=[2] * len(metals))
     radii = _radii(atoms.symbols)
@@ -149,7 +149,7 @@ def _adsorbate(rng: np.random.Generator, metals: tuple[str, ...]) -> Any:
     return atoms
 
 
-def _adsorbed(rng: np.random.Generator, slab: Any, adsorbate: Any) -> Any:
+def _adsorbed(rng: np.random.Generator, slab: Atoms, adsorbate: Atoms) -> Atoms:
     """The slab with the adsorbate, which is lowered until the first atoms touch.
 
     Its centre is above the mean of the 1 to 4 surface atoms nearest to a random point (on top,
@@ -172,7 +172,7 @@ def _adsorbed(rng: np.random.Generator, slab: Any, adsorbate: Any) -> Any:
     return slab + adsorbate
 
 
-def _relaxed(sid: int, slab: Any, atoms: Any) -> Record | None:
+def _relaxed(sid: int, slab: Atoms, atoms: Atoms) -> Record | None:
     """The relaxed system; None where it must be drawn again."""
     radii = _radii(atoms.symbols)
     i, j, distance = neighbor_list("ijd", atoms, 3.0)
@@ -202,7 +202,7 @@ def _relaxed(sid: int, slab: Any, atoms: Any) -> Record | None:
     )
 
 
-def _relax(atoms: Any) -> bool:
+def _relax(atoms: Atoms) -> bool:
     """Relaxes the atoms in place; returns whether it converged."""
     atoms.calc = EMT()
     silent: Any = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.models.heads import HEADS, Head, Readout
 from hdgnn_jax.models.linear import Linear
 from hdgnn_jax.models.repulsion import Repulsion
+from hdgnn_jax.types import Apply, Fields, Json, PyTree
 
 ReferenceKind = Literal["none", "fitted", "tabulated", "linear"]
 """`tabulated`: the energies of isolated atoms, and one shift for every atom. With `linear` the
@@ -241,8 +242,8 @@ class Reference:
         return isotropic(self.composition.predict(structures), self.rank)
 
     def completed(
-        self, apply: Callable[..., Any], repulsion: Repulsion | None = None
-    ) -> Callable[..., Any]:
+        self, apply: Apply, repulsion: Repulsion | None = None
+    ) -> Apply:
         """The network's predictions with what else depends on positions: the one place that adds.
 
         Args:
@@ -257,19 +258,19 @@ class Reference:
             return apply
 
         def complete(
-            variables: Any, graph: batching.MolecularGraph, *arguments: Any, **options: Any
+            variables: PyTree, graph: batching.MolecularGraph, *arguments: PyTree, **options: PyTree
         ) -> jax.Array:
             outputs: jax.Array = apply(variables, graph, *arguments, **options)
             return outputs + sum(part.energies(graph) for part in others) / self.scale
 
         return complete
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Reference:
+    def from_dict(cls, content: Fields) -> Reference:
         """The inverse of `to_dict`, after JSON too."""
         composition, linear = content["composition"], content["linear"]
         return cls(

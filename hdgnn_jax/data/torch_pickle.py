@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.types import Json
 
 
 class PickleError(InputError):
@@ -45,7 +46,7 @@ class _Object:
 
     def __init__(self, name: str):
         self.name = name
-        self.state: dict[str, Any] = {}
+        self.state: Json = {}
 
 
 _LOAD, _REBUILD = "torch.storage._load_from_bytes", "torch._utils._rebuild_tensor_v2"
@@ -282,7 +283,7 @@ def _tensor(
     return np.ndarray(shape, storage.dtype, storage.buffer, start, bytewise)
 
 
-def loads(data: bytes) -> dict[str, Any]:
+def loads(data: bytes) -> Json:
     """The fields of a pickled `torch_geometric.data.Data`, of version 1 or 2.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.so3 import degrees
+from hdgnn_jax.types import Params, PyTree
 
 RADIUS = 1.0
 CUTOFF = 1.1 * RADIUS
@@ -105,13 +105,13 @@ def _train(
     roll = jnp.zeros(graph.senders.shape)
     optimizer, labels = optax.adam(LEARNING_RATE, eps=EPSILON), jnp.array([1.0, -1.0])
 
-    def margins(params: Any) -> jax.Array:
+    def margins(params: Params) -> jax.Array:
         x, _ = model.apply({"params": params["model"]}, graph, roll, method="states")
         owner = batching.graph_of_node(graph)
         total = jax.ops.segment_sum(x[:, :size], owner, graph.n_node.shape[0])[:2]
         return labels * (total.reshape(2, -1) @ params["weight"] + params["bias"])
 
-    def step(carry: Any, _: None) -> tuple[Any, None]:
+    def step(carry: PyTree, _: None) -> tuple[PyTree, None]:
         params, state = carry
         grads = jax.grad(lambda p: jnp.sum(jax.nn.softplus(-margins(p))))(params)
         updates, state = optimizer.update(grads, state)

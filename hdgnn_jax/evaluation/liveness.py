@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.gates import GATES, STATES
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.types import Fields, Params, PyTree
 
 DEAD = 0.01
 """Below this share of the usual size, a state or a change of predictions counts as nothing."""
@@ -22,7 +22,7 @@ STUCK = 0.5
 NORMS = ("norm", "message_norm")
 
 
-def without_degrees(model: HDGNN, params: Any) -> Any:
+def without_degrees(model: HDGNN, params: Params) -> PyTree:
     """The weights, changed so that no degree l >= 1 reaches a layer or the head.
 
     Raises:
@@ -37,7 +37,7 @@ def without_degrees(model: HDGNN, params: Any) -> Any:
     return {**params, "stack": stack}
 
 
-def sizes(model: HDGNN, params: Any, graph: batching.MolecularGraph) -> dict[str, float]:
+def sizes(model: HDGNN, params: Params, graph: batching.MolecularGraph) -> dict[str, float]:
     """Root mean square of each degree of the states, and the share of stuck gates.
 
     Args:
@@ -80,11 +80,11 @@ def obituary(found: Mapping[str, float]) -> list[str]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _look(model: HDGNN, params: Any, graph: batching.MolecularGraph) -> Any:
+def _look(model: HDGNN, params: Params, graph: batching.MolecularGraph) -> PyTree:
     rolls = jnp.zeros(graph.senders.shape)
     kept = [STATES, GATES]
     return model.apply({"params": params}, graph, rolls, method="predict", mutable=kept)[1]
 
 
-def _leaves(seen: Mapping[str, Any], name: str) -> list[np.ndarray]:
+def _leaves(seen: Fields, name: str) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(seen.get(name, {}))]

@@ -14,7 +14,7 @@ three relative to it. Changing one choice alone measures its share:
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from hdgnn_jax.inference.predictor import Advance
 from hdgnn_jax.models import geometry
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.so3 import sphere, wigner
+from hdgnn_jax.types import Params, PyTree
 
 CHOICES = ("rotation", "roll", "sphere", "axes")
 
@@ -62,7 +63,7 @@ def random_rotations(n: int, seed: int) -> np.ndarray:
 
 def prediction_changes(
     model: HDGNN,
-    params: Any,
+    params: Params,
     graph: batching.MolecularGraph,
     *,
     frames: int,
@@ -119,7 +120,7 @@ def prediction_changes(
 
 def state_changes(
     model: HDGNN,
-    params: Any,
+    params: Params,
     graph: batching.MolecularGraph,
     *,
     rotations: np.ndarray,
@@ -178,12 +179,12 @@ def _setting(choice: str, rolls: jax.Array, rotation: np.ndarray, seed: int) -> 
 
 def _apply(
     model: HDGNN,
-    params: Any,
+    params: Params,
     graph: batching.MolecularGraph,
     setting: Setting,
     roll: jax.Array,
     method: str,
-) -> Any:
+) -> PyTree:
     """Calls a method of the model in the given setting, with one of its rolls [E]."""
     points = sphere.turn(model.hyper.points(), _full_wigner(model.hyper.degree, setting.points))
     placed = model.changed(sphere_rule=points, sphere_order=None, sphere_error=None)
@@ -199,7 +200,7 @@ def _apply(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predict(
-    model: HDGNN, params: Any, graph: batching.MolecularGraph, setting: Setting
+    model: HDGNN, params: Params, graph: batching.MolecularGraph, setting: Setting
 ) -> tuple[jax.Array, jax.Array]:
     """Prediction [G], and forces [N, 3] in the axes of the graph before it is turned."""
 
@@ -217,7 +218,7 @@ def _predict(
 
 
 def _states(
-    model: HDGNN, params: Any, graph: batching.MolecularGraph, setting: Setting
+    model: HDGNN, params: Params, graph: batching.MolecularGraph, setting: Setting
 ) -> jax.Array:
     """Node states [N, S, C] in the axes of the graph before it is turned."""
     x = _apply(model, params, graph, setting, setting.rolls[0], "states")[0]

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighborhoods
 from hdgnn_jax.models.forces import Derivatives
+from hdgnn_jax.types import Params, PyTree
 
 
 def nobody(structures: int) -> None:
     """Is told, and does nothing."""
 
 
-def in_precision(dtype: np.dtype[np.floating]) -> contextlib.AbstractContextManager[object]:
+def in_precision(dtype: npt.DTypeLike) -> contextlib.AbstractContextManager[object]:
     """Within it JAX has float64, if that is the type."""
     return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
 
@@ -41,11 +42,11 @@ class Batches:
     budget: batching.Budget
     sharding: jax.sharding.NamedSharding
     advance: Callable[[int], object] = nobody
-    dtype: np.dtype[np.floating] = np.dtype(np.float32)
+    dtype: npt.DTypeLike = np.float32
 
     def answers(
-        self, step: Callable[[Any, batching.MolecularGraph], Any], params: Any
-    ) -> Iterator[tuple[np.ndarray, Any]]:
+        self, step: Callable[[Params, batching.MolecularGraph], PyTree], params: Params
+    ) -> Iterator[tuple[np.ndarray, PyTree]]:
         """Of each device's batch, its structures' places in the set and what the step gives for it.
 
         Raises:
@@ -75,7 +76,9 @@ class Batches:
 
 
 def predict(
-    predict_step: Callable[[Any, batching.MolecularGraph], jax.Array], params: Any, batches: Batches
+    predict_step: Callable[[Params, batching.MolecularGraph], jax.Array],
+    params: Params,
+    batches: Batches,
 ) -> np.ndarray:
     """Standardised outputs [n, ...] float64 of every structure.
 
@@ -93,8 +96,8 @@ def predict(
 
 
 def differentiate(
-    derivatives_step: Callable[[Any, batching.MolecularGraph], Derivatives],
-    params: Any,
+    derivatives_step: Callable[[Params, batching.MolecularGraph], Derivatives],
+    params: Params,
     batches: Batches,
 ) -> Derivatives:
     """Value [n], forces [atoms, 3] and virial [n, 3, 3], float64 and in standardised units.

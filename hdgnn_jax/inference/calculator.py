@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -45,7 +46,7 @@ class HDGNNCalculator(Calculator):
         strict: bool = False,
         repulsion: bool = True,
         dtype: Literal["float32", "float64"] = "float32",
-        **options: Any,
+        **options: object,
     ):
         """Loads the model.
 
@@ -78,7 +79,7 @@ class HDGNNCalculator(Calculator):
         self.predictor, self.strict = model, strict
         self._warned: set[str] = set()
 
-    def check_state(self, atoms: Any, tol: float = 1e-15) -> list[str]:
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; tags count too."""
         changes = super().check_state(atoms, tol)
         known: Any = self.atoms
@@ -88,7 +89,7 @@ class HDGNNCalculator(Calculator):
 
     def calculate(
         self,
-        atoms: Any = None,
+        atoms: Atoms | None = None,
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:

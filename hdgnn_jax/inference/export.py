@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import CLOSEST_ATOMS, SYMBOLS
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.models.forces import with_derivatives
+from hdgnn_jax.types import Json, PyTree
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -45,7 +46,7 @@ DERIVATIVES = {
 }
 
 
-def export_model(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
+def export_model(predictor: Predictor) -> tuple[bytes, Json]:
     """The network with its weights, and all that is needed beside it.
 
     The program maps a dict of arrays to another; the description names both. It takes any number
@@ -79,7 +80,7 @@ def _program(
     params = jax.tree.map(jnp.asarray, jax.device_get(predictor.params))
 
     def run(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        def apply(graph: batching.MolecularGraph) -> Any:
+        def apply(graph: batching.MolecularGraph) -> PyTree:
             return predictor.apply({"params": params}, graph)
 
         graph = _padded(arrays, model.hyper.cutoff, model.hyper.max_neighbors)
@@ -94,7 +95,7 @@ def _program(
 
 def _description(
     predictor: Predictor, program: bytes, inputs: Mapping[str, Array]
-) -> dict[str, Any]:
+) -> Json:
     model, reference = predictor.model.hyper, predictor.reference
     shape: tuple[int, ...] = (3,) * reference.rank
     outputs = {"value": Array("float32", ("structures", *shape), "standardised, see reference")}

@@ -7,7 +7,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from hdgnn_jax.models.repulsion import Repulsion
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
+from hdgnn_jax.types import Apply, Json, Params, PyTree
 
 Advance: TypeAlias = Callable[[int], object]
 
@@ -46,7 +47,7 @@ class Programs:
       mesh: devices.
     """
 
-    apply: step.Apply
+    apply: Apply
     mesh: jax.sharding.Mesh
 
     @functools.cached_property
@@ -58,7 +59,7 @@ class Programs:
     def differentiate(self) -> Callable[..., Derivatives]:
         """(params, stacked batch) -> outputs with forces and virial."""
 
-        def differentiate(variables: Any, graph: batching.MolecularGraph) -> Derivatives:
+        def differentiate(variables: PyTree, graph: batching.MolecularGraph) -> Derivatives:
             return with_derivatives(lambda moved: self.apply(variables, moved), graph)
 
         return step.make_predict_step(differentiate, self.mesh)
@@ -69,7 +70,7 @@ class Programs:
 
         @functools.cache
         def compiled(n: int) -> Callable[..., jax.Array]:
-            def of_rolls(variables: Any, graph: batching.MolecularGraph) -> Any:
+            def of_rolls(variables: PyTree, graph: batching.MolecularGraph) -> PyTree:
                 rolls = self.apply(variables, graph, n, method="of_rolls")
                 return jax.numpy.moveaxis(rolls, 0, 1)
 
@@ -98,7 +99,7 @@ class Predictor:
     """
 
     model: HDGNN
-    params: step.Params
+    params: Params
     reference: Reference
     target: Target
     budget: batching.Budget
@@ -146,7 +147,7 @@ class Predictor:
 
     def in_float64(self) -> Predictor:
         """The same, computed in float64, for small differences as in vibrations: slower."""
-        with batches.in_precision(np.dtype(np.float64)):
+        with batches.in_precision(np.float64):
             weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.params)
             placed = jax.device_put(weights, step.replicated(self.mesh))
         return dataclasses.replace(self, params=placed)
@@ -167,7 +168,7 @@ class Predictor:
         fields |= {"model": self.model.hyper, "params": jax.device_get(self.params)}
         return _unpickled, (fields,)
 
-    def with_params(self, params: step.Params) -> Predictor:
+    def with_params(self, params: Params) -> Predictor:
         """The same with other weights; what is compiled serves both."""
         other = dataclasses.replace(self, params=params)
         other.__dict__["programs"] = self.programs
@@ -265,7 +266,7 @@ class Predictor:
         return Derivatives(*(values * ev for values in self.slopes(structures, advance)))
 
     @property
-    def apply(self) -> step.Apply:
+    def apply(self) -> Apply:
         """(variables, graph) -> [G, ...] standardised: network, linear reference, repulsion."""
         return self.reference.completed(self.model.apply, self.repulsion)
 
@@ -348,9 +349,9 @@ class Predictor:
         return Batches(graphs, budget, step.sharded(self.mesh), advance, self.dtype)
 
 
-def _unpickled(fields: dict[str, Any]) -> Predictor:
+def _unpickled(fields: Json) -> Predictor:
     mesh, params = step.make_mesh(), fields["params"]
-    with batches.in_precision(np.dtype(jax.tree.leaves(params)[0].dtype)):
+    with batches.in_precision(jax.tree.leaves(params)[0].dtype):
         placed = jax.device_put(params, step.replicated(mesh))
     return Predictor(**{**fields, "model": HDGNN(fields["model"]), "params": placed, "mesh": mesh})
 
@@ -369,7 +370,7 @@ def grown(size: int) -> int:
 
 def restore_weights(
     checkpoints: Checkpoints, model: HDGNN, mesh: jax.sharding.Mesh
-) -> step.Params:
+) -> Params:
     """The averaged weights that were best on validation, on every device.
 
     Raises:

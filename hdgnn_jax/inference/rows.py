@@ -8,7 +8,6 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,6 +17,7 @@ from rich.text import Text
 from hdgnn_jax.data.units import conversion
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure
 from hdgnn_jax.training.report import component_names
+from hdgnn_jax.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +147,8 @@ def print_table(rows: Sequence[Row]) -> None:
 def as_json(rows: Sequence[Row]) -> str:
     """A list of objects."""
 
-    def content(row: Row) -> dict[str, Any]:
-        found: dict[str, Any] = {"structure": row.name}
+    def content(row: Row) -> Json:
+        found: Json = {"structure": row.name}
         found |= {f"{q.name} [{q.unit}]": q.rounded.tolist() for q in row.quantities}
         if row.energy is not None:
             found["energy [eV]"] = row.energy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.models.dense import Precision
@@ -11,6 +11,7 @@ from hdgnn_jax.models.heads import HEADS, Head, Readout
 from hdgnn_jax.models.message import Attention, TensorProduct
 from hdgnn_jax.models.pathways import Pathway
 from hdgnn_jax.so3 import sphere
+from hdgnn_jax.types import Json
 
 Frame = Literal["random", "canonical"] | int
 
@@ -188,7 +189,7 @@ class HyperParameters:
         """L of the messages of each shell of neighbours."""
         return (self.degree,) if self.near_neighbors is None else (self.degree, self.far_degree)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """All fields as a dictionary that JSON can store, except for a `Sphere`."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.hdgnn import HDGNN, Layer, edge_rolls
+from hdgnn_jax.types import Params, PyTree
 
 
 class _Found(Exception):
@@ -20,7 +21,7 @@ class _Found(Exception):
 
 def locate(
     model: HDGNN,
-    params: Any,
+    params: Params,
     graph: batching.MolecularGraph,
     key: jax.Array,
     loss: Callable[[Any], jax.Array],
@@ -95,7 +96,7 @@ def _worst(gradients: dict[str, np.ndarray]) -> str | None:
     return f"the gradient of {name.removeprefix('stack/')} in layer {layers[name] + 1}"
 
 
-def _finite(tree: Any) -> bool:
+def _finite(tree: PyTree) -> bool:
     """Whether all numbers are finite; traced arrays, which have no numbers yet, are skipped."""
     return all(
         bool(jnp.isfinite(leaf).all())

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import jax
 import numpy as np
@@ -32,6 +31,7 @@ from hdgnn_jax.training.provenance import reproduction_card
 from hdgnn_jax.training.record import Course, Record
 from hdgnn_jax.training.report import write_report
 from hdgnn_jax.training.result import SplitResult
+from hdgnn_jax.types import Config, Fields, Params
 
 TURNED = 256
 """First so many validation molecules are also predicted turned, each by a random rotation."""
@@ -79,7 +79,7 @@ class Fit:
     @classmethod
     def prepare(
         cls,
-        config: Mapping[str, Any],
+        config: Config,
         mesh: jax.sharding.Mesh,
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
@@ -229,7 +229,7 @@ class Fit:
                 text = f"loss {loss:.4f}" + ("" if mae is None else f", MAE {mae:.4g}")
                 progress.update(task, completed=done, description=text)
 
-            def write(at: int, row: Mapping[str, Any]) -> None:
+            def write(at: int, row: Fields) -> None:
                 if writer:
                     writer.write(at, {**row, "seconds": self.so_far().seconds})
 
@@ -252,7 +252,7 @@ class Fit:
                 locate=self.locate if debug_nans else None,
             )
 
-    def validate(self, params: step.Params) -> dict[str, float]:
+    def validate(self, params: Params) -> dict[str, float]:
         """Error, rotation error and what is alive, of averaged weights."""
         predictor, few = self.predictor.with_params(params), self.validation.first(TURNED)
         found = results.predicted("validation", self.task, predictor, self.validation)
@@ -310,7 +310,7 @@ class Fit:
                 lambda leaf, k=shard: np.asarray(leaf.addressable_shards[k].data)[0], batch
             )
 
-            def loss(params: step.Params, graph: batching.MolecularGraph = graph) -> jax.Array:
+            def loss(params: Params, graph: batching.MolecularGraph = graph) -> jax.Array:
                 outputs = task.apply({"params": params}, graph, train=True, rngs={"frame": key})
                 return losses.l1(outputs, graph, losses.count(graph), task.forces_weight)
 

@@ -27,6 +27,7 @@ from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.training import step
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.record import Record
+from hdgnn_jax.types import Apply, Config, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Task:
       domain: of the training structures.
     """
 
-    config: Mapping[str, Any]
+    config: Config
     data: Dataset
     target: targets.Target
     model: HDGNN
@@ -91,7 +92,7 @@ class Task:
 
     @classmethod
     def fitted(
-        cls, config: Mapping[str, Any], data: Dataset, train: Examples
+        cls, config: Config, data: Dataset, train: Examples
     ) -> tuple[Task, Examples]:
         """Fits reference and baselines to the training structures, and counts their neighbours.
 
@@ -180,7 +181,7 @@ class Task:
         return examples(self.config, self.data, name)
 
     def predictor(
-        self, params: step.Params, budget: batching.Budget, mesh: jax.sharding.Mesh
+        self, params: Params, budget: batching.Budget, mesh: jax.sharding.Mesh
     ) -> Predictor:
         """The network with weights."""
         return Predictor(self.model, params, self.reference, self.target, budget, mesh, self.domain)
@@ -230,14 +231,14 @@ class Task:
         return self.config["training"]["forces_weight"]
 
     @property
-    def apply(self) -> step.Apply:
+    def apply(self) -> Apply:
         """The network that is trained, with derivatives where forces are trained on."""
-        apply: step.Apply = self.model.apply
+        apply: Apply = self.model.apply
         if not self.forces_weight:
             return apply
 
         def differentiate(
-            variables: Any, graph: batching.MolecularGraph, **options: Any
+            variables: PyTree, graph: batching.MolecularGraph, **options: PyTree
         ) -> Derivatives:
             return with_derivatives(lambda moved: apply(variables, moved, **options), graph)
 
@@ -250,7 +251,7 @@ class Task:
         return step.init_state(params, self.optimizer, mesh, divide)
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check(config: Config) -> None:
     """Refuses a config that no run can use, before any data are read.
 
     What only the data can tell, such as a training set larger than there is, is found later.
@@ -281,7 +282,7 @@ def check(config: Mapping[str, Any]) -> None:
     model.points()
 
 
-def examples(config: Mapping[str, Any], data: Dataset, name: str) -> Examples:
+def examples(config: Config, data: Dataset, name: str) -> Examples:
     """A part of the data set that `config.data` describes, checked, with its neighbours.
 
     Raises:
@@ -302,7 +303,7 @@ def examples(config: Mapping[str, Any], data: Dataset, name: str) -> Examples:
     return Examples(structures, neighbors, labelled.labels[target.name], forces)
 
 
-def model_of(config: Mapping[str, Any], neighbors: float) -> HDGNN:
+def model_of(config: Config, neighbors: float) -> HDGNN:
     """The network that the config describes.
 
     Args:
@@ -317,7 +318,7 @@ def model_of(config: Mapping[str, Any], neighbors: float) -> HDGNN:
     return HDGNN(hyper)
 
 
-def linear_reference(config: Mapping[str, Any]) -> bool:
+def linear_reference(config: Config) -> bool:
     """Whether the linear model is taken off the target first.
 
     Of what is no sum over atoms, such as the norm of a dipole moment, no reference ever is.
@@ -325,7 +326,7 @@ def linear_reference(config: Mapping[str, Any]) -> bool:
     return bool(config["data"]["reference"] == "linear" and head_of(config) == "invariant")
 
 
-def head_of(config: Mapping[str, Any]) -> Head:
+def head_of(config: Config) -> Head:
     """The head that the config asks for; `auto` is the one made for the target.
 
     Raises:

@@ -21,8 +21,8 @@ from jax.experimental import multihost_utils
 
 from hdgnn_jax.errors import HDGNNError
 from hdgnn_jax.training import leaves
+from hdgnn_jax.types import Fields, Json, PyTree
 
-PyTree = Any
 Which = Literal["latest", "best"]
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Restored:
 
     step: int
     state: PyTree
-    record: dict[str, Any]
+    record: Json
 
 
 class Checkpoints:
@@ -101,7 +101,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, state: PyTree, record: Mapping[str, Any], metric: float | None
+        self, step: int, state: PyTree, record: Fields, metric: float | None
     ) -> None:
         """Saves a step. The state is copied before this returns, so its buffers may be donated.
 
@@ -173,7 +173,7 @@ class Checkpoints:
         self._position = restored.step
         return restored
 
-    def record(self, which: Which = "latest") -> dict[str, Any]:
+    def record(self, which: Which = "latest") -> Json:
         """Reads the record alone: what it takes to build the model to restore into.
 
         Args:
@@ -296,7 +296,7 @@ class Checkpoints:
                 metrics[step] = None
         return metrics
 
-    def _read_contents(self, step: int) -> dict[str, Any]:
+    def _read_contents(self, step: int) -> Json:
         """What `save` wrote into a step's record, verified."""
         stored = self._read(step, "record", ocp.args.JsonRestore())
         if not isinstance(stored, dict) or stored.keys() != {"contents", "sha256"}:
@@ -310,7 +310,7 @@ class Checkpoints:
         return contents
 
     def _read_arrays(
-        self, step: int, saved: Mapping[str, Any], like: PyTree, part: str
+        self, step: int, saved: Fields, like: PyTree, part: str
     ) -> PyTree:
         """The arrays of a step on the host, in the structure of `like`, verified."""
         named = {part + name: leaf for name, leaf in leaves.named_leaves(like).items()}
@@ -378,7 +378,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}".strip()
 
 
-def _json_digest(contents: Mapping[str, Any]) -> str:
+def _json_digest(contents: Fields) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 

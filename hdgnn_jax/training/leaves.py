@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-PyTree = Any
+from hdgnn_jax.types import Fields, Json, PyTree
 
 
-def named_leaves(tree: PyTree) -> dict[str, Any]:
+def named_leaves(tree: PyTree) -> Json:
     """Leaves by the path that code would write, e.g. ".params['embedding']['kernel']"."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def whole(leaf: Any) -> np.ndarray:
+def whole(leaf: PyTree) -> np.ndarray:
     """The whole array as NumPy, on every process."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
         return multihost_utils.process_allgather(leaf, tiled=True)
@@ -46,12 +45,12 @@ def pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
 
 
-def describe(array: np.ndarray) -> dict[str, Any]:
+def describe(array: np.ndarray) -> Json:
     """Type and digest of an array, JSON-able."""
     return {"type": type_of(array), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
 
 
-def type_of(leaf: Any) -> str:
+def type_of(leaf: PyTree) -> str:
     """The type and shape of an array in one text, e.g. float32[64,128]."""
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
 
@@ -62,7 +61,7 @@ def size_of(text: str) -> int:
     return math.prod(map(int, filter(None, shape.split(",")))) * np.dtype(name).itemsize
 
 
-def differences(like: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+def differences(like: Fields, saved: Fields) -> list[str]:
     """A line for every leaf whose type differs between the saved state and the requested one."""
     here = {name: type_of(leaf) for name, leaf in like.items()}
     there = {name: entry["type"] for name, entry in saved.items()}
@@ -73,7 +72,7 @@ def differences(like: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def place(array: np.ndarray, like: Any) -> Any:
+def place(array: np.ndarray, like: PyTree) -> PyTree:
     """Puts a host array where `like` is: on the host, its devices, or the default device."""
     if isinstance(like, np.ndarray):
         return array

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from hdgnn_jax.errors import HDGNNError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.training.step import Params, StepMetrics, TrainState
+from hdgnn_jax.training.step import StepMetrics, TrainState
+from hdgnn_jax.types import Fields, Json, Params
 
 
 class DivergedError(HDGNNError):
@@ -59,13 +59,13 @@ class Memory:
         if math.isfinite(loss):
             self.recent = [*self.recent, loss][-RECENT:]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """A dictionary that JSON can store."""
         waiting = [[np.asarray(value).item() for value in metrics] for metrics in self.waiting]
         return {"waiting": waiting, "skipped": self.skipped, "recent": self.recent}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Memory:
+    def from_dict(cls, content: Fields) -> Memory:
         """The exact inverse of `to_dict`."""
         waiting = [
             StepMetrics(jnp.float32(loss), jnp.float32(norm), jnp.bool_(bad), jnp.int32(culprit))
@@ -83,9 +83,9 @@ def train(
     log_every: int,
     validate_at: set[int],
     validate: Callable[[Params], dict[str, float]],
-    save: Callable[[TrainState, int, float, Memory], Any],
-    write: Callable[[int, Mapping[str, Any]], Any],
-    show: Callable[[int, float, float | None], Any],
+    save: Callable[[TrainState, int, float, Memory], object],
+    write: Callable[[int, Fields], object],
+    show: Callable[[int, float, float | None], object],
     max_skipped: int,
     records: Callable[[int], Mapping[int, str]],
     stop: Callable[[int], bool] = lambda step: False,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from hdgnn_jax.graphs import batching
+from hdgnn_jax.types import PyTree
 
 
 class Counts(NamedTuple):
@@ -24,7 +25,7 @@ def count(graph: batching.MolecularGraph) -> Counts:
 
 
 def l1(
-    outputs: Any, graph: batching.MolecularGraph, counts: Counts, forces_weight: float = 0.0
+    outputs: PyTree, graph: batching.MolecularGraph, counts: Counts, forces_weight: float = 0.0
 ) -> jax.Array:
     """Mean absolute error of the targets, plus `forces_weight` times that of the forces.
 
@@ -46,7 +47,7 @@ def l1(
     return loss
 
 
-def not_finite(outputs: Any, graph: batching.MolecularGraph, forces_weight: float) -> jax.Array:
+def not_finite(outputs: PyTree, graph: batching.MolecularGraph, forces_weight: float) -> jax.Array:
     """Largest id of a real graph whose outputs or targets are not finite; -1 where all are."""
     real, owner = batching.graph_mask(graph), batching.graph_of_node(graph)
     value = outputs.value if forces_weight else outputs

@@ -6,12 +6,12 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import tensorboardX
 
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.types import Fields, Json
 
 FILE = "metrics.jsonl"
 
@@ -39,7 +39,7 @@ class MetricWriter:
         # TensorBoard hides, in the older event files, the steps from purge_step on.
         self._events = tensorboardX.SummaryWriter(str(folder), purge_step=last + 1)
 
-    def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+    def write(self, step: int, scalars: Fields) -> None:
         """Writes the scalars of one step; they are on disk when this returns.
 
         Args:
@@ -65,7 +65,7 @@ class MetricWriter:
         self.close()
 
 
-def read_metrics(folder: str | pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(folder: str | pathlib.Path) -> list[Json]:
     """The rows of a run's `metrics.jsonl`: `step` and the scalars, NaN where not finite.
 
     An unfinished last line, which a killed run may leave, is ignored.
@@ -99,7 +99,7 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
     part.replace(path)
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _line(row: Fields) -> str:
     """One line of JSON; NaN and infinity, which JSON lacks, become null."""
     finite = {k: v if math.isfinite(v) else None for k, v in row.items()}
     return json.dumps(finite, allow_nan=False) + "\n"

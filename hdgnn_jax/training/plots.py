@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from hdgnn_jax.data.targets import Accuracy
 from hdgnn_jax.training.result import SplitResult, format_mae
+from hdgnn_jax.types import Fields
 
 BLUE, ORANGE, GREY, RED, GREEN = "#2166ac", "#e08214", "#777777", "#b2182b", "#1b7837"
 CROWDED = 3000
@@ -21,7 +21,7 @@ CROWDED = 3000
 
 
 def learning_curve(
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[Fields],
     validation: SplitResult,
     paper: Accuracy | None,
     target: str,

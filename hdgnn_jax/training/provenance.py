@@ -9,11 +9,11 @@ import pathlib
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 
 from hdgnn_jax.cpu import cores
+from hdgnn_jax.types import Config, Json
 
 PACKAGES = (
     "hdgnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "e3nn-jax", "jraph", "orbax-checkpoint"
@@ -21,7 +21,7 @@ PACKAGES = (
 
 
 def reproduction_card(
-    config: Mapping[str, Any],
+    config: Config,
     *,
     seed: int,
     split_digest: str,
@@ -30,7 +30,7 @@ def reproduction_card(
     resumed: Sequence[int] = (),
     extended: Sequence[Mapping[str, int]] = (),
     left_out: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """A dictionary, which JSON can store, of all that is needed to get the same numbers.
 
     Args:
@@ -66,7 +66,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_state() -> dict[str, Any] | None:
+def _git_state() -> Json | None:
     """The git revision of this source; None where git does not track this file."""
     here = pathlib.Path(__file__)
 
@@ -83,7 +83,7 @@ def _git_state() -> dict[str, Any] | None:
         return None
 
 
-def _hardware() -> dict[str, Any]:
+def _hardware() -> Json:
     devices = [device.device_kind for device in jax.devices()]
     return {
         "platform": platform.platform(),

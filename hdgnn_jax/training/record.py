@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from hdgnn_jax.data import baselines
 from hdgnn_jax.data.applicability import Domain
@@ -12,6 +11,7 @@ from hdgnn_jax.data.targets import ALL_TARGETS, Reference, Target
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Which
 from hdgnn_jax.training.loop import Memory
+from hdgnn_jax.types import Config, Fields, Json
 
 VERSION = 4
 """Of the fields below; a record of another version is refused by name."""
@@ -53,8 +53,8 @@ class Record:
       memory: of the training loop.
     """
 
-    config: Mapping[str, Any]
-    model: Mapping[str, Any]
+    config: Config
+    model: Fields
     target: Target
     reference: Reference
     baselines: Mapping[str, baselines.Baseline]
@@ -78,7 +78,7 @@ class Record:
         """Number of steps of the whole run."""
         return int(self.config["training"]["steps"])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""
         return {
             "version": VERSION,
@@ -95,7 +95,7 @@ class Record:
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Record:
+    def from_dict(cls, content: Fields) -> Record:
         """The inverse of `to_dict`, after JSON too.
 
         Raises:

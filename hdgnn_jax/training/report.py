@@ -6,7 +6,6 @@ import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -16,6 +15,7 @@ from hdgnn_jax.data.targets import Accuracy
 from hdgnn_jax.training import plots
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.result import SplitResult, format_mae
+from hdgnn_jax.types import Fields, Json
 
 
 def verdict(results: Sequence[SplitResult], unit: str) -> str:
@@ -59,11 +59,11 @@ def write_report(
     target: str,
     unit: str,
     results: Sequence[SplitResult],
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[Fields],
     paper: Mapping[str, Accuracy],
     note: str = "",
-    run: Mapping[str, Any],
-    card: Mapping[str, Any],
+    run: Fields,
+    card: Fields,
 ) -> None:
     """Writes the report. Each file is replaced as a whole, so a crash leaves none half written.
 
@@ -102,8 +102,8 @@ def _summary(
     results: Sequence[SplitResult],
     paper: Mapping[str, Accuracy],
     note: str,
-    run: Mapping[str, Any],
-) -> dict[str, Any]:
+    run: Fields,
+) -> Json:
     headline = _headline(results)
     splits = {result.split: _numbers(result, paper) for result in results}
     tested = [splits[result.split] for result in _tested(results)]
@@ -131,7 +131,7 @@ def _plots(
     target: str,
     unit: str,
     results: Sequence[SplitResult],
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[Fields],
     paper: Mapping[str, Accuracy],
 ) -> dict[str, bytes]:
     """The PNG files of the report, by name."""
@@ -165,8 +165,8 @@ def _accuracies(
     return {**columns, "_paper": paper.get(result.split)} if paper else columns
 
 
-def _numbers(result: SplitResult, paper: Mapping[str, Accuracy]) -> dict[str, Any]:
-    numbers: dict[str, Any] = {"n": len(result.ids)}
+def _numbers(result: SplitResult, paper: Mapping[str, Accuracy]) -> Json:
+    numbers: Json = {"n": len(result.ids)}
     for name, accuracy in _accuracies(result, paper).items():
         numbers[f"mae{name}"] = accuracy and accuracy.mae
         if result.threshold is not None:
@@ -174,7 +174,7 @@ def _numbers(result: SplitResult, paper: Mapping[str, Accuracy]) -> dict[str, An
     return numbers
 
 
-def _mean(numbers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _mean(numbers: Sequence[Fields]) -> Json:
     """Means of the errors over the splits, with equal weights; None where a split has no error."""
 
     def over(key: str) -> float | None:
@@ -204,7 +204,7 @@ def _table(
     labels = {"": "HDGNN", "_paper": "paper (test)"}
     header = ("split", "n", *(labels.get(name, name.replace("_", " ").strip()) for name in names))
 
-    def cell(row: Mapping[str, Any], name: str) -> str:
+    def cell(row: Fields, name: str) -> str:
         mae, within = row[f"mae{name}"], row.get(f"within{name}")
         if mae is None:
             return "-"
@@ -229,7 +229,7 @@ def _tables(
     return tables
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def _json(content: Fields) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -254,11 +254,11 @@ def component_names(shape: tuple[int, ...]) -> list[str]:
 
 
 def _markdown(
-    summary: Mapping[str, Any],
+    summary: Fields,
     results: Sequence[SplitResult],
     paper: Mapping[str, Accuracy],
     note: str,
-    card: Mapping[str, Any],
+    card: Fields,
 ) -> str:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cells)} |"

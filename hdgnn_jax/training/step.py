@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -16,9 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from hdgnn_jax import cpu
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.training import losses
+from hdgnn_jax.types import Apply, Params, PyTree
 
-Params = Any
-Apply = Callable[..., Any]
 AXIS = "data"
 
 
@@ -206,14 +205,14 @@ def _gathered(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
     return jax.lax.all_gather(leaf, AXIS, axis=list(spec).index(AXIS), tiled=True)
 
 
-def compilations(jitted: Callable[..., Any]) -> int:
+def compilations(jitted: Apply) -> int:
     """The number of argument shapes for which a jitted function was compiled."""
     return jitted._cache_size()  # type: ignore[attr-defined]
 
 
 def make_predict_step(
     apply: Apply, mesh: Mesh
-) -> Callable[[Params, batching.MolecularGraph], Any]:
+) -> Callable[[Params, batching.MolecularGraph], PyTree]:
     """A function (params, stacked batch) -> the outputs of `apply`, with a first axis of devices.
 
     Every device, and so every process, has all outputs.
@@ -223,7 +222,7 @@ def make_predict_step(
       mesh: the devices.
     """
 
-    def shard_predict(params: Params, batch: batching.MolecularGraph) -> Any:
+    def shard_predict(params: Params, batch: batching.MolecularGraph) -> PyTree:
         found = apply({"params": params}, jax.tree.map(lambda leaf: leaf[0], batch))
         return jax.tree.map(lambda leaf: leaf[None], found)
 
