@@ -51,7 +51,7 @@ def test_what_a_model_does_not_see_is_said():
     for text, unseen in (
         ("C", ""),
         ("[NH4+]", "charge +1"),
-        ("[CH3]", "1 unpaired electron(s)"),
+        ("[CH3]", "1 unpaired electron"),
         ("CC(=O)[O-].C[NH3+]", ""),
     ):
         assert conformers(text)[0][0].unseen == unseen

@@ -240,8 +240,9 @@ def test_it_is_pickled_and_copied(predictor):
         other.rattle(0.1)
         assert other.get_potential_energy() != energy
         other.positions = atoms.positions
-        assert other.get_potential_energy() == energy
-        np.testing.assert_array_equal(other.get_forces(), forces)
+        # On all devices where this one is on the first.
+        assert other.get_potential_energy() == pytest.approx(energy, rel=1e-6)
+        np.testing.assert_allclose(other.get_forces(), forces, rtol=1e-4, atol=1e-8)
     # What is compiled serves copies too.
     assert other.calc.predictor is predictor
 
@@ -254,8 +255,8 @@ def test_float64_forces_are_the_slope_of_the_energy(predictor, tmp_path):
     atoms.calc = HDGNNCalculator(predictor, dtype="float64")
     forces = atoms.get_forces()
     np.testing.assert_allclose(single, forces, atol=1e-4 * np.abs(forces).max())
-    slopes = calculate_numerical_forces(atoms, eps=1e-4)
-    np.testing.assert_allclose(forces, slopes, rtol=1e-6, atol=1e-6 * np.abs(forces).max())
+    slopes = calculate_numerical_forces(atoms, eps=1e-5)
+    np.testing.assert_allclose(forces, slopes, rtol=1e-5, atol=1e-5 * np.abs(forces).max())
     assert jax.numpy.zeros(1).dtype == np.float32
     assert pickle.loads(pickle.dumps(atoms)).get_potential_energy() == atoms.get_potential_energy()
     vibrations = Vibrations(atoms, name=str(tmp_path / "vibrations"))
