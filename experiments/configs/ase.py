@@ -47,7 +47,7 @@ def get_config(variant: str = "full") -> ConfigDict:
         # Forces turn with the molecule: more points of the sphere than energies alone need.
         config.model.sphere_order = 5
         config.optimizer.learning_rate = 2e-3
-        config.training.batch_size = 4
-        config.training.steps = 10_000
-        config.training.validate_every = 2_500
+        config.training.batch_size = 8
+        config.training.steps = 3_000
+        config.training.validate_every = 1_500
     return config
