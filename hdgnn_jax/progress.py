@@ -24,8 +24,9 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        rate = "" if speed is None else f"{speed * task.fields.get('per', 1):.0f}"
-        return Text(f"{rate} {self._unit}/s")
+        rate = None if speed is None else speed * task.fields.get("per", 1)
+        shown = "" if rate is None else f"{rate:.{0 if rate >= 10 else 2}f}"
+        return Text(f"{shown} {self._unit}/s")
 
 
 def progress_bar(unit: str, disable: bool = False) -> Progress:

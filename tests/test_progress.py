@@ -24,6 +24,13 @@ def test_count_rate_and_time_left_stay_whole(monkeypatch, capsys, done, descript
     assert line.rstrip()[-1] in "0123456789-"
 
 
+def test_slow_work_has_a_rate_too(capsys):
+    with progress_bar("settings") as progress:
+        task = progress.add_task("points", total=2)
+        progress.tasks[task].finished_speed = 0.25
+    assert " 0.25 settings/s left " in capsys.readouterr().err
+
+
 def test_a_disabled_bar_prints_nothing(capsys):
     with progress_bar("molecules", disable=True) as progress:
         progress.advance(progress.add_task("x", total=1))
