@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from experiments import (
     expressiveness,
     predict,
     prepare,
+    program,
     search,
     selftest,
     study,
@@ -85,6 +87,21 @@ def test_a_missing_folder_is_one_line(call, module, arguments):
     code, out, err = call(module, *arguments)
     assert (code, out) == (1, "")
     assert err == "error: --workdir is missing: DIR, folder of the run\n"
+
+
+def test_compiled_programs_are_kept_where_a_folder_can_be_written(monkeypatch, tmp_path):
+    def folder(cache, **named):
+        monkeypatch.setattr(os, "environ", {"HDGNN_CACHE": str(cache), **named})
+        program.keep_compiled()
+        return os.environ.get(program.PROGRAMS)
+
+    kept = folder(tmp_path)
+    assert os.path.dirname(kept) == str(tmp_path / "programs")
+    assert os.path.isdir(kept)
+    for own in ("elsewhere", ""):
+        assert folder(tmp_path, JAX_COMPILATION_CACHE_DIR=own) == own
+    (tmp_path / "file").touch()
+    assert folder(tmp_path / "file") is None
 
 
 def test_a_traceback_is_shown_on_demand(call, tmp_path):
