@@ -50,7 +50,7 @@ RELAX = flags.DEFINE_bool("relax", False, "relax first, with the run that predic
 FMAX = flags.DEFINE_float("fmax", 0.05, "F, eV/Å, largest force on an atom of a relaxed structure")
 STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "N, at most")
 
-PROGRAM = program.Program(str(__doc__), [program.WORKDIR, program.OUTPUT], words=True)
+PROGRAM = program.Program(str(__doc__), [program.WORKDIR], [program.OUTPUT], words=True)
 if __name__ == "__main__":
     PROGRAM.begin()
 

@@ -177,3 +177,10 @@ def test_a_run_prints_its_progress_in_80_columns_and_nothing_else(command, finis
     assert first.startswith("HDGNN, ")
     assert "Mean absolute error of U0 [meV]" in "".join(table)
     assert last.endswith(f"compilations; report in {finished / 'report'}")
+
+
+def test_predict_needs_no_output(call, tmp_path):
+    """It prints a table then."""
+    code, out, err = call(predict, f"--workdir={tmp_path}", "smiles:C")
+    assert (code, out) == (1, "")
+    assert "no checkpoint" in err
