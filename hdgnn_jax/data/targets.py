@@ -19,7 +19,7 @@ from hdgnn_jax.data.baselines import (
     element_counts,
     linear_from_dict,
 )
-from hdgnn_jax.data.units import DEBYE_PER_E_ANGSTROM, HARTREE_IN_MEV
+from hdgnn_jax.data.units import DEBYE_PER_E_ANGSTROM, ENERGIES, HARTREE_IN_MEV
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
@@ -308,7 +308,7 @@ def isolated_atoms(
         tables = [target.atom_energies]
     elif target.potential:
         # Files have eV.
-        in_ev = {z: energy * HARTREE_IN_MEV / 1000 for z, energy in B3LYP["U0"].items()}
+        in_ev = {z: energy * ENERGIES["Ha"] for z, energy in B3LYP["U0"].items()}
         tables = [GFN2_XTB, in_ev]
     else:
         return None

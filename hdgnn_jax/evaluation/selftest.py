@@ -6,7 +6,6 @@ import warnings
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hdgnn_jax.data.targets import turned
@@ -48,7 +47,9 @@ def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0
     packed = Structures.pack([structure])
     neighbors = predictor.prepare(packed).neighbors.found()
     budget = batching.Budget(int(neighbors.n_edges[0]) + 1, len(packed.positions) + 1, 2)
-    graph = batching.collate(packed, neighbors, np.zeros(1), np.zeros(1, int), budget)
+    graph = batching.collate(
+        packed, neighbors, np.zeros(1), np.zeros(1, int), budget, dtype=np.float64
+    )
     rng = np.random.default_rng(seed)
     # The forces' direction is added below: the slope is then no small difference of large terms.
     n = len(packed.positions)
@@ -56,10 +57,8 @@ def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0
     strain = rng.normal(size=(3, 3)) / 10 if packed.periodic.any() else np.zeros((3, 3))
     strain = (strain + strain.T) / 2
 
+    apply, params = predictor.apply, predictor.in_float64().params
     with jax.enable_x64(True):
-        graph = jax.tree.map(_double, graph)
-        params = jax.tree.map(jnp.asarray, jax.tree.map(_double, jax.device_get(predictor.params)))
-        apply = predictor.apply
 
         def energy(moved: batching.MolecularGraph) -> jax.Array:
             return apply({"params": params}, moved)
@@ -160,7 +159,3 @@ def constant_energy(
     slope, start = np.polyfit(times, total, 1)
     ripple = np.std(total - slope * times - start)
     return Trajectory(times, total, potential, slope * 1000 / len(atoms), ripple / len(atoms))
-
-
-def _double(leaf: np.ndarray) -> np.ndarray:
-    return np.asarray(leaf, np.float64) if leaf.dtype == np.float32 else np.asarray(leaf)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from crystals import ELEMENTS, random_crystal
-from molecules import CUTOFF, KNOWN, graph_of
+from molecules import CUTOFF, KNOWN, doubled, graph_of
 from scipy.spatial.transform import Rotation
 from small import BUDGET, SMALL, network, stirred
 
@@ -31,14 +31,10 @@ def machinery(periodic: bool):
         {"elements": ELEMENTS, "max_neighbors": 10} if periodic else {"evaluation_frame": 2}
     )
     model = network(**{**SMALL, **options})
-    graph = double(graph_with(random_crystal(0))) if periodic else double(graph_of(KNOWN))
+    graph = doubled(graph_with(random_crystal(0))) if periodic else doubled(graph_of(KNOWN))
     params = jax.tree.map(jnp.float64, stirred(model.init, graph))
     predict = functools.partial(model.apply, params)
     return jax.jit(predict), jax.jit(functools.partial(with_derivatives, predict))
-
-
-def double(graph):
-    return jax.tree.map(lambda a: np.float64(a) if a.dtype == np.float32 else a, graph)
 
 
 def graph_with(crystal: Structure) -> batching.MolecularGraph:
@@ -63,7 +59,7 @@ def generic(seed: int) -> batching.MolecularGraph:
     rng = np.random.default_rng(seed)
     turned = KNOWN.turned(Rotation.random(len(KNOWN), rng=seed).as_quat(scalar_first=True))
     shaken = turned.positions + rng.normal(scale=0.05, size=turned.positions.shape)
-    return double(graph_of(dataclasses.replace(turned, positions=shaken), budget=BUDGET))
+    return doubled(graph_of(dataclasses.replace(turned, positions=shaken), budget=BUDGET))
 
 
 def test_gradients_of_a_loss_on_forces_are_finite_differences():
@@ -111,11 +107,11 @@ def test_forces_are_finite_differences_at_generic_geometries(seed):
 
 def test_forces_are_finite_at_poles_on_lines_and_without_neighbours():
     _, derivatives = machinery(False)
-    assert np.isfinite(derivatives(double(graph_of(KNOWN, budget=BUDGET))).forces).all()
+    assert np.isfinite(derivatives(doubled(graph_of(KNOWN, budget=BUDGET))).forces).all()
     line = np.arange(3)[:, None] * [0, 1.2, 0]
     alone = np.array([[0, 0, 0], [0, 1.0, 0], [50, 0, 0]])
     packed = Structures.pack(Structure(np.array([6, 1, 8]), x) for x in (line, -line, alone))
-    found = derivatives(double(graph_of(packed, budget=BUDGET)))
+    found = derivatives(doubled(graph_of(packed, budget=BUDGET)))
     for leaf in found:
         assert np.isfinite(leaf).all()
     assert (np.asarray(found.forces)[8] == 0).all()
@@ -125,7 +121,7 @@ def test_forces_are_finite_at_poles_on_lines_and_without_neighbours():
 def test_forces_and_virial_of_crystals_are_finite_differences(seed):
     predict, derivatives = machinery(True)
     crystal = random_crystal(seed + 7, 4)
-    graph = double(graph_with(crystal))
+    graph = doubled(graph_with(crystal))
     found = derivatives(graph)
     rng = np.random.default_rng(seed)
     direction = np.zeros(graph.nodes.positions.shape)
