@@ -51,7 +51,9 @@ def stirred(init: Callable[..., Any], *arguments: Any, seed: int = 0) -> Any:
         return jnp.asarray(rng.normal(size=leaf.shape, scale=fan_in**-0.5), leaf.dtype)
 
     shapes = jax.eval_shape(init, jax.random.key(0), *arguments)
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    # Inside a trace they would be tracers, and stay in the cache of `parameters`.
+    with jax.ensure_compile_time_eval():
+        return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def network(**fields: Any) -> HDGNN:

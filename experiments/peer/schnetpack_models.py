@@ -22,14 +22,14 @@ import math
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import schnetpack
 import torch
 from schnetpack import properties
 
-from hdgnn_jax.types import Json
+Json: TypeAlias = dict[str, Any]
 
 FEATURES, INTERACTIONS = 64, 3
 GAUSSIANS = {"painn": 20, "schnet": 50}

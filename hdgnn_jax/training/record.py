@@ -13,7 +13,7 @@ from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Which
 from hdgnn_jax.training.loop import Memory
 from hdgnn_jax.types import Config, Fields, Json
 
-VERSION = 4
+VERSION = 5
 """Of the fields below; a record of another version is refused by name."""
 
 

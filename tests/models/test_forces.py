@@ -148,3 +148,23 @@ def test_forces_of_a_molecule_add_up_to_nothing():
     forces = np.asarray(derivatives(generic(2)).forces)[: len(KNOWN.positions)]
     totals = np.add.reduceat(forces, KNOWN.offsets[:-1])
     np.testing.assert_allclose(totals, 0, atol=1e-12 * np.abs(forces).max())
+
+
+def test_energies_are_smooth_where_symmetry_makes_a_degree_vanish():
+    """At the carbon of methane l = 1 is 0. Curvatures over 0.02 and 0.0005 Å agree; they would
+    differ by 5 to 11 % if the norm blew up what is left of l = 1 nearby."""
+    methane = KNOWN.take(np.array([1]))
+    graph = doubled(graph_of(methane))
+    strict = {"degree": 1, "layers": 3, "channels": 16, "pathway": "none",
+              "tensor_product": "depthwise", "product_degree": 1, "sphere_order": 5}  # fmt: skip
+    model = network(**{**SMALL, **strict})
+    params = jax.tree.map(jnp.float64, stirred(model.init, graph))
+    forces = jax.jit(lambda graph: with_derivatives(functools.partial(model.apply, params), graph))
+    hydrogen = np.zeros(graph.nodes.positions.shape)
+    hydrogen[1, 0] = 1
+
+    def curvature(step: float) -> float:
+        ahead, behind = (forces(moved(graph, k * step * hydrogen)).forces[1, 0] for k in (1, -1))
+        return float(behind - ahead) / (2 * step)
+
+    np.testing.assert_allclose(curvature(0.02), curvature(0.0005), rtol=5e-3)

@@ -116,7 +116,7 @@ def test_neighbours_of_another_cutoff_are_refused():
     graph = graph_of(KNOWN, budget=BUDGET)
     model = network(**{**SMALL, "cutoff": CUTOFF + 1})
     with pytest.raises(ValueError, match=f"found with cutoff = {CUTOFF}, the model has"):
-        jax.eval_shape(lambda: model.apply(parameters(), graph))
+        jax.eval_shape(model.apply, parameters(), graph)
 
 
 def test_evaluation_is_deterministic():
