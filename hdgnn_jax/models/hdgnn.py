@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from hdgnn_jax.models.heads import MoleculeHead
 from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.models.invariant import InvariantBranch
 from hdgnn_jax.models.message import MessageBlock
-from hdgnn_jax.models.norm import SHARE, SOFT, EquivariantLayerNorm
+from hdgnn_jax.models.norm import EPSILON, SHARE, SOFT, EquivariantLayerNorm
 from hdgnn_jax.models.update import UpdateBlock
 from hdgnn_jax.so3 import degrees, sphere
 
@@ -208,8 +209,9 @@ class Layer(nn.Module):
         e = DistanceBlock(
             len(hyper.elements), hyper.edge_channels, precision, name="distance"
         )(geometry.smeared, species, senders, receivers)
-        soft = {"epsilon": SOFT, "share": SHARE} if hyper.rescale else {}
-        normed = EquivariantLayerNorm(name="norm", **soft)(x) if hyper.layer_norm else x
+        epsilon, share = (SOFT, SHARE) if hyper.rescale else (EPSILON, 0.0)
+        norm = functools.partial(EquivariantLayerNorm, epsilon, share)
+        normed = norm(name="norm")(x) if hyper.layer_norm else x
         if hyper.extra_linear:
             normed = DegreeDense(hyper.channels, precision, name="extra_linear")(normed)
         messages = jnp.zeros_like(x)
@@ -234,7 +236,7 @@ class Layer(nn.Module):
                 )(normed[:, :size], f, e if shell.edges is None else e[shell.edges], shell)
             )
         if hyper.rescale:
-            messages = EquivariantLayerNorm(name="message_norm", **soft)(messages)
+            messages = norm(name="message_norm")(messages)
         width = hyper.update_channels or 2 * hyper.channels
         update = UpdateBlock(self.points, width, hyper.squeeze_excite, precision, name="update")(
             messages, x
