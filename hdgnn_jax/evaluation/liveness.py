@@ -25,6 +25,8 @@ NORMS = ("norm", "message_norm")
 def without_degrees(model: HDGNN, params: Params) -> PyTree:
     """The weights, changed so that no degree l >= 1 reaches a layer or the head.
 
+    Of these degrees only the sizes enter, by the share of them in what the norm divides l = 0 by.
+
     Raises:
       InputError: for a model without the norms that these degrees pass through.
     """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from molecules import KNOWN, graph_of
-from small import BUDGET, SMALL, compiled, network, parameters
+from small import BUDGET, SMALL, compiled, network, parameters, predict
 
 from hdgnn_jax.evaluation import liveness
 
@@ -46,7 +46,7 @@ def test_dead_degrees_and_stuck_gates_are_named():
 
 
 def test_without_degrees_a_prediction_sees_distances_alone():
-    """Nothing turns it: not even the sphere's points."""
+    """Turns change it a thousandth, by the sizes of what was taken away."""
     model, params = network(**SMALL), parameters()["params"]
     turned = KNOWN.turned(np.tile([0.5, 0.5, 0.1, 0.7], (len(KNOWN), 1)))
     both = [
@@ -58,8 +58,11 @@ def test_without_degrees_a_prediction_sees_distances_alone():
         for s in (KNOWN, turned)
     ]
     scale = np.abs(both[0]).max()
-    # The learned pathway makes all degrees from l = 0; the norm takes them away.
-    np.testing.assert_allclose(*both, atol=1e-4 * scale)
+    # The learned pathway makes all degrees from l = 0; the norm takes them away, but a share of
+    # their squares is in what divides l = 0, and that turns a little with the sphere's points.
+    np.testing.assert_allclose(*both, atol=1e-3 * scale)
+    whole = [predict(s) for s in (KNOWN, turned)]
+    assert np.abs(whole[0] - whole[1]).max() > 10 * np.abs(both[0] - both[1]).max()
 
 
 def test_degrees_that_no_norm_holds_cannot_be_taken_away():
