@@ -141,11 +141,12 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
     data = task.data
     if not isinstance(data, IS2RE):
         raise InputError(f"{workdir} was trained on {data.title}: no leaderboard takes it")
-    found = results(task, predictor, list(data.submitted.values()), hidden=True)
+    one = task.fitted[0]
+    found = results(task, predictor, list(data.submitted.values()), hidden=True)[one.name]
     arrays: Json = {}
     for name, result in zip(data.submitted, found, strict=True):
         arrays[f"{name}_ids"] = result.ids.astype(str)
-        arrays[f"{name}_energy"] = result.prediction / task.target.factor
+        arrays[f"{name}_energy"] = result.prediction / one.target.factor
     np.savez_compressed(file, **arrays)
     counts = ", ".join(f"{result.split} {len(result.ids):,}" for result in found)
     print(f"{file}: {counts}")

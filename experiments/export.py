@@ -7,7 +7,7 @@ r"""Writes a trained model as a folder that needs JAX, but not this package.
 The folder must be new or empty. It gets three files:
   model.stablehlo  the prediction with the run's best weights, for `jax.export.deserialize`. It runs
                    on CPU, GPU and TPU, for any number of structures, atoms and edges in a call,
-                   and gives forces and virial too if the property is an energy.
+                   and gives forces and virial too if one of the properties is an energy.
   model.json       describes inputs and outputs, with shapes and units, the choice of neighbours,
                    the conversion of the output to the unit, and the run.
   run.py           reads an xyz file (also an extended one with a cell), finds the neighbours, calls
@@ -63,8 +63,9 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
     text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
     (output / "model.json").write_text(text, encoding="utf-8")
     shutil.copyfile(export_run.__file__, output / "run.py")
+    names = ", ".join(f"{k} [{one['unit']}]" for k, one in description["targets"].items())
     print(
-        f"{output}: {description['target']} [{description['unit']}] for "
+        f"{output}: {names} for "
         f"{', '.join(description['platforms'])}, {len(exported) / 1e6:.1f} MB"
     )
 

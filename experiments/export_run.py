@@ -78,7 +78,7 @@ def join(model, structures):
 
 
 def main(path):
-    """Prints a line for each structure and, for an energy, a line with the force on each atom."""
+    """Prints a line for each structure and target, and for an energy one for each atom's force."""
     folder = pathlib.Path(__file__).parent
     model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     program = (folder / "model.stablehlo").read_bytes()
@@ -95,17 +95,19 @@ def main(path):
         sys.exit(f"error: {path}, structure {len(structures) + 1}: {error}")
 
     found = jax.jit(export.deserialize(bytearray(program)).call)(join(model, structures))
-    reference, unit = model["reference"], model["unit"]
-    forces = iter(np.array(found.get("forces", ()), float) * reference["scale"])
+    energy = model["targets"].get(model["energy"], {"scale": 1.0, "unit": ""})
+    forces = iter(np.array(found.get("forces", ()), float) * energy["scale"])
     for k, species in enumerate(symbols):
-        of_atoms = sum(reference["per_element"].get(s, 0.0) for s in species)
-        known = reference["constant"]
-        known += of_atoms / len(species) if reference["averaged"] else of_atoms
-        value = np.array(found["value"][k], float) * reference["scale"]
-        value += known * np.array(reference["isotropic"])
-        print(f"structure {k + 1}: {model['target']} [{unit}]", *map(repr, value.ravel().tolist()))
+        for name, target in model["targets"].items():
+            of_atoms = sum(target["per_element"].get(s, 0.0) for s in species)
+            known = target["constant"]
+            known += of_atoms / len(species) if target["averaged"] else of_atoms
+            value = np.array(found[name][k], float) * target["scale"]
+            value += known * np.array(target["isotropic"])
+            unit, numbers = target["unit"], map(repr, value.ravel().tolist())
+            print(f"structure {k + 1}: {name} [{unit}]", *numbers)
         for symbol, force in zip(species, forces, strict=False):
-            print(f"  {symbol:2} force [{unit}/Å]", *map(repr, force.tolist()))
+            print(f"  {symbol:2} force [{energy['unit']}/Å]", *map(repr, force.tolist()))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def run(
         if good:
             fill(good, list(zip(predictors, prepared, strict=True)), options, advance)
     write(rows, output)
-    names = ", ".join(dict.fromkeys(predictor.target.name for predictor in predictors))
+    names = ", ".join(dict.fromkeys(one.name for p in predictors for one in p.fitted))
     print(
         f"{output}: " * bool(output) + summary(rows, names),
         file=sys.stdout if output else sys.stderr,
@@ -180,7 +180,7 @@ def load(workdirs: Sequence[pathlib.Path], options: Options) -> list[Predictor]:
         raise PredictorError(
             f"--forces and --relax need one run that predicts an energy; {n} of these do"
         )
-    unit, own = options.unit, dict.fromkeys(predictor.target.unit for predictor in predictors)
+    unit, own = options.unit, dict.fromkeys(one.target.unit for p in predictors for one in p.fitted)
     if unit and all(conversion(name, unit) is None for name in own):
         known = dict.fromkeys(other for kind in KINDS if own.keys() & kind for other in kind)
         raise InputError(f"--unit={unit} must be one of {', '.join(known or own)}")
@@ -252,11 +252,11 @@ def fill(
     warnings = [predictor.warnings(graphs) for predictor, graphs in chosen]
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
         row.warning = "; ".join(filter(None, dict.fromkeys([row.structures[0].doubt, *texts])))
-    potentials = {p.target.name for p, _ in prepared if p.has_forces}
+    potentials = {p.energy().name for p, _ in prepared if p.has_forces}
     for target, found in predict_all(prepared, options.rolls, advance).items():
         # A structure has one energy: of several potentials none is it.
         is_energy = potentials == {target}
-        errors = [p.error for p, _ in prepared if p.target.name == target and p.error]
+        errors = [p.errors[target] for p, _ in prepared if p.errors.get(target)]
         said = functools.partial(quantity, own=found.unit, error=min(errors, default=None))
         unit = options.unit or ("eV" if options.forces else None)
         for row, k, count in zip(rows, first, counts, strict=True):

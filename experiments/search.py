@@ -48,7 +48,7 @@ from experiments.search_record import Candidate, Plan, Search, Trial
 from hdgnn_jax import cpu
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.inference.predictor import one_atom
+from hdgnn_jax.inference.weights import shapes
 from hdgnn_jax.run.task import model_of
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import DivergedError, StoppedError
@@ -237,8 +237,7 @@ def measure(config: Json, folder: pathlib.Path) -> Speed:
     # Much longer steps compiled another shape or validated, and are left out.
     step = float(np.mean(gaps[gaps <= 3 * np.median(gaps)]))
     model = model_of(config, neighbors=1.0)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes(model)))
     return Speed(parameters, step, max(0.0, whole - step * len(times)))
 
 

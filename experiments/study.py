@@ -149,7 +149,7 @@ def measure(folder: pathlib.Path, seed: int) -> None:
     """Measures and writes the rotation error of a finished run's best weights on test molecules."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
         task, predictor = restored(checkpoints)
-    error = rotation_error(predictor, task.examples("test").first(TURNED), seed)
+    (error,) = rotation_error(task, predictor, task.examples("test").first(TURNED), seed).values()
     content = json.dumps({"rotation_error": error, "molecules": TURNED}) + "\n"
     write_atomically(study_page.rotation_file(folder), content.encode())
 

@@ -41,6 +41,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.data.fitted import columns, potential
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import symmetry
 from hdgnn_jax.graphs import batching
@@ -86,26 +87,31 @@ def run(
     """
     if min(n_molecules, n_rotations) < 2:
         raise InputError("--molecules and --rotations must be at least 2: there is an error bar")
-    mae = None
+    maes: dict[str, float] = {}
     if workdir is not None and config is None:
         with Checkpoints(workdir / "checkpoints") as checkpoints:
             task, predictor = restored(checkpoints)
         params = predictor.params
-        summary = workdir / "report" / "summary.json"
-        mae = json.loads(summary.read_text())["mae"] if summary.exists() else None
+        file_of_report = workdir / "report" / "summary.json"
+        if file_of_report.exists():
+            maes = errors_of(json.loads(file_of_report.read_text()))
     elif workdir is None and config is not None:
         data = dataset(config)
-        task, _ = Task.fitted(config, data, examples(config, data, "train"))
+        task, _ = Task.prepare(config, data, examples(config, data, "train"))
         params = task.init_state(step.make_mesh()).params
     else:
         raise InputError("give --workdir=DIR for a trained model or --config=FILE for an untrained")
     graph = one_graph(task.examples("test"), n_molecules)
     found = {
-        "target": task.target.name,
-        "unit": task.target.unit,
+        "target": task.fitted[0].name,
+        "unit": task.fitted[0].target.unit,
         "molecules": int(batching.graph_mask(graph).sum()),
         "rotations": n_rotations,
-        "test_mae": mae,
+        "test_mae": maes.get(task.fitted[0].name),
+        "targets": {
+            one.name: {"unit": one.target.unit, "test_mae": maes.get(one.name)}
+            for one in task.fitted
+        },
     }
 
     def write() -> None:
@@ -120,6 +126,12 @@ def run(
     if plot:
         draw(pathlib.Path(plot), found)
     return found
+
+
+def errors_of(summary: Json) -> dict[str, float]:
+    """By target, the MAE in a report."""
+    targets = summary.get("targets", {summary.get("target"): summary})
+    return {name: of_target["mae"] for name, of_target in targets.items()}
 
 
 def one_graph(graphs: Neighborhoods, n: int) -> batching.MolecularGraph:
@@ -140,18 +152,30 @@ def changes(
     params: Params,
     graph: batching.MolecularGraph,
     **how: Any,
-) -> dict[str, dict[str, float]]:
-    """For each choice, the mean change of predictions and forces in the target's unit."""
+) -> dict[str, Json]:
+    """For each choice, the mean changes of predictions, and of forces, in the targets' units.
+
+    Forces are those of the energy that atoms move in, else slopes of the first target.
+    """
     # The network alone: a linear reference turns with the molecule, and changes none of this.
-    scale = task.reference.scale
-    found = symmetry.prediction_changes(model, params, graph, **how)
-    return {
-        choice: {
-            "mad": scale * value.mean, "error": scale * value.error,
-            "forces_mad": scale * force.mean, "forces_error": scale * force.error,
-        }
-        for choice, (value, force) in found.items()
-    }  # fmt: skip
+    energy = potential(task.fitted) or task.fitted[0]
+    places = columns(task.fitted)
+    found = symmetry.prediction_changes(
+        model, params, graph, columns=places,
+        energy=places[task.fitted.index(energy)].start, **how,
+    )  # fmt: skip
+    scale = energy.reference.scale
+    rows = {}
+    for choice, (values, force) in found.items():
+        each = {
+            one.name: {
+                "mad": one.reference.scale * value.mean, "error": one.reference.scale * value.error
+            }
+            for one, value in zip(task.fitted, values, strict=True)
+        }  # fmt: skip
+        forces = {"forces_mad": scale * force.mean, "forces_error": scale * force.error}
+        rows[choice] = {**each[task.fitted[0].name], **forces, "targets": each}
+    return rows
 
 
 def usual_frames(task: Task) -> int:
@@ -245,6 +269,21 @@ def show_choices(found: Json) -> None:
             f"{row['forces_mad']:.3g} ± {row['forces_error']:.2g}",
             *(f"{layer[choice]['relative']:.1%}" for layer in found["layers"]),
         )
+    Console().print(table)
+    if len(found["targets"]) > 1:
+        show_targets(found)
+
+
+def show_targets(found: Json) -> None:
+    """Prints the changes of each of several targets."""
+    table = Table(title="MAD of each target", title_justify="left")
+    for name in ("target", "unit", "test MAE", *found["choices"]):
+        table.add_column(name, justify="left" if name in ("target", "unit") else "right")
+    for target, known in found["targets"].items():
+        mae = known["test_mae"]
+        cells = [row["targets"][target]["mad"] for row in found["choices"].values()]
+        numbers = ["-" if mae is None else f"{mae:.3g}", *(f"{cell:.3g}" for cell in cells)]
+        table.add_row(target, known["unit"], *numbers)
     Console().print(table)
 
 

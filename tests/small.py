@@ -12,6 +12,8 @@ import numpy as np
 import scipy.special
 from molecules import CUTOFF, KNOWN, graph_of
 
+from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.data.targets import Reference, Target
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -69,14 +71,19 @@ def parameters(**options: Any) -> Any:
 
 @functools.cache
 def compiled(**options: Any) -> Callable[..., jax.Array]:
-    """The evaluation of the small model with these options: `(params, graph) -> [G]`."""
+    """The evaluation of the small model with these options: `(params, graph) -> [G, F]`."""
     return jax.jit(network(**{**SMALL, **options}).apply)
 
 
 def predict(structures: Structures, **options: Any) -> np.ndarray:
     """[n] of the small model, in the shape `BUDGET`."""
     graph = graph_of(structures, budget=BUDGET)
-    return np.asarray(compiled(**options)(parameters(**options), graph))[: len(structures)]
+    return np.asarray(compiled(**options)(parameters(**options), graph))[: len(structures), 0]
+
+
+def fitted(target: Target, reference: Reference) -> tuple[FittedTarget]:
+    """The target alone, with its usual head."""
+    return (FittedTarget(target, target.head, reference, {}),)
 
 
 def loss_of(**options: Any) -> Callable[..., tuple[jax.Array, Any]]:
@@ -85,7 +92,7 @@ def loss_of(**options: Any) -> Callable[..., tuple[jax.Array, Any]]:
 
     def loss(params, graph):
         predictions = model.apply(params, graph, train=True)
-        return jnp.sum(jnp.where(batching.graph_mask(graph), predictions, 0) ** 2)
+        return jnp.sum(jnp.where(batching.graph_mask(graph)[:, None], predictions, 0) ** 2)
 
     return jax.jit(jax.value_and_grad(loss))
 

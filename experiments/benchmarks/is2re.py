@@ -21,7 +21,7 @@ from hdgnn_jax.data import is2re_build
 from hdgnn_jax.data.oc20_lmdb import Record, write_lmdb
 from hdgnn_jax.graphs.neighbors import NeighborSearch
 from hdgnn_jax.graphs.structure import Structure, Structures
-from hdgnn_jax.run.task import Examples
+from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.training import step
 
 SLABS = 8
@@ -78,7 +78,8 @@ def training(quick: bool) -> dict[str, float]:
     rng = np.random.default_rng(0)
     slabs = Structures.pack(copper((5, 6, 3), rng) for _ in range(2 if quick else SLABS))
     search = NeighborSearch(slabs, config["model"]["cutoff"], config["model"]["max_neighbors"])
-    molecules = Examples(slabs, search, rng.normal(size=len(slabs)))
+    labels = {"relaxed_energy": rng.normal(size=len(slabs))}
+    molecules = Examples(slabs, search, labels)
     task, places = workloads.task_of(config, molecules), np.arange(len(slabs))
     batch, mesh = workloads.one_batch(molecules, places), workloads.mesh()
     train_step = workloads.train_step_of(task)

@@ -20,7 +20,8 @@ from hdgnn_jax.data.qm9pack import QM9Error
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
-from hdgnn_jax.run.task import Examples, Task, examples
+from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.training import step
 from hdgnn_jax.types import Config, Json, Params, PyTree
 
@@ -87,7 +88,8 @@ def random_molecules(config: Config, sizes: list[int]) -> Examples:
         structures.append(Structure(rng.choice([1, 6, 7, 8], size), positions))
     packed = Structures.pack(structures)
     neighbors = find_neighbors(packed, config["model"]["cutoff"])
-    return Examples(packed, neighbors, packed.n_atoms + rng.normal(size=len(sizes)))
+    labels = {"U0": packed.n_atoms + rng.normal(size=len(sizes))}
+    return Examples(packed, neighbors, labels)
 
 
 def nearest_batch(molecules: Examples, size: int, atoms: float, edges: float) -> np.ndarray:
@@ -127,7 +129,7 @@ def standard(name: str, quick: bool) -> tuple[Json, Task, batching.MolecularGrap
 
 def task_of(config: Config, molecules: Examples) -> Task:
     """The task of a config with these training molecules."""
-    return Task.fitted(config, dataset(config), molecules)[0]
+    return Task.prepare(config, dataset(config), molecules)[0]
 
 
 def with_model(given: Task, **model: Any) -> Task:
@@ -144,10 +146,7 @@ def mesh() -> jax.sharding.Mesh:
 def loader_of(given: Task, molecules: Examples, quick: bool) -> Loader:
     """The loader of a run, with the batches that training draws."""
     training = given.config["training"]
-    targets = given.reference.standardise(molecules.structures, molecules.values)
-    # The values of the auxiliary target do not matter here.
-    if given.model.hyper.auxiliary:
-        targets = np.stack([targets, targets], 1)
+    targets = given.training_targets(molecules, given.to_learn(molecules))
     return Loader(
         molecules.structures,
         molecules.neighbors,
@@ -165,7 +164,7 @@ def train_step_of(given: Task) -> jax.stages.Wrapped:
     training = given.config["training"]
     return step.make_train_step(
         given.apply, given.optimizer, mesh(), jax.random.key(0), training["ema"],
-        given.forces_weight,
+        given.weights, given.forces_weight,
     )  # fmt: skip
 
 

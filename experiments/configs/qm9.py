@@ -37,7 +37,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.cache = config_dict.placeholder(str)  # None: ~/.cache/hdgnn_jax
 
     # Fields and defaults of `HyperParameters`; the rest of the config gives what is left out.
-    config.model = defaults.section(HyperParameters, ("head", "readout", "neighbors", "auxiliary"))
+    config.model = defaults.section(HyperParameters, ("heads", "neighbors"))
     config.model.tensor_product = "fully_connected"
 
     config.optimizer = ConfigDict()

@@ -51,7 +51,8 @@ from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.run.task import Examples, Task
+from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.run.task import Task
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
@@ -134,11 +135,11 @@ def comparable(workdir: pathlib.Path) -> Task:
     """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         task = Task.from_record(Record.of(checkpoints, "best"))
-    if task.target.rank:
-        kind = ("number", "vector", "tensor")[task.target.rank]
+    if len(task.fitted) > 1 or task.fitted[0].target.rank:
+        kind = ("numbers", "a vector", "a tensor")[task.fitted[0].target.rank]
         raise InputError(
-            f"{workdir} predicts {task.target.name}, a {kind}: the other models are trained on "
-            "one number for a structure"
+            f"{workdir} predicts {task.names}, {kind}: the other models are trained on one number "
+            "for a structure"
         )
     if isinstance(task.data, IS2RE):
         raise InputError(
@@ -146,7 +147,7 @@ def comparable(workdir: pathlib.Path) -> Task:
             "and on files of ASE"
         )
     if task.forces_weight:
-        logger.warning("forces are left out: the other models learn %s alone", task.target.name)
+        logger.warning("forces are left out: the other models learn %s alone", task.names)
     return task
 
 
@@ -211,7 +212,7 @@ def train_missing(
                 found = train(options.python, molecules, {"model": name, **wanted})
                 model[kind].append(found)
                 model.update({key: found.pop(key) for key in ("parameters", "size")})
-                results.write(workdir, task.target, settings, models)
+                results.write(workdir, task.fitted[0].target, settings, models)
 
 
 def check_interpreter(python: str) -> dict[str, str]:
@@ -252,29 +253,30 @@ def write_molecules(path: pathlib.Path, task: Task, cutoff: float | None) -> Non
         "validation": validation.first(task.config["training"]["validation_size"]),
         "test": task.examples("test"),
     }
-    train = parts["train"]
+    train, target = parts["train"], task.fitted[0].target
     # The usual reference, whichever the run itself has.
     reference = Reference.fit(
-        task.target, task.model.hyper.elements, train.structures, train.values,
+        target, task.model.hyper.elements, train.structures, train.labels[target.name],
         kind="fitted",
     )  # fmt: skip
     arrays: Json = {
         f"{name}_{key}": value
         for name, molecules in parts.items()
-        for key, value in columns(molecules, reference, cutoff).items()
+        for key, value in columns(molecules, target.name, reference, cutoff).items()
     }
     cutoff = task.model.hyper.cutoff if cutoff is None else cutoff
     np.savez(path, cutoff=cutoff, scale=reference.scale, **arrays)
 
 
 def columns(
-    molecules: Examples, reference: Reference, cutoff: float | None
+    molecules: Examples, target: str, reference: Reference, cutoff: float | None
 ) -> dict[str, np.ndarray]:
     """Arrays end to end: molecule k has atoms `atoms[k]` to `atoms[k + 1]`, edges likewise.
 
     Args:
       molecules: a part of the split.
-      reference: reference that is subtracted from the targets.
+      target: that is learned.
+      reference: reference that is subtracted from it.
       cutoff: Å; None: the run's edges.
     """
     structures = molecules.structures
@@ -288,7 +290,7 @@ def columns(
         "edges": neighbors.offsets,
         "receivers": neighbors.receivers,
         "senders": neighbors.senders,
-        "target": reference.standardise(structures, molecules.values),
+        "target": reference.standardise(structures, molecules.labels[target]),
     }
     if neighbors.images is not None:
         cells = np.repeat(structures.cells, neighbors.n_edges, axis=0)

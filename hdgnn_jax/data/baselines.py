@@ -199,26 +199,30 @@ class LinearFit:
         elements: Sequence[int],
         cutoff: float,
         size: Size = "neither",
-        around: Atoms | None = None,
-    ) -> tuple[LinearFit, np.ndarray]:
-        """From the training values [n], in random order.
+        around: Sequence[Atoms | None] = (None,),
+    ) -> tuple[list[LinearFit], np.ndarray]:
+        """From the training values [n, T] of T properties, in random order.
 
         Args:
           structures, neighbors: the training set, and its edges within the cutoff.
-          values: [n].
+          values: [n, T].
           elements: atomic numbers.
           cutoff: Å.
-          size, around: of `Composition.fit`.
+          size: of the properties; see `Composition.fit`.
+          around: of each property, as of `Composition.fit`; all give the same elements.
 
         Returns:
-          The fit, and [n] what it gives for the geometry of the training structures.
+          T fits, and [n, T] what they give for the geometry of the training structures.
         """
         terms = Terms(tuple(elements), cutoff, averaged=size == "intensive")
         n = int(np.searchsorted(np.cumsum(neighbors.n_edges), FITTED_EDGES)) or 1
         rows = np.arange(min(n, len(structures)))
         some, edges, y = structures.take(rows), neighbors.take(rows), values[rows]
-        composition = Composition.fit(some, y, elements, size, around)
-        together = _fitted_together(len(elements), around)
+        compositions = [
+            Composition.fit(some, of_one, elements, size, atoms)
+            for of_one, atoms in zip(y.T, around, strict=True)
+        ]
+        together = _fitted_together(len(elements), around[0])
         counts, n_counts = element_counts(some, elements) @ together, together.shape[1]
         design = np.empty((len(rows), n_counts + terms.n_features), np.float32)
         design[:, :n_counts] = counts / some.n_atoms[:, None] if terms.averaged else counts
@@ -228,19 +232,26 @@ class LinearFit:
         mean_size = float(some.n_atoms.mean()) if terms.averaged else 1.0
         design *= np.float32(mean_size)
         # The composition first, in float64: energies of atoms are a thousand times what is left.
-        weights, constant = ridge(design, y - composition.predict(some), size != "extensive")
+        left = y - np.stack([composition.predict(some) for composition in compositions], 1)
+        weights, constants = ridge(design, left, size != "extensive")
         known = design[:, n_counts:] @ weights[n_counts:].astype(np.float32)
         weights *= mean_size
-        per_element = np.array(composition.per_element) + together @ weights[:n_counts]
-        constant += composition.constant
-        composition = dataclasses.replace(
-            composition, per_element=tuple(per_element.tolist()), constant=constant
-        )
-        of_geometry = tuple(weights[n_counts:].tolist())
-        fit = cls(composition, Linear(terms.elements, cutoff, of_geometry, terms.averaged))
+        fits = []
+        for composition, own, constant in zip(compositions, weights.T, constants, strict=True):
+            per_element = np.array(composition.per_element) + together @ own[:n_counts]
+            whole = dataclasses.replace(
+                composition,
+                per_element=tuple(per_element.tolist()),
+                constant=float(composition.constant + constant),
+            )
+            of_geometry = tuple(own[n_counts:].tolist())
+            fits.append(
+                cls(whole, Linear(terms.elements, cutoff, of_geometry, terms.averaged))
+            )
         rest = np.arange(len(rows), len(structures))
-        of_rest = fit.energies(structures.take(rest), neighbors.take(rest))
-        return fit, np.concatenate([known, of_rest])
+        others = structures.take(rest), neighbors.take(rest)
+        of_rest = np.stack([fit.energies(*others) for fit in fits], 1)
+        return fits, np.concatenate([known, of_rest])
 
     def predict(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[n] answers."""
@@ -280,7 +291,7 @@ def _energies(terms: Terms) -> Callable[..., jax.Array]:
 @functools.cache
 def _derivatives(terms: Terms) -> Callable[..., Derivatives]:
     def derivatives(graph: batching.MolecularGraph, weights: jax.Array) -> Derivatives:
-        return with_derivatives(lambda moved: terms.energies(moved, weights), graph)
+        return with_derivatives(lambda moved: terms.energies(moved, weights)[:, None], graph)
 
     return jax.jit(derivatives)
 

@@ -53,6 +53,11 @@ class Dataset(Protocol):
         """
         return find_target(name, self.targets, self.family)
 
+    @property
+    def all_targets(self) -> tuple[str, ...]:
+        """What `config.target = all` stands for."""
+        return tuple(self.targets)
+
     def paper(self, target: Target) -> Mapping[str, Accuracy]:
         """The errors that the paper reports, by part."""
         return {}

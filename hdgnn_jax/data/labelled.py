@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structures
 
 
@@ -41,3 +42,28 @@ class LabelledStructures:
             None if self.groups is None else self.groups[rows],
             self.notes,
         )
+
+
+def merged(parts: Mapping[str, LabelledStructures]) -> LabelledStructures:
+    """The labels of several targets together.
+
+    The structures are those of the target that most have; NaN where another is not known.
+
+    Args:
+      parts: by target, each with its own label; structures are told by their ids.
+
+    Raises:
+      InputError: where a target has structures that those have not.
+    """
+    most = max(parts, key=lambda name: len(parts[name]))
+    whole = parts[most]
+    place = {key: k for k, key in enumerate(whole.structures.ids.tolist())}
+    labels, forces = {}, whole.forces
+    for name, part in parts.items():
+        ids, values = part.structures.ids.tolist(), part.labels[name]
+        if not place.keys() >= set(ids):
+            raise InputError(f"{name} is known where {most} is not: train them one at a time")
+        labels[name] = np.full((len(whole), *values.shape[1:]), np.nan)
+        labels[name][[place[key] for key in ids]] = values
+        forces = part.forces if forces is None and len(part) == len(whole) else forces
+    return dataclasses.replace(whole, labels=labels, forces=forces)

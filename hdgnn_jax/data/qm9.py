@@ -60,6 +60,11 @@ class QM9(Dataset):
     title: ClassVar[str] = family
     targets: ClassVar[Mapping[str, Target]] = OF_QM9
 
+    @property
+    def all_targets(self) -> tuple[str, ...]:
+        """The twelve numbers."""
+        return tuple(TARGETS)
+
     def paper(self, target: Target) -> Mapping[str, Accuracy]:
         """The paper's error on the test part; empty for targets that the paper does not report."""
         return {} if target.paper_mae is None else {"test": Accuracy(target.paper_mae)}

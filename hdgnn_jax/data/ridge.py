@@ -17,21 +17,21 @@ CHUNK = 4096
 
 def ridge(
     design: np.ndarray, values: np.ndarray, constant: bool = True
-) -> tuple[np.ndarray, float]:
-    """Weights and constant of the best fit, design @ weights + constant.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and constants of the best fits, design @ weights + constants.
 
-    The penalty is the one of `RIDGES` whose fit to the first nine tenths of the rows has the
-    smallest mean absolute error on the others. Constant columns get weight 0.
+    The penalty of each fit is the one of `RIDGES` whose fit to the first nine tenths of the rows
+    has the smallest mean absolute error on the others. Constant columns get weight 0.
 
     Args:
       design: [n, F] float32, rows in random order.
-      values: [n] float64.
-      constant: whether to fit the constant; otherwise it is 0.
+      values: [n, T] float64, of T fits.
+      constant: whether to fit the constants; otherwise they are 0.
 
     Returns:
-      [F] float64 weights, and the constant.
+      [F, T] float64 weights, and the constants [T].
     """
-    n = len(design)
+    n, n_fits = values.shape
     mean = np.asarray(np.mean(design, 0, dtype=np.float64))
     square = np.zeros(design.shape[1])
     for start in range(0, n, CHUNK):
@@ -40,9 +40,9 @@ def ridge(
     # Columns that vary by rounding alone are constant.
     used = np.flatnonzero(spread > 1e-4 * SMALLEST)
     spread = np.maximum(spread, SMALLEST)
-    weights, centre = np.zeros(design.shape[1]), float(values.mean())
+    weights, centre = np.zeros((design.shape[1], n_fits)), values.mean(0)
     if not constant:
-        mean, centre = np.zeros(design.shape[1]), 0.0
+        mean, centre = np.zeros(design.shape[1]), np.zeros(n_fits)
     if not len(used):
         return weights, centre
     left, fitted = values - centre, n - n // 10
@@ -50,34 +50,37 @@ def ridge(
     def standard(rows: slice) -> np.ndarray:
         return (design[rows][:, used] - mean[used]) / spread[used]
 
-    system = _System(len(used), fitted)
+    system = _System((len(used), n_fits), fitted)
     for start in range(0, fitted, CHUNK):
         rows = slice(start, min(start + CHUNK, fitted))
         system.add(standard(rows), left[rows])
-    penalty = RIDGES[-1]
+    penalties = np.full(n_fits, RIDGES[-1])
     if fitted < n:
         held_out = slice(fitted, n)
         tried, truth = standard(held_out), left[held_out]
-        errors = [np.abs(tried @ system.solve(p) - truth).mean() for p in RIDGES]
-        penalty = RIDGES[int(np.argmin(errors))]
+        errors = [np.abs(tried @ system.solve(p) - truth).mean(0) for p in RIDGES]
+        penalties = np.array(RIDGES)[np.argmin(errors, 0)]
         system.add(tried, truth)
-    weights[used] = system.solve(penalty) / spread[used]
-    return weights, centre - float(mean @ weights)
+    for penalty in np.unique(penalties):
+        own = np.flatnonzero(penalties == penalty)
+        weights[np.ix_(used, own)] = system.solve(penalty)[:, own] / spread[used, None]
+    return weights, centre - mean @ weights
 
 
 class _System:
     """The normal equations, or, with fewer rows than columns, the dual ones: an unknown per row."""
 
-    def __init__(self, columns: int, rows: int) -> None:
-        self._few = rows < columns
-        self._gram = np.zeros((0 if self._few else columns,) * 2)
-        self._right = np.zeros(columns)
+    def __init__(self, shape: tuple[int, int], rows: int) -> None:
+        """For [F, T] weights, from about so many rows."""
+        self._few = rows < shape[0]
+        self._gram = np.zeros((0 if self._few else shape[0],) * 2)
+        self._right = np.zeros(shape)
         self._rows: list[np.ndarray] = []
         self._values: list[np.ndarray] = []
         self._n = 0
 
     def add(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Adds rows [k, F] with their values [k]."""
+        """Adds rows [k, F] with their values [k, T]."""
         self._n += len(rows)
         if self._few:
             self._rows.append(rows)
@@ -87,7 +90,7 @@ class _System:
             self._right += rows.T @ values
 
     def solve(self, penalty: float) -> np.ndarray:
-        """[F] weights for a penalty per row."""
+        """[F, T] weights for a penalty per row."""
         if self._few:
             rows = np.concatenate(self._rows)
             dual = _positive_solve(rows @ rows.T, penalty * self._n, np.concatenate(self._values))

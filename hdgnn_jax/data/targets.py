@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
-import jax
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -21,12 +20,10 @@ from hdgnn_jax.data.baselines import (
 )
 from hdgnn_jax.data.units import DEBYE_PER_E_ANGSTROM, ENERGIES, HARTREE_IN_MEV
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
-from hdgnn_jax.models.heads import HEADS, Head, Readout
+from hdgnn_jax.models.heads import HEADS, Head
 from hdgnn_jax.models.linear import Linear
-from hdgnn_jax.models.repulsion import Repulsion
-from hdgnn_jax.types import Apply, Fields, Json, PyTree
+from hdgnn_jax.types import Fields, Json
 
 ReferenceKind = Literal["none", "fitted", "tabulated", "linear"]
 """`tabulated`: the energies of isolated atoms, and one shift for every atom. With `linear` the
@@ -61,7 +58,7 @@ class Target:
       potential: whether it is an energy that atoms move in, so that its derivatives are forces. Of
         QM9's U0 is taken for one, though its zero-point part belongs to the minimum.
       head: of the network, made for it.
-      size: how it depends on the size of a system, and with it its references and the read-out.
+      size: how it depends on the size of a system, and with it its references.
       note: what has to be known of it.
     """
 
@@ -82,11 +79,6 @@ class Target:
         """0 of a number, 1 of a vector [3], 2 of a symmetric tensor [3, 3]."""
         return HEADS[self.head].rank
 
-    @property
-    def readout(self) -> Readout:
-        """From numbers of atoms to its own."""
-        return "mean" if self.size == "intensive" else "sum"
-
 
 _MEV = HARTREE_IN_MEV
 TARGETS = {
@@ -94,9 +86,9 @@ TARGETS = {
     for target in (
         Target("mu", "D", 1.0, "none", 0.017, head="dipole"),
         Target("alpha", "bohr^3", 1.0, "fitted", 0.046, size="extensive"),
-        Target("homo", "meV", _MEV, "none", 18, size="intensive"),
-        Target("lumo", "meV", _MEV, "none", 16, size="intensive"),
-        Target("gap", "meV", _MEV, "none", 32, size="intensive"),
+        Target("homo", "meV", _MEV, "none", 18, head="mean", size="intensive"),
+        Target("lumo", "meV", _MEV, "none", 16, head="mean", size="intensive"),
+        Target("gap", "meV", _MEV, "none", 32, head="mean", size="intensive"),
         Target("r2", "bohr^2", 1.0, "none", 0.342, head="extent"),
         Target("zpve", "meV", _MEV, "fitted", 1.21, size="extensive"),
         *(
@@ -170,7 +162,7 @@ class Reference:
       composition: taken off first. Of an extensive property it has no constant.
       scale: root mean square of what is left.
       rank: of the target; of a tensor, references are taken off its isotropic part.
-      linear: taken off too, and added by `completed`; None: there is none.
+      linear: taken off too, and added by `fitted.completed`; None: there is none.
     """
 
     factor: float
@@ -235,35 +227,11 @@ class Reference:
         return (raw * self.factor - self._known(structures)) / self.scale
 
     def restore(self, structures: Structures, outputs: np.ndarray) -> np.ndarray:
-        """[n, ...] outputs, `completed`, to values in the reported unit, float64."""
+        """[n, ...] outputs, `fitted.completed`, to values in the reported unit, float64."""
         return np.asarray(outputs, np.float64) * self.scale + self._known(structures)
 
     def _known(self, structures: Structures) -> np.ndarray:
         return isotropic(self.composition.predict(structures), self.rank)
-
-    def completed(
-        self, apply: Apply, repulsion: Repulsion | None = None
-    ) -> Apply:
-        """The network's predictions with what else depends on positions: the one place that adds.
-
-        Args:
-          apply: (variables, graph, ...) -> [..., G] standardised, of the network.
-          repulsion: of atoms that are nearer than in training, in the reported unit.
-
-        Returns:
-          The same with the linear reference and the repulsion, in the same compiled program.
-        """
-        others = [part for part in (self.linear, repulsion) if part is not None]
-        if not others:
-            return apply
-
-        def complete(
-            variables: PyTree, graph: batching.MolecularGraph, *arguments: PyTree, **options: PyTree
-        ) -> jax.Array:
-            outputs: jax.Array = apply(variables, graph, *arguments, **options)
-            return outputs + sum(part.energies(graph) for part in others) / self.scale
-
-        return complete
 
     def to_dict(self) -> Json:
         """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""

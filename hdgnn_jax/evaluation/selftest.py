@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from hdgnn_jax.data.fitted import energy_column
 from hdgnn_jax.data.targets import turned
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structure, Structures
@@ -58,15 +59,16 @@ def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0
     strain = (strain + strain.T) / 2
 
     apply, params = predictor.apply, predictor.in_float64().params
+    column = energy_column(predictor.fitted)
     with jax.enable_x64(True):
 
-        def energy(moved: batching.MolecularGraph) -> jax.Array:
+        def energies(moved: batching.MolecularGraph) -> jax.Array:
             return apply({"params": params}, moved)
 
-        found = jax.jit(lambda g: with_derivatives(energy, g))(graph)
+        found = jax.jit(lambda g: with_derivatives(energies, g, column))(graph)
         forces, virial = np.asarray(found.forces[:n]), np.asarray(found.virial[0])
         along = direction + forces / max(np.linalg.norm(forces), 1e-30)
-        compiled = jax.jit(energy)
+        compiled = jax.jit(energies)
 
         def at(t: float) -> float:
             stretch = np.eye(3) + t * strain
@@ -77,7 +79,7 @@ def finite_differences(predictor: Predictor, structure: Structure, seed: int = 0
             )
             edges = jax.tree.map(lambda shift: shift @ stretch, graph.edges)
             moved = moved._replace(edges=edges)
-            return float(compiled(moved)[0])
+            return float(compiled(moved)[0, column])
 
         near, far = (at(k * STEP) - at(-k * STEP) for k in (1, 2))
     slope = (8 * near - far) / (12 * STEP)

@@ -14,6 +14,7 @@ three relative to it. Changing one choice alone measures its share:
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -66,24 +67,28 @@ def prediction_changes(
     params: Params,
     graph: batching.MolecularGraph,
     *,
+    columns: Sequence[slice],
+    energy: int = 0,
     frames: int,
     rotations: np.ndarray,
     choices: tuple[str, ...] = CHOICES,
     advance: Advance = nobody,
-) -> dict[str, tuple[Change, Change]]:
+) -> dict[str, tuple[list[Change], Change]]:
     """For each choice, the mean absolute change of predictions and of forces.
 
     Args:
       model, params: any; predictions are averaged over `frames` rolls, not `evaluation_frame`.
       graph: molecules, padded.
+      columns: of the outputs [G, F], of each prediction.
+      energy: the output whose slopes are the forces.
       frames: number of equally spaced rolls to average over.
       rotations: [n, 4] quaternions.
       choices: some of `CHOICES`.
       advance: is told 1 after each setting (a progress bar); there are 1 + choices x rotations.
 
     Returns:
-      The change of the standardised prediction, and that of a component of
-      -d prediction / d positions, 1/Å.
+      The changes of the standardised predictions, of a component where they have several, and that
+      of a component of -d output / d positions, 1/Å.
 
     Raises:
       InputError: for a choice that is not in `CHOICES`.
@@ -98,7 +103,7 @@ def prediction_changes(
     def run(setting: Setting) -> list[np.ndarray]:
         # Roll by roll on the host: one program serves any number of frames.
         each = [
-            _predict(model, params, graph, setting._replace(rolls=roll[None]))
+            _predict(model, energy, params, graph, setting._replace(rolls=roll[None]))
             for roll in setting.rolls
         ]
         mean = [np.mean(jax.device_get(parts), 0) for parts in zip(*each, strict=True)]
@@ -112,9 +117,10 @@ def prediction_changes(
         for seed, rotation in enumerate(rotations):
             there = run(_setting(choice, rolls, rotation, seed))
             change = [np.abs(np.asarray(a - b)) for a, b in zip(there, at_rest, strict=True)]
-            values.append(change[0][real])
+            values.append([change[0][real, column].mean(1) for column in columns])
             forces.append([change[1][owner == k].mean() for k in real])
-        changes[choice] = _summary(np.array(values)), _summary(np.array(forces))
+        of_each = [_summary(of_one) for of_one in np.moveaxis(np.array(values), 1, 0)]
+        changes[choice] = of_each, _summary(np.array(forces))
     return changes
 
 
@@ -198,11 +204,11 @@ def _apply(
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _predict(
-    model: HDGNN, params: Params, graph: batching.MolecularGraph, setting: Setting
+    model: HDGNN, energy: int, params: Params, graph: batching.MolecularGraph, setting: Setting
 ) -> tuple[jax.Array, jax.Array]:
-    """Prediction [G], and forces [N, 3] in the axes of the graph before it is turned."""
+    """Predictions [G, F], and forces [N, 3] in the axes of the graph before it is turned."""
 
     def total(positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         moved = graph._replace(nodes=graph.nodes._replace(positions=positions))
@@ -211,7 +217,7 @@ def _predict(
             return _apply(model, params, moved, setting, roll, "predict")
 
         values = jax.lax.map(one, setting.rolls).mean(0)
-        return jnp.sum(jnp.where(batching.graph_mask(graph), values, 0)), values
+        return jnp.sum(jnp.where(batching.graph_mask(graph), values[:, energy], 0)), values
 
     gradient, values = jax.grad(total, has_aux=True)(graph.nodes.positions)
     return values, -gradient

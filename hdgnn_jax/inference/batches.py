@@ -80,7 +80,7 @@ def predict(
     params: Params,
     batches: Batches,
 ) -> np.ndarray:
-    """Standardised outputs [n, ...] float64 of every structure.
+    """Standardised outputs [n, ...] float64 of every structure, [F] or [rolls, F] each.
 
     Args:
       predict_step: (params, stacked batch) -> [devices, G, ...], whole on every device.
@@ -100,16 +100,19 @@ def differentiate(
     params: Params,
     batches: Batches,
 ) -> Derivatives:
-    """Value [n], forces [atoms, 3] and virial [n, 3, 3], float64 and in standardised units.
+    """Outputs [n, F], forces [atoms, 3] and virial [n, 3, 3], float64 and in standardised units.
 
     Args and errors: of `predict`.
     """
     structures = batches.graphs.structures
     n = len(structures)
-    value, virial = np.zeros(n), np.zeros((n, 3, 3))
-    forces = np.zeros_like(structures.positions)
+    virial, forces = np.zeros((n, 3, 3)), np.zeros_like(structures.positions)
+    places, values = [], []
     for at, found in batches.answers(derivatives_step, params):
-        value[at], virial[at] = found.value[: len(at)], found.virial[: len(at)]
+        places.append(at)
+        values.append(found.value[: len(at)])
+        virial[at] = found.virial[: len(at)]
         atoms = structures.atoms_of(at)
         forces[atoms] = found.forces[: len(atoms)]
+    value = np.concatenate(values)[np.argsort(np.concatenate(places))].astype(np.float64)
     return Derivatives(value, forces, virial)

@@ -42,21 +42,23 @@ def predict_all(
         model's own evaluation frames.
       advance: told the number of structures after each batch of each model.
     """
-    of_target: dict[str, list[tuple[Predictor, Neighborhoods]]] = {}
+    units: dict[str, str] = {}
+    values: dict[str, list[np.ndarray]] = {}
     for predictor, graphs in prepared:
-        of_target.setdefault(predictor.target.name, []).append((predictor, graphs))
+        if rolls == 1:
+            own = {name: of_one[None] for name, of_one in predictor(graphs, advance).items()}
+        else:
+            own = predictor.of_rolls(graphs, rolls, advance)
+        for one in predictor.fitted:
+            units[one.name] = one.target.unit
+            values.setdefault(one.name, []).append(own[one.name])
     found = {}
-    for target, members in of_target.items():
-        values = np.concatenate([
-            member(graphs, advance)[None] if rolls == 1
-            else member.of_rolls(graphs, rolls, advance)
-            for member, graphs in members
-        ])  # fmt: skip
-        counts = {"models": len(members), "rolls": rolls}
-        found[target] = Prediction(
-            members[0][0].target.unit,
-            values.mean(0),
-            values.std(0) if len(values) > 1 else None,
-            " x ".join(f"{n} {name}" for name, n in counts.items() if n > 1),
+    for name, members in values.items():
+        together, counts = np.concatenate(members), {"models": len(members), "rolls": rolls}
+        found[name] = Prediction(
+            units[name],
+            together.mean(0),
+            together.std(0) if len(together) > 1 else None,
+            " x ".join(f"{n} {what}" for what, n in counts.items() if n > 1),
         )
     return found

@@ -12,6 +12,7 @@ import jraph
 import numpy as np
 from jax import export
 
+from hdgnn_jax.data.fitted import FittedTarget, columns, energy_column
 from hdgnn_jax.data.targets import isotropic
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import CLOSEST_ATOMS, SYMBOLS
@@ -41,8 +42,8 @@ INPUTS = {
     "n_edges": Array("int32", ("structures",), "of each structure"),
 }
 DERIVATIVES = {
-    "forces": Array("float32", ("atoms", 3), "-d value / dx"),
-    "virial": Array("float32", ("structures", 3, 3), "d value / d strain: volume times stress"),
+    "forces": Array("float32", ("atoms", 3), "-d energy / dx"),
+    "virial": Array("float32", ("structures", 3, 3), "d energy / d strain: volume times stress"),
 }
 
 
@@ -85,9 +86,13 @@ def _program(
 
         graph = _padded(arrays, model.hyper.cutoff, model.hyper.max_neighbors)
         if predictor.has_forces:
-            found = with_derivatives(apply, graph)._asdict()
+            energy = energy_column(predictor.fitted)
+            found = with_derivatives(apply, graph, energy)._asdict()
+            outputs = found.pop("value")
         else:
-            found = {"value": apply(graph)}
+            found, outputs = {}, apply(graph)
+        for one, column in zip(predictor.fitted, columns(predictor.fitted), strict=True):
+            found[one.name] = outputs[:, column].reshape(-1, *one.shape)
         return {name: value[:-1] for name, value in found.items()}
 
     return run
@@ -96,16 +101,16 @@ def _program(
 def _description(
     predictor: Predictor, program: bytes, inputs: Mapping[str, Array]
 ) -> Json:
-    model, reference = predictor.model.hyper, predictor.reference
-    shape: tuple[int, ...] = (3,) * reference.rank
-    outputs = {"value": Array("float32", ("structures", *shape), "standardised, see reference")}
+    model = predictor.model.hyper
+    outputs = {
+        one.name: Array("float32", ("structures", *one.shape), "standardised, see targets")
+        for one in predictor.fitted
+    }
     if predictor.has_forces:
         outputs |= DERIVATIVES
-    composition = reference.composition
-    symbols = [SYMBOLS[z] for z in composition.elements]
     return {
-        "target": predictor.target.name,
-        "unit": predictor.target.unit,
+        "targets": {one.name: _reference(one) for one in predictor.fitted},
+        "energy": predictor.energy().name if predictor.has_forces else None,
         "inputs": {name: array._asdict() for name, array in inputs.items()},
         "outputs": {name: array._asdict() for name, array in outputs.items()},
         "elements": {SYMBOLS[z]: z for z in model.elements},
@@ -121,22 +126,30 @@ def _description(
             "None is needed. To keep a shape, and with it the compiled program, add structures "
             "whose results are not read: atoms of number 0, edges that join one to itself."
         ),
-        "reference": {
-            "rule": (
-                "In float64: value * scale + isotropic * (constant + the sum of per_element over "
-                "the atoms, divided by their number where averaged), in unit; an element that is "
-                "not named has 0. Forces (unit/Å) and virial (unit) are multiplied by scale."
-            ),
-            "scale": reference.scale,
-            "constant": composition.constant,
-            "averaged": composition.averaged,
-            "per_element": dict(zip(symbols, composition.per_element, strict=True)),
-            "isotropic": np.asarray(isotropic(np.ones(1), reference.rank))[0].tolist(),
-        },
+        "rule": (
+            "In float64: value * scale + isotropic * (constant + the sum of per_element over the "
+            "atoms, divided by their number where averaged), in unit; an element that is not named "
+            "has 0. Forces (unit/Å) and virial (unit) are those of energy, in its unit when "
+            "multiplied by its scale."
+        ),
         "evaluation_frame": model.evaluation_frame,
         "platforms": PLATFORMS,
         "jax": jax.__version__,
         "sha256": hashlib.sha256(program).hexdigest(),
+    }
+
+
+def _reference(one: FittedTarget) -> Json:
+    """What turns a target's output into its value."""
+    composition = one.reference.composition
+    symbols = [SYMBOLS[z] for z in composition.elements]
+    return {
+        "unit": one.target.unit,
+        "scale": one.reference.scale,
+        "constant": composition.constant,
+        "averaged": composition.averaged,
+        "per_element": dict(zip(symbols, composition.per_element, strict=True)),
+        "isotropic": np.asarray(isotropic(np.ones(1), one.target.rank))[0].tolist(),
     }
 
 

@@ -6,30 +6,38 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import jax
 import numpy as np
 
 from hdgnn_jax.data.applicability import Domain
-from hdgnn_jax.data.targets import NOT_POTENTIALS, Reference, Target
+from hdgnn_jax.data.fitted import (
+    FittedTarget,
+    completed,
+    energy_column,
+    potential,
+    restored,
+)
+from hdgnn_jax.data.targets import NOT_POTENTIALS
 from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import Neighborhoods, neighbors_of, search_neighbors
-from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
+from hdgnn_jax.graphs.neighbors import Neighborhoods, search_neighbors
+from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference import batches
 from hdgnn_jax.inference.batches import Batches
-from hdgnn_jax.models.forces import Derivatives, with_derivatives
+from hdgnn_jax.inference.programs import Programs
+from hdgnn_jax.inference.weights import SHIPPED, network, read, restore_weights
+from hdgnn_jax.models.forces import Derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.heads import HEADS
-from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.models.repulsion import Repulsion
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
-from hdgnn_jax.types import Apply, Json, Params, PyTree
+from hdgnn_jax.types import Apply, Json, Params
 
 Advance: TypeAlias = Callable[[int], object]
 
@@ -39,49 +47,8 @@ class PredictorError(InputError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Programs:
-    """What is compiled of a model, for any weights: a program for each shape of a batch.
-
-    Attributes:
-      apply: (variables, graph, ...) -> [G, ...] standardised; see `Predictor.apply`.
-      mesh: devices.
-    """
-
-    apply: Apply
-    mesh: jax.sharding.Mesh
-
-    @functools.cached_property
-    def predict(self) -> Callable[..., jax.Array]:
-        """(params, stacked batch) -> outputs."""
-        return step.make_predict_step(self.apply, self.mesh)
-
-    @functools.cached_property
-    def differentiate(self) -> Callable[..., Derivatives]:
-        """(params, stacked batch) -> outputs with forces and virial."""
-
-        def differentiate(variables: PyTree, graph: batching.MolecularGraph) -> Derivatives:
-            return with_derivatives(lambda moved: self.apply(variables, moved), graph)
-
-        return step.make_predict_step(differentiate, self.mesh)
-
-    @functools.cached_property
-    def of_rolls(self) -> Callable[[int], Callable[..., jax.Array]]:
-        """Of a number of rolls: (params, stacked batch) -> outputs [devices, G, rolls, ...]."""
-
-        @functools.cache
-        def compiled(n: int) -> Callable[..., jax.Array]:
-            def of_rolls(variables: PyTree, graph: batching.MolecularGraph) -> PyTree:
-                rolls = self.apply(variables, graph, n, method="of_rolls")
-                return jax.numpy.moveaxis(rolls, 0, 1)
-
-            return step.make_predict_step(of_rolls, self.mesh)
-
-        return compiled
-
-
-@dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A model with its weights, and the way from its output to a number with a unit.
+    """A model with its weights, and the way from its outputs to numbers with units.
 
     What it predicts for is `Structures`, or `Neighborhoods` where their neighbours are known
     already (`prepare` and `usable` find them).
@@ -89,50 +56,52 @@ class Predictor:
     Attributes:
       model: the network.
       params: its weights.
-      reference: from the output to the reported unit.
-      target: the property.
+      fitted: the properties, each with the way from the output to its reported unit.
       budget: shape of a batch, of each device; larger where a structure needs it.
       mesh: devices.
       domain: what it was trained on; None: not known.
       repulsive: whether atoms that come nearer than in training repel each other; see `repulsion`.
-      error: mean absolute, on validation, in the target's unit; None: not known.
+      errors: mean absolute, on validation, in the targets' units, by target; empty: not known.
     """
 
     model: HDGNN
     params: Params
-    reference: Reference
-    target: Target
+    fitted: tuple[FittedTarget, ...]
     budget: batching.Budget
     mesh: jax.sharding.Mesh
     domain: Domain | None = None
     repulsive: bool = True
-    error: float | None = None
+    errors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(
         cls,
-        workdir: str | os.PathLike[str],
+        workdir: str | os.PathLike[str] | None = None,
         evaluation_frame: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ) -> Predictor:
         """The weights of a run that were best on validation.
 
         Args:
-          workdir: folder of the run.
+          workdir: folder of the run, or a file of `weights.pack`; None: the weights that come with
+            the package, of QM9's twelve targets.
           evaluation_frame: rolls of the edge frames to average over; None: as in training.
           mesh: devices; None: all.
 
         Raises:
           CheckpointError: where they cannot be restored.
         """
-        mesh = step.make_mesh() if mesh is None else mesh
-        with Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
-            record = Record.of(checkpoints, "best")
-            model = HDGNN(HyperParameters(**record.model))
-            params, error = restore_weights(checkpoints, model, mesh), checkpoints.metric("best")
+        mesh, path = step.make_mesh() if mesh is None else mesh, pathlib.Path(workdir or SHIPPED)
+        if path.suffix == ".npz":
+            record, params = read(path)
+            params = jax.device_put(params, step.replicated(mesh))
+        else:
+            with Checkpoints(path / "checkpoints") as checkpoints:
+                record = Record.of(checkpoints, "best")
+                params = restore_weights(checkpoints, network(record), mesh)
         found = cls(
-            model, params, record.reference, record.target, record.budget, mesh, record.domain,
-            error=error,
+            network(record), params, record.fitted, record.budget, mesh, record.domain,
+            errors=record.errors,
         )  # fmt: skip
         return found if evaluation_frame is None else found.averaged(evaluation_frame)
 
@@ -189,9 +158,9 @@ class Predictor:
         """Those that the model can use, with their neighbours; of the others, place to reason."""
         model = self.model.hyper
         reasons = structures.reasons_against(model.elements, model.tags)
-        if HEADS[model.head].about_centre:
+        if centred := [one.name for one in self.fitted if HEADS[one.head].about_centre]:
             for k in np.flatnonzero(structures.periodic.any(1)).tolist():
-                reason = f"is periodic: it has no centre to count {self.target.name} from"
+                reason = f"is periodic: it has no centre to count {', '.join(centred)} from"
                 reasons.setdefault(k, reason)
         kept = np.array([k for k in range(len(structures)) if k not in reasons], int)
         some = structures.take(kept) if reasons else structures
@@ -204,8 +173,8 @@ class Predictor:
 
     def __call__(
         self, structures: Structures | Neighborhoods, advance: Advance = batches.nobody
-    ) -> np.ndarray:
-        """[n, ...] predictions, in the target's unit.
+    ) -> dict[str, np.ndarray]:
+        """By target, [n, ...] predictions in its unit.
 
         Args:
           structures: in any order and of any size.
@@ -216,15 +185,15 @@ class Predictor:
         """
         of = self._batches(structures, advance)
         outputs = batches.predict(self.programs.predict, self.params, of)
-        return self.reference.restore(of.graphs.structures, outputs)
+        return restored(self.fitted, of.graphs.structures, outputs)
 
     def of_rolls(
         self,
         structures: Structures | Neighborhoods,
         n: int,
         advance: Advance = batches.nobody,
-    ) -> np.ndarray:
-        """[n rolls, n, ...] predictions in edge frames rolled by n equal steps of a turn.
+    ) -> dict[str, np.ndarray]:
+        """By target, [n rolls, n, ...] predictions in edge frames rolled by equal steps of a turn.
 
         The roll is an arbitrary choice, so their spread is the least that a prediction is uncertain
         by; their mean is the prediction of `evaluation_frame` = n. Args and errors: of a call.
@@ -235,22 +204,26 @@ class Predictor:
         self._refuse_rolls(n)
         of = self._batches(structures, advance)
         outputs = batches.predict(self.programs.of_rolls(n), self.params, of)
-        return np.stack(
-            [self.reference.restore(of.graphs.structures, outputs[:, k]) for k in range(n)]
-        )
+        each = [restored(self.fitted, of.graphs.structures, outputs[:, k]) for k in range(n)]
+        return {name: np.stack([roll[name] for roll in each]) for name in each[0]}
 
     def slopes(
         self, structures: Structures | Neighborhoods, advance: Advance = batches.nobody
-    ) -> Derivatives:
-        """Predictions [n], and -d/dx [atoms, 3] and d/dstrain [n, 3, 3], in the target's unit.
+    ) -> tuple[dict[str, np.ndarray], Derivatives]:
+        """By target [n, ...] predictions, and the energy that atoms move in with its slopes.
 
-        Args and errors: of a call.
+        Its value [n], -d/dx [atoms, 3] and d/dstrain [n, 3, 3] are in its unit. Args and errors: of
+        a call.
+
+        Raises:
+          PredictorError: where the model predicts no such energy.
         """
+        energy = self.energy()
         of = self._batches(structures, advance)
         found = batches.differentiate(self.programs.differentiate, self.params, of)
-        scale = self.reference.scale
-        values = self.reference.restore(of.graphs.structures, np.asarray(found.value))
-        return Derivatives(values, found.forces * scale, found.virial * scale)
+        scale = energy.reference.scale
+        values = restored(self.fitted, of.graphs.structures, np.asarray(found.value))
+        return values, Derivatives(values[energy.name], found.forces * scale, found.virial * scale)
 
     def derivatives(
         self, structures: Structures | Neighborhoods, advance: Advance = batches.nobody
@@ -260,21 +233,21 @@ class Predictor:
         Args and errors: of a call.
 
         Raises:
-          PredictorError: where the target is no energy that atoms move in.
+          PredictorError: where the model predicts no energy that atoms move in.
         """
         ev = self.energy_unit()
-        return Derivatives(*(values * ev for values in self.slopes(structures, advance)))
+        return Derivatives(*(values * ev for values in self.slopes(structures, advance)[1]))
 
     @property
     def apply(self) -> Apply:
-        """(variables, graph) -> [G, ...] standardised: network, linear reference, repulsion."""
-        return self.reference.completed(self.model.apply, self.repulsion)
+        """(variables, graph, ...) -> [G, F] standardised: network, linear references, repulsion."""
+        return completed(self.model.apply, self.fitted, self.repulsion)
 
     @property
     def repulsion(self) -> Repulsion | None:
         """Between atoms that are nearer than any two of their elements in training; 0 elsewhere.
 
-        None: the target is no energy that atoms move in, or its domain is not known, or it is
+        None: the model predicts no energy that atoms move in, or its domain is not known, or it is
         switched off.
         """
         if self.domain is None or not (self.repulsive and self.has_forces):
@@ -286,7 +259,9 @@ class Predictor:
     @functools.cached_property
     def programs(self) -> Programs:
         """What is compiled."""
-        return Programs(self.apply, self.mesh)
+        return Programs(
+            self.apply, self.mesh, energy_column(self.fitted) if self.has_forces else None
+        )
 
     def warnings(self, graphs: Neighborhoods) -> list[str]:
         """[n] the `doubts` of each structure as one text; empty where there are none."""
@@ -302,22 +277,38 @@ class Predictor:
             return [[] for _ in range(len(graphs))]
         return self.domain.doubts(graphs.structures, graphs.neighbors.found())
 
-    def energy_unit(self) -> float:
-        """The target's unit, in eV.
+    def energy(self) -> FittedTarget:
+        """The energy that atoms move in.
 
         Raises:
-          PredictorError: where the target is no energy that atoms move in.
+          PredictorError: where the model predicts none.
         """
-        if not self.has_forces:
-            name = self.target.name
+        found = potential(self.fitted)
+        if found is None:
+            name = self.fitted[0].name
             why = NOT_POTENTIALS.get(name, "is no energy that atoms move in")
+            if len(self.fitted) > 1:
+                name, why = self.names, "are no energies that atoms move in"
             raise PredictorError(f"{name} {why}: it has no forces")
-        return ENERGIES[self.target.unit]
+        return found
+
+    def energy_unit(self) -> float:
+        """The unit of that energy, in eV.
+
+        Raises:
+          PredictorError: where the model predicts none.
+        """
+        return ENERGIES[self.energy().target.unit]
+
+    @property
+    def names(self) -> str:
+        """Of the targets, in words."""
+        return ", ".join(one.name for one in self.fitted)
 
     @property
     def has_forces(self) -> bool:
-        """Whether the target is an energy that atoms move in."""
-        return self.target.potential
+        """Whether it predicts an energy that atoms move in."""
+        return potential(self.fitted) is not None
 
     @property
     def compilations(self) -> int:
@@ -366,31 +357,3 @@ def grown(size: int) -> int:
     while budget < size:
         budget += max(budget // 4, 1)
     return budget
-
-
-def restore_weights(
-    checkpoints: Checkpoints, model: HDGNN, mesh: jax.sharding.Mesh
-) -> Params:
-    """The averaged weights that were best on validation, on every device.
-
-    Raises:
-      CheckpointError: where they cannot be restored.
-    """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
-    placed = step.replicated(mesh)
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed), shapes
-    )
-    return checkpoints.restore(like, "best", part=".ema").state
-
-
-def one_atom(model: HDGNN) -> batching.MolecularGraph:
-    """The smallest graph, to get the shapes of weights from."""
-    atom = Structures.pack([Structure(np.array(model.hyper.elements[:1]), np.zeros((1, 3)))])
-    return batching.collate(
-        atom,
-        neighbors_of(atom, model.hyper.cutoff, model.hyper.max_neighbors),
-        np.zeros(1),
-        np.zeros(1, int),
-        batching.Budget(n_edge=1, n_node=2, n_graph=2),
-    )

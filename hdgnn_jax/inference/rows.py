@@ -128,15 +128,21 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """For people: the numbers in a table, and under it what else is said of each row."""
+    """For people: the numbers in a table, and under it what else is said of each row.
+
+    A structure has a line, or a column where there are fewer structures than quantities.
+    """
     header, *lines = _table(rows)
     # A number's column has its unit in brackets, which are rich's markup too.
     numbers = [k for k, name in enumerate(header) if name.endswith("]")]
+    cells = [[line[k] for k in (0, *numbers)] for line in (header, *lines)]
+    if len(lines) < len(numbers):
+        cells = [list(column) for column in zip(*cells, strict=True)]
     table, console = Table(), Console()
-    for k in (0, *numbers):
-        table.add_column(Text(header[k]), justify="right" if k else "left")
-    for line in lines:
-        table.add_row(*(Text(line[k]) for k in (0, *numbers)))
+    for k, name in enumerate(cells[0]):
+        table.add_column(Text(name), justify="right" if k else "left")
+    for of_line in cells[1:]:
+        table.add_row(*map(Text, of_line))
     console.print(table)
     for line in lines:
         words = "; ".join(line[k] for k in range(1, len(line)) if k not in numbers and line[k])

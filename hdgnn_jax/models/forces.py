@@ -16,7 +16,7 @@ class Derivatives(NamedTuple):
     """A prediction E and its derivatives, in the units of E.
 
     Attributes:
-      value: [G] E.
+      value: [G] E, or [G, F] where it is one of several numbers.
       forces: [N, 3] -dE/dx, per Å; 0 on padding.
       virial: [G, 3, 3] dE/d epsilon, symmetric, for a strain that multiplies positions and cell by
         1 + epsilon. The stress is the virial divided by the volume.
@@ -28,13 +28,16 @@ class Derivatives(NamedTuple):
 
 
 def with_derivatives(
-    predict: Callable[[batching.MolecularGraph], jax.Array], graph: batching.MolecularGraph
+    predict: Callable[[batching.MolecularGraph], jax.Array],
+    graph: batching.MolecularGraph,
+    column: int = 0,
 ) -> Derivatives:
-    """The prediction and its derivatives, computed in one backward pass.
+    """The predictions and the derivatives of one of them, computed in one backward pass.
 
     Args:
-      predict: maps a graph to [G], or to [G, 2] with the energy first.
+      predict: maps a graph to [G, F].
       graph: padded.
+      column: of the energy.
     """
     graph = jax.tree.map(jnp.asarray, graph)
     real = batching.graph_mask(graph)
@@ -54,9 +57,7 @@ def with_derivatives(
             lambda shift: strained(shift, of_node[graph.receivers]), graph.edges
         )
         value = predict(graph._replace(nodes=nodes, edges=edges))
-        # A second column is the auxiliary output.
-        energy = value if value.ndim == 1 else value[:, 0]
-        return jnp.sum(jnp.where(real, energy, 0)), value
+        return jnp.sum(jnp.where(real, value[:, column], 0)), value
 
     strain = jnp.zeros((real.shape[0], 3, 3), positions.dtype)
     (slope, virial), value = jax.grad(total, argnums=(0, 1), has_aux=True)(positions, strain)

@@ -77,11 +77,11 @@ class HDGNN(nn.Module):
         )(hyper, points)
         weight = hyper.invariant_weight if hyper.invariant_branch else 0.0
         self.molecule_head = MoleculeHead(
-            hyper.head, hyper.readout, points, weight, hyper.precision, hyper.auxiliary
+            hyper.heads, points, weight, hyper.precision
         )
 
     def __call__(self, graph: batching.MolecularGraph, *, train: bool = False) -> jax.Array:
-        """Predicts the standardised target.
+        """Predicts the standardised targets.
 
         Args:
           graph: padded; its elements must have been checked against `elements`.
@@ -89,23 +89,21 @@ class HDGNN(nn.Module):
             needs the RNG stream `frame`.
 
         Returns:
-          [G], or [G, 3] and [G, 3, 3] from the heads of vectors and tensors; [G, 2] with
-          `auxiliary` and `train`. Padding graphs have arbitrary values.
+          [G, F]: 1 number from each head, 3 of vectors, 9 of tensors, see `heads.columns`. Padding
+          graphs have arbitrary values.
         """
         graph = jax.tree.map(jnp.asarray, graph)
         frame = self.hyper.frame if train else self.hyper.evaluation_frame
         if isinstance(frame, int) and frame > 1:
-            return self.of_rolls(graph, frame, train).mean(0)
+            return self.of_rolls(graph, frame).mean(0)
         # For one roll a scan around it all would only take longer to trace and compile.
         roll = jnp.zeros(graph.senders.shape)
         if frame == "random":
             roll = edge_rolls(self.make_rng("frame"), graph)
-        return self.predict(graph, roll, train)
+        return self.predict(graph, roll)
 
-    def of_rolls(
-        self, graph: batching.MolecularGraph, n: int, train: bool = False
-    ) -> jax.Array:
-        """[n, G, ...] predictions with all edge frames rolled by 2 pi k / n, k = 0 .. n - 1.
+    def of_rolls(self, graph: batching.MolecularGraph, n: int) -> jax.Array:
+        """[n, G, F] predictions with all edge frames rolled by 2 pi k / n, k = 0 .. n - 1.
 
         An equivariant model predicts the same n times, so the spread measures how much this model
         depends on an arbitrary choice. `evaluation_frame` = n predicts their mean.
@@ -113,7 +111,7 @@ class HDGNN(nn.Module):
         graph = jax.tree.map(jnp.asarray, graph)
 
         def one(model: HDGNN, _: None, roll: jax.Array) -> tuple[None, jax.Array]:
-            return None, model.predict(graph, jnp.full(graph.senders.shape, roll), train)
+            return None, model.predict(graph, jnp.full(graph.senders.shape, roll))
 
         scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
         return scan(self, None, 2 * jnp.pi * jnp.arange(n) / n)[1]
@@ -151,12 +149,10 @@ class HDGNN(nn.Module):
             near_neighbors=self.hyper.near_neighbors,
         )
 
-    def predict(
-        self, graph: batching.MolecularGraph, roll: jax.Array, train: bool = False
-    ) -> jax.Array:
-        """The prediction [G, ...] in the edge frames given by the rolls [E]."""
+    def predict(self, graph: batching.MolecularGraph, roll: jax.Array) -> jax.Array:
+        """The predictions [G, F] in the edge frames given by the rolls [E]."""
         outputs: jax.Array = self.molecule_head(*self.states(graph, roll), graph)
-        return outputs[:, 0] if self.hyper.auxiliary and not train else outputs
+        return outputs
 
     def states(
         self, graph: batching.MolecularGraph, roll: jax.Array

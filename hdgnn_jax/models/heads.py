@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -16,8 +17,7 @@ from hdgnn_jax.models.dense import AFTER_SILU, Dense, Precision
 from hdgnn_jax.so3 import degrees, safe, sphere
 from hdgnn_jax.so3.harmonics import harmonics
 
-Head = Literal["invariant", "extent", "dipole", "dipole_vector", "polarizability"]
-Readout = Literal["sum", "mean"]
+Head = Literal["invariant", "mean", "extent", "dipole", "dipole_vector", "polarizability"]
 
 
 class HeadSpec(NamedTuple):
@@ -28,21 +28,37 @@ class HeadSpec(NamedTuple):
       lowest_degree: the lowest L of a network that can have this head.
       about_centre: whether it measures from the centre of mass. Periodic structures, which have no
         such centre, are refused. The output is not a sum over atoms, so no reference is subtracted.
+      scalars: numbers that it needs of each atom.
     """
 
     rank: int = 0
     lowest_degree: int = 0
     about_centre: bool = False
+    scalars: int = 1
 
 
 HEADS: dict[Head, HeadSpec] = {
     "invariant": HeadSpec(),
-    "extent": HeadSpec(about_centre=True),
+    "mean": HeadSpec(),
+    "extent": HeadSpec(about_centre=True, scalars=2),
     "dipole": HeadSpec(lowest_degree=1, about_centre=True),
     "dipole_vector": HeadSpec(rank=1, lowest_degree=1, about_centre=True),
     "polarizability": HeadSpec(rank=2, lowest_degree=2),
 }
 """Every head; `MoleculeHead` says what each computes."""
+
+
+def columns(heads: Sequence[Head]) -> list[slice]:
+    """The place of each head's output, of 1, 3 or 9 numbers, in the network's [G, F]."""
+    ends = np.cumsum([3 ** HEADS[head].rank for head in heads]).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def shares(heads: Sequence[Head]) -> np.ndarray:
+    """[F] what each number weighs in the mean over heads of the mean over a head's numbers."""
+    widths = np.array([3 ** HEADS[head].rank for head in heads])
+    return np.repeat(1 / (len(heads) * widths), widths).astype(np.float32)
+
 
 NEAR_ZERO = 0.03
 """Gain of the last layers: with order-one scalars, twenty atoms would start far from a target whose
@@ -87,65 +103,87 @@ class AtomScalars(nn.Module):
 
 
 class MoleculeHead(nn.Module):
-    """Predicts a number, a vector or a tensor per molecule.
+    """Predicts numbers, vectors and tensors per molecule.
 
     Attributes:
-      kind: the head.
-        `invariant`: sum or mean of atom scalars.
+      heads: one for each property.
+        `invariant`: sum of atom scalars.
+        `mean`: their mean.
         `extent`: sum_i s_i |r_i - r_0|^2 + t_i.
         `dipole_vector`: sum_i v_i + q_i (r_i - r_0) with v_i from degree 1, [3].
         `dipole`: the norm of this vector.
         `polarizability`: sum_i s_i I + T_i, the traceless symmetric T_i from degree 2, [3, 3].
         r_0 is the centre of mass (models/README.md, section 6).
-      readout: `sum` or `mean` over atoms, for the invariant head.
       points: the quadrature.
       invariant_weight: lambda.
       precision: precision of the matrix products.
-      auxiliary: whether the invariant head predicts two numbers, [2].
     """
 
-    kind: Head
-    readout: Readout
+    heads: tuple[Head, ...]
     points: sphere.Sphere
     invariant_weight: float
     precision: Precision
-    auxiliary: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, f: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
-        """Maps `[N, S, C]` and `[N, C0]` to `[G, ...]`, in standardised units."""
+        """Maps `[N, S, C]` and `[N, C0]` to `[G, F]`, standardised; see `columns`."""
         owner = batching.graph_of_node(graph)
         n_graph = graph.n_node.shape[0]
 
         def total(values: jax.Array) -> jax.Array:
             return jax.ops.segment_sum(values, owner, n_graph, indices_are_sorted=True)
 
-        features = 2 if self.kind == "extent" or self.auxiliary else 1
+        counts = [HEADS[head].scalars for head in self.heads]
         scalars = AtomScalars(
-            self.points, features, self.invariant_weight, self.precision, name="scalars"
+            self.points, sum(counts), self.invariant_weight, self.precision, name="scalars"
         )(x, f)
-        if self.kind == "invariant":
-            n_atoms = jnp.maximum(graph.n_node, 1).astype(x.dtype)[:, None]
-            totals = total(scalars) / (n_atoms if self.readout == "mean" else 1)
-            return totals if self.auxiliary else totals[:, 0]
-        if self.kind == "polarizability":
-            quadrupole = Dense(1, self.precision, bias=False, name="tensor")(x[:, degrees.block(2)])
-            shapes = symmetric_traceless()
-            traceless = jnp.einsum("nmc,mij->nij", quadrupole, shapes, precision="highest")
-            return total(scalars[..., None] * jnp.eye(3, dtype=x.dtype) + traceless)
-
-        mass = jnp.asarray(np.array(MASSES, float), x.dtype)[graph.nodes.atomic_numbers]
-        positions = graph.nodes.positions
-        all_mass = total(mass)[:, None]
-        # Padding has no mass; 1 avoids a division by 0.
-        centre = total(mass[:, None] * positions) / jnp.where(all_mass > 0, all_mass, 1)
-        offset = positions - centre[owner]
-        if self.kind == "extent":
-            return total(scalars[:, 0] * jnp.sum(offset**2, -1) + scalars[:, 1])
+        own = jnp.split(scalars, np.cumsum(counts)[:-1], 1)
         # Degree 1 in this basis is (x, y, z).
-        vector = Dense(1, self.precision, bias=False, name="vector")(x[:, degrees.block(1)])
-        dipole = total(vector[..., 0] + scalars * offset)
-        return dipole if self.kind == "dipole_vector" else safe.norm(dipole)
+        vectors = iter(self._linear("vector", ("dipole", "dipole_vector"), x, 1))
+        tensors = iter(self._linear("tensor", ("polarizability",), x, 2))
+        sums = total(scalars)
+        offset = jnp.zeros(())
+        if any(HEADS[head].about_centre for head in self.heads):
+            mass = jnp.asarray(np.array(MASSES, float), x.dtype)[graph.nodes.atomic_numbers]
+            positions = graph.nodes.positions
+            all_mass = total(mass)[:, None]
+            # Padding has no mass; 1 avoids a division by 0.
+            centre = total(mass[:, None] * positions) / jnp.where(all_mass > 0, all_mass, 1)
+            offset = positions - centre[owner]
+        found = []
+        for k, (head, of_atoms) in enumerate(zip(self.heads, own, strict=True)):
+            place = sum(counts[:k])
+            match head:
+                case "invariant":
+                    found.append(sums[:, place : place + 1])
+                case "mean":
+                    n_atoms = jnp.maximum(graph.n_node, 1).astype(x.dtype)[:, None]
+                    found.append(sums[:, place : place + 1] / n_atoms)
+                case "extent":
+                    far = total(of_atoms[:, :1] * jnp.sum(offset**2, -1, keepdims=True))
+                    found.append(far + sums[:, place + 1 : place + 2])
+                case "polarizability":
+                    shapes = symmetric_traceless()
+                    traceless = jnp.einsum(
+                        "nm,mij->nij", next(tensors), shapes, precision="highest"
+                    )
+                    isotropic = of_atoms[..., None] * jnp.eye(3, dtype=x.dtype)
+                    found.append(total(isotropic + traceless).reshape(n_graph, 9))
+                case _:
+                    dipole = total(next(vectors) + of_atoms * offset)
+                    norm = head == "dipole"
+                    found.append(safe.norm(dipole)[:, None] if norm else dipole)
+        return jnp.concatenate(found, 1)
+
+    def _linear(
+        self, name: str, heads: tuple[Head, ...], x: jax.Array, l: int
+    ) -> list[jax.Array]:
+        """For each of these heads [N, 2 l + 1], mixed from the channels of degree l."""
+        n = sum(head in heads for head in self.heads)
+        if not n:
+            return []
+        mixed = Dense(n, self.precision, bias=False, name=name)(x[:, degrees.block(l)])
+        return list(jnp.moveaxis(mixed, -1, 0))
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.models.dense import Precision
-from hdgnn_jax.models.heads import HEADS, Head, Readout
+from hdgnn_jax.models.heads import HEADS, Head
 from hdgnn_jax.models.message import Attention, TensorProduct
 from hdgnn_jax.models.pathways import Pathway
 from hdgnn_jax.so3 import sphere
@@ -60,11 +60,10 @@ class HyperParameters:
       sphere_rule: `lebedev`, `product`, or a `Sphere`.
       sphere_order: order of the Lebedev rule; None: see `so3.sphere.sphere`.
       sphere_error: instead of an order, the relative aliasing error that is allowed, e.g. 1e-3.
-      head: `invariant`, `dipole` (mu), `dipole_vector`, `extent` (r2) or `polarizability`; see
+      heads: one for each property that is predicted: `invariant` (a sum over atoms), `mean` (over
+        atoms), `dipole` (mu), `dipole_vector`, `extent` (r2) or `polarizability`; see
         `heads.MoleculeHead`.
-      readout: `sum` or `mean` over atoms, for the invariant head.
       invariant_weight: lambda of section 3.4.
-      auxiliary: whether the invariant head has a second output, used in training alone: [G, 2].
       frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
         `frame`, the same in all layers), `canonical` (0), or n: mean prediction over n rolls.
       evaluation_frame: the same for evaluation; not `random`, since evaluation is deterministic.
@@ -106,10 +105,8 @@ class HyperParameters:
     sphere_rule: sphere.Rule | sphere.Sphere = "lebedev"
     sphere_order: int | None = None
     sphere_error: float | None = None
-    head: Head = "invariant"
-    readout: Readout = "sum"
+    heads: tuple[Head, ...] = ("invariant",)
     invariant_weight: float = 1.0
-    auxiliary: bool = False
     frame: Frame = "random"
     evaluation_frame: Frame = "canonical"
     precision: Precision = "float32"
@@ -120,10 +117,8 @@ class HyperParameters:
         _one_of("tensor_product", self.tensor_product, get_args(TensorProduct))
         if self.pathway == self.tensor_product == "none":
             raise InputError("pathway and tensor_product must not both be 'none': no message")
-        _one_of("head", self.head, get_args(Head))
-        if self.auxiliary and self.head != "invariant":
-            raise InputError(f"auxiliary needs the invariant head, not {self.head}")
-        _one_of("readout", self.readout, ("sum", "mean"))
+        for head in self.heads:
+            _one_of("heads", head, get_args(Head))
         _one_of("precision", self.precision, ("float32", "bfloat16"))
         if isinstance(self.attention, str):
             _one_of("attention", self.attention, ("sigmoid", "softmax"))
@@ -160,9 +155,12 @@ class HyperParameters:
                 raise InputError(f"{name} must lie between 0 and {which} = {lowest}")
 
     def _check_sizes(self) -> None:
-        lowest_degree = HEADS[self.head].lowest_degree
-        if self.degree < lowest_degree:
-            raise InputError(f"the {self.head} head needs degree >= {lowest_degree}")
+        if not self.heads:
+            raise InputError("heads must not be empty")
+        for head in self.heads:
+            lowest_degree = HEADS[head].lowest_degree
+            if self.degree < lowest_degree:
+                raise InputError(f"the {head} head needs degree >= {lowest_degree}")
         for name in ("cutoff", "neighbors", "layers", "channels", "hidden", "invariant_channels",
                      "edge_channels"):  # fmt: skip
             if getattr(self, name) <= 0:

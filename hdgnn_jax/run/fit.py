@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import jax
@@ -16,13 +16,15 @@ from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.loader import Loader, prefetch
 from hdgnn_jax.evaluation import liveness
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.inference.predictor import Predictor, restore_weights
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.weights import restore_weights
 from hdgnn_jax.models import nonfinite
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run import results
-from hdgnn_jax.run.results import print_results, reported_results
+from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.run.results import Results, print_results, report_of, reported_results
 from hdgnn_jax.run.settings import Training
-from hdgnn_jax.run.task import Examples, Task, examples
+from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.training import distributed, loop, losses, step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
@@ -30,11 +32,8 @@ from hdgnn_jax.training.optimizer import learning_rate_at
 from hdgnn_jax.training.provenance import reproduction_card
 from hdgnn_jax.training.record import Course, Record
 from hdgnn_jax.training.report import write_report
-from hdgnn_jax.training.result import SplitResult
 from hdgnn_jax.types import Config, Fields, Params
 
-TURNED = 256
-"""First so many validation molecules are also predicted turned, each by a random rotation."""
 MAX_SPIKES = 5
 """A run that goes back more often will not converge."""
 
@@ -58,6 +57,7 @@ class Fit:
       began: when this process took it up, on the monotonic clock.
       course: time and resumptions of earlier processes.
       memory: what the loop remembers between steps.
+      errors: of the last validation, by target.
     """
 
     task: Task
@@ -75,6 +75,7 @@ class Fit:
     began: float
     course: Course = dataclasses.field(default_factory=Course)
     memory: loop.Memory = dataclasses.field(default_factory=loop.Memory)
+    errors: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -98,7 +99,7 @@ class Fit:
         parts = {name: examples(config, data, name) for name in ("train", *data.reported)}
         train, validation = parts["train"], parts["validation"]
         if record is None:
-            task, learned = Task.fitted(config, data, train)
+            task, learned = Task.prepare(config, data, train)
         else:
             # What was fitted then: elsewhere the same fit can end in other digits.
             task = dataclasses.replace(Task.from_record(record), config=config, data=data)
@@ -116,8 +117,8 @@ class Fit:
             validation.first(settings.validation_size),
             loader,
             step.make_train_step(
-                task.apply, task.optimizer, mesh, key, settings.ema, settings.forces_weight,
-                settings.divide_state,
+                task.apply, task.optimizer, mesh, key, settings.ema, task.weights,
+                settings.forces_weight, settings.divide_state,
             ),
             key,
             data.digest(),
@@ -152,14 +153,17 @@ class Fit:
         restored = self.checkpoints.restore(like)
         record = Record.from_dict(restored.record)
         self.state, self.memory = restored.state, record.memory
+        self.errors = dict(record.errors)
         return record, restored.step
 
     def announce(self) -> None:
         """Prints what is trained on what."""
-        loader, settings, target = self.loader, self.settings, self.task.target
+        loader, settings, fitted = self.loader, self.settings, self.task.fitted
+        units = {one.target.unit for one in fitted}
+        unit = f" [{units.pop()}]" if len(units) == 1 else ""
         start = int(self.state.step)
         print(
-            f"HDGNN, {self.n_parameters:,} parameters, for {target.name} [{target.unit}] on "
+            f"HDGNN, {self.n_parameters:,} parameters, for {self.task.names}{unit} on "
             f"{len(self.train):,} structures of {self.task.data.title}: "
             f"{settings.steps:,} steps of {settings.batch_size} on {self.predictor.mesh.size} "
             f"device(s), {len(loader.budgets)} shapes, padding efficiency "
@@ -167,9 +171,10 @@ class Fit:
         )
         if self.course.extended and self.course.extended[-1]["at_step"] == start:
             print(self.of_extension(**self.course.extended[-1]))
-        if divided := self.task.data.how_divided(target.name):
-            print(divided)
-        for line in self.task.data.read(target.name):
+        names, data = [one.name for one in fitted], self.task.data
+        for line in dict.fromkeys(data.how_divided(name) for name in names):
+            print(line, end="\n" * bool(line))
+        for line in dict.fromkeys(line for name in names for line in data.read(name)):
             print(line)
         for warning in self.task.warnings(self.train):
             print(f"warning: {warning}")
@@ -254,17 +259,11 @@ class Fit:
 
     def validate(self, params: Params) -> dict[str, float]:
         """Error, rotation error and what is alive, of averaged weights."""
-        predictor, few = self.predictor.with_params(params), self.validation.first(TURNED)
-        found = results.predicted("validation", self.task, predictor, self.validation)
-        alive = results.alive(self.task, predictor, few)
-        for line in liveness.obituary(alive):
+        predictor = self.predictor.with_params(params)
+        row, self.errors = results.validated(self.task, predictor, self.validation)
+        for line in liveness.obituary(row):
             print(f"warning: {line}")
-        return {
-            "validation_mae": found.mae,
-            **({} if found.forces is None else {"validation_mae_forces": found.forces.mae}),
-            "rotation_error": results.rotation_error(predictor, few, self.task.config["seed"]),
-            **alive,
-        }
+        return row
 
     def so_far(self) -> Course:
         """How the run went, in all its processes, this one included."""
@@ -282,9 +281,8 @@ class Fit:
         record = Record(
             config=task.config,
             model=task.model.hyper.to_dict(),
-            target=task.target,
-            reference=task.reference,
-            baselines=task.baselines,
+            fitted=task.fitted,
+            errors=self.errors,
             domain=task.domain,
             budget=self.loader.budgets[-1],
             split_digest=self.digest,
@@ -312,7 +310,9 @@ class Fit:
 
             def loss(params: Params, graph: batching.MolecularGraph = graph) -> jax.Array:
                 outputs = task.apply({"params": params}, graph, train=True, rngs={"frame": key})
-                return losses.l1(outputs, graph, losses.count(graph), task.forces_weight)
+                return losses.l1(
+                    outputs, graph, losses.count(graph), task.weights, task.forces_weight
+                )
 
             found = found or nonfinite.locate(task.model, params, graph, key, loss)
         return (
@@ -328,21 +328,18 @@ class Fit:
         drawn, structures = self.loader.molecules(self.batch_of(k)).ravel(), self.train.structures
         return {int(structures.ids[m]): structures.name(m) for m in drawn}
 
-    def results(self) -> list[SplitResult]:
+    def results(self) -> Results:
         """On the reported parts, of the weights that were best on validation."""
         params = restore_weights(self.checkpoints, self.task.model, self.predictor.mesh)
         return reported_results(self.task, self.predictor.with_params(params))
 
-    def report(self, results: Sequence[SplitResult]) -> None:
+    def report(self, results: Results) -> None:
         """Writes the report, and prints its table."""
         task, done, folder = self.task, self.so_far(), self.workdir / "report"
         write_report(
             folder,
-            target=task.target.name,
-            unit=task.target.unit,
-            results=results,
+            [report_of(task, one, results[one.name]) for one in task.fitted],
             history=read_metrics(self.workdir),
-            paper=task.data.paper(task.target),
             note=task.note,
             run={
                 "seconds": done.seconds,

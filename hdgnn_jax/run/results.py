@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import numpy as np
 
-from hdgnn_jax.data import baselines, targets
+from hdgnn_jax.data.baselines import LinearFit
 from hdgnn_jax.data.dataset import Dataset
+from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.data.targets import isotropic
+from hdgnn_jax.data.targets import turned as turn
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import liveness, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.inference.batches import nobody
-from hdgnn_jax.inference.predictor import Predictor, restore_weights
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.weights import restore_weights
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.run.task import Examples, Task
+from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.run.task import Task
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
-from hdgnn_jax.training.report import print_table
+from hdgnn_jax.training.report import TargetReport, print_tables
 from hdgnn_jax.training.result import SplitResult
 
+Results: TypeAlias = dict[str, list[SplitResult]]
+"""By target, on each part."""
+TURNED = 256
+"""First so many validation molecules are also predicted turned, each by a random rotation."""
 LOOKED_AT = 16
 """Structures whose states are looked at."""
 
@@ -47,14 +57,14 @@ def restored(
     return task, task.predictor(params, record.budget, mesh)
 
 
-def reported_results(task: Task, predictor: Predictor) -> list[SplitResult]:
+def reported_results(task: Task, predictor: Predictor) -> Results:
     """The results on the parts that a report has: the same numbers whenever they are asked for."""
     return results(task, predictor, task.data.reported)
 
 
 def results(
     task: Task, predictor: Predictor, names: Sequence[str], hidden: bool = False
-) -> list[SplitResult]:
+) -> Results:
     """The results on these parts of the data set.
 
     Args:
@@ -67,35 +77,41 @@ def results(
     """
     parts = {name: task.examples(name) for name in names}
     for name, examples in parts.items():
-        if not hidden and np.isnan(examples.values).any():
+        if not hidden and not all(len(examples.labelled(one.name)) for one in task.fitted):
             raise InputError(f"the targets of {name} are hidden: use --submission=FILE.npz")
-    found = []
+    found: Results = {one.name: [] for one in task.fitted}
     for name, examples in parts.items():
         with progress_bar("molecules") as progress:
             advance = functools.partial(
                 progress.advance, progress.add_task(name, total=len(examples))
             )
-            alone = predicted(name, task, predictor, examples, advance)
-            found.append(with_baselines(alone, task, examples))
+            alone = predicted(name, task, predictor, examples, hidden, advance)
+            for target, result in with_baselines(alone, task, examples, hidden).items():
+                found[target].append(result)
     return found
 
 
-def with_baselines(found: SplitResult, task: Task, examples: Examples) -> SplitResult:
-    """What was `predicted` for the examples, beside what there is to beat."""
-    structures, target = examples.structures, task.target
-    to_beat = {
-        k: targets.isotropic(b.predict(structures, examples.neighbors), target.rank)
-        for k, b in task.baselines.items()
-    }
-    of_forces = found.forces
-    if of_forces is not None:
-        slopes = {
-            k: b.forces(structures, examples.neighbors)
-            for k, b in task.baselines.items()
-            if isinstance(b, baselines.LinearFit)
+def with_baselines(
+    found: Mapping[str, SplitResult], task: Task, examples: Examples, hidden: bool = False
+) -> dict[str, SplitResult]:
+    """What was `predicted` for the examples, by target, beside what there is to beat."""
+    beside = {}
+    for one in task.fitted:
+        some = examples if hidden else examples.take(examples.labelled(one.name))
+        at, result = (some.structures, some.neighbors), found[one.name]
+        to_beat = {
+            k: isotropic(b.predict(*at), one.target.rank) for k, b in one.baselines.items()
         }
-        of_forces = dataclasses.replace(of_forces, baselines={**of_forces.baselines, **slopes})
-    return dataclasses.replace(found, baselines=to_beat, forces=of_forces)
+        of_forces = result.forces
+        if of_forces is not None:
+            slopes = {
+                k: b.forces(*at) for k, b in one.baselines.items() if isinstance(b, LinearFit)
+            }
+            of_forces = dataclasses.replace(
+                of_forces, baselines={**of_forces.baselines, **slopes}
+            )
+        beside[one.name] = dataclasses.replace(result, baselines=to_beat, forces=of_forces)
+    return beside
 
 
 def predicted(
@@ -103,49 +119,95 @@ def predicted(
     task: Task,
     predictor: Predictor,
     examples: Examples,
+    hidden: bool = False,
     advance: Callable[[int], object] = nobody,
-) -> SplitResult:
-    """Predictions and truth in the reported unit.
+) -> dict[str, SplitResult]:
+    """Predictions and truth in the reported unit, by target, where the truth is known.
 
     Args:
       name: of the part.
       task, predictor: of a run.
       examples: the part.
+      hidden: whether those of which it is not known are among them.
       advance: told the number of structures after each batch (a progress bar).
     """
-    structures, target, of_forces = examples.structures, task.target, None
+    structures, found, slopes = examples.structures, {}, None
     if examples.forces is None:
-        prediction = predictor(examples, advance)
+        predictions = predictor(examples, advance)
     else:
-        slopes = predictor.slopes(examples, advance)
-        prediction, truth = np.asarray(slopes.value), examples.forces * target.factor
-        of_forces = SplitResult(
+        predictions, slopes = predictor.slopes(examples, advance)
+    for one in task.fitted:
+        factor, of_forces = one.target.factor, None
+        rows = np.arange(len(examples)) if hidden else examples.labelled(one.name)
+        if slopes is not None and examples.forces is not None and one.target.potential:
+            truth = examples.forces * factor
+            of_forces = SplitResult(
+                split=name,
+                ids=np.repeat(structures.ids, structures.n_atoms),
+                truth=truth,
+                prediction=np.asarray(slopes.forces),
+                baselines={"no forces": np.zeros_like(truth)},
+            )
+        found[one.name] = SplitResult(
             split=name,
-            ids=np.repeat(structures.ids, structures.n_atoms),
-            truth=truth,
-            prediction=np.asarray(slopes.forces),
-            baselines={"no forces": np.zeros_like(truth)},
+            ids=structures.ids[rows],
+            truth=examples.labels[one.name][rows] * factor,
+            prediction=predictions[one.name][rows],
+            baselines={},
+            threshold=one.target.threshold,
+            forces=of_forces,
         )
-    return SplitResult(
-        split=name,
-        ids=structures.ids,
-        truth=examples.values * target.factor,
-        prediction=prediction,
-        baselines={},
-        threshold=target.threshold,
-        forces=of_forces,
-    )
+    return found
 
 
-def rotation_error(predictor: Predictor, examples: Examples, seed: int) -> float:
-    """Mean |Q E(x) - E(Qx)| in the reported unit, a random rotation Q for each structure.
+def validated(
+    task: Task, predictor: Predictor, examples: Examples
+) -> tuple[dict[str, float], dict[str, float]]:
+    """A row of the curves, with errors, rotation errors and what is alive; and errors by target."""
+    found, few = predicted("validation", task, predictor, examples), examples.first(TURNED)
+    errors = {name: result.mae for name, result in found.items()}
+    forces = [result.forces.mae for result in found.values() if result.forces]
+    turned = rotation_error(task, predictor, few, task.config["seed"])
+    row = {
+        "validation_mae": overall(task, found),
+        **({"validation_mae_forces": forces[0]} if forces else {}),
+        **(_of_each("validation_mae", errors) if len(found) > 1 else {}),
+        **_of_each("rotation_error", turned),
+        **alive(task, predictor, few),
+    }
+    return row, errors
+
+
+def _of_each(name: str, values: Mapping[str, float]) -> dict[str, float]:
+    """The values as columns of the curves; of one target without its name."""
+    if len(values) == 1:
+        return {name: next(iter(values.values()))}
+    return {f"{name}_{target}": value for target, value in values.items()}
+
+
+def overall(task: Task, found: Mapping[str, SplitResult]) -> float:
+    """One number for all targets: of one its error, of several the mean of errors over scales."""
+    if len(task.fitted) == 1:
+        return found[task.fitted[0].name].mae
+    return float(np.mean([found[one.name].mae / one.reference.scale for one in task.fitted]))
+
+
+def rotation_error(
+    task: Task, predictor: Predictor, examples: Examples, seed: int
+) -> dict[str, float]:
+    """By target, mean |Q E(x) - E(Qx)| in its unit, a random rotation Q for each structure.
 
     Of vectors and tensors, of a component; Q E = E of a number.
     """
     rotations = symmetry.random_rotations(len(examples), seed)
     turned = dataclasses.replace(examples, structures=examples.structures.turned(rotations))
-    expected = targets.turned(predictor(examples), rotations, predictor.target.rank)
-    return float(np.mean(np.abs(expected - predictor(turned))))
+    here, there = predictor(examples), predictor(turned)
+    return {
+        one.name: float(
+            np.mean(np.abs(turn(here[one.name], rotations, one.target.rank) - there[one.name]))
+        )
+        for one in task.fitted
+    }
 
 
 def alive(task: Task, predictor: Predictor, examples: Examples) -> dict[str, float]:
@@ -161,34 +223,40 @@ def alive(task: Task, predictor: Predictor, examples: Examples) -> dict[str, flo
         int(neighbors.n_edges.sum()), len(few.structures.tags) + 1, len(few) + 1
     )
     graph = batching.collate(
-        few.structures, neighbors, few.values * 0, np.arange(len(few)), budget
+        few.structures, neighbors, np.zeros(len(few)), np.arange(len(few)), budget
     )
     found = liveness.sizes(model, jax.device_get(params), graph)
 
     def outputs(predictor: Predictor, examples: Examples) -> np.ndarray:
-        """Of the network alone, in the reported unit."""
-        whole = predictor(examples)
-        known = predictor.reference.restore(examples.structures, np.zeros_like(whole))
-        fit = task.baselines.get("linear")
-        if predictor.reference.linear and isinstance(fit, baselines.LinearFit):
-            known = known + fit.energies(examples.structures, examples.neighbors)
-        return whole - known
+        """[n, F] of the network alone, standardised."""
+        whole, columns = predictor(examples), []
+        for one in task.fitted:
+            values = whole[one.name]
+            known = one.reference.restore(examples.structures, np.zeros_like(values))
+            if one.linear is not None:
+                known = known + one.linear.energies(examples.structures, examples.neighbors)
+            columns.append(((values - known) / one.reference.scale).reshape(len(values), -1))
+        return np.concatenate(columns, 1)
 
     here = outputs(predictor, examples)
-    spread = max(float(np.std(here)), 1e-12)
+    spread = np.maximum(np.std(here, 0), 1e-12)
     alone = dataclasses.replace(examples, neighbors=examples.neighbors.found().none())
     others = {"surroundings": (predictor, alone)}
     if model.hyper.layer_norm and model.hyper.rescale and model.hyper.degree:
         scalar = predictor.with_params(liveness.without_degrees(model, params))
         others["degrees"] = scalar, examples
     for name, arguments in others.items():
-        change = float(np.mean(np.abs(outputs(*arguments) - here)))
-        found[f"change_without_{name}"] = change / spread
+        change = np.abs(outputs(*arguments) - here).mean(0) / spread
+        found[f"change_without_{name}"] = float(change.mean())
     return found
 
 
-def print_results(task: Task, results: Sequence[SplitResult]) -> None:
-    """The table at the end of training and of evaluation."""
-    target = task.target
-    paper, unit = task.data.paper(target), target.unit
-    print_table(results, target=target.name, unit=unit, paper=paper, note=task.note)
+def print_results(task: Task, results: Results) -> None:
+    """The tables at the end of training and of evaluation."""
+    print_tables([report_of(task, one, results[one.name]) for one in task.fitted], task.note)
+
+
+def report_of(task: Task, one: FittedTarget, results: Sequence[SplitResult]) -> TargetReport:
+    """What is reported of one target."""
+    paper = task.data.paper(one.target)
+    return TargetReport(one.name, one.target.unit, tuple(results), paper)

@@ -15,8 +15,9 @@ from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.results import predicted
-from hdgnn_jax.run.task import Examples, Task
+from hdgnn_jax.run.task import Task
 from hdgnn_jax.training.result import SplitResult
 
 
@@ -39,7 +40,7 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
     """Predicts the structures of a file that the model can use.
 
     Args:
-      task, predictor: of a run, whose target is an energy that atoms move in or a dipole moment.
+      task, predictor: of a run, which predicts an energy that atoms move in or a dipole moment.
       source: how the file is read: units and names.
       file: that ASE reads.
 
@@ -47,10 +48,13 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
       InputError: where files hold no such target.
       StructureError: where no structure of the file can be scored.
     """
-    target, left_out = task.target, list[StructureError]()
-    label = "energy" if target.potential else target.name
-    if label not in CALCULATED:
-        raise InputError(f"files have {' and '.join(CALCULATED)}, and the run predicts {label}")
+    left_out = list[StructureError]()
+    labels = {"energy" if one.target.potential else one.name: one for one in task.fitted}
+    if not (known := [label for label in labels if label in CALCULATED]):
+        names = ", ".join(one.name for one in task.fitted)
+        raise InputError(f"files have {' and '.join(CALCULATED)}, and the run predicts {names}")
+    label, one = known[0], labels[known[0]]
+    target = one.target
     try:
         read = source.labelled(file, label, left_out)
     except StructureError as error:
@@ -63,11 +67,13 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
     # From eV to what the run's data store.
     unit = predictor.energy_unit() * target.factor if target.potential else 1.0
     forces = None if kept.forces is None else kept.forces / unit
-    examples = Examples(graphs.structures, graphs.neighbors, kept.labels[label] / unit, forces)
+    of_one = {one.name: kept.labels[label] / unit}
+    examples = Examples(graphs.structures, graphs.neighbors, of_one, forces)
     with progress_bar("structures") as progress:
         bar = progress.add_task(file.name, total=len(examples))
         advance = functools.partial(progress.advance, bar)
-        found = predicted(file.name, task, predictor, examples, advance)
+        alone = dataclasses.replace(task, fitted=(one,))
+        found = predicted(file.name, alone, predictor, examples, advance=advance)[one.name]
     errors = {f"{target.name} [{target.unit}]": found}
     if target.size == "extensive":
         n = examples.structures.n_atoms
@@ -89,7 +95,7 @@ def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:
             f"{structures.name(first)}: {warnings[first]}"
         )
     try:
-        trained = set(fingerprints(task.data.part("train", task.target.name).structures))
+        trained = set(fingerprints(task.data.part("train", task.fitted[0].name).structures))
     except (HDGNNError, OSError) as error:
         said.append(f"whether structures were trained on is not known: {error}")
     else:

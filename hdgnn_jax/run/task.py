@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 from hdgnn_jax.config import check_type, from_section
-from hdgnn_jax.data import applicability, baselines, targets
+from hdgnn_jax.data import applicability, baselines
 from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.data.fitted import FittedTarget, energy_column
+from hdgnn_jax.data.labelled import merged
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import Neighborhoods, neighbors_of
+from hdgnn_jax.graphs.neighbors import neighbors_of
 from hdgnn_jax.graphs.structure import SYMBOLS
-from hdgnn_jax.inference.predictor import Predictor, one_atom
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.weights import network, one_atom
+from hdgnn_jax.models import heads
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
-from hdgnn_jax.models.heads import HEADS, Head
 from hdgnn_jax.models.hyperparameters import HyperParameters
+from hdgnn_jax.run.chosen import auxiliary, fit_targets, has_reference, head_of, targets_of
+from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.training import step
 from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.training.record import Record
@@ -31,70 +34,28 @@ from hdgnn_jax.types import Apply, Config, Params, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples(Neighborhoods):
-    """Structures with their neighbours and the value of one target.
-
-    Attributes:
-      values: [n, ...] of the target, as stored; NaN where it is not known.
-      forces: [atoms, 3], in the stored unit per Å; None where there are none or their weight is 0.
-    """
-
-    values: np.ndarray
-    forces: np.ndarray | None = None
-
-    def take(self, rows: np.ndarray) -> Examples:
-        """Those at `rows`, in that order."""
-        few = super().take(rows)
-        forces = None if self.forces is None else self.forces[self.structures.atoms_of(rows)]
-        return Examples(few.structures, few.neighbors, self.values[rows], forces)
-
-    def first(self, n: int) -> Examples:
-        """The first n, or all where there are fewer."""
-        return self.take(np.arange(min(n, len(self))))
-
-    def without(
-        self, fit: baselines.LinearFit, factor: float, known: np.ndarray | None = None
-    ) -> Examples:
-        """The same, less what a linear model gives for their geometry.
-
-        Args:
-          fit: in the reported unit.
-          factor: reported unit per stored unit.
-          known: [n] its energies, where they are known already.
-        """
-        at = self.structures, self.neighbors
-        known = fit.energies(*at) if known is None else known
-        forces = None if self.forces is None else self.forces - fit.forces(*at) / factor
-        return dataclasses.replace(self, values=self.values - known / factor, forces=forces)
-
-
-@dataclasses.dataclass(frozen=True)
 class Task:
-    """A target, a data set and a network for them.
+    """Targets, a data set and a network for them.
 
     Attributes:
       config: as a nested dict.
       data: where the structures come from.
-      target: the property that is predicted.
-      model: the network.
-      reference: fitted on the training structures.
-      baselines: by name, fitted on the training structures too.
+      fitted: the properties that are predicted, with what is fitted on the training structures.
+      model: the network: a head for each of them, then the auxiliary ones.
       domain: of the training structures.
     """
 
     config: Config
     data: Dataset
-    target: targets.Target
+    fitted: tuple[FittedTarget, ...]
     model: HDGNN
-    reference: targets.Reference
-    baselines: Mapping[str, baselines.Baseline]
     domain: applicability.Domain
 
     @classmethod
-    def fitted(
+    def prepare(
         cls, config: Config, data: Dataset, train: Examples
     ) -> tuple[Task, Examples]:
-        """Fits reference and baselines to the training structures, and counts their neighbours.
+        """Fits references and baselines to the training structures, and counts their neighbours.
 
         Returns:
           The task, and the training structures as `to_learn` leaves them.
@@ -102,45 +63,12 @@ class Task:
         Raises:
           InputError: for a bad value in the config.
         """
-        elements, head = config["model"]["elements"], head_of(config)
-        target = data.target(config["target"])
-        if (rank := HEADS[head].rank) != target.rank:
-            kinds = ("a number", "a vector", "a tensor")
-            raise InputError(
-                f"{target.name} is {kinds[target.rank]} and config.head = {head} gives "
-                f"{kinds[rank]}: leave it at auto"
-            )
-        given = data.atoms(target.name)
-        if unknown := [SYMBOLS[z] for z in sorted(given) if z not in elements]:
-            raise InputError(
-                f"there are energies of isolated atoms of {', '.join(unknown)}, which "
-                "config.model.elements has not"
-            )
-        scalars = targets.isotropic_part(train.values * target.factor, target.rank)
-        to_beat = data.baselines(train.structures, scalars, elements)
-        learned, linear = train, None
-        if target.rank == 0:
-            at, cutoff = (train.structures, train.neighbors), config["model"]["cutoff"]
-            atoms = targets.isolated_atoms(target, elements, train.structures, scalars, given)
-            fit, known = baselines.LinearFit.fit(*at, scalars, elements, cutoff, target.size, atoms)
-            to_beat["linear"] = fit
-            if linear_reference(config):
-                linear, learned = fit.linear, train.without(fit, target.factor, known)
-        reference = targets.Reference.fit(
-            target,
-            elements,
-            train.structures,
-            learned.values,
-            kind="fitted" if data.reference == "linear" else data.reference,
-            given=given,
-            centre=not HEADS[head].about_centre,
-            linear=linear,
-        )
-        some = train.take(np.arange(min(len(train), applicability.SAMPLE)))
+        fitted, known = fit_targets(config, data, train)
+        some = train.first(applicability.SAMPLE)
         domain = applicability.Domain.of(train.structures, some.neighbors.found())
         mean = train.neighbors.n_edges.sum() / max(len(train.structures.atomic_numbers), 1)
-        model = model_of(config, float(mean))
-        return cls(config, data, target, model, reference, to_beat, domain), learned
+        task = cls(config, data, fitted, model_of(config, float(mean)), domain)
+        return task, train.without_linear(fitted, known)
 
     @classmethod
     def from_record(cls, record: Record) -> Task:
@@ -148,33 +76,38 @@ class Task:
         return cls(
             record.config,
             dataset(record.config),
-            record.target,
-            HDGNN(HyperParameters(**record.model)),
-            record.reference,
-            record.baselines,
+            record.fitted,
+            network(record),
             record.domain,
         )
 
+    @property
+    def names(self) -> str:
+        """Of the targets, in words."""
+        return ", ".join(one.name for one in self.fitted)
+
     def warnings(self, train: Examples) -> list[str]:
         """What the training structures cannot teach."""
-        said, unknown = [], []
-        if self.target.size == "extensive" and self.data.reference not in ("none", "tabulated"):
-            given = self.data.atoms(self.target.name)
-            unknown = baselines.undetermined(train.structures, self.model.hyper.elements, given)
-        if unknown:
-            symbols = ", ".join(SYMBOLS[z] for z in unknown)
-            said.append(
-                f"the compositions of the training structures do not determine what an atom of "
-                f"{symbols} adds to {self.target.name}: it stays near isolated atoms, so do not "
-                "compare structures of other compositions"
-            )
-        return said
+        said: dict[str, list[str]] = {}
+        for one in self.fitted:
+            if one.target.size == "extensive" and self.data.reference not in ("none", "tabulated"):
+                given, elements = self.data.atoms(one.name), self.model.hyper.elements
+                if unknown := baselines.undetermined(train.structures, elements, given):
+                    symbols = ", ".join(SYMBOLS[z] for z in unknown)
+                    said.setdefault(symbols, []).append(one.name)
+        return [
+            f"the compositions of the training structures do not determine what an atom of "
+            f"{symbols} adds to {', '.join(names)}: it stays near isolated atoms, so do not "
+            "compare structures of other compositions"
+            for symbols, names in said.items()
+        ]
 
     @property
     def note(self) -> str:
         """What has to be known to compare its errors with others."""
-        divided = self.data.how_divided(self.target.name)
-        return " ".join(filter(None, (divided and f"{divided}.", self.data.note, self.target.note)))
+        divided = self.data.how_divided(self.fitted[0].name)
+        own = [one.target.note for one in self.fitted]
+        return " ".join(filter(None, [divided and f"{divided}.", self.data.note, *own]))
 
     def examples(self, name: str) -> Examples:
         """A part of the data set; see `examples`."""
@@ -184,7 +117,7 @@ class Task:
         self, params: Params, budget: batching.Budget, mesh: jax.sharding.Mesh
     ) -> Predictor:
         """The network with weights."""
-        return Predictor(self.model, params, self.reference, self.target, budget, mesh, self.domain)
+        return Predictor(self.model, params, self.fitted, budget, mesh, self.domain)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -199,31 +132,37 @@ class Task:
         )
 
     def to_learn(self, examples: Examples) -> Examples:
-        """Less what a linear reference knows of them."""
-        fit = self.baselines.get("linear")
-        if self.reference.linear is None or not isinstance(fit, baselines.LinearFit):
-            return examples
-        return examples.without(fit, self.reference.factor)
+        """Less what linear references know of them."""
+        return examples.without_linear(self.fitted, {})
 
     def training_targets(self, train: Examples, learned: Examples) -> np.ndarray:
-        """[n, ...] what the network learns; [n, 2] with an auxiliary output.
+        """[n, F] what each output of the network learns; NaN where it is not known.
 
         Args:
           train: the training structures.
           learned: the same as `to_learn` leaves them.
         """
-        wanted = self.reference.standardise(train.structures, learned.values)
-        if not self.model.hyper.auxiliary:
-            return wanted
-        of_atoms = self.baselines["composition"].predict(train.structures, train.neighbors)
-        left = train.values * self.reference.factor - of_atoms
-        return np.stack([wanted, left / left.std()], 1)
+        structures, columns = train.structures, []
+        for one in self.fitted:
+            wanted = one.reference.standardise(structures, learned.labels[one.name])
+            columns.append(wanted.reshape(len(train), -1))
+        for one in auxiliary(self.config, self.fitted):
+            of_atoms = one.baselines["composition"].predict(structures, train.neighbors)
+            left = train.labels[one.name] * one.target.factor - of_atoms
+            columns.append((left / np.nanstd(left))[:, None])
+        return np.concatenate(columns, 1)
 
     def standardised_forces(self, learned: Examples) -> np.ndarray | None:
         """[atoms, 3] what the network learns of forces `to_learn`, per Å."""
         if learned.forces is None:
             return None
-        return learned.forces * (self.reference.factor / self.reference.scale)
+        (one,) = (one for one in self.fitted if one.target.potential)
+        return learned.forces * (one.target.factor / one.reference.scale)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[F] of the outputs in the loss."""
+        return heads.shares(self.model.hyper.heads)
 
     @property
     def forces_weight(self) -> float:
@@ -236,11 +175,14 @@ class Task:
         apply: Apply = self.model.apply
         if not self.forces_weight:
             return apply
+        column = energy_column(self.fitted)
 
         def differentiate(
             variables: PyTree, graph: batching.MolecularGraph, **options: PyTree
         ) -> Derivatives:
-            return with_derivatives(lambda moved: apply(variables, moved, **options), graph)
+            return with_derivatives(
+                lambda moved: apply(variables, moved, **options), graph, column
+            )
 
         return differentiate
 
@@ -264,9 +206,10 @@ def check(config: Config) -> None:
     if not 0 <= config["seed"] < 2**32:
         # JAX leaves out what is beyond 32 bits: another seed, the same run.
         raise InputError(f"config.seed must be at least 0 and below 2^32, not {config['seed']}")
-    data, head = dataset(config), head_of(config)
-    data.target(config["target"])
-    model = from_section(config, "model", HyperParameters, head=head)
+    data, chosen = dataset(config), targets_of(config)
+    model = from_section(
+        config, "model", HyperParameters, heads=tuple(head_of(config, one) for one in chosen)
+    )
     if data.reference == "linear" and model.max_neighbors is not None:
         raise InputError(
             "config.data.reference = linear needs config.model.max_neighbors = None: it would "
@@ -282,27 +225,6 @@ def check(config: Config) -> None:
     model.points()
 
 
-def examples(config: Config, data: Dataset, name: str) -> Examples:
-    """A part of the data set that `config.data` describes, checked, with its neighbours.
-
-    Raises:
-      InputError: for an unknown target or part, or a training set larger than there is.
-      QM9Error, Is2reError, StructureError: for bad data.
-    """
-    target, model = data.target(config["target"]), config["model"]
-    labelled = data.part(name, target.name)
-    structures, forces = labelled.structures, labelled.forces
-    structures.check(model["elements"], model["tags"])
-    if not config["training"]["forces_weight"]:
-        forces = None
-    elif forces is None and name == "train":
-        raise InputError(
-            f"{data.title} has no forces of {target.name}: set training.forces_weight to 0"
-        )
-    neighbors = neighbors_of(structures, model["cutoff"], model["max_neighbors"])
-    return Examples(structures, neighbors, labelled.labels[target.name], forces)
-
-
 def model_of(config: Config, neighbors: float) -> HDGNN:
     """The network that the config describes.
 
@@ -310,31 +232,30 @@ def model_of(config: Config, neighbors: float) -> HDGNN:
       config: nested.
       neighbors: mean number of neighbours of an atom in the training structures.
     """
-    auxiliary = config["training"]["auxiliary"] and linear_reference(config)
+    own = [head_of(config, one) for one in targets_of(config)]
+    more = [head for head in own if config["training"]["auxiliary"] and has_reference(config, head)]
     hyper: HyperParameters = from_section(
-        config, "model", HyperParameters, head=head_of(config), neighbors=neighbors,
-        auxiliary=auxiliary, readout=dataset(config).target(config["target"]).readout,
-    )  # fmt: skip
+        config, "model", HyperParameters, heads=(*own, *more), neighbors=neighbors
+    )
     return HDGNN(hyper)
 
 
-def linear_reference(config: Config) -> bool:
-    """Whether the linear model is taken off the target first.
-
-    Of what is no sum over atoms, such as the norm of a dipole moment, no reference ever is.
-    """
-    return bool(config["data"]["reference"] == "linear" and head_of(config) == "invariant")
-
-
-def head_of(config: Config) -> Head:
-    """The head that the config asks for; `auto` is the one made for the target.
+def examples(config: Config, data: Dataset, name: str) -> Examples:
+    """A part of the data set that `config.data` describes, checked, with its neighbours.
 
     Raises:
-      InputError: where there is none of that name, or no such target.
+      InputError: for an unknown target or part, a training set larger than there is, or targets of
+        different structures.
+      QM9Error, Is2reError, StructureError: for bad data.
     """
-    head: Any = config["head"]
-    if head == "auto":
-        return dataset(config).target(config["target"]).head
-    if head not in HEADS:
-        raise InputError(f"config.head must be auto or one of {', '.join(HEADS)}, not {head!r}")
-    return head
+    chosen, model = targets_of(config), config["model"]
+    labelled = merged({one.name: data.part(name, one.name) for one in chosen})
+    structures, forces = labelled.structures, labelled.forces
+    structures.check(model["elements"], model["tags"])
+    if not config["training"]["forces_weight"]:
+        forces = None
+    elif forces is None and name == "train":
+        names = ", ".join(one.name for one in chosen)
+        raise InputError(f"{data.title} has no forces of {names}: set training.forces_weight to 0")
+    neighbors = neighbors_of(structures, model["cutoff"], model["max_neighbors"])
+    return Examples(structures, neighbors, labelled.labels, forces)

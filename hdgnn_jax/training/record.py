@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from hdgnn_jax.data import baselines
 from hdgnn_jax.data.applicability import Domain
-from hdgnn_jax.data.targets import ALL_TARGETS, Reference, Target
+from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Which
 from hdgnn_jax.training.loop import Memory
@@ -43,9 +42,8 @@ class Record:
     Attributes:
       config: of the run, as a nested dict.
       model: the network's hyper-parameters.
-      target: the property.
-      reference: from the network's output to the property.
-      baselines: what there is to beat, by name.
+      fitted: the targets.
+      errors: mean absolute, on validation, by target.
       domain: of the training structures.
       budget: the largest shape of a device's batch.
       split_digest: of the data set.
@@ -55,9 +53,8 @@ class Record:
 
     config: Config
     model: Fields
-    target: Target
-    reference: Reference
-    baselines: Mapping[str, baselines.Baseline]
+    fitted: tuple[FittedTarget, ...]
+    errors: Mapping[str, float]
     domain: Domain
     budget: Budget
     split_digest: str
@@ -84,9 +81,8 @@ class Record:
             "version": VERSION,
             "config": self.config,
             "model": self.model,
-            "target": {"name": self.target.name, "unit": self.target.unit},
-            "reference": self.reference.to_dict(),
-            "baselines": {k: dataclasses.asdict(b) for k, b in self.baselines.items()},
+            "targets": [one.to_dict() for one in self.fitted],
+            "errors": self.errors,
             "domain": self.domain.to_dict(),
             "budget": dataclasses.astuple(self.budget),
             "split_digest": self.split_digest,
@@ -111,9 +107,8 @@ class Record:
         return cls(
             config=content["config"],
             model={k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()},
-            target=ALL_TARGETS[content["target"]["name"]],
-            reference=Reference.from_dict(content["reference"]),
-            baselines={k: baselines.from_dict(b) for k, b in content["baselines"].items()},
+            fitted=tuple(map(FittedTarget.from_dict, content["targets"])),
+            errors=content["errors"],
             domain=Domain.from_dict(content["domain"]),
             budget=Budget(*content["budget"]),
             split_digest=content["split_digest"],

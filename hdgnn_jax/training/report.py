@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from rich.console import Console
@@ -18,99 +19,156 @@ from hdgnn_jax.training.result import SplitResult, format_mae
 from hdgnn_jax.types import Fields, Json
 
 
-def verdict(results: Sequence[SplitResult], unit: str) -> str:
-    """A line that says that the linear model beats HDGNN on the headline's split; else empty."""
-    headline = _headline(results)
-    if "linear" not in headline.baselines:
-        return ""
-    mae, linear = headline.mae, headline.accuracy("linear").mae
-    if mae < linear:
+@dataclasses.dataclass(frozen=True)
+class TargetReport:
+    """What is reported of a target.
+
+    Attributes:
+      target: its name.
+      unit: of all values.
+      results: at least one split.
+      paper: by split, the errors that the paper reports.
+    """
+
+    target: str
+    unit: str
+    results: tuple[SplitResult, ...]
+    paper: Mapping[str, Accuracy]
+
+    @property
+    def headline(self) -> SplitResult:
+        """The first split that is neither training nor validation, or else the last."""
+        return _headline(self.results)
+
+    @property
+    def beaten(self) -> str:
+        """Both errors, where the linear model's is the smaller on that split; else empty."""
+        headline, unit = self.headline, self.unit
+        if "linear" not in headline.baselines:
+            return ""
+        mae, linear = headline.mae, headline.accuracy("linear").mae
+        better = f"{format_mae(linear)} {unit}, HDGNN {format_mae(mae)}"
+        return better if mae >= linear else ""
+
+
+def verdict(reports: Sequence[TargetReport]) -> str:
+    """A line that says for which targets the linear model beats HDGNN; else empty."""
+    beaten = [f"{report.target} ({report.beaten})" for report in reports if report.beaten]
+    if not beaten:
         return ""
     return (
-        f"A linear model is better on the {headline.split} split: {format_mae(linear)} {unit}, "
-        f"HDGNN {format_mae(mae)}. Train longer, or with config.data.reference = linear."
+        f"A linear model is better on the {reports[0].headline.split} split for "
+        f"{'; '.join(beaten)}. Train longer, or with config.data.reference = linear."
     )
 
 
-def print_table(
-    results: Sequence[SplitResult],
-    *,
-    target: str,
-    unit: str,
-    paper: Mapping[str, Accuracy],
-    note: str = "",
-) -> None:
-    """Prints the errors on each split beside the baselines and the paper; see `write_report`."""
+def print_tables(reports: Sequence[TargetReport], note: str = "") -> None:
+    """Prints errors beside the baselines and the paper: of several targets a row for each."""
     console = Console()
-    for title, (header, *rows) in _tables(results, target, unit, paper):
+    for title, (header, *rows) in (
+        _tables(reports[0]) if len(reports) == 1 else [_overview(reports)]
+    ):
         table = Table(title=title.replace("[", r"\["))
         for column in header:
-            table.add_column(column, justify="left" if column == "split" else "right")
+            left = column in ("split", "target", "unit")
+            table.add_column(column, justify="left" if left else "right")
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for line in filter(None, (note, verdict(results, unit))):
+    for line in filter(None, (note, verdict(reports))):
         console.print(line, markup=False)
+
+
+def _overview(reports: Sequence[TargetReport]) -> tuple[str, list[tuple[str, ...]]]:
+    """Title and rows of a table with a row for each target."""
+    names = dict.fromkeys(k for r in reports for k in _accuracies(r.headline, r.paper))
+    rows = [("target", "unit", *_labels(names))]
+    for report in reports:
+        found = _accuracies(report.headline, report.paper)
+        cells = [_cell(name, found.get(name)) for name in names]
+        rows.append((report.target, report.unit, *cells))
+    return f"Mean absolute errors on the {reports[0].headline.split} split", rows
 
 
 def write_report(
     folder: str | pathlib.Path,
+    reports: Sequence[TargetReport],
     *,
-    target: str,
-    unit: str,
-    results: Sequence[SplitResult],
     history: Sequence[Fields],
-    paper: Mapping[str, Accuracy],
     note: str = "",
     run: Fields,
     card: Fields,
 ) -> None:
     """Writes the report. Each file is replaced as a whole, so a crash leaves none half written.
 
-    The headline's split is the first that is neither training nor validation, or else the last.
+    Of several targets each has a folder of its own, and `report.md` a row for each; `summary.json`,
+    written last, then has `targets`.
 
     Args:
       folder: gets `summary.json`, `report.md`, `learning_curve.png`, `parity.png`, `card.json` and
         a `predictions_<split>.csv` per split; created if it is missing.
-      target: name of the predicted quantity.
-      unit: the unit of all values in `results`, `validation_mae` and `paper`.
-      results: at least one split.
-      history: rows with `step` and, where they were measured, `train_loss` and `validation_mae`.
-      paper: by split, the errors that the paper reports.
+      reports: of each target.
+      history: rows with `step` and, where they were measured, `train_loss` and `validation_mae`, of
+        several targets `validation_mae_<target>`.
       note: caveats of a comparison with the paper; empty without any.
       run: `seconds`, `compilations`, `padding_efficiency` (real share of the padded arrays, 0 to 1)
         and `parameters`.
       card: the card from `provenance.reproduction_card`.
     """
     folder = pathlib.Path(folder)
+    if len(reports) == 1:
+        _write_target(folder, reports[0], history, note, run, card)
+        return
+    for report in reports:
+        own = f"validation_mae_{report.target}"
+        rows = [
+            {**row, **({"validation_mae": row[own]} if own in row else {})} for row in history
+        ]
+        _write_target(folder / report.target, report, rows, note, run, card)
+    title, (header, *cells) = _overview(reports)
+    lines = [f"# {title}", "", *_markdown_table(header, cells)]
+    lines += ["", verdict(reports), "", f"Of each target there is a folder. {note}".strip(), ""]
+    write_atomically(folder / "report.md", "\n".join(lines).encode())
+    summary = {
+        "split": reports[0].headline.split,
+        "targets": {
+            r.target: {"unit": r.unit, **_numbers(r.headline, r.paper)} for r in reports
+        },
+        **run,
+    }
+    write_atomically(folder / "card.json", _json(card))
+    write_atomically(folder / "summary.json", _json(summary))
+
+
+def _write_target(
+    folder: pathlib.Path,
+    report: TargetReport,
+    history: Sequence[Fields],
+    note: str,
+    run: Fields,
+    card: Fields,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    summary = _summary(target, unit, results, paper, note, run)
+    summary = _summary(report, note, run)
     files = {
-        "summary.json": _json(summary),
         "card.json": _json(card),
-        **_plots(target, unit, results, history, paper),
-        "report.md": _markdown(summary, results, paper, note, card).encode(),
-        **{f"predictions_{r.split}.csv": _csv(r) for r in results},
+        **_plots(report, history),
+        "report.md": _markdown(summary, report, note, card).encode(),
+        **{f"predictions_{r.split}.csv": _csv(r) for r in report.results},
+        "summary.json": _json(summary),
     }
     for name, data in files.items():
         write_atomically(folder / name, data)
 
 
-def _summary(
-    target: str,
-    unit: str,
-    results: Sequence[SplitResult],
-    paper: Mapping[str, Accuracy],
-    note: str,
-    run: Fields,
-) -> Json:
-    headline = _headline(results)
+def _summary(report: TargetReport, note: str, run: Fields) -> Json:
+    headline, unit, results, paper = report.headline, report.unit, report.results, report.paper
     splits = {result.split: _numbers(result, paper) for result in results}
     tested = [splits[result.split] for result in _tested(results)]
     if len(tested) > 1:
         splits["mean"] = _mean(tested)
     summary = {
-        "target": target,
+        "target": report.target,
         "unit": unit,
         "split": headline.split,
         **splits[headline.split],
@@ -127,19 +185,13 @@ def _summary(
     return summary
 
 
-def _plots(
-    target: str,
-    unit: str,
-    results: Sequence[SplitResult],
-    history: Sequence[Fields],
-    paper: Mapping[str, Accuracy],
-) -> dict[str, bytes]:
+def _plots(report: TargetReport, history: Sequence[Fields]) -> dict[str, bytes]:
     """The PNG files of the report, by name."""
-    headline = _headline(results)
-    validation = next((r for r in results if r.split == "validation"), headline)
+    headline, target, unit = report.headline, report.target, report.unit
+    validation = next((r for r in report.results if r.split == "validation"), headline)
     figures = {
         "learning_curve.png": plots.learning_curve(
-            history, validation, paper.get("test"), target, unit
+            history, validation, report.paper.get("test"), target, unit
         ),
         "parity.png": plots.parity(headline, target, unit),
     }
@@ -201,32 +253,46 @@ def _table(
     if len(tested) > 1:
         rows[f"mean of {len(tested)}"] = _mean(tested)
     names = [key.removeprefix("mae") for key in next(iter(rows.values())) if key.startswith("mae")]
-    labels = {"": "HDGNN", "_paper": "paper (test)"}
-    header = ("split", "n", *(labels.get(name, name.replace("_", " ").strip()) for name in names))
 
     def cell(row: Fields, name: str) -> str:
-        mae, within = row[f"mae{name}"], row.get(f"within{name}")
-        if mae is None:
-            return "-"
-        # The paper's errors keep their published digits.
-        text = f"{mae:g}" if name == "_paper" else format_mae(mae)
-        return text if within is None else f"{text} ({within:.2%})"
+        mae = row[f"mae{name}"]
+        return _cell(name, None if mae is None else Accuracy(mae, row.get(f"within{name}")))
 
-    return [header] + [
+    return [("split", "n", *_labels(names))] + [
         (split, f"{row['n']:,}", *(cell(row, name) for name in names))
         for split, row in rows.items()
     ]
 
 
-def _tables(
-    results: Sequence[SplitResult], target: str, unit: str, paper: Mapping[str, Accuracy]
-) -> list[tuple[str, list[tuple[str, ...]]]]:
+def _labels(names: Iterable[str]) -> list[str]:
+    """The heads of columns."""
+    labels = {"": "HDGNN", "_paper": "paper (test)"}
+    return [labels.get(name, name.replace("_", " ").strip()) for name in names]
+
+
+def _cell(name: str, found: Accuracy | None) -> str:
+    if found is None:
+        return "-"
+    # The paper's errors keep their published digits.
+    text = f"{found.mae:g}" if name == "_paper" else format_mae(found.mae)
+    return text if found.within is None else f"{text} ({found.within:.2%})"
+
+
+def _tables(report: TargetReport) -> list[tuple[str, list[tuple[str, ...]]]]:
     """The title and the rows of the target's table, and of the forces' where there are forces."""
-    tables = [(_title(results[0], target, unit), _table(results, paper))]
+    results, unit = report.results, report.unit
+    tables = [(_title(results[0], report.target, unit), _table(results, report.paper))]
     forces = [result.forces for result in results if result.forces]
     if forces:
         tables.append((_title(forces[0], "forces", f"{unit}/Å"), _table(forces, {})))
     return tables
+
+
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    return [line(header), line(["---", *["---:"] * (len(header) - 1)]), *map(line, rows)]
 
 
 def _json(content: Fields) -> bytes:
@@ -253,21 +319,11 @@ def component_names(shape: tuple[int, ...]) -> list[str]:
     return ["_" * bool(shape) + "".join(xyz) for xyz in itertools.product("xyz", repeat=len(shape))]
 
 
-def _markdown(
-    summary: Fields,
-    results: Sequence[SplitResult],
-    paper: Mapping[str, Accuracy],
-    note: str,
-    card: Fields,
-) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
+def _markdown(summary: Fields, report: TargetReport, note: str, card: Fields) -> str:
     tables = []
-    for title, (header, *rows) in _tables(results, summary["target"], summary["unit"], paper):
-        rule = line(["---", *["---:"] * (len(header) - 1)])
-        tables += [f"{title}:", "", line(header), rule, *map(line, rows), ""]
-    beaten = verdict(results, summary["unit"])
+    for title, (header, *rows) in _tables(report):
+        tables += [f"{title}:", "", *_markdown_table(header, rows), ""]
+    beaten = verdict([report])
     return f"""# HDGNN on {summary["target"]}
 
 Mean absolute error on the {summary["split"]} split: **{format_mae(summary["mae"])} \

@@ -106,6 +106,7 @@ def make_train_step(
     mesh: Mesh,
     key: jax.Array,
     ema_decay: float,
+    weights: np.ndarray,
     forces_weight: float = 0.0,
     divide: bool = False,
 ) -> jax.stages.Wrapped:
@@ -116,13 +117,13 @@ def make_train_step(
     does not change them. A step whose loss or gradient is not finite only increments `step`.
 
     Args:
-      apply: (variables, graph, train, rngs) -> outputs [G, ...], or their `Derivatives` if
+      apply: (variables, graph, train, rngs) -> outputs [G, F], or their `Derivatives` if
         `forces_weight` is not 0.
       optimizer: the run's optimiser.
       mesh: the devices.
       key: the root of the run's random numbers; step k uses fold_in(key, k).
       ema_decay: decay of the average, reached gradually as (1 + k) / (10 + k).
-      forces_weight: see `losses.l1`.
+      weights, forces_weight: see `losses.l1`.
       divide: whether the state is `divided` among the devices. Weights are then gathered for the
         step and their gradient is scattered; the optimiser updates only a device's own part.
 
@@ -135,7 +136,7 @@ def make_train_step(
     ) -> tuple[TrainState, StepMetrics]:
         everywhere = replicated(mesh)
         placed = divided(state, mesh) if divide else jax.tree.map(lambda _: everywhere, state)
-        gradient = _gradient(apply, mesh, placed.params, key, forces_weight)
+        gradient = _gradient(apply, mesh, placed.params, key, weights, forces_weight)
         loss, grads, culprit = gradient(state.params, state.step, batch)
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -154,7 +155,12 @@ def make_train_step(
 
 
 def _gradient(
-    apply: Apply, mesh: Mesh, placed: Params, key: jax.Array, forces_weight: float
+    apply: Apply,
+    mesh: Mesh,
+    placed: Params,
+    key: jax.Array,
+    weights: np.ndarray,
+    forces_weight: float,
 ) -> Callable[..., tuple[jax.Array, Params, jax.Array]]:
     """A function (params, step, stacked batch) -> loss, gradient and culprit of the whole batch.
 
@@ -174,7 +180,7 @@ def _gradient(
             rngs = {"frame": jax.random.fold_in(key, step)}
             outputs = apply({"params": whole}, graph, train=True, rngs=rngs)
             culprit = losses.not_finite(outputs, graph, forces_weight)
-            return losses.l1(outputs, graph, counts, forces_weight), culprit
+            return losses.l1(outputs, graph, counts, weights, forces_weight), culprit
 
         (value, culprit), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         # Gradients of undivided weights are summed as one vector, in one exchange between devices.

@@ -76,7 +76,7 @@ def test_the_linear_fit_of_two_far_apart(size):
     molecules = random_molecules(30, 3)
     edges = find_neighbors(molecules, CUTOFF)
     values = np.random.default_rng(0).normal(size=30) + 10.0 * molecules.n_atoms
-    fit, _ = LinearFit.fit(molecules, edges, values, ELEMENTS, CUTOFF, size)
+    (fit,), _ = LinearFit.fit(molecules, edges, values[:, None], ELEMENTS, CUTOFF, size)
     two = Structures.pack(
         Structure(np.tile(a.atomic_numbers, 2), np.concatenate([a.positions, a.positions + 50]))
         for a in molecules
@@ -121,8 +121,8 @@ def linear_fit(n: int = 300) -> tuple[Structures, np.ndarray, LinearFit, np.ndar
     d = np.linalg.norm(x[at + edges.senders] - x[at + edges.receivers], axis=1)
     pairs = np.bincount(owner, (d - 1.4) ** 2 * (CUTOFF - d) ** 2, n)
     values = element_counts(molecules, ELEMENTS) @ (-3e4 * np.arange(1, 6)) + 100 * pairs
-    fit, known = LinearFit.fit(molecules, edges, values, ELEMENTS, CUTOFF)
-    return molecules, values, fit, known
+    (fit,), known = LinearFit.fit(molecules, edges, values[:, None], ELEMENTS, CUTOFF)
+    return molecules, values, fit, known[:, 0]
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +160,14 @@ def test_it_is_fitted_to_as_many_as_can_be_gone_through(fitted, monkeypatch):
     molecules, values, _, _ = fitted
     edges = find_neighbors(molecules, CUTOFF)
     monkeypatch.setattr(baselines, "FITTED_EDGES", edges.n_edges[:100].sum())
-    fit, known = LinearFit.fit(molecules, edges, values, ELEMENTS, CUTOFF)
-    assert known.shape == (300,)
+    (fit,), known = LinearFit.fit(molecules, edges, values[:, None], ELEMENTS, CUTOFF)
+    assert known.shape == (300, 1)
+    known = known[:, 0]
     scale = np.abs(known).mean()
     np.testing.assert_allclose(known, fit.energies(molecules, edges), rtol=0, atol=1e-4 * scale)
     rows = np.arange(99)
-    there = LinearFit.fit(molecules.take(rows), edges.take(rows), values[rows], ELEMENTS, CUTOFF)
-    assert there[0] == fit
+    few = molecules.take(rows), edges.take(rows), values[rows, None]
+    assert LinearFit.fit(*few, ELEMENTS, CUTOFF)[0] == [fit]
 
 
 def test_crystals_and_limited_neighbours_have_a_linear_fit():
@@ -174,9 +175,9 @@ def test_crystals_and_limited_neighbours_have_a_linear_fit():
     elements = sorted(set(crystals.atomic_numbers.tolist()))
     for limit in (None, 4):
         edges = neighbors_of(crystals, CUTOFF, limit)
-        fit, known = LinearFit.fit(crystals, edges, np.arange(4.0), elements, CUTOFF)
+        (fit,), known = LinearFit.fit(crystals, edges, np.arange(4.0)[:, None], elements, CUTOFF)
         assert np.isfinite(fit.predict(crystals, edges)).all()
-        assert known.shape == (4,)
+        assert known.shape == (4, 1)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,9 @@ def test_crystals_and_limited_neighbours_have_a_linear_fit():
     [
         Composition.fit(KNOWN, np.arange(7.0), ELEMENTS),
         AdsorbateMean.fit(systems(1), np.ones(40)),
-        LinearFit.fit(KNOWN, find_neighbors(KNOWN, CUTOFF), np.arange(7.0), ELEMENTS, CUTOFF)[0],
+        LinearFit.fit(
+            KNOWN, find_neighbors(KNOWN, CUTOFF), np.arange(7.0)[:, None], ELEMENTS, CUTOFF
+        )[0][0],
     ],
 )
 def test_a_baseline_survives_json_to_the_bit(baseline):

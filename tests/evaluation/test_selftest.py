@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from crystals import ELEMENTS, random_crystal
 from molecules import KNOWN
-from small import EXACT, SMALL, network, parameters, stirred
+from small import EXACT, SMALL, fitted, network, parameters, stirred
 
 from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.targets import CALCULATED, Reference
 from hdgnn_jax.evaluation import selftest
 from hdgnn_jax.evaluation.symmetry import random_rotations
 from hdgnn_jax.graphs.batching import Budget
-from hdgnn_jax.inference.predictor import Predictor, one_atom
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.weights import one_atom
 from hdgnn_jax.models import forces
 from hdgnn_jax.models.linear import Linear, Terms
 from hdgnn_jax.training import step
@@ -36,7 +37,8 @@ def predictor(**options) -> Predictor:
         else parameters(**options)["params"]
     )
     reference = Reference(1000.0, Composition((), (), 0.0), 100.0)
-    return Predictor(model, params, reference, CALCULATED["energy"], Budget(160, 48, 9), MESH)
+    of_energy = fitted(CALCULATED["energy"], reference)
+    return Predictor(model, params, of_energy, Budget(160, 48, 9), MESH)
 
 
 def test_finite_differences_agree_with_a_linear_reference():
@@ -44,9 +46,9 @@ def test_finite_differences_agree_with_a_linear_reference():
     terms = Terms(exact.model.hyper.elements, exact.model.hyper.cutoff)
     weights = np.random.default_rng(0).normal(size=terms.n_features, scale=1e3)
     linear = Linear(terms.elements, terms.cutoff, tuple(weights.tolist()))
-    added = dataclasses.replace(
-        exact, reference=dataclasses.replace(exact.reference, linear=linear)
-    )
+    (one,) = exact.fitted
+    with_linear = dataclasses.replace(one.reference, linear=linear)
+    added = dataclasses.replace(exact, fitted=fitted(one.target, with_linear))
     assert selftest.finite_differences(added, KNOWN[6]) < 1e-6
     forces = [np.asarray(p.derivatives(KNOWN).forces) for p in (exact, added)]
     assert np.abs(forces[0] - forces[1]).max() > 0.1
@@ -60,8 +62,8 @@ def test_finite_differences_agree_for_molecules_and_cells_and_disagree_where_for
     crystal = predictor(elements=ELEMENTS, max_neighbors=10)
     assert selftest.finite_differences(crystal, random_crystal(0)) < 1e-6
 
-    def wrong(predict, graph):
-        found = forces.with_derivatives(predict, graph)
+    def wrong(predict, graph, column):
+        found = forces.with_derivatives(predict, graph, column)
         return found._replace(forces=found.forces * 1.001)
 
     monkeypatch.setattr(selftest, "with_derivatives", wrong)

@@ -36,7 +36,7 @@ def test_the_printed_line_is_that_of_the_report(finished, capsys):
 def test_every_prediction_is_the_same_to_the_bit(finished):
     with Checkpoints(finished / "checkpoints") as checkpoints:
         task, predictor = restored(checkpoints)
-    (result,) = results(task, predictor, ["validation"])
+    ((result,),) = results(task, predictor, ["validation"]).values()
     path = finished / "report" / "predictions_validation.csv"
     ids, truth, prediction = np.loadtxt(path, delimiter=",", skiprows=1).T
     np.testing.assert_array_equal(result.ids, ids)
@@ -48,7 +48,7 @@ def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
     """Energies 1 eV and 2 eV below what a run of QM9's U0 predicts."""
     frames = [molecule("H2O"), molecule("CH4")]
     structures = Structures.pack(map(structure_of, frames))
-    predicted = Predictor.load(finished)(structures)
+    predicted = Predictor.load(finished)(structures)["U0"]
     for below, (atoms, value) in enumerate(zip(frames, predicted, strict=True), start=1):
         atoms.info["energy"] = value / 1000 - below
     ase.io.write(tmp_path / "file.extxyz", frames)

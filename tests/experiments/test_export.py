@@ -60,7 +60,7 @@ def test_molecules_of_all_sizes_in_one_call(finished, folder, tmp_path):
                     for of in (False, True))  # fmt: skip
     assert head[1][:4] == ["structure", "2:", "U0", "[meV]"]
     values = [float(words[-1]) / 1000 for words in head]
-    slope = predictor.reference.scale / 1000
+    slope = predictor.fitted[0].reference.scale / 1000
     np.testing.assert_allclose(values, expected.value, rtol=0, atol=1e-5 * slope)
     assert [words[0] for words in forces] == [s for atoms in several for s in atoms.symbols]
     assert {words[2] for words in forces} == {"[meV/Å]"}
@@ -71,10 +71,11 @@ def test_molecules_of_all_sizes_in_one_call(finished, folder, tmp_path):
 
 def test_the_description_is_complete(finished, folder):
     model = json.loads((folder / "model.json").read_text())
-    assert (model["target"], model["unit"], model["cutoff"]) == ("U0", "meV", 3.0)
+    assert (list(model["targets"]), model["energy"], model["cutoff"]) == (["U0"], "U0", 3.0)
     assert model["elements"] == {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
-    assert set(model["outputs"]) == {"value", "forces", "virial"}
-    reference, said = Predictor.load(finished).reference, model["reference"]
+    assert set(model["outputs"]) == {"U0", "forces", "virial"}
+    reference, said = Predictor.load(finished).fitted[0].reference, model["targets"]["U0"]
+    assert said["unit"] == "meV"
     composition = reference.composition
     assert tuple(said["per_element"].values()) == composition.per_element
     assert (said["constant"], said["averaged"]) == (composition.constant, composition.averaged)

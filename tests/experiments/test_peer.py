@@ -16,8 +16,9 @@ from crystals import random_crystal
 from experiments.peer import __main__ as peer
 from experiments.peer import results
 from hdgnn_jax.data.baselines import Composition
+from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.data.is2re import IS2RE
-from hdgnn_jax.data.targets import POLARIZABILITY, RELAXED_ENERGY
+from hdgnn_jax.data.targets import POLARIZABILITY, RELAXED_ENERGY, TARGETS
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.run.task import Task
@@ -159,9 +160,10 @@ def test_molecules_are_those_of_the_run_and_targets_stand_above_the_composition(
         np.testing.assert_array_equal(content["test_senders"], edges.senders)
         np.testing.assert_array_equal(content["test_edges"], edges.offsets)
         assert len(content["test_positions"]) == content["test_atoms"][-1]
-        values, elements = train.values * task.target.factor, task.model.hyper.elements
+        factor, elements = task.fitted[0].target.factor, task.model.hyper.elements
+        values = train.labels["U0"] * factor
         fit = Composition.fit(train.structures, values, elements, "extensive")
-        left = test.values * task.target.factor - fit.predict(test.structures)
+        left = test.labels["U0"] * factor - fit.predict(test.structures)
         np.testing.assert_allclose(
             content["test_target"] * content["scale"], left, atol=1e-6 * np.abs(left).max()
         )
@@ -170,8 +172,8 @@ def test_molecules_are_those_of_the_run_and_targets_stand_above_the_composition(
 def test_a_sender_in_another_cell_is_shifted(task):
     structures = Structures.pack([random_crystal(seed) for seed in range(3)])
     edges = find_neighbors(structures, 4.0)
-    values = np.zeros(len(structures))
-    found = peer.columns(peer.Examples(structures, edges, values), task.reference, None)
+    examples = peer.Examples(structures, edges, {"U0": np.zeros(len(structures))})
+    found = peer.columns(examples, "U0", task.fitted[0].reference, None)
     owner = np.repeat(np.arange(len(structures)), edges.n_edges)
     start = structures.offsets[owner]
     x = found["positions"]
@@ -187,17 +189,21 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("targets", "change", "message"),
     [
-        ({"target": POLARIZABILITY}, "predicts polarizability, a tensor: the other models"),
+        ([POLARIZABILITY], {}, "predicts polarizability, a tensor: the other models"),
+        ([TARGETS["U0"], TARGETS["mu"]], {}, "predicts U0, mu, numbers: the other models"),
         (
-            {"target": RELAXED_ENERGY, "data": IS2RE("slabs", validation_size=5)},
+            [RELAXED_ENERGY],
+            {"data": IS2RE("slabs", validation_size=5)},
             "made here, not OC20.*: the other models are trained on QM9 and on files of ASE",
         ),
     ],
 )  # fmt: skip
-def test_what_others_cannot_learn_is_refused(finished, task, monkeypatch, change, message):
-    other = dataclasses.replace(task, **change)
+def test_what_others_cannot_learn_is_refused(finished, task, monkeypatch, targets, change, message):
+    reference = task.fitted[0].reference
+    of_targets = tuple(FittedTarget(t, t.head, reference, {}) for t in targets)
+    other = dataclasses.replace(task, fitted=of_targets, **change)
     monkeypatch.setattr(Task, "from_record", lambda record: other)
     monkeypatch.setattr(IS2RE, "_parts", {})
     with pytest.raises(ValueError, match=message):

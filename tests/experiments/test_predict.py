@@ -105,7 +105,7 @@ def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_
         )
         moved = np.abs(was.positions - atoms.positions).max()
         assert 0 <= moved < 0.7
-        (value,) = Predictor.load(finished)(Structures.pack([structure_of(atoms)]))
+        (value,) = Predictor.load(finished)(Structures.pack([structure_of(atoms)]))["U0"]
         assert atoms.info["predicted_U0"] == pytest.approx(value / 1000, rel=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_a_loaded_predictor_is_that_of_the_report(finished, config):
     table = np.loadtxt(finished / "report/predictions_test.csv", delimiter=",", skiprows=1)[:20]
     molecules = qm9.load(config["data"]["cache"]).structures
     taken = molecules.take(np.searchsorted(molecules.ids, table[:, 0].astype(int)))
-    found = Predictor.load(finished)(taken)
+    found = Predictor.load(finished)(taken)["U0"]
     np.testing.assert_allclose(found, table[:, 2], rtol=1e-7)
 
 

@@ -47,7 +47,7 @@ def test_a_run_leaves_checkpoints_curves_and_a_report(finished, config):
         best = Record.of(checkpoints, "best")
     assert record.config == best.config == config
     assert record.split_digest == splits.DIGESTS["standard"]
-    assert (record.target.name, record.target.unit) == ("U0", "meV")
+    assert [(one.name, one.target.unit) for one in record.fitted] == [("U0", "meV")]
     rows = read_metrics(finished)
     assert [row["step"] for row in rows] == [4, 5, 8, 12]
     assert 0 < rows[0]["seconds"] < rows[-1]["seconds"] < read(finished, "summary.json")["seconds"]
@@ -277,7 +277,7 @@ def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message)
         ({"training.spike": 0.5}, "training.spike must be 0 or more than 1, not 0.5"),
         ({"training.ema": 1.0}, "training.ema must be at least 0 and less than 1"),
         ({"training.batch_size": 6}, "6 molecules cannot be dealt to 4 devices evenly"),
-        ({"head": "energy"}, "config.head must be auto or one of invariant, extent, dipole"),
+        ({"head": "energy"}, "config.head must be auto or one of invariant, mean, extent, dipole"),
     ],
 )
 def test_a_bad_value_is_named_before_anything_is_written(changed, tmp_path, changes, message):

@@ -19,7 +19,7 @@ from ase.mep import NEB
 from ase.optimize import BFGS
 from ase.phonons import Phonons
 from ase.vibrations import Vibrations
-from small import SMALL, network, parameters, stirred
+from small import SMALL, fitted, network, parameters, stirred
 
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.ase_files import structure_of
@@ -28,7 +28,8 @@ from hdgnn_jax.data.targets import CALCULATED, RELAXED_ENERGY, TARGETS, Referenc
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference.calculator import DomainWarning, HDGNNCalculator
-from hdgnn_jax.inference.predictor import Predictor, PredictorError, one_atom
+from hdgnn_jax.inference.predictor import Predictor, PredictorError
+from hdgnn_jax.inference.weights import one_atom
 from hdgnn_jax.training import step
 
 UNIT = np.eye(3)
@@ -42,15 +43,16 @@ REFERENCE = Reference(
 def predictor():
     """Of molecules, in meV."""
     params = parameters()["params"]
-    return Predictor(network(**SMALL), params, REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH)
+    of_energy = fitted(TARGETS["U0"], REFERENCE)
+    return Predictor(network(**SMALL), params, of_energy, Budget(160, 48, 9), MESH)
 
 
 @pytest.fixture(scope="module")
 def of_metals():
     model = network(**{**SMALL, "elements": (29, 79), "max_neighbors": 12, "tags": True})
     params = stirred(model.init, one_atom(model))["params"]
-    reference = Reference(1000.0, Composition((), (), 0.0), 100.0)
-    return Predictor(model, params, reference, CALCULATED["energy"], Budget(160, 48, 9), MESH)
+    of_energy = fitted(CALCULATED["energy"], Reference(1000.0, Composition((), (), 0.0), 100.0))
+    return Predictor(model, params, of_energy, Budget(160, 48, 9), MESH)
 
 
 def atoms_of(name: str, seed: int = 0) -> Atoms:
@@ -67,21 +69,21 @@ def test_energy_is_the_predictors_in_ev(predictor):
         atoms.calc = HDGNNCalculator(predictor)
         alone.append(atoms.get_potential_energy())
         assert atoms.get_potential_energy(force_consistent=True) == alone[-1]
-    batch = predictor(Structures.pack([structure_of(atoms) for atoms in several]))
+    batch = predictor(Structures.pack([structure_of(atoms) for atoms in several]))["U0"]
     np.testing.assert_allclose(batch / 1000, alone, rtol=1e-6)
     # The same bits for the same batch.
-    again = predictor(Structures.pack([structure_of(atoms) for atoms in several]))
+    again = predictor(Structures.pack([structure_of(atoms) for atoms in several]))["U0"]
     np.testing.assert_array_equal(batch, again)
 
 
 def test_rolls_are_the_evaluation_frames_and_their_mean_is_the_prediction(predictor):
     packed = Structures.pack([structure_of(atoms_of(name)) for name in ("H2O", "CH3OH")])
-    each = predictor.of_rolls(packed, 3)
-    np.testing.assert_allclose(each.mean(0), predictor.averaged(3)(packed), rtol=1e-6)
+    each = predictor.of_rolls(packed, 3)["U0"]
+    np.testing.assert_allclose(each.mean(0), predictor.averaged(3)(packed)["U0"], rtol=1e-6)
     atoms = atoms_of("H2O")
     atoms.calc = HDGNNCalculator(predictor, evaluation_frame=3)
     assert atoms.get_potential_energy() == pytest.approx(each[:, 0].mean() / 1000, rel=1e-6)
-    np.testing.assert_allclose(each[0], predictor(packed), rtol=1e-6)
+    np.testing.assert_allclose(each[0], predictor(packed)["U0"], rtol=1e-6)
     assert (each.std(0) > 1e-3).all()
 
 
@@ -170,13 +172,13 @@ def test_fixed_atoms_stay_and_tags_count(of_metals, tmp_path):
 
 def test_what_the_model_cannot_do_is_said(predictor):
     with pytest.raises(PredictorError, match="gap is no energy that atoms move in"):
-        HDGNNCalculator(dataclasses.replace(predictor, target=TARGETS["gap"]))
+        HDGNNCalculator(dataclasses.replace(predictor, fitted=fitted(TARGETS["gap"], REFERENCE)))
     for target, why in (
         (TARGETS["G"], "thermal parts at 298 K"), (RELAXED_ENERGY, "the end of a relax"),
     ):  # fmt: skip
         with pytest.raises(PredictorError, match=why):
-            HDGNNCalculator(dataclasses.replace(predictor, target=target))
-    mu = dataclasses.replace(predictor, target=TARGETS["mu"])
+            HDGNNCalculator(dataclasses.replace(predictor, fitted=fitted(target, REFERENCE)))
+    mu = dataclasses.replace(predictor, fitted=fitted(TARGETS["mu"], REFERENCE))
     with pytest.raises(PredictorError, match="mu is no energy that atoms move in"):
         HDGNNCalculator(mu)
     with pytest.raises(PredictorError, match="mu is no energy that atoms move in"):

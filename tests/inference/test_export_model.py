@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from crystals import random_crystal
-from small import SMALL, network, stirred
+from small import SMALL, fitted, network, stirred
 
 from experiments import export_run
 from hdgnn_jax.data.baselines import Composition
@@ -18,7 +18,8 @@ from hdgnn_jax.graphs.batching import Budget, MolecularGraph, collate
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure, Structures
 from hdgnn_jax.inference.export import PLATFORMS, export_model
-from hdgnn_jax.inference.predictor import Predictor, one_atom
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.weights import one_atom
 from hdgnn_jax.models.forces import with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.linear import Linear, Terms
@@ -32,13 +33,14 @@ ENERGY, DIPOLE = CALCULATED["energy"], CALCULATED["dipole"]
 def made(target: Target = ENERGY, rank: int = 0, **options) -> Predictor:
     """With random weights."""
     elements = options.setdefault("elements", (29, 47, 79))
+    options.setdefault("heads", (target.head,))
     model = network(**{**SMALL, "layers": 1, **options})
     params = stirred(model.init, one_atom(model))["params"]
     known = tuple(-1000.0 * z for z in elements)
     reference = Reference(1.0, Composition(elements, known, 3.0), 50.0, rank)
     # Weights on several devices: the program is of one all the same.
     mesh = step.make_mesh()
-    return Predictor(model, params, reference, target, Budget(160, 48, 9), mesh)
+    return Predictor(model, params, fitted(target, reference), Budget(160, 48, 9), mesh)
 
 
 def arrays_of(model, structures) -> dict:
@@ -98,7 +100,8 @@ def crystals():
 def test_energy_forces_and_virial_of_periodic_structures(of_metals, crystals):
     program, model = export_model(of_metals)
     model = json.loads(json.dumps(model))
-    assert (model["target"], model["unit"]) == ("energy", "meV")
+    assert model["targets"].keys() == {model["energy"]} == {"energy"}
+    assert model["targets"]["energy"]["unit"] == "meV"
     assert model["max_neighbors"] == LIMIT
     assert model["platforms"] == list(PLATFORMS)
     arrays = arrays_of(model, crystals)
@@ -114,8 +117,9 @@ def test_energy_forces_and_virial_of_periodic_structures(of_metals, crystals):
     expected = jax.jit(with_derivatives, static_argnums=0)(
         applied(of_metals), graph_of(crystals, of_metals.model)
     )
-    for name, count in (("value", 5), ("forces", crystals.offsets[-1]), ("virial", 5)):
-        right = np.asarray(getattr(expected, name))[:count]
+    expected = {**expected._asdict(), "energy": expected.value[:, 0]}
+    for name, count in (("energy", 5), ("forces", crystals.offsets[-1]), ("virial", 5)):
+        right = np.asarray(expected[name])[:count]
         size = np.abs(right).max()
         np.testing.assert_allclose(found[name][:count], right, rtol=0, atol=1e-5 * size)
         assert np.isfinite(found[name]).all()
@@ -150,23 +154,24 @@ def rows(i, j, shift) -> list:
 
 
 def test_what_is_no_energy_is_a_value_alone_even_a_tensor():
-    options = {"elements": (1, 6, 7, 8, 9), "head": "polarizability", "evaluation_frame": 2}
+    options = {"elements": (1, 6, 7, 8, 9), "heads": ("polarizability",), "evaluation_frame": 2}
     predictor = made(POLARIZABILITY, 2, **options)
     program, model = export_model(predictor)
-    assert (model["target"], model["unit"]) == ("polarizability", "bohr^3")
-    assert list(model["outputs"]) == ["value"]
+    assert list(model["outputs"]) == list(model["targets"]) == ["polarizability"]
+    assert model["energy"] is None
     assert "tags" not in model["inputs"]
-    assert model["reference"]["isotropic"] == np.eye(3).tolist()
+    of_target = model["targets"]["polarizability"]
+    assert (of_target["unit"], of_target["isotropic"]) == ("bohr^3", np.eye(3).tolist())
     assert model["evaluation_frame"] == 2
     water = Structure.from_symbols("OHH", np.array([[0, 0, 0.1], [0, 0.8, -0.5], [0, -0.8, -0.5]]))
     several = [water, Structure.from_symbols("C", np.zeros((1, 3)))]
     graph = graph_of(Structures.pack(several), predictor.model)
-    expected = np.asarray(jax.jit(applied(predictor))(graph))[:2]
-    found = call(program, arrays_of(model, several))["value"]
+    expected = np.asarray(jax.jit(applied(predictor))(graph))[:2].reshape(2, 3, 3)
+    found = call(program, arrays_of(model, several))["polarizability"]
     assert found.shape == (2, 3, 3)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     # Without any edge.
-    found = call(program, arrays_of(model, several[1:]))["value"]
+    found = call(program, arrays_of(model, several[1:]))["polarizability"]
     np.testing.assert_allclose(found, expected[1:], rtol=1e-5, atol=1e-6)
 
 
@@ -183,13 +188,34 @@ def test_sizes_stay_open_whatever_the_model(options):
     assert {str(n) for n in sizes} == {"3", "atoms", "edges - 1", "structures"}
 
 
+def test_several_targets_are_outputs_by_name():
+    """Forces are those of the energy among them."""
+    both = (*fitted(DIPOLE, made().fitted[0].reference), *made().fitted)
+    predictor = made(heads=("dipole_vector", "invariant"))
+    predictor = dataclasses.replace(predictor, fitted=both)
+    molecules = Structures.pack(
+        [dataclasses.replace(random_crystal(k, 3), cell=None, periodic=None) for k in range(2)]
+    )
+    program, model = export_model(predictor)
+    assert list(model["outputs"]) == ["dipole", "energy", "forces", "virial"]
+    assert model["energy"] == "energy"
+    found = call(program, arrays_of(model, molecules))
+    graph = graph_of(molecules, predictor.model)
+    expected = jax.jit(lambda g: with_derivatives(applied(predictor), g, 3))(graph)
+    outputs = np.asarray(expected.value)[:2]
+    np.testing.assert_allclose(found["dipole"], outputs[:, :3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["energy"], outputs[:, 3], rtol=1e-4, atol=1e-5)
+    size = np.abs(expected.forces).max()
+    np.testing.assert_allclose(found["forces"], expected.forces[:6], atol=1e-5 * size)
+
+
 def test_a_linear_reference_is_in_the_program():
     predictor = made()
     terms = Terms(predictor.model.hyper.elements, predictor.model.hyper.cutoff)
     weights = np.random.default_rng(0).normal(size=terms.n_features, scale=100)
     linear = Linear(terms.elements, terms.cutoff, tuple(weights.tolist()))
-    reference = dataclasses.replace(predictor.reference, linear=linear)
-    with_linear = dataclasses.replace(predictor, reference=reference)
+    reference = dataclasses.replace(predictor.fitted[0].reference, linear=linear)
+    with_linear = dataclasses.replace(predictor, fitted=fitted(ENERGY, reference))
     structures = Structures.pack([random_crystal(seed, 3) for seed in range(2)])
     without, expected = (p.derivatives(structures) for p in (predictor, with_linear))
     assert np.abs(expected.value - without.value).min() > 1e-3
@@ -197,15 +223,15 @@ def test_a_linear_reference_is_in_the_program():
     found = jax.jit(jax.export.deserialize(bytearray(program)).call)(
         arrays_of(description, structures)
     )
-    reference = description["reference"]
+    reference = description["targets"]["energy"]
     known = [sum(-1000.0 * z for z in s.atomic_numbers) + 3 for s in structures]
     scale = reference["scale"]
-    value = (np.asarray(found["value"], float) * scale + known) / 1000
+    value = (np.asarray(found["energy"], float) * scale + known) / 1000
     size = scale / 1000
     np.testing.assert_allclose(value, expected.value, rtol=0, atol=2e-5 * size)
     for name in ("forces", "virial"):
         ours = getattr(expected, name)
         there = np.asarray(found[name]) * size
         np.testing.assert_allclose(there, ours, rtol=0, atol=1e-4 * np.abs(ours).max())
-    rolls = with_linear.of_rolls(structures, 1)[0] / 1000
+    rolls = with_linear.of_rolls(structures, 1)["energy"][0] / 1000
     np.testing.assert_allclose(rolls, expected.value, rtol=0, atol=2e-5 * size)

@@ -20,25 +20,24 @@ from experiments.predict import Options
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.data.baselines import Composition
-from hdgnn_jax.data.targets import TARGETS, Reference
+from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.data.targets import OF_QM9, TARGETS, Reference
 from hdgnn_jax.graphs import neighbors
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.inference import predictor as module
 from hdgnn_jax.inference.ensemble import predict_all
-from hdgnn_jax.inference.predictor import (
-    Predictor,
-    PredictorError,
-    grown,
-    one_atom,
-)
+from hdgnn_jax.inference.predictor import Predictor, PredictorError, grown
+from hdgnn_jax.inference.weights import one_atom
+from hdgnn_jax.models.heads import HEADS
 from hdgnn_jax.training import step
 
 MESH = step.make_mesh(jax.devices()[:1])
 REFERENCE = Reference(
     1000.0, Composition((1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.0), 3.0), 50.0
 )
+U0 = FittedTarget(TARGETS["U0"], "invariant", REFERENCE, {})
 NAMES = ("H2O", "CH3OH", "C2H6", "CH4")
 
 
@@ -46,7 +45,7 @@ NAMES = ("H2O", "CH3OH", "C2H6", "CH4")
 def predictor():
     """Of molecules, in meV."""
     params = parameters()["params"]
-    return Predictor(network(**SMALL), params, REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH)
+    return Predictor(network(**SMALL), params, (U0,), Budget(160, 48, 9), MESH)
 
 
 def atoms_of(name: str) -> Atoms:
@@ -75,8 +74,9 @@ def searched(monkeypatch):
 
 @pytest.mark.parametrize("head", ["dipole", "dipole_vector", "extent"])
 def test_a_crystal_has_no_centre_that_these_count_from(predictor, head):
+    mu = FittedTarget(TARGETS["mu"], head, REFERENCE, {})
     of_head = dataclasses.replace(
-        predictor, model=predictor.model.changed(head=head), target=TARGETS["mu"]
+        predictor, model=predictor.model.changed(heads=(head,)), fitted=(mu,)
     )
     diamond = structure_of(bulk("C", cubic=True))
     message = "is periodic: it has no centre to count mu from"
@@ -127,7 +127,7 @@ def test_the_usable_are_told_from_the_others_with_a_reason_for_each(predictor):
     for name, value in vars(expected).items():
         np.testing.assert_array_equal(getattr(graphs.neighbors, name), value, name)
     # They are predicted as if the others had never been there.
-    np.testing.assert_array_equal(predictor(graphs), predictor(packed_of(*NAMES)))
+    np.testing.assert_array_equal(predictor(graphs)["U0"], predictor(packed_of(*NAMES))["U0"])
     place, reason = next(iter(reasons.items()))
     for ask in (predictor.prepare, predictor, predictor.derivatives):
         with pytest.raises(StructureError) as error:
@@ -147,14 +147,17 @@ def test_what_is_prepared_is_not_searched_again_and_predicted_to_the_same_bits(
     packed = packed_of(*NAMES)
     prepared = predictor.prepare(packed)
     assert searched == [4]
-    values, rolls = predictor(prepared), predictor.of_rolls(prepared, 2)
-    slopes, derivatives = predictor.slopes(prepared), predictor.derivatives(prepared)
+    values, rolls = predictor(prepared)["U0"], predictor.of_rolls(prepared, 2)["U0"]
+    (found, slopes), derivatives = predictor.slopes(prepared), predictor.derivatives(prepared)
     assert predictor.warnings(prepared) == [""] * 4
     assert searched == [4]
-    np.testing.assert_array_equal(values, predictor(packed))
-    np.testing.assert_array_equal(rolls, predictor.of_rolls(packed, 2))
-    for here, there in ((slopes, predictor.slopes), (derivatives, predictor.derivatives)):
-        for a, b in zip(here, there(packed), strict=True):
+    np.testing.assert_array_equal(found["U0"], slopes.value)
+    np.testing.assert_array_equal(values, predictor(packed)["U0"])
+    np.testing.assert_array_equal(rolls, predictor.of_rolls(packed, 2)["U0"])
+    for here, there in (
+        (slopes, predictor.slopes(packed)[1]), (derivatives, predictor.derivatives(packed))
+    ):  # fmt: skip
+        for a, b in zip(here, there, strict=True):
             np.testing.assert_array_equal(a, b)
     assert searched == [4] * 5
     # U0 is in meV, and what atoms move in is in eV.
@@ -168,9 +171,10 @@ def test_what_is_prepared_is_not_searched_again_and_predicted_to_the_same_bits(
 def runs(predictor, monkeypatch):
     """By their folders, models of all neighbours and of the nearest, which the command loads."""
     domain = Domain.of(KNOWN, find_neighbors(KNOWN, CUTOFF))
-    model = network(**{**SMALL, "max_neighbors": 3, "head": "extent"})
+    model = network(**{**SMALL, "max_neighbors": 3, "heads": ("extent",)})
     params = stirred(model.init, one_atom(model))["params"]
-    of_r2 = Predictor(model, params, REFERENCE, TARGETS["r2"], Budget(160, 48, 9), MESH, domain)
+    r2 = FittedTarget(TARGETS["r2"], "extent", REFERENCE, {})
+    of_r2 = Predictor(model, params, (r2,), Budget(160, 48, 9), MESH, domain)
     models = {"runs/U0": dataclasses.replace(predictor, domain=domain), "runs/r2": of_r2}
     monkeypatch.setattr(Predictor, "load", lambda workdir, frames: models[str(workdir)])
     return models
@@ -193,7 +197,7 @@ def test_the_command_searches_each_structure_once_for_each_model(
     ]
     r2 = runs["runs/r2"].averaged(options.rolls)
     np.testing.assert_allclose(
-        [row["r2 [bohr^2]"] for row in rows[:4]], r2(packed_of(*NAMES)), rtol=1e-6
+        [row["r2 [bohr^2]"] for row in rows[:4]], r2(packed_of(*NAMES))["r2"], rtol=1e-6
     )
 
 
@@ -215,7 +219,7 @@ def test_what_one_of_several_models_cannot_use_is_predicted_by_none(runs, tmp_pa
     packed = Structures.pack([structure_of(atoms) for atoms in (water, ethanol)])
     for name, model in (("U0 [meV]", runs["runs/U0"]), ("r2 [bohr^2]", runs["runs/r2"])):
         values = [row[name] for row in rows if row["reason"] is None]
-        np.testing.assert_allclose(values, model(packed), rtol=1e-6)
+        np.testing.assert_allclose(values, model(packed)[name.split()[0]], rtol=1e-6)
         assert name not in rows[0]
 
 
@@ -231,7 +235,7 @@ def test_other_weights_are_served_by_what_is_compiled(predictor):
     for a, b in zip(found, expected.derivatives(packed), strict=True):
         np.testing.assert_array_equal(a, b)
     assert np.abs(found.value - predictor.derivatives(packed).value).max() > 1e-3
-    np.testing.assert_array_equal(other(packed), expected(packed))
+    np.testing.assert_array_equal(other(packed)["U0"], expected(packed)["U0"])
     # Of another number of frames nothing that is compiled is of use.
     assert other.averaged(2).programs is not other.programs
 
@@ -240,10 +244,11 @@ def test_models_of_one_property_are_an_ensemble(predictor):
     packed = packed_of("H2O", "CH3OH")
     params = parameters()["params"]
     other = dataclasses.replace(predictor, params=jax.tree.map(lambda leaf: 0.9 * leaf, params))
-    gap = dataclasses.replace(other, target=TARGETS["gap"])
+    of_gap = FittedTarget(TARGETS["gap"], "invariant", REFERENCE, {})
+    gap = dataclasses.replace(other, fitted=(of_gap,))
     found = predict_all([(p, p.prepare(packed)) for p in (predictor, gap, other)])
     assert list(found) == ["U0", "gap"]
-    both = np.stack([predictor(packed), other(packed)])
+    both = np.stack([predictor(packed)["U0"], other(packed)["U0"]])
     np.testing.assert_array_equal(found["U0"].value, both.mean(0))
     np.testing.assert_array_equal(found["U0"].spread, both.std(0))
     assert found["U0"].of == "2 models"
@@ -271,10 +276,44 @@ def test_rolls_of_a_model_that_has_none_are_refused():
     """They would cost as many times and give a spread of 0, which reads as very sure."""
     model = network(**{**SMALL, "pathway": "none", "tensor_product": "depthwise"})
     params = stirred(model.init, one_atom(model))["params"]
-    strict = Predictor(model, params, REFERENCE, TARGETS["U0"], Budget(160, 48, 9), MESH)
+    strict = Predictor(model, params, (U0,), Budget(160, 48, 9), MESH)
     packed = Structures.pack([structure_of(molecule("H2O"))])
-    assert strict.of_rolls(packed, 1).shape == (1, 1)
+    assert strict.of_rolls(packed, 1)["U0"].shape == (1, 1)
     assert strict.averaged(1).model.hyper.evaluation_frame == 1
     for refused in (lambda: strict.of_rolls(packed, 8), lambda: strict.averaged(8)):
         with pytest.raises(PredictorError, match="does not depend on the roll"):
             refused()
+
+
+def test_several_targets_are_predicted_together_as_each_alone():
+    """With its own heads; forces are those of the energy, wherever it stands among them."""
+    names = {"mu": "dipole", "polarizability": "polarizability", "U0": "invariant", "gap": "mean"}
+    fitted = tuple(
+        FittedTarget(OF_QM9[name], head, dataclasses.replace(REFERENCE, rank=HEADS[head].rank), {})
+        for name, head in names.items()
+    )
+    model = network(**{**SMALL, "heads": tuple(names.values())})
+    params = stirred(model.init, one_atom(model))["params"]
+    packed = packed_of(*NAMES)
+    together = Predictor(model, params, fitted, Budget(160, 48, 9), MESH)
+    found, rolls = together(packed), together.of_rolls(packed, 2)
+    assert {name: values.shape for name, values in found.items()} == {
+        "mu": (4,), "polarizability": (4, 3, 3), "U0": (4,), "gap": (4,)
+    }  # fmt: skip
+    values, slopes = together.slopes(packed)
+    for name in names:
+        np.testing.assert_allclose(values[name], found[name], rtol=1e-5)
+        np.testing.assert_allclose(rolls[name].shape, (2, *found[name].shape))
+    # The network is the same with the other columns of its last layer left out.
+    scalars = params["molecule_head"]["scalars"]
+    own, place = dict(scalars), list(names).index("U0")
+    for layer in ("sphere_out", "invariant_out"):
+        own[layer] = {k: v[..., place : place + 1] for k, v in scalars[layer].items()}
+    alone = Predictor(
+        model.changed(heads=("invariant",)), {**params, "molecule_head": {"scalars": own}},
+        (fitted[2],), Budget(160, 48, 9), MESH,
+    )  # fmt: skip
+    np.testing.assert_allclose(alone(packed)["U0"], found["U0"], rtol=1e-6)
+    expected = alone.slopes(packed)[1]
+    scale = np.abs(expected.forces).max()
+    np.testing.assert_allclose(slopes.forces, expected.forces, atol=1e-5 * scale)

@@ -7,7 +7,7 @@ import numpy as np
 
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.graphs.structure import Structure
-from hdgnn_jax.inference.rows import Quantity, Row, as_extxyz
+from hdgnn_jax.inference.rows import Quantity, Row, as_extxyz, print_table, quantity
 
 
 def test_slabs_keep_tags_and_fixed_atoms_and_units_are_not_taken_for_ases(tmp_path):
@@ -32,3 +32,17 @@ def test_slabs_keep_tags_and_fixed_atoms_and_units_are_not_taken_for_ases(tmp_pa
     back = structure_of(atoms)
     assert back.tags.tolist() == [0, 1, 2]
     assert back.fixed.tolist() == [True, False, False]
+
+
+def test_few_structures_with_many_quantities_are_columns(capsys):
+    """So that twelve properties of a molecule fit a screen."""
+    rows = [Row("water"), Row("a" * 30)]
+    for row in rows:
+        row.quantities = [quantity(f"q{k}", np.float64(k), "meV", None, None) for k in range(12)]
+    rows[1].warning = "38 atoms"
+    print_table(rows)
+    out = capsys.readouterr().out.splitlines()
+    assert "structure" in out[1]
+    assert "water" in out[1]
+    assert sum("[meV]" in line for line in out) == 12
+    assert out[-1] == "a" * 30 + ": 38 atoms"

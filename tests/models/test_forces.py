@@ -66,14 +66,16 @@ def test_gradients_of_a_loss_on_forces_are_finite_differences():
     """By all parameters at once: what training on forces goes by."""
     graph = generic(3)
     rng = np.random.default_rng(0)
-    truth = rng.normal(size=graph.nodes.positions.shape)
-    graph = graph._replace(nodes=graph.nodes._replace(forces=truth))
+    truth, target = rng.normal(size=graph.nodes.positions.shape), graph.globals.target[:, None]
+    graph = graph._replace(
+        nodes=graph.nodes._replace(forces=truth), globals=graph.globals._replace(target=target)
+    )
     model = network(**{**SMALL, "layers": 1, "degree": 1, "product_degree": 1})
     params = jax.tree.map(jnp.float64, stirred(model.init, graph))
 
     def loss(params):
         found = with_derivatives(lambda moved: model.apply(params, moved), graph)
-        return losses.l1(found, graph, losses.count(graph), 0.7)
+        return losses.l1(found, graph, losses.count(graph), np.ones(1), 0.7)
 
     direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
 
@@ -99,7 +101,7 @@ def test_forces_are_finite_differences_at_generic_geometries(seed):
         direction = np.zeros_like(forces)
         direction[:n] = rng.normal(size=(n, 3))
         slope = difference(
-            lambda t, d=direction: np.asarray(predict(moved(graph, t * d)))[: len(KNOWN)]
+            lambda t, d=direction: np.asarray(predict(moved(graph, t * d)))[: len(KNOWN), 0]
         )
         along = np.add.reduceat((forces * direction)[:n].sum(1), KNOWN.offsets[:-1])
         np.testing.assert_allclose(-slope, along, rtol=1e-6, atol=1e-6 * np.abs(along).max())
@@ -126,7 +128,7 @@ def test_forces_and_virial_of_crystals_are_finite_differences(seed):
     rng = np.random.default_rng(seed)
     direction = np.zeros(graph.nodes.positions.shape)
     direction[:4] = rng.normal(size=(4, 3))
-    slope = difference(lambda t: float(predict(moved(graph, t * direction))[0]))
+    slope = difference(lambda t: float(predict(moved(graph, t * direction))[0, 0]))
     np.testing.assert_allclose(-slope, np.sum(found.forces * direction), rtol=1e-6)
 
     strain = rng.normal(size=(3, 3))
@@ -137,7 +139,7 @@ def test_forces_and_virial_of_crystals_are_finite_differences(seed):
         return float(predict(graph._replace(
             nodes=graph.nodes._replace(positions=graph.nodes.positions @ stretch),
             edges=graph.edges.replace(shift=graph.edges.shift @ stretch),
-        ))[0])  # fmt: skip
+        ))[0, 0])  # fmt: skip
 
     np.testing.assert_allclose(difference(along), np.sum(found.virial[0] * strain), rtol=1e-6)
     np.testing.assert_array_equal(found.virial, np.swapaxes(found.virial, 1, 2))

@@ -16,7 +16,7 @@ from small import silu, stirred
 from hdgnn_jax.data.targets import turned
 from hdgnn_jax.evaluation.symmetry import random_rotations
 from hdgnn_jax.graphs.structure import MASSES, Structures
-from hdgnn_jax.models.heads import AtomScalars, MoleculeHead
+from hdgnn_jax.models.heads import HEADS, AtomScalars, MoleculeHead, columns, shares
 from hdgnn_jax.so3 import sphere, wigner
 
 ATOMS = len(KNOWN.positions) + 2
@@ -24,22 +24,21 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(ATOMS, 9, 4)).astype(np.float32)
 F = RNG.normal(size=(ATOMS, 5)).astype(np.float32)
 ORDER = 65
-KINDS = ["invariant", "extent", "dipole", "dipole_vector", "polarizability"]
 POINTS = sphere.sphere(2, "lebedev", ORDER)
 
 
-def head(kind: str, readout: str = "sum") -> MoleculeHead:
-    return MoleculeHead(kind, readout, POINTS, 1.0, "float32")
+def head(*kinds: str) -> MoleculeHead:
+    return MoleculeHead(kinds, POINTS, 1.0, "float32")
 
 
 @functools.cache
-def params(kind: str) -> dict:
-    return stirred(head(kind).init, X, F, graph_of(KNOWN))
+def params(*kinds: str) -> dict:
+    return stirred(head(*kinds).init, X, F, graph_of(KNOWN))
 
 
-def values(structures: Structures, x: np.ndarray, kind: str, readout: str = "sum") -> np.ndarray:
-    out = head(kind, readout).apply(params(kind), x, F, graph_of(structures))
-    return np.asarray(out)[: len(structures)]
+def values(structures: Structures, x: np.ndarray, kind: str) -> np.ndarray:
+    out = head(kind).apply(params(kind), x, F, graph_of(structures))
+    return np.asarray(out)[: len(structures)].reshape(-1, *(3,) * HEADS[kind].rank)
 
 
 def atom_scalars(p: dict, x: np.ndarray, f: np.ndarray) -> np.ndarray:
@@ -65,7 +64,7 @@ def tensors(coefficients: np.ndarray) -> np.ndarray:
     return np.einsum("nm,mij->nij", coefficients, forms)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEADS)
 def test_equals_numpy(kind):
     """The formula of the head's docstring, molecule by molecule."""
     p = params(kind)["params"]
@@ -76,8 +75,8 @@ def test_equals_numpy(kind):
         mass = np.array(MASSES, float)[molecule.atomic_numbers]
         offset = molecule.positions - mass @ molecule.positions / mass.sum()
         s = scalars[rows]
-        if kind == "invariant":
-            want.append(s.sum())
+        if kind in ("invariant", "mean"):
+            want.append(s.sum() if kind == "invariant" else s.mean())
         elif kind == "extent":
             want.append((s[:, 0] * (offset**2).sum(-1) + s[:, 1]).sum())
         elif kind == "polarizability":
@@ -120,10 +119,30 @@ def test_origin_is_the_centre_of_mass(kind):
     np.testing.assert_allclose(far, values(KNOWN, X, kind), rtol=1e-4, atol=1e-4)
 
 
-def test_mean_is_the_sum_over_the_number_of_atoms():
-    """The readout of the invariant head."""
-    mean, total = (values(KNOWN, X, "invariant", readout) for readout in ("mean", "sum"))
-    np.testing.assert_allclose(mean * KNOWN.n_atoms, total, rtol=1e-5, atol=1e-6)
+def test_several_heads_give_what_each_gives_alone():
+    """With its own columns of the last layers."""
+    kinds = ["dipole_vector", "extent", "mean", "polarizability", "dipole", "invariant"]
+    p, n = params(*kinds)["params"], len(KNOWN)
+    together = np.asarray(head(*kinds).apply({"params": p}, X, F, graph_of(KNOWN)))
+    starts = np.cumsum([0] + [HEADS[kind].scalars for kind in kinds])
+    for kind, start, column in zip(kinds, starts, columns(kinds), strict=False):
+        own = {"scalars": dict(p["scalars"])}
+        for layer in ("sphere_out", "invariant_out"):
+            of_kind = slice(start, start + HEADS[kind].scalars)
+            own["scalars"][layer] = {k: v[..., of_kind] for k, v in p["scalars"][layer].items()}
+        if kind == "polarizability":
+            own["tensor"] = p["tensor"]
+        elif kind.startswith("dipole"):
+            place = ["dipole_vector", "dipole"].index(kind)
+            own["vector"] = {"kernel": p["vector"]["kernel"][:, place : place + 1]}
+        alone = np.asarray(head(kind).apply({"params": own}, X, F, graph_of(KNOWN)))
+        np.testing.assert_allclose(together[:n, column], alone[:n], rtol=2e-5, atol=2e-5)
+
+
+def test_each_head_weighs_the_same():
+    """Whatever its number of components."""
+    weights = shares(["invariant", "polarizability", "dipole_vector"])
+    np.testing.assert_allclose(weights, np.repeat([1 / 3, 1 / 27, 1 / 9], [1, 9, 3]), rtol=1e-6)
 
 
 def test_invariant_branch_enters_with_weight_lambda():

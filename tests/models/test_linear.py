@@ -146,7 +146,7 @@ def test_forces_and_virial_are_slopes_and_padding_has_none():
     structures = Structures.pack(several)
     graph = doubled(graph_of(structures))
     energies = jax.jit(lambda g: TERMS.energies(g, WEIGHTS))
-    found = jax.jit(lambda g: with_derivatives(energies, g))(graph)
+    found = jax.jit(lambda g: with_derivatives(lambda moved: energies(moved)[:, None], g))(graph)
     assert all(np.isfinite(leaf).all() for leaf in found)
     real = len(structures.positions)
     assert not np.asarray(found.forces)[real:].any()

@@ -44,7 +44,7 @@ def graph_of(structure: Structure | Structures, model: HDGNN) -> batching.Molecu
 
 def energy(structure: Structure | Structures, which: int) -> float:
     model, params, apply = compiled(which)
-    return float(apply(params, graph_of(structure, model))[0])
+    return float(apply(params, graph_of(structure, model))[0, 0])
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -83,7 +83,7 @@ def test_energy_is_continuous_where_neighbours_change_ranks():
         def along(t, graph):
             moved = graph.nodes.positions.at[: len(direction)].add(t * direction)
             moved = graph._replace(nodes=graph.nodes._replace(positions=moved))
-            return model.apply(params, moved)[0]
+            return model.apply(params, moved)[0, 0]
 
         values, slopes, lists = [], [], []
         for k in range(steps):
@@ -137,7 +137,7 @@ def test_padding_changes_no_energy_and_no_gradient():
     def run(params, graph):
         def total(params, positions):
             graph_there = graph._replace(nodes=graph.nodes._replace(positions=positions))
-            energies = model.apply(params, graph_there)
+            energies = model.apply(params, graph_there)[:, 0]
             return jnp.sum(jnp.where(batching.graph_mask(graph), energies**2, 0))
 
         return jax.value_and_grad(total, argnums=(0, 1))(params, graph.nodes.positions)

@@ -65,8 +65,8 @@ def test_it_ends_smoothly_at_its_reach_and_its_slope_is_exact():
         x = np.zeros_like(graph.nodes.positions)
         x[1, 2] = r
         there = graph._replace(nodes=graph.nodes._replace(positions=x))
-        found = with_derivatives(REPULSION.energies, there)
-        return float(found.value[0]), float(found.forces[1, 2])
+        found = with_derivatives(lambda moved: REPULSION.energies(moved)[:, None], there)
+        return float(found.value[0, 0]), float(found.forces[1, 2])
 
     with jax.enable_x64(True):
         for r in (0.05, 0.5, 1.0, 1.3, 1.41, 1.5, 2.9):

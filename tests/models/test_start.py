@@ -82,7 +82,7 @@ def test_a_network_starts_alive(variant):
 )
 def test_every_parameter_receives_a_gradient(tensor_product, attention, head):
     """From the start, in every layer, whatever the molecules."""
-    options = {"tensor_product": tensor_product, "attention": attention, "head": head}
+    options = {"tensor_product": tensor_product, "attention": attention, "heads": (head,)}
     gradient = loss_of(**options)
     init = jax.jit(network(**{**SMALL, **options}).init)
     for seed in range(3):
@@ -108,7 +108,7 @@ def test_fits_16_molecules():
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
 
     def loss(params):
-        return jnp.mean((model.apply(params, graph, train=True)[:16] - targets) ** 2)
+        return jnp.mean((model.apply(params, graph, train=True)[:16, 0] - targets) ** 2)
 
     @jax.jit
     def fit(params):
@@ -118,7 +118,7 @@ def test_fits_16_molecules():
             return (optax.apply_updates(params, updates), state), None
 
         (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=steps)
-        return jnp.abs(model.apply(params, graph)[:16] - targets).mean()
+        return jnp.abs(model.apply(params, graph)[:16, 0] - targets).mean()
 
     assert fit(jax.jit(model.init)(jax.random.key(0), graph)) < 0.02
 

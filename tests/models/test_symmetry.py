@@ -17,8 +17,8 @@ from hdgnn_jax.graphs import batching
 REAL = np.arange(len(KNOWN))
 VARIANTS = [
     {},
-    {"head": "dipole", "tensor_product": "fully_connected"},
-    {"head": "extent", "attention": "softmax"},
+    {"heads": ("dipole",), "tensor_product": "fully_connected"},
+    {"heads": ("extent",), "attention": "softmax"},
 ]
 
 
@@ -50,7 +50,7 @@ def test_company_changes_nothing(options):
         alone = graph_of(KNOWN, budget=BUDGET, order=REAL[k : k + 1])
         prediction = compiled(**options)(parameters(**options), alone)
         assert np.isfinite(prediction).all()
-        assert_close(prediction[:1], together[k : k + 1])
+        assert_close(prediction[:1, 0], together[k : k + 1])
 
 
 def test_padding_changes_no_value_and_no_gradient():
@@ -60,7 +60,7 @@ def test_padding_changes_no_value_and_no_gradient():
     def loss(params, positions, graph):
         graph = graph._replace(nodes=graph.nodes._replace(positions=positions))
         predictions = model.apply(params, graph)
-        return jnp.sum(jnp.where(batching.graph_mask(graph), predictions, 0) ** 2)
+        return jnp.sum(jnp.where(batching.graph_mask(graph)[:, None], predictions, 0) ** 2)
 
     results = []
     for budget in (BUDGET, batching.Budget(301, 77, 19)):
@@ -89,7 +89,7 @@ def test_rotation_is_exact_without_learned_pathways_on_an_exact_sphere():
     "options",
     [
         {"tensor_product": "fully_connected"},
-        {"product_degree": 1, "head": "dipole"},
+        {"product_degree": 1, "heads": ("dipole",)},
         {"attention": "sigmoid", "pathway": "none", "tensor_product": "fully_connected"},
         {"attention": "sigmoid", "pathway": "linear"},
         {"attention": "softmax", "pathway": "so2"},

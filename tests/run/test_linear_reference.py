@@ -12,11 +12,14 @@ import pytest
 from experiments import train
 from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.datasets import dataset
-from hdgnn_jax.data.targets import Reference
+from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.data.targets import OF_QM9
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.run.chosen import has_reference
+from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.results import restored, results
-from hdgnn_jax.run.task import Examples, Task, examples, linear_reference
+from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import Memory
 from hdgnn_jax.training.record import Course, Record
@@ -43,29 +46,29 @@ def fitted(config) -> tuple[Examples, Task, Examples]:
     """The training molecules, the task, and the molecules as the network learns them."""
     data = dataset(config)
     molecules = examples(config, data, "train")
-    return molecules, *Task.fitted(config, data, molecules)
+    return molecules, *Task.prepare(config, data, molecules)
 
 
 def test_the_network_learns_what_the_linear_model_leaves(of_linear):
     molecules, task, learned = fitted(of_linear)
-    fit = task.baselines["linear"]
-    assert task.reference.linear == fit.linear
-    left = molecules.values - fit.energies(molecules.structures, molecules.neighbors) / (
-        task.reference.factor
-    )
+    (one,) = task.fitted
+    fit, reference = one.linear, one.reference
+    assert reference.linear == fit.linear
+    energies = fit.energies(molecules.structures, molecules.neighbors)
+    left = molecules.labels["U0"] - energies / reference.factor
     # Energies of atoms, of a thousand Hartree, were in neither.
-    np.testing.assert_allclose(learned.values, left, rtol=0, atol=1e-5)
-    standardised = task.reference.standardise(molecules.structures, learned.values)
+    np.testing.assert_allclose(learned.labels["U0"], left, rtol=0, atol=1e-5)
+    standardised = reference.standardise(molecules.structures, learned.labels["U0"])
     assert np.mean(standardised**2) == pytest.approx(1)
     again = task.to_learn(molecules)
-    np.testing.assert_allclose(again.values, learned.values, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(again.labels["U0"], learned.labels["U0"], rtol=0, atol=1e-5)
     record = Record(
-        task.config, task.model.hyper.to_dict(), task.target, task.reference, task.baselines,
-        task.domain, Budget(160, 48, 9), task.data.digest(), Course(), Memory(),
+        task.config, task.model.hyper.to_dict(), task.fitted, {}, task.domain, Budget(160, 48, 9),
+        task.data.digest(), Course(), Memory(),
     )  # fmt: skip
     content = json.loads(json.dumps(record.to_dict()))
     assert Task.from_record(Record.from_dict(content)) == task
-    assert Reference.from_dict(content["reference"]) == task.reference
+    assert FittedTarget.from_dict(content["targets"][0]) == one
 
 
 def test_all_ways_to_predict_have_the_linear_model_in_them(workdir):
@@ -73,20 +76,20 @@ def test_all_ways_to_predict_have_the_linear_model_in_them(workdir):
     assert summary["mae_linear"] < summary["mae_mean_predictor"]
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         task, inside = restored(checkpoints)
-    (result,) = results(task, inside, ["validation"])
+    ((result,),) = results(task, inside, ["validation"]).values()
     assert result.mae == summary["splits"]["validation"]["mae"]
     predictor = Predictor.load(workdir)
     structures = task.examples("validation").structures.take(np.arange(40))
-    found, spread = predictor(structures), np.ptp(result.truth)
+    found, spread = predictor(structures)["U0"], np.ptp(result.truth)
     np.testing.assert_allclose(found, result.prediction[:40], rtol=0, atol=1e-6 * spread)
     energies = predictor.derivatives(structures).value * 1000
     np.testing.assert_allclose(energies, found, rtol=0, atol=1e-6 * spread)
-    rolls = predictor.of_rolls(structures, 1)[0]
+    rolls = predictor.of_rolls(structures, 1)["U0"][0]
     np.testing.assert_allclose(rolls, found, rtol=0, atol=1e-6 * spread)
-    bare = dataclasses.replace(
-        predictor, reference=dataclasses.replace(predictor.reference, linear=None)
-    )
-    assert np.abs(bare(structures) - found).max() > 1
+    (one,) = predictor.fitted
+    without = dataclasses.replace(one, reference=dataclasses.replace(one.reference, linear=None))
+    bare = dataclasses.replace(predictor, fitted=(without,))
+    assert np.abs(bare(structures)["U0"] - found).max() > 1
 
 
 def test_the_report_says_where_a_linear_model_is_better(workdir):
@@ -99,21 +102,24 @@ def test_the_report_says_where_a_linear_model_is_better(workdir):
 def test_the_auxiliary_target_is_what_the_composition_leaves(of_linear):
     molecules, task, learned = fitted(of_linear)
     both = task.training_targets(molecules, learned)
-    usual = task.reference.standardise(molecules.structures, learned.values)
+    structures, values = molecules.structures, molecules.labels["U0"]
+    usual = task.fitted[0].reference.standardise(structures, learned.labels["U0"])
     np.testing.assert_array_equal(both[:, 0], usual)
-    fit = Composition.fit(molecules.structures, molecules.values, of_linear["model"]["elements"])
-    left = molecules.values - fit.predict(molecules.structures)
+    fit = Composition.fit(structures, values, of_linear["model"]["elements"])
+    left = values - fit.predict(structures)
     np.testing.assert_allclose(both[:, 1], left / left.std(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("target", "rank"), [("mu", 0), ("r2", 0), ("polarizability", 2)])
 def test_what_is_no_sum_over_atoms_has_no_linear_reference(of_linear, target, rank):
     """Nor an auxiliary output: the same config serves all targets."""
-    assert not linear_reference({**of_linear, "target": target})
-    assert linear_reference({**of_linear, "target": "gap"})
+    assert not has_reference(of_linear, OF_QM9[target].head)
+    assert has_reference(of_linear, OF_QM9["gap"].head)
     if rank == 0:
-        asked = {**of_linear, "target": target}
+        asked = {**of_linear, "target": f"{target},gap"}
         data = dataset(asked)
-        task, _ = Task.fitted(asked, data, examples(asked, data, "train").first(50))
-        assert task.reference.linear is None
-        assert not task.model.hyper.auxiliary
+        task, _ = Task.prepare(asked, data, examples(asked, data, "train").first(50))
+        (own, gap), heads = task.fitted, task.model.hyper.heads
+        assert own.linear is None
+        assert gap.linear is not None
+        assert heads == (own.head, "mean", "mean")

@@ -24,8 +24,9 @@ def test_vectors_and_forces_count_by_component_and_atom():
     value = rng.normal(size=graph.globals.target.shape)
     found = rng.normal(size=graph.nodes.positions.shape)
     loss = losses.l1(
-        Derivatives(value, found, np.zeros(1)), graph, losses.count(graph), forces_weight=0.3
-    )
+        Derivatives(value, found, np.zeros(1)), graph, losses.count(graph), np.full(3, 1 / 3),
+        forces_weight=0.3,
+    )  # fmt: skip
     expected = np.abs(value[:N] - truth).mean() + 0.3 * np.abs(found[: len(forces)] - forces).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
@@ -34,14 +35,27 @@ def test_vectors_and_forces_count_by_component_and_atom():
 @pytest.mark.parametrize("poison", [0.0, np.nan, np.inf])
 def test_padding_changes_neither_value_nor_gradient(padding, poison):
     budget = batching.Budget(n_edge=200, n_node=60, n_graph=N + padding)
-    graph = graph_of(KNOWN, budget=budget, targets=TARGETS)
+    graph = graph_of(KNOWN, budget=budget, targets=TARGETS[:, None])
     target = graph.globals.target.copy()
     target[N:] = poison
     graph = graph._replace(globals=graph.globals._replace(target=target))
     outputs = jnp.concatenate([jnp.arange(N) / 3, jnp.full(padding, poison)])
     count = losses.count(graph)
-    value, gradient = jax.value_and_grad(losses.l1)(outputs, graph, count)
+    value, gradient = jax.value_and_grad(losses.l1)(outputs[:, None], graph, count, np.ones(1))
     left = np.arange(N) / 3 - TARGETS
     np.testing.assert_allclose(value, np.abs(left).mean(), rtol=1e-6)
-    np.testing.assert_allclose(gradient, [*np.sign(left) / N, *[0.0] * padding], rtol=1e-6)
+    np.testing.assert_allclose(gradient[:, 0], [*np.sign(left) / N, *[0.0] * padding], rtol=1e-6)
     assert count == (N, len(KNOWN.positions))
+
+
+def test_labels_that_are_missing_count_for_nothing():
+    """The mean of a target is over the molecules that have it; the weights are those given."""
+    truth = np.random.default_rng(1).normal(size=(N, 2))
+    truth[::2, 1] = np.nan
+    graph = graph_of(KNOWN, targets=truth)
+    outputs = jnp.zeros(graph.globals.target.shape)
+    weights = np.array([0.25, 0.75])
+    value, gradient = jax.value_and_grad(losses.l1)(outputs, graph, losses.count(graph), weights)
+    means = np.nanmean(np.abs(truth), 0)
+    np.testing.assert_allclose(value, weights @ means, rtol=1e-6)
+    assert np.all((gradient[:N] != 0) == np.isfinite(truth))

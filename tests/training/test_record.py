@@ -13,6 +13,7 @@ from small import SMALL, network
 
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.baselines import AdsorbateMean, Composition, LinearFit
+from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.data.targets import ALL_TARGETS, TARGETS, Reference
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.neighbors import find_neighbors
@@ -29,22 +30,31 @@ def record() -> Record:
     """With digits that no short decimal has."""
     rng = np.random.default_rng(0)
     neighbors, values = find_neighbors(KNOWN, CUTOFF), rng.normal(size=len(KNOWN))
-    fit, _ = LinearFit.fit(KNOWN, neighbors, values, ELEMENTS, CUTOFF)
+    (fit,), _ = LinearFit.fit(KNOWN, neighbors, values[:, None], ELEMENTS, CUTOFF)
     metrics = StepMetrics(jnp.float32(0.1), jnp.float32(3), jnp.bool_(False), jnp.int32(7))
     return Record(
         config={"target": "U0", "model": {"cutoff": CUTOFF, "attention": [1.0, 0.0]}},
         model=network(**SMALL).hyper.to_dict(),
-        target=TARGETS["U0"],
-        reference=Reference(
-            27211.386245988, Composition(ELEMENTS, tuple(rng.normal(size=5).tolist()), 0.1),
-            1 / 3, linear=fit.linear,
+        fitted=(
+            FittedTarget(
+                TARGETS["U0"],
+                "invariant",
+                Reference(
+                    27211.386245988, Composition(ELEMENTS, tuple(rng.normal(size=5).tolist()), 0.1),
+                    1 / 3, linear=fit.linear,
+                ),
+                {
+                    "mean_predictor": Composition.fit(KNOWN, values),
+                    "composition": Composition.fit(KNOWN, values, ELEMENTS),
+                    "adsorbate_mean": AdsorbateMean.fit(KNOWN, values),
+                    "linear": fit,
+                },
+            ),
+            FittedTarget(
+                TARGETS["mu"], "dipole", Reference(1.0, Composition((), (), 0.0), 2.0), {}
+            ),
         ),
-        baselines={
-            "mean_predictor": Composition.fit(KNOWN, values),
-            "composition": Composition.fit(KNOWN, values, ELEMENTS),
-            "adsorbate_mean": AdsorbateMean.fit(KNOWN, values),
-            "linear": fit,
-        },
+        errors={"U0": 1 / 7, "mu": 0.1},
         domain=Domain.of(KNOWN, neighbors),
         budget=Budget(160, 48, 9),
         split_digest="ab",
@@ -63,8 +73,9 @@ def test_a_record_survives_json(record):
     assert json.loads(json.dumps(again.to_dict())) == content
     assert network(**again.model) == network(**SMALL)
     # Of a target the name is enough: it has one unit, which is there for readers.
-    assert again.target is ALL_TARGETS["U0"]
-    assert content["target"] == {"name": "U0", "unit": "meV"}
+    assert again.fitted[0].target is ALL_TARGETS["U0"]
+    units = {one["name"]: one["unit"] for one in content["targets"]}
+    assert units == {"U0": "meV", "mu": "D"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from hdgnn_jax.data.targets import Accuracy
 from hdgnn_jax.training import plots
-from hdgnn_jax.training.report import print_table, write_report
+from hdgnn_jax.training.report import TargetReport, print_tables, write_report
 from hdgnn_jax.training.result import SplitResult, format_mae
 
 RUN = {"seconds": 1234.5, "compilations": 3, "padding_efficiency": 0.91, "parameters": 1_234_567}
@@ -40,11 +41,11 @@ RESULTS = [make_result("train", 60), make_result("validation", 40), make_result(
 
 
 def write(folder, **changes):
-    arguments = {
-        "target": "alpha", "unit": "bohr^3", "results": RESULTS, "history": HISTORY, "paper": PAPER,
-        "run": RUN, "card": {"seed": 1, "git": None},
-    }  # fmt: skip
-    write_report(folder, **(arguments | changes))
+    of_target = {"target": "alpha", "unit": "bohr^3", "results": RESULTS, "paper": PAPER}
+    others = {"history": HISTORY, "run": RUN, "card": {"seed": 1, "git": None}}
+    for name, value in changes.items():
+        (of_target if name in of_target else others)[name] = value
+    write_report(folder, [TargetReport(**of_target)], **others)
 
 
 def test_summary_is_of_the_test_split_and_holds_every_split(tmp_path):
@@ -116,7 +117,7 @@ def test_a_report_that_fails_writes_nothing(tmp_path):
 
 
 def test_the_printed_table_has_the_unit_and_every_error(capsys):
-    print_table(RESULTS, target="alpha", unit="bohr^3", paper={})
+    print_tables([TargetReport("alpha", "bohr^3", RESULTS, {})])
     out = capsys.readouterr().out
     assert "Mean absolute error of alpha [bohr^3]" in out
     for result in RESULTS:
@@ -141,7 +142,39 @@ def test_several_tested_parts_have_a_mean_in_which_each_counts_once(tmp_path, ca
     text = (tmp_path / "report.md").read_text()
     assert "Mind the parts." in text
     assert "| 564 (3.9" in text
-    print_table(results, target="energy", unit="meV", paper=paper, note="Mind the parts.")
+    print_tables([TargetReport("energy", "meV", results, paper)], note="Mind the parts.")
     out = capsys.readouterr().out
     assert "Mind the parts." in out
     assert "mean of 2" in out
+
+
+def test_several_targets_have_a_row_and_a_folder_each(tmp_path, capsys):
+    """Curves are those of the target; one line names all that the linear model is better for."""
+    good, bad = (
+        dataclasses.replace(result, baselines={"linear": result.truth + e})
+        for result, e in ((make_result("test"), 100.0), (make_result("test"), 0.5))
+    )
+    names = ("alpha", "gap", "mu")
+    reports = [
+        TargetReport("alpha", "bohr^3", [good], {"test": Accuracy(0.046)}),
+        TargetReport("gap", "meV", [bad], {}),
+        TargetReport("mu", "D", [bad], {}),
+    ]
+    curve = [
+        {"step": k, "train_loss": 1 / k, **{f"validation_mae_{name}": 9.0 / k for name in names}}
+        for k in (1, 2, 3)
+    ]
+    write_report(tmp_path, reports, history=curve, run=RUN, card={"seed": 1})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["targets"]["alpha"]["mae"] == good.mae
+    assert summary["targets"]["gap"] == {"unit": "meV", "n": 50, "mae": bad.mae, "mae_linear": 0.5}
+    assert summary["parameters"] == RUN["parameters"]
+    own = json.loads((tmp_path / "gap" / "summary.json").read_text())
+    assert (own["target"], own["mae"]) == ("gap", bad.mae)
+    print_tables(reports)
+    printed, text = capsys.readouterr().out, (tmp_path / "report.md").read_text()
+    for report in reports:
+        assert f"| {report.target} | {report.unit} | {format_mae(good.mae)} |" in text
+        assert report.target in printed
+    assert text.count("A linear model is better") == printed.count("A linear model is better") == 1
+    assert f"gap (0.5000 meV, HDGNN {format_mae(bad.mae)}); mu (0.5000 D" in text

@@ -22,7 +22,7 @@ from hdgnn_jax.training.optimizer import make_optimizer
 
 MOLECULES = random_molecules(44, 1)
 NEIGHBORS = find_neighbors(MOLECULES, CUTOFF)
-TARGETS = np.random.default_rng(0).normal(size=44)
+TARGETS = np.random.default_rng(0).normal(size=(44, 1))
 STEPS, EMA = 20, 0.9
 KEY = jax.random.key(5)
 SMALL = {
@@ -35,7 +35,7 @@ def linear(variables, graph, *, train=False, rngs=None):
     """A weight per element, summed over atoms, and the noise of the step: compiles in no time."""
     atoms = variables["params"]["w"][graph.nodes.atomic_numbers]
     sums = jax.ops.segment_sum(atoms, batching.graph_of_node(graph), graph.n_node.shape[0])
-    return sums + jax.random.normal(rngs["frame"])
+    return (sums + jax.random.normal(rngs["frame"]))[:, None]
 
 
 APPLY = {"linear": linear, "hdgnn": network(**SMALL).apply}
@@ -59,7 +59,7 @@ def optimizer() -> optax.GradientTransformation:
 @functools.cache
 def train_step(model: str, devices: int, divide: bool = False):
     return step.make_train_step(
-        APPLY[model], optimizer(), mesh(devices), KEY, EMA, divide=divide
+        APPLY[model], optimizer(), mesh(devices), KEY, EMA, np.ones(1), divide=divide
     )
 
 
@@ -131,7 +131,7 @@ def test_a_state_divided_among_devices_trains_as_a_copied_one(tmp_path):
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("n_budgets", [1, 3])
 def test_there_is_one_compilation_for_each_budget(devices, n_budgets):
-    jitted = step.make_train_step(linear, optimizer(), mesh(devices), KEY, EMA)
+    jitted = step.make_train_step(linear, optimizer(), mesh(devices), KEY, EMA, np.ones(1))
     state = fresh("linear", devices)
     for batch in batches(devices, n_budgets=n_budgets):
         state, _ = jitted(state, batch)
@@ -196,7 +196,7 @@ def gradients(**options):
     def loss(params):
         model = network(**SMALL, **options, frame="canonical")
         outputs = model.apply({"params": params}, graph, train=True)
-        return losses.l1(outputs, graph, losses.count(graph))
+        return losses.l1(outputs, graph, losses.count(graph), np.ones(1))
 
     graph = whole_batch(0)
     return jax.jit(jax.value_and_grad(loss))(params("hdgnn"))
@@ -230,7 +230,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_the_molecule():
     before = jax.tree.map(np.array, jax.device_get(state))
     bad = int(np.asarray(batch.globals.id)[2, 1])
     target = np.array(batch.globals.target)
-    target[2, 1] = np.nan
+    target[2, 1] = np.inf
     spoilt = batch._replace(globals=batch.globals._replace(target=target))
     state, metrics = train_step("linear", 4)(state, jax.device_put(spoilt, step.sharded(mesh(4))))
     assert bool(metrics.skipped)

@@ -1,0 +1,139 @@
+"""Targets with what is fitted to them before training: a network has one head for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hdgnn_jax.data.baselines import Baseline, LinearFit, from_dict
+from hdgnn_jax.data.targets import ALL_TARGETS, Reference, Target
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.models import heads
+from hdgnn_jax.models.heads import HEADS, Head
+from hdgnn_jax.models.repulsion import Repulsion
+from hdgnn_jax.types import Apply, Fields, Json, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedTarget:
+    """A target as a network learns it.
+
+    Attributes:
+      target: the property.
+      head: of the network, which predicts it.
+      reference: from the network's output to the property; fitted on the training structures.
+      baselines: what there is to beat, by name; fitted on them too.
+    """
+
+    target: Target
+    head: Head
+    reference: Reference
+    baselines: Mapping[str, Baseline]
+
+    @property
+    def name(self) -> str:
+        """Of the target."""
+        return self.target.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a value."""
+        return (3,) * HEADS[self.head].rank
+
+    @property
+    def linear(self) -> LinearFit | None:
+        """The linear model that is taken off first, with what it gives for compositions."""
+        fit = self.baselines.get("linear")
+        return fit if self.reference.linear and isinstance(fit, LinearFit) else None
+
+    def to_dict(self) -> Json:
+        """JSON-able, exact."""
+        return {
+            "name": self.name,
+            "unit": self.target.unit,
+            "head": self.head,
+            "reference": self.reference.to_dict(),
+            "baselines": {k: dataclasses.asdict(b) for k, b in self.baselines.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, content: Fields) -> FittedTarget:
+        """The inverse of `to_dict`, after JSON too."""
+        return cls(
+            ALL_TARGETS[content["name"]],
+            content["head"],
+            Reference.from_dict(content["reference"]),
+            {k: from_dict(b) for k, b in content["baselines"].items()},
+        )
+
+
+def columns(fitted: Sequence[FittedTarget]) -> list[slice]:
+    """The place of each in the network's output [G, F]; auxiliary outputs follow."""
+    return heads.columns([one.head for one in fitted])
+
+
+def potential(fitted: Sequence[FittedTarget]) -> FittedTarget | None:
+    """The energy that atoms move in, of which there is at most one."""
+    return next((one for one in fitted if one.target.potential), None)
+
+
+def energy_column(fitted: Sequence[FittedTarget]) -> int:
+    """Its place in the network's output.
+
+    Raises:
+      InputError: where there is none.
+    """
+    for one, column in zip(fitted, columns(fitted), strict=True):
+        if one.target.potential:
+            return column.start
+    raise InputError(f"{', '.join(one.name for one in fitted)}: no energy that atoms move in")
+
+
+def restored(
+    fitted: Sequence[FittedTarget], structures: Structures, outputs: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Outputs [n, F], `completed`, as values [n, ...] in the reported units, by target."""
+    return {
+        one.name: one.reference.restore(
+            structures, outputs[:, column].reshape(len(outputs), *one.shape)
+        )
+        for one, column in zip(fitted, columns(fitted), strict=True)
+    }
+
+
+def completed(
+    apply: Apply, fitted: Sequence[FittedTarget], repulsion: Repulsion | None = None
+) -> Apply:
+    """The network's predictions with what else depends on positions: the one place that adds.
+
+    Args:
+      apply: (variables, graph, ...) -> [..., G, F] standardised, of the network.
+      fitted: the targets.
+      repulsion: of atoms that are nearer than in training, in the unit of the potential.
+
+    Returns:
+      The same with linear references and repulsion, in the same compiled program.
+    """
+    added = [
+        (column, one.reference.scale, [part for part in parts if part is not None])
+        for one, column in zip(fitted, columns(fitted), strict=True)
+        for parts in [(one.reference.linear, repulsion if one.target.potential else None)]
+    ]
+
+    def complete(
+        variables: PyTree, graph: batching.MolecularGraph, *arguments: PyTree, **options: PyTree
+    ) -> jax.Array:
+        outputs: jax.Array = apply(variables, graph, *arguments, **options)
+        for column, scale, parts in added:
+            if parts:
+                known = jnp.stack([part.energies(graph) for part in parts], 1) / scale
+                outputs = outputs.at[..., column].add(known.sum(1, keepdims=True))
+        return outputs
+
+    return complete

@@ -1,0 +1,58 @@
+"""What is compiled of a model in use."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.models.forces import Derivatives, with_derivatives
+from hdgnn_jax.training import step
+from hdgnn_jax.types import Apply, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What is compiled of a model, for any weights: a program for each shape of a batch.
+
+    Attributes:
+      apply: (variables, graph, ...) -> [G, F] standardised; see `Predictor.apply`.
+      mesh: devices.
+      energy: column of the energy that atoms move in; None: there is none.
+    """
+
+    apply: Apply
+    mesh: jax.sharding.Mesh
+    energy: int | None
+
+    @functools.cached_property
+    def predict(self) -> Callable[..., jax.Array]:
+        """(params, stacked batch) -> outputs."""
+        return step.make_predict_step(self.apply, self.mesh)
+
+    @functools.cached_property
+    def differentiate(self) -> Callable[..., Derivatives]:
+        """(params, stacked batch) -> outputs with forces and virial."""
+
+        def differentiate(variables: PyTree, graph: batching.MolecularGraph) -> Derivatives:
+            energy = 0 if self.energy is None else self.energy
+            return with_derivatives(lambda moved: self.apply(variables, moved), graph, energy)
+
+        return step.make_predict_step(differentiate, self.mesh)
+
+    @functools.cached_property
+    def of_rolls(self) -> Callable[[int], Callable[..., jax.Array]]:
+        """Of a number of rolls: (params, stacked batch) -> outputs [devices, G, rolls, F]."""
+
+        @functools.cache
+        def compiled(n: int) -> Callable[..., jax.Array]:
+            def of_rolls(variables: PyTree, graph: batching.MolecularGraph) -> PyTree:
+                rolls = self.apply(variables, graph, n, method="of_rolls")
+                return jax.numpy.moveaxis(rolls, 0, 1)
+
+            return step.make_predict_step(of_rolls, self.mesh)
+
+        return compiled

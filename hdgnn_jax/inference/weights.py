@@ -1,0 +1,107 @@
+"""Weights of a run, and a trained model as one small file, such as comes with the package.
+
+A file NAME.npz holds the record of a run's best checkpoint as JSON and each array of its weights by
+name; no pickle. NAME.npz.sha256 beside it holds its digest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import zipfile
+
+import jax
+import numpy as np
+
+from hdgnn_jax.data.cache import is_complete, is_unchanged, write_with_digest
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.neighbors import neighbors_of
+from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.hyperparameters import HyperParameters
+from hdgnn_jax.training import step
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.record import Record
+from hdgnn_jax.types import Json, Params
+
+SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "qm9.npz"
+"""QM9's twelve targets."""
+RECORD = "record"
+
+
+def pack(workdir: str | os.PathLike[str], file: pathlib.Path) -> Record:
+    """Writes the weights of a run that were best on validation, and what they belong to.
+
+    Raises:
+      CheckpointError: where the run cannot be read.
+    """
+    with Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
+        record = Record.of(checkpoints, "best")
+        params = checkpoints.restore(shapes(network(record)), "best", part=".ema").state
+    arrays: Json = {
+        "/".join(key.key for key in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    arrays[RECORD] = np.frombuffer(json.dumps(record.to_dict()).encode(), np.uint8)
+    write_with_digest(file, lambda path: np.savez_compressed(path, **arrays))
+    return record
+
+
+def read(file: pathlib.Path) -> tuple[Record, Params]:
+    """What `pack` wrote.
+
+    Raises:
+      CheckpointError: where the file is damaged, or another version of this program wrote it.
+    """
+    if not is_complete(file):
+        raise CheckpointError(f"there is no file {file} with its digest {file.name}.sha256")
+    try:
+        if not is_unchanged(file):
+            raise ValueError("its SHA-256 is another")
+        with np.load(file) as arrays:
+            content = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{file} is damaged ({error}): copy it again") from error
+    record = Record.from_dict(json.loads(content.pop(RECORD).tobytes()))
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: content["/".join(key.key for key in path)], shapes(network(record))
+    )
+    return record, params
+
+
+def network(record: Record) -> HDGNN:
+    """The network of a run, without weights."""
+    return HDGNN(HyperParameters(**record.model))
+
+
+def shapes(model: HDGNN) -> Params:
+    """Of the network's weights."""
+    return jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
+
+
+def restore_weights(
+    checkpoints: Checkpoints, model: HDGNN, mesh: jax.sharding.Mesh
+) -> Params:
+    """The averaged weights that were best on validation, on every device.
+
+    Raises:
+      CheckpointError: where they cannot be restored.
+    """
+    placed = step.replicated(mesh)
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed), shapes(model)
+    )
+    return checkpoints.restore(like, "best", part=".ema").state
+
+
+def one_atom(model: HDGNN) -> batching.MolecularGraph:
+    """The smallest graph, to get the shapes of weights from."""
+    atom = Structures.pack([Structure(np.array(model.hyper.elements[:1]), np.zeros((1, 3)))])
+    return batching.collate(
+        atom,
+        neighbors_of(atom, model.hyper.cutoff, model.hyper.max_neighbors),
+        np.zeros(1),
+        np.zeros(1, int),
+        batching.Budget(n_edge=1, n_node=2, n_graph=2),
+    )

@@ -1,0 +1,149 @@
+"""The targets that a config names, their heads, and what is fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hdgnn_jax.data.baselines import LinearFit
+from hdgnn_jax.data.dataset import Dataset
+from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.data.targets import Reference, Target, isolated_atoms, isotropic_part
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.graphs.structure import SYMBOLS
+from hdgnn_jax.models.heads import HEADS, Head
+from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.types import Config
+
+
+def targets_of(config: Config) -> list[Target]:
+    """The targets that `config.target` names: one, several with commas between them, or `all`.
+
+    Raises:
+      InputError: for a name that the data set has not, or one that comes twice.
+    """
+    data, names = dataset(config), [name.strip() for name in config["target"].split(",")]
+    if names == ["all"]:
+        names = list(data.all_targets)
+    if len(set(names)) < len(names):
+        raise InputError(f"config.target = {config['target']} names a target twice")
+    return [data.target(name) for name in names]
+
+
+def head_of(config: Config, target: Target) -> Head:
+    """The head that the config asks for; `auto` is the one made for the target.
+
+    Raises:
+      InputError: where there is none of that name, or it gives another kind of value.
+    """
+    head: Any = config["head"]
+    if head == "auto":
+        return target.head
+    if head not in HEADS:
+        raise InputError(f"config.head must be auto or one of {', '.join(HEADS)}, not {head!r}")
+    if (rank := HEADS[head].rank) != target.rank:
+        kinds = ("a number", "a vector", "a tensor")
+        raise InputError(
+            f"{target.name} is {kinds[target.rank]} and config.head = {head} gives "
+            f"{kinds[rank]}: leave it at auto"
+        )
+    return head
+
+
+def has_reference(config: Config, head: Head) -> bool:
+    """Whether the linear model is taken off what the head predicts.
+
+    Of what is no sum or mean over atoms, such as the norm of a dipole moment, no reference ever is.
+    """
+    return config["data"]["reference"] == "linear" and head in ("invariant", "mean")
+
+
+def auxiliary(config: Config, fitted: Sequence[FittedTarget]) -> list[FittedTarget]:
+    """Those that the network learns a second time, less what the composition gives."""
+    if not config["training"]["auxiliary"]:
+        return []
+    return [one for one in fitted if has_reference(config, one.head)]
+
+
+def fit_targets(
+    config: Config, data: Dataset, train: Examples
+) -> tuple[tuple[FittedTarget, ...], dict[str, np.ndarray]]:
+    """References and baselines of all targets.
+
+    Returns:
+      The targets, and by name [n] what their linear fits give for the geometry; NaN where the
+      target is not known.
+
+    Raises:
+      InputError: for isolated atoms of other elements, or a target without any label.
+    """
+    chosen, elements = targets_of(config), config["model"]["elements"]
+    groups: dict[object, list[Target]] = {}
+    for target in chosen:
+        given, rows = data.atoms(target.name), train.labelled(target.name)
+        if unknown := [SYMBOLS[z] for z in sorted(given) if z not in elements]:
+            raise InputError(
+                f"there are energies of isolated atoms of {', '.join(unknown)}, which "
+                "config.model.elements has not"
+            )
+        if not len(rows):
+            raise InputError(f"no training structure has a value of {target.name}")
+        # Those that are alike share the sums of the linear fit.
+        key = target.size, rows.tobytes(), tuple(sorted(given)), target.rank
+        groups.setdefault(key, []).append(target)
+    found: dict[str, FittedTarget] = {}
+    known: dict[str, np.ndarray] = {}
+    for group in groups.values():
+        rows = train.labelled(group[0].name)
+        some = train.take(rows)
+        for fitted, of_geometry in zip(*_fit_alike(config, data, group, some), strict=True):
+            found[fitted.name] = fitted
+            known[fitted.name] = np.full(len(train), np.nan)
+            known[fitted.name][rows] = of_geometry
+    return tuple(found[target.name] for target in chosen), known
+
+
+def _fit_alike(
+    config: Config, data: Dataset, group: Sequence[Target], train: Examples
+) -> tuple[list[FittedTarget], np.ndarray]:
+    """The same of targets of one rank and size that are known of the same structures.
+
+    Returns:
+      The targets, and [T, n] what their linear fits give for the geometry; 0 without such fits.
+    """
+    elements, cutoff = config["model"]["elements"], config["model"]["cutoff"]
+    structures, neighbors = train.structures, train.neighbors
+    scalars = [isotropic_part(train.labels[t.name] * t.factor, t.rank) for t in group]
+    given = [data.atoms(target.name) for target in group]
+    fits, geometry = list[LinearFit](), np.zeros((len(train), len(group)))
+    if group[0].rank == 0:
+        around = [
+            isolated_atoms(target, elements, structures, of_one, atoms)
+            for target, of_one, atoms in zip(group, scalars, given, strict=True)
+        ]
+        fits, geometry = LinearFit.fit(
+            structures, neighbors, np.stack(scalars, 1), elements, cutoff, group[0].size, around
+        )
+    found = []
+    for k, target in enumerate(group):
+        to_beat = dict(data.baselines(structures, scalars[k], elements))
+        head, linear, left = head_of(config, target), None, train.labels[target.name]
+        if fits:
+            to_beat["linear"] = fits[k]
+            if has_reference(config, head):
+                linear, left = fits[k].linear, left - geometry[:, k] / target.factor
+        reference = Reference.fit(
+            target,
+            elements,
+            structures,
+            left,
+            kind="fitted" if data.reference == "linear" else data.reference,
+            given=given[k],
+            centre=not HEADS[head].about_centre,
+            linear=linear,
+        )
+        found.append(FittedTarget(target, head, reference, to_beat))
+    return found, geometry.T

@@ -1,0 +1,60 @@
+"""Structures with their neighbours and the values of the targets: what a run learns from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.graphs.neighbors import Neighborhoods
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples(Neighborhoods):
+    """Structures with their neighbours and the values of the targets.
+
+    Attributes:
+      labels: by target, [n, ...] as stored; NaN where it is not known.
+      forces: [atoms, 3], in the stored unit of the energy per Å; None where there are none or their
+        weight is 0.
+    """
+
+    labels: Mapping[str, np.ndarray]
+    forces: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> Examples:
+        """Those at `rows`, in that order."""
+        few = super().take(rows)
+        labels = {name: values[rows] for name, values in self.labels.items()}
+        forces = None if self.forces is None else self.forces[self.structures.atoms_of(rows)]
+        return Examples(few.structures, few.neighbors, labels, forces)
+
+    def first(self, n: int) -> Examples:
+        """The first n, or all where there are fewer."""
+        return self.take(np.arange(min(n, len(self))))
+
+    def labelled(self, target: str) -> np.ndarray:
+        """Places of those whose value of a target is known."""
+        return np.flatnonzero(~np.isnan(self.labels[target]).reshape(len(self), -1).any(1))
+
+    def without_linear(
+        self, fitted: Sequence[FittedTarget], known: Mapping[str, np.ndarray]
+    ) -> Examples:
+        """The same, less what linear references give for their geometry.
+
+        Args:
+          fitted: the targets.
+          known: by target, [n] energies of its linear reference, where they are known already.
+        """
+        at, labels, forces = (self.structures, self.neighbors), dict(self.labels), self.forces
+        for one in fitted:
+            fit, factor = one.linear, one.target.factor
+            if fit is None:
+                continue
+            energies = known[one.name] if one.name in known else fit.energies(*at)
+            labels[one.name] = labels[one.name] - energies / factor
+            if forces is not None and one.target.potential:
+                forces = forces - fit.forces(*at) / factor
+        return dataclasses.replace(self, labels=labels, forces=forces)

@@ -1,0 +1,45 @@
+"""A run in one file predicts as the run does, and a damaged file is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from molecules import KNOWN
+
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.weights import pack
+from hdgnn_jax.training.checkpoint import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def file(finished, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "model.npz"
+    pack(finished, path)
+    return path
+
+
+def test_it_predicts_as_the_run_does_to_the_bit(finished, file):
+    run, packed = Predictor.load(finished), Predictor.load(file)
+    np.testing.assert_array_equal(packed(KNOWN)["U0"], run(KNOWN)["U0"])
+    for field in ("fitted", "domain", "errors", "budget", "model"):
+        assert getattr(packed, field) == getattr(run, field), field
+    assert packed.errors["U0"] > 0
+    assert dataclasses.replace(packed, errors={}) != packed
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "alone", "missing"])
+def test_a_damaged_file_is_refused_by_name(file, tmp_path, damage):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    digest = file.with_name("model.npz.sha256").read_text()
+    path = tmp_path / "model.npz"
+    if damage != "missing":
+        whole = {"flipped": bytes(content), "cut": bytes(content[:-9])}
+        path.write_bytes(whole.get(damage, file.read_bytes()))
+    if damage != "alone":
+        path.with_name("model.npz.sha256").write_text(digest)
+    words = "is damaged" if damage in ("flipped", "cut") else "there is no file"
+    with pytest.raises(CheckpointError, match=f"{words}.*" if words[0] == "t" else words):
+        Predictor.load(path)
