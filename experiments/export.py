@@ -1,4 +1,4 @@
-r"""Writes a trained model as a folder that needs JAX, but not this package.
+r"""Writes a trained model as a folder that needs JAX, but not this package, or as one file.
 
     python -m experiments.export --workdir=runs/quick --output=model
     printf '3\n\nO 0 0 0.12\nH 0 0.76 -0.48\nH 0 -0.76 -0.48\n' > water.xyz
@@ -15,6 +15,9 @@ The folder must be new or empty. It gets three files:
 
 To use the folder, `pip install jax flatbuffers` is enough. JAX reads exports of its versions of
 the last half year: keep the run, to export it again later.
+
+With --output=FILE.npz it writes the weights and their record instead, which all programs take for
+--workdir, and FILE.npz.sha256.
 
 --frames=8 averages over 8 rolls of the edges' frames instead of the run's own number: predictions
 depend less on how a molecule is turned, at 8 times the cost.
@@ -36,6 +39,7 @@ from experiments import export_run
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.inference.export import export_model
 from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.weights import pack
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Json
@@ -47,12 +51,19 @@ def main() -> None:
 
 
 def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None:
-    """Writes the folder.
+    """Writes the folder, or the file.
 
     Raises:
       InputError: where `output` exists and is not an empty folder.
       CheckpointError: where the run cannot be read.
     """
+    if output.suffix == ".npz":
+        if frames is not None:
+            raise InputError("--frames goes with a folder: a file has the weights alone")
+        record = pack(workdir, output)
+        names = ", ".join(one.name for one in record.fitted)
+        print(f"{output}: {names}, {output.stat().st_size / 1e6:.1f} MB")
+        return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output} is there already: name a new folder, or an empty one")
     predictor = Predictor.load(workdir, frames)

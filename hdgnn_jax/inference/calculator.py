@@ -41,7 +41,7 @@ class HDGNNCalculator(Calculator):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | Predictor,
+        model: str | os.PathLike[str] | Predictor | None = None,
         evaluation_frame: int | None = None,
         strict: bool = False,
         repulsion: bool = True,
@@ -51,7 +51,8 @@ class HDGNNCalculator(Calculator):
         """Loads the model.
 
         Args:
-          model: folder of a run, or a predictor.
+          model: folder of a run, or a predictor; None: the weights that come with the package, of
+            QM9's relaxed molecules, which know no other shape.
           evaluation_frame: see `Predictor.load`.
           strict: whether what would be a `DomainWarning` is a `StructureError`.
           repulsion: whether atoms that come nearer than in training repel each other as bare
