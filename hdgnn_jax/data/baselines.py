@@ -259,17 +259,22 @@ class LinearFit:
 
     def energies(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[n] what geometry gives, float64 of float32 sums."""
-        energies, weights = np.zeros(len(structures)), np.array(self.linear.weights, np.float32)
+        energies, weights = np.zeros(len(structures)), self._weights
         compiled = _energies(self.linear.terms)
         batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
         for at, found in batches:
-            energies[at] = found[: len(at)]
+            energies[at] = found[: len(at), 0]
         return energies
+
+    @property
+    def _weights(self) -> np.ndarray:
+        """[F, 1]."""
+        return np.array(self.linear.weights, np.float32)[:, None]
 
     def forces(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[atoms, 3] minus the slope of `energies`, per Å."""
         forces = np.zeros((len(structures.positions), 3))
-        weights = np.array(self.linear.weights, np.float32)
+        weights = self._weights
         compiled = _derivatives(self.linear.terms)
         batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
         for at, found in batches:
@@ -291,7 +296,7 @@ def _energies(terms: Terms) -> Callable[..., jax.Array]:
 @functools.cache
 def _derivatives(terms: Terms) -> Callable[..., Derivatives]:
     def derivatives(graph: batching.MolecularGraph, weights: jax.Array) -> Derivatives:
-        return with_derivatives(lambda moved: terms.energies(moved, weights)[:, None], graph)
+        return with_derivatives(lambda moved: terms.energies(moved, weights), graph)
 
     return jax.jit(derivatives)
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hdgnn_jax.data.baselines import Baseline, LinearFit, from_dict
@@ -16,6 +15,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.models import heads
 from hdgnn_jax.models.heads import HEADS, Head
+from hdgnn_jax.models.linear import energies_of
 from hdgnn_jax.models.repulsion import Repulsion
 from hdgnn_jax.types import Apply, Fields, Json, PyTree
 
@@ -120,20 +120,22 @@ def completed(
     Returns:
       The same with linear references and repulsion, in the same compiled program.
     """
-    added = [
-        (column, one.reference.scale, [part for part in parts if part is not None])
-        for one, column in zip(fitted, columns(fitted), strict=True)
-        for parts in [(one.reference.linear, repulsion if one.target.potential else None)]
-    ]
+    places = dict(zip((one.name for one in fitted), columns(fitted), strict=True))
+    linear = [(one, one.reference.linear) for one in fitted if one.reference.linear]
+    energy = potential(fitted)
 
     def complete(
         variables: PyTree, graph: batching.MolecularGraph, *arguments: PyTree, **options: PyTree
     ) -> jax.Array:
         outputs: jax.Array = apply(variables, graph, *arguments, **options)
-        for column, scale, parts in added:
-            if parts:
-                known = jnp.stack([part.energies(graph) for part in parts], 1) / scale
-                outputs = outputs.at[..., column].add(known.sum(1, keepdims=True))
+        if linear:
+            known = energies_of([model for _, model in linear], graph)
+            for k, (one, _) in enumerate(linear):
+                added = known[:, k : k + 1] / one.reference.scale
+                outputs = outputs.at[..., places[one.name]].add(added)
+        if repulsion is not None and energy is not None:
+            added = repulsion.energies(graph)[:, None] / energy.reference.scale
+            outputs = outputs.at[..., places[energy.name]].add(added)
         return outputs
 
     return complete

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -115,27 +116,30 @@ class Terms:
     def energies(
         self, graph: batching.MolecularGraph, weights: jax.Array | np.ndarray
     ) -> jax.Array:
-        """[G] equal to `features(graph) @ weights`, but without the array of features.
+        """[G, T] equal to `features(graph) @ weights`, but without the array of features.
 
         Args:
           graph: padded.
-          weights: [F].
+          weights: [F, T] of T models.
         """
         graph = jax.tree.map(jnp.asarray, graph)
         seen, (pairs, triples) = self._see(graph), self.shapes
         own = jnp.asarray(weights, seen.radial.dtype)
-        of_pairs = own[: math.prod(pairs)].reshape(pairs)
+        n_models, precision = own.shape[1], jax.lax.Precision.HIGHEST
+        of_pairs = own[: math.prod(pairs)].reshape(*pairs, n_models)
         atoms = jax.ops.segment_sum(
-            jnp.sum(seen.radial * of_pairs[seen.kind], -1),
+            jnp.einsum("ec,ect->et", seen.radial, of_pairs[seen.kind], precision=precision),
             graph.receivers,
             graph.nodes.positions.shape[0],
         )
         if seen.products is not None:
-            of_triples = own[math.prod(pairs) :].reshape(triples[0], -1)
-            atoms += jnp.sum(seen.products * of_triples[seen.species], -1)
+            of_triples = own[math.prod(pairs) :].reshape(triples[0], -1, n_models)
+            atoms += jnp.einsum(
+                "nf,nft->nt", seen.products, of_triples[seen.species], precision=precision
+            )
         owner, n_graphs = batching.graph_of_node(graph), graph.n_node.shape[0]
         energies = jax.ops.segment_sum(atoms, owner, n_graphs)
-        return energies / jnp.maximum(graph.n_node, 1) if self.averaged else energies
+        return energies / jnp.maximum(graph.n_node, 1)[:, None] if self.averaged else energies
 
     def _see(self, graph: batching.MolecularGraph) -> _Seen:
         vectors, real = edge_vectors(graph), batching.edge_mask(graph)
@@ -203,9 +207,18 @@ class Linear:
         """The features."""
         return Terms(self.elements, self.cutoff, self.averaged)
 
-    def energies(self, graph: batching.MolecularGraph) -> jax.Array:
-        """[G] energies of a padded graph whose neighbours lie within the cutoff."""
-        return self.terms.energies(graph, np.array(self.weights))
+
+def energies_of(models: Sequence[Linear], graph: batching.MolecularGraph) -> jax.Array:
+    """[G, T] energies of a padded graph whose neighbours lie within the cutoff.
+
+    Args:
+      models: T, of the same elements and cutoff: what they see is computed once.
+      graph: padded.
+    """
+    (terms,) = {dataclasses.replace(model.terms, averaged=False) for model in models}
+    sums = terms.energies(graph, np.stack([model.weights for model in models], 1))
+    averaged = jnp.array([model.averaged for model in models])
+    return jnp.where(averaged, sums / jnp.maximum(graph.n_node, 1)[:, None], sums)
 
 
 def _gaussians(distance: jax.Array, centres: np.ndarray, width: float) -> jax.Array:

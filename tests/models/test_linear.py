@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -17,7 +18,7 @@ from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models import linear
 from hdgnn_jax.models.forces import with_derivatives
-from hdgnn_jax.models.linear import Linear, Terms
+from hdgnn_jax.models.linear import Linear, Terms, energies_of
 
 ELEMENTS = (1, 6, 7, 8, 9)
 TERMS = Terms(ELEMENTS, CUTOFF)
@@ -117,12 +118,15 @@ def test_features_are_those_of_loops_over_pairs_and_triples(structures, terms):
 def test_energies_are_features_times_weights():
     structures = random_molecules(10, 0)
     graph = graph_of(structures, budget=BUDGET)
-    found = np.asarray(ENERGIES(graph, WEIGHTS))
-    products = np.asarray(FEATURES(graph)).astype(float) @ WEIGHTS
-    np.testing.assert_allclose(found, products, rtol=0, atol=1e-4)
-    assert np.abs(found[:10]).min() > 1e-2
-    own = jax.jit(Linear(ELEMENTS, CUTOFF, tuple(WEIGHTS)).energies)(graph)
-    np.testing.assert_allclose(own, found, rtol=0, atol=1e-4)
+    both = np.stack([WEIGHTS, -2 * WEIGHTS[::-1]], 1)
+    found = np.asarray(ENERGIES(graph, both))
+    products = np.asarray(FEATURES(graph)).astype(float) @ both
+    np.testing.assert_allclose(found, products, rtol=0, atol=2e-4)
+    assert np.abs(found[:10]).min() > 1e-3
+    models = [Linear(ELEMENTS, CUTOFF, tuple(w), k == 1) for k, w in enumerate(both.T)]
+    own = jax.jit(functools.partial(energies_of, models))(graph)[:10]
+    np.testing.assert_allclose(own[:, 0], found[:10, 0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(own[:, 1], found[:10, 1] / structures.n_atoms, rtol=0, atol=1e-4)
 
 
 def test_neither_order_nor_place_nor_turn_nor_company_matters():
@@ -145,8 +149,8 @@ def test_forces_and_virial_are_slopes_and_padding_has_none():
     several = [*random_molecules(3, 2), CRYSTAL, Structure(np.array([8]), np.zeros((1, 3)))]
     structures = Structures.pack(several)
     graph = doubled(graph_of(structures))
-    energies = jax.jit(lambda g: TERMS.energies(g, WEIGHTS))
-    found = jax.jit(lambda g: with_derivatives(lambda moved: energies(moved)[:, None], g))(graph)
+    energies = jax.jit(lambda g: TERMS.energies(g, WEIGHTS[:, None]))
+    found = jax.jit(lambda g: with_derivatives(energies, g))(graph)
     assert all(np.isfinite(leaf).all() for leaf in found)
     real = len(structures.positions)
     assert not np.asarray(found.forces)[real:].any()
