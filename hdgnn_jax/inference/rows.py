@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hdgnn_jax.data.units import conversion
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure
-from hdgnn_jax.training.report import component_names
+from hdgnn_jax.training.result import component_names
 from hdgnn_jax.types import Json
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from rich.table import Table
 from hdgnn_jax.data.targets import Accuracy
 from hdgnn_jax.training import plots
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.result import SplitResult, format_mae
+from hdgnn_jax.training.result import SplitResult, component_names, format_mae
 from hdgnn_jax.types import Fields, Json
 
 
@@ -308,15 +307,6 @@ def _csv(result: SplitResult) -> bytes:
     rows = zip(result.ids.tolist(), both.tolist(), strict=True)
     lines = [",".join([str(i), *map(repr, row)]) for i, row in rows]
     return "\n".join([",".join(header), *lines, ""]).encode()
-
-
-def component_names(shape: tuple[int, ...]) -> list[str]:
-    """The suffixes of the columns of a value of the given shape.
-
-    >>> component_names(()), component_names((3,))
-    ([''], ['_x', '_y', '_z'])
-    """
-    return ["_" * bool(shape) + "".join(xyz) for xyz in itertools.product("xyz", repeat=len(shape))]
 
 
 def _markdown(summary: Fields, report: TargetReport, note: str, card: Fields) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -59,3 +60,12 @@ def format_mae(mae: float) -> str:
     """
     rounded = float(f"{mae:.4g}")
     return f"{rounded:.0f}" if rounded >= 1000 else f"{rounded:#.4g}"
+
+
+def component_names(shape: tuple[int, ...]) -> list[str]:
+    """The suffixes of the columns of a value of the given shape.
+
+    >>> component_names(()), component_names((3,))
+    ([''], ['_x', '_y', '_z'])
+    """
+    return ["_" * bool(shape) + "".join(xyz) for xyz in itertools.product("xyz", repeat=len(shape))]
