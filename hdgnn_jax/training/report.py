@@ -79,13 +79,17 @@ def print_tables(reports: Sequence[TargetReport], note: str = "") -> None:
 
 
 def _overview(reports: Sequence[TargetReport]) -> tuple[str, list[tuple[str, ...]]]:
-    """Title and rows of a table with a row for each target."""
-    names = dict.fromkeys(k for r in reports for k in _accuracies(r.headline, r.paper))
-    rows = [("target", "unit", *_labels(names))]
-    for report in reports:
-        found = _accuracies(report.headline, report.paper)
-        cells = [_cell(name, found.get(name)) for name in names]
-        rows.append((report.target, report.unit, *cells))
+    """Title and rows of a table with a row for each target, and for forces."""
+    found = {}
+    for r in reports:
+        found[r.target, r.unit] = _accuracies(r.headline, r.paper)
+        if r.headline.forces:
+            found["forces", f"{r.unit}/Å"] = _accuracies(r.headline.forces, {})
+    names = dict.fromkeys(name for accuracies in found.values() for name in accuracies)
+    rows = [("target", "unit", *_labels(names))] + [
+        (target, unit, *(_cell(name, accuracies.get(name)) for name in names))
+        for (target, unit), accuracies in found.items()
+    ]
     return f"Mean absolute errors on the {reports[0].headline.split} split", rows
 
 
@@ -135,6 +139,9 @@ def write_report(
         },
         **run,
     }
+    for r in reports:
+        if r.headline.forces:
+            summary["forces"] = {"unit": f"{r.unit}/Å", **_numbers(r.headline.forces, {})}
     write_atomically(folder / "card.json", _json(card))
     write_atomically(folder / "summary.json", _json(summary))
 

@@ -155,8 +155,9 @@ def test_several_targets_have_a_row_and_a_folder_each(tmp_path, capsys):
         for result, e in ((make_result("test"), 100.0), (make_result("test"), 0.5))
     )
     names = ("alpha", "gap", "mu")
+    of_forces = dataclasses.replace(good, forces=dataclasses.replace(good, baselines={}))
     reports = [
-        TargetReport("alpha", "bohr^3", [good], {"test": Accuracy(0.046)}),
+        TargetReport("alpha", "bohr^3", [of_forces], {"test": Accuracy(0.046)}),
         TargetReport("gap", "meV", [bad], {}),
         TargetReport("mu", "D", [bad], {}),
     ]
@@ -169,6 +170,7 @@ def test_several_targets_have_a_row_and_a_folder_each(tmp_path, capsys):
     assert summary["targets"]["alpha"]["mae"] == good.mae
     assert summary["targets"]["gap"] == {"unit": "meV", "n": 50, "mae": bad.mae, "mae_linear": 0.5}
     assert summary["parameters"] == RUN["parameters"]
+    assert summary["forces"] == {"unit": "bohr^3/Å", "n": 50, "mae": good.mae}
     own = json.loads((tmp_path / "gap" / "summary.json").read_text())
     assert (own["target"], own["mae"]) == ("gap", bad.mae)
     print_tables(reports)
@@ -176,5 +178,6 @@ def test_several_targets_have_a_row_and_a_folder_each(tmp_path, capsys):
     for report in reports:
         assert f"| {report.target} | {report.unit} | {format_mae(good.mae)} |" in text
         assert report.target in printed
+    assert f"| forces | bohr^3/Å | {format_mae(good.mae)} | - | - |" in text
     assert text.count("A linear model is better") == printed.count("A linear model is better") == 1
     assert f"gap (0.5000 meV, HDGNN {format_mae(bad.mae)}); mu (0.5000 D" in text
