@@ -64,7 +64,7 @@ def main() -> None:
     )  # fmt: skip
 
 
-def numbers(holder: flags.FlagHolder) -> list[int]:
+def numbers(holder: flags.FlagHolder[list[str]]) -> list[int]:
     """The values of a flag, each once, in ascending order.
 
     Raises:

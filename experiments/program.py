@@ -16,7 +16,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -81,8 +81,8 @@ class Program:
     """
 
     document: str
-    needed: Sequence[flags.FlagHolder]
-    optional: Sequence[flags.FlagHolder] = ()
+    needed: Sequence[flags.FlagHolder[Any]]
+    optional: Sequence[flags.FlagHolder[Any]] = ()
     words: bool = False
     _given: Sequence[str] = dataclasses.field(default=(), init=False)
 
@@ -181,7 +181,8 @@ def read_config() -> Json:
       ValueError: where its file cannot be read.
     """
     try:
-        return json.loads(CONFIG.value.to_json())
+        config: Json = json.loads(CONFIG.value.to_json())
+        return config
     except OSError as error:
         raise InputError(_reason(error)) from error
 

@@ -260,7 +260,8 @@ def test(config: Json, folder: pathlib.Path) -> Json:
     path = folder / "report" / "summary.json"
     if not path.exists():
         train.run(config, folder)
-    return json.loads(path.read_text())
+    summary: Json = json.loads(path.read_text())
+    return summary
 
 
 def save(search: Search) -> None:

@@ -66,7 +66,8 @@ class Plan:
 
     def seconds(self, rung: int) -> float:
         """Seconds of a run in a rung."""
-        return self.budget / self.eta ** max(0, self.rungs - 1 - rung)
+        seconds: float = self.budget / self.eta ** max(0, self.rungs - 1 - rung)
+        return seconds
 
     def folder(self, rung: int, index: int) -> pathlib.Path:
         """The folder of a run."""
@@ -74,7 +75,8 @@ class Plan:
 
     def final_seed(self, k: int) -> int:
         """The seed of the finalists' k-th runs, never that of the rungs."""
-        return (self.config["seed"] + 1 + k) % 2**32
+        seed: int = (self.config["seed"] + 1 + k) % 2**32
+        return seed
 
     def to_dict(self) -> Json:
         """All options except the folder."""

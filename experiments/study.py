@@ -91,7 +91,8 @@ class Plan:
         config.update_from_flattened_dict(
             {**SIZE, "training.steps": self.steps, "target": target, "seed": seed}
         )
-        return json.loads(config.to_json())
+        plain: Json = json.loads(config.to_json())
+        return plain
 
 
 def main() -> None:

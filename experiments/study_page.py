@@ -148,7 +148,9 @@ def write(
     """
 
     def read(target: str, variant: str, seed: int, file: str) -> Json:
-        return json.loads((workdir / target / variant / str(seed) / "report" / file).read_text())
+        path = workdir / target / variant / str(seed) / "report" / file
+        content: Json = json.loads(path.read_text())
+        return content
 
     summaries = {
         (t, v): [read(t, v, s, "summary.json") for s in range(seeds)]

@@ -32,6 +32,7 @@ def run(report: Report) -> dict[str, float]:
 
     def run_step() -> step.StepMetrics:
         nonlocal state
+        metrics: step.StepMetrics
         state, metrics = train_step(state, batches[next(taken) % count])
         return metrics
 

@@ -32,4 +32,5 @@ def alone(module: str, *words: str, **environment: str) -> dict[str, float]:
         if done.returncode:
             what = " ".join((module, *words))
             raise ValueError(f"{what} ended with exit code {done.returncode}")
-        return json.loads(file.read_text())
+        measured: dict[str, float] = json.loads(file.read_text())
+        return measured

@@ -16,6 +16,7 @@ from experiments.benchmarks.report import Report
 from experiments.benchmarks.versus import Kernel, Pair, versus
 from hdgnn_jax.models.message import TensorProductGate
 from hdgnn_jax.so3 import degrees, frames, harmonics, wigner
+from hdgnn_jax.types import Apply, Params, PyTree
 
 
 def run(report: Report) -> dict[str, float]:
@@ -40,10 +41,16 @@ def run(report: Report) -> dict[str, float]:
         weights = module.init(jax.random.key(0), wigner.rotate(into, x))
         linear = e3nn_jax.flax.Linear(gated)
 
-        def ours(x, weights, into, back, module=module):
-            return wigner.rotate_back(back, module.apply(weights, wigner.rotate(into, x)))
+        def ours(
+            x: jax.Array, weights: Params, into: PyTree, back: PyTree,
+            module: TensorProductGate = module,
+        ) -> jax.Array:  # fmt: skip
+            product: PyTree = module.apply(weights, wigner.rotate(into, x))
+            return wigner.rotate_back(back, product)
 
-        def product(x: jax.Array, sphere: e3nn_jax.IrrepsArray, width=width):
+        def product(
+            x: jax.Array, sphere: e3nn_jax.IrrepsArray, width: int = width
+        ) -> e3nn_jax.IrrepsArray:
             irreps = e3nn_jax.Irreps([(width, ir) for _, ir in all_degrees])
             parts = [
                 jnp.swapaxes(x[:, degrees.block(l)], 1, 2).reshape(len(x), -1)
@@ -52,9 +59,14 @@ def run(report: Report) -> dict[str, float]:
             array = e3nn_jax.IrrepsArray(irreps, jnp.concatenate(parts, -1))
             return e3nn_jax.tensor_product(array, sphere, filter_ir_out=out)
 
-        def e3nn(x, weights, sphere, product=product, linear=linear):
+        def e3nn(
+            x: jax.Array, weights: Params, sphere: e3nn_jax.IrrepsArray,
+            product: Apply = product, linear: e3nn_jax.flax.Linear = linear,
+        ) -> jax.Array:  # fmt: skip
             mixed = linear.apply(weights, product(x, sphere))
-            return e3nn_jax.gate(mixed, jax.nn.silu, jax.nn.silu, jax.nn.sigmoid).array
+            gates = e3nn_jax.gate(mixed, jax.nn.silu, jax.nn.silu, jax.nn.sigmoid)
+            array: jax.Array = gates.array
+            return array
 
         drawn = jax.jit(linear.init)(jax.random.key(0), jax.jit(product)(x, sphere))
         pairs[f"{name}_L{degree}"] = Pair(

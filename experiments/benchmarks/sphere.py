@@ -126,7 +126,8 @@ def _grid(degree: int, quadrature: str, band: int, fft: bool) -> Transform:
             p_arg=-1,
         )
         values = signal.replace_values(function(signal.grid_values))
-        return e3nn_jax.from_s2grid(values, irreps, fft=fft).array
+        array: jax.Array = e3nn_jax.from_s2grid(values, irreps, fft=fft).array
+        return array
 
     return transform
 

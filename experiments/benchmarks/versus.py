@@ -73,7 +73,7 @@ def _forward_and_gradient(kernel: Kernel) -> tuple[Call, Call]:
     )
 
     @jax.jit
-    def gradient(first, others, cotangent):
+    def gradient(first: PyTree, others: PyTree, cotangent: PyTree) -> PyTree:
         return jax.vjp(lambda first: kernel.function(first, *others), first)[1](cotangent)[0]
 
     return lambda: function(first, *others), lambda: gradient(first, others, cotangent)

@@ -58,7 +58,7 @@ class Compiled(NamedTuple):
 
 def config_of(variant: str = "full", **model: Any) -> Json:
     """A config of experiments/configs/qm9.py with some fields of its model replaced."""
-    config = json.loads(configs.get_config(variant).to_json())
+    config: Json = json.loads(configs.get_config(variant).to_json())
     config["model"] |= model
     return config
 
@@ -190,6 +190,7 @@ class Stepper:
         self._batches = itertools.cycle(placed)
 
     def __call__(self) -> step.StepMetrics:
+        metrics: step.StepMetrics
         self._state, metrics = self._call(self._state, next(self._batches))
         return metrics
 

@@ -69,7 +69,8 @@ class Domain:
         Of a pair that is not bonded there, the sum of the covalent radii.
         """
         at = np.ix_(elements, elements)
-        return np.fmin(self._closest[at] * (1 - MARGIN), RADII[at])
+        closest: np.ndarray = np.fmin(self._closest[at] * (1 - MARGIN), RADII[at])
+        return closest
 
     def warnings(self, structures: Structures, neighbors: Neighbors) -> list[str]:
         """[n] the `doubts` of each structure as one text; empty where there are none."""

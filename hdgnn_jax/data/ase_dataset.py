@@ -265,7 +265,7 @@ class ASEFile(Dataset):
 
 def isolated(structures: Structures) -> np.ndarray:
     """[n] bool: one atom, with no image of itself within `ALONE`."""
-    found = structures.n_atoms == 1
+    found: np.ndarray = structures.n_atoms == 1
     rows = np.flatnonzero(found)
     found[rows] = neighbors_of(structures.take(rows), ALONE, None).n_edges == 0
     return found

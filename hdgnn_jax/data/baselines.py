@@ -128,7 +128,8 @@ class Composition:
         counts = element_counts(structures, self.elements)
         if self.averaged:
             counts = counts / structures.n_atoms[:, None]
-        return self.constant + counts @ np.array(self.per_element)
+        answers: np.ndarray = self.constant + counts @ np.array(self.per_element)
+        return answers
 
 
 def undetermined(
@@ -255,7 +256,9 @@ class LinearFit:
 
     def predict(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[n] answers."""
-        return self.composition.predict(structures) + self.energies(structures, neighbors)
+        answers = self.composition.predict(structures)
+        answers += self.energies(structures, neighbors)
+        return answers
 
     def energies(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[n] what geometry gives, float64 of float32 sums."""

@@ -238,7 +238,8 @@ def parts(folder: str | os.PathLike[str]) -> dict[str, Json]:
         ) from error
     if version != VERSION:
         raise Is2reError(f"another version of this program built {folder}: build it again")
-    return content["parts"]
+    parts: dict[str, Json] = content["parts"]
+    return parts
 
 
 def is_intact(path: pathlib.Path, digest: str) -> bool:

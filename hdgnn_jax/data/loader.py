@@ -55,7 +55,9 @@ class Loader:
     def molecules(self, k: int) -> np.ndarray:
         """[shards, B / shards] indices of batch k's molecules in the training set."""
         places = self._stream(k * self.batch_size, (k + 1) * self.batch_size)
-        return places[batching.deal(self.neighbors.n_edges[places][None], self.shards)[0]]
+        order = batching.deal(self.neighbors.n_edges[places][None], self.shards)[0]
+        dealt: np.ndarray = places[order]
+        return dealt
 
     def batch(self, k: int) -> batching.MolecularGraph:
         """Batch k; every array has a leading axis of this process's shards."""

@@ -71,7 +71,8 @@ def frames(structures: Structures) -> Frames:
     moments, axes = moments[:, ::-1], np.swapaxes(axes, 1, 2)[:, ::-1]
 
     def third(axes: np.ndarray) -> np.ndarray:
-        return (charge * (x @ np.swapaxes(axes, 1, 2)) ** 3).sum(1)
+        thirds: np.ndarray = (charge * (x @ np.swapaxes(axes, 1, 2)) ** 3).sum(1)
+        return thirds
 
     y, z = (np.where(third(axes)[:, a, None] < 0, -1, 1) * axes[:, a] for a in (1, 2))
     axes = np.stack([np.cross(y, z), y, z], 1)
@@ -196,7 +197,8 @@ def _features(structures: Structures) -> np.ndarray:
     add(c[bent], types[c[bent]], normal[bent], 1 / (degree[c[bent]] - 1), N_TYPES)
 
     def key(s: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return np.minimum(s, t) * len(numbers) + np.maximum(s, t)
+        keys: np.ndarray = np.minimum(s, t) * len(numbers) + np.maximum(s, t)
+        return keys
 
     far = ~bonded & ~np.isin(key(i, j), key(a, b))
     add(i[far], PAIR[types[i[far]], types[j[far]]], x[j[far]] - x[i[far]], (3 / r[far]) ** 3)
@@ -224,7 +226,9 @@ def _all_pairs(structures: Structures) -> np.ndarray:
 
 
 def _traceless(tensors: np.ndarray) -> np.ndarray:
-    return tensors - np.trace(tensors, axis1=-2, axis2=-1)[..., None, None] / 3 * np.eye(3)
+    trace = np.trace(tensors, axis1=-2, axis2=-1)[..., None, None]
+    traceless: np.ndarray = tensors - trace / 3 * np.eye(3)
+    return traceless
 
 
 def _six(tensors: np.ndarray) -> np.ndarray:

@@ -94,7 +94,8 @@ class _System:
         if self._few:
             rows = np.concatenate(self._rows)
             dual = _positive_solve(rows @ rows.T, penalty * self._n, np.concatenate(self._values))
-            return rows.T @ dual
+            weights: np.ndarray = rows.T @ dual
+            return weights
         return _positive_solve(self._gram, penalty * self._n, self._right)
 
 
@@ -103,4 +104,5 @@ def _positive_solve(matrix: np.ndarray, diagonal: float, right: np.ndarray) -> n
     matrix = matrix.copy()
     matrix[np.diag_indices(len(matrix))] += diagonal
     factor = scipy.linalg.cho_factor(matrix, overwrite_a=True, check_finite=False)
-    return scipy.linalg.cho_solve(factor, right, check_finite=False)
+    x: np.ndarray = scipy.linalg.cho_solve(factor, right, check_finite=False)
+    return x

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ FMAX = 0.05
 _RADII = {metal: bulk(metal).cell.lengths()[0] / 2 for metal in METALS}
 """Half the distance of neighbours in the bulk metal, Å."""
 
-_SLABS = (
+_SLABS: tuple[tuple[Callable[..., Atoms], tuple[int, int, int]], ...] = (
     (fcc111, (3, 3, 3)), (fcc111, (3, 3, 4)), (fcc111, (4, 3, 3)),
     (fcc100, (3, 3, 3)), (fcc100, (3, 3, 4)), (fcc100, (4, 3, 3)),
     (fcc110, (2, 3, 5)), (fcc110, (2, 3, 6)),
@@ -125,7 +125,7 @@ def _slab(rng: np.random.Generator, metals: tuple[str, ...]) -> Atoms:
     first, second = rng.permutation([metals[0], metals[-1]])
     symbols = np.where(is_second, second, first)
     a = 8**0.5 * _radii(symbols).mean()
-    slab = build("Cu", size, a=a, vacuum=10.0)
+    slab: Atoms = build("Cu", size, a=a, vacuum=10.0)
     slab.pbc = True
     slab.symbols[:] = symbols
     height = slab.positions[:, 2]
@@ -169,7 +169,8 @@ def _adsorbed(rng: np.random.Generator, slab: Atoms, adsorbate: Atoms) -> Atoms:
     apart = images[:, :, None] - adsorbate.positions
     above = contact**2 - apart[..., 0] ** 2 - apart[..., 1] ** 2
     adsorbate.positions[:, 2] += (apart[..., 2] + np.sqrt(above.clip(0)))[above > 0].max()
-    return slab + adsorbate
+    both: Atoms = slab + adsorbate
+    return both
 
 
 def _relaxed(sid: int, slab: Atoms, atoms: Atoms) -> Record | None:

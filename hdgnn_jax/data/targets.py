@@ -224,7 +224,8 @@ class Reference:
 
         Of a linear reference, the values that its energies leave.
         """
-        return (raw * self.factor - self._known(structures)) / self.scale
+        learned: np.ndarray = (raw * self.factor - self._known(structures)) / self.scale
+        return learned
 
     def restore(self, structures: Structures, outputs: np.ndarray) -> np.ndarray:
         """[n, ...] outputs, `fitted.completed`, to values in the reported unit, float64."""
@@ -324,8 +325,9 @@ def turned(values: np.ndarray, rotations: np.ndarray, rank: int) -> np.ndarray:
     """Values [n, ...] of structures that are turned by unit quaternions (w, x, y, z), [n, 4]."""
     turns = Rotation.from_quat(rotations, scalar_first=True)
     if rank == 1:
-        return turns.apply(values)
-    matrices = turns.as_matrix()
+        vectors: np.ndarray = turns.apply(values)
+        return vectors
+    matrices: np.ndarray = turns.as_matrix()
     return values if rank == 0 else matrices @ values @ matrices.swapaxes(1, 2)
 
 

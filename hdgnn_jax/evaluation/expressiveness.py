@@ -109,7 +109,8 @@ def _train(
         x, _ = model.apply({"params": params["model"]}, graph, roll, method="states")
         owner = batching.graph_of_node(graph)
         total = jax.ops.segment_sum(x[:, :size], owner, graph.n_node.shape[0])[:2]
-        return labels * (total.reshape(2, -1) @ params["weight"] + params["bias"])
+        right: jax.Array = labels * (total.reshape(2, -1) @ params["weight"] + params["bias"])
+        return right
 
     def step(carry: PyTree, _: None) -> tuple[PyTree, None]:
         params, state = carry

@@ -59,7 +59,8 @@ class Change(NamedTuple):
 
 def random_rotations(n: int, seed: int) -> np.ndarray:
     """[n, 4] unit quaternions (w, x, y, z), uniform (Haar)."""
-    return Rotation.random(n, rng=seed).as_quat(scalar_first=True).astype(np.float32)
+    quaternions: np.ndarray = Rotation.random(n, rng=seed).as_quat(scalar_first=True)
+    return quaternions.astype(np.float32)
 
 
 def prediction_changes(
@@ -214,7 +215,8 @@ def _predict(
         moved = graph._replace(nodes=graph.nodes._replace(positions=positions))
 
         def one(roll: jax.Array) -> jax.Array:
-            return _apply(model, params, moved, setting, roll, "predict")
+            energies: jax.Array = _apply(model, params, moved, setting, roll, "predict")
+            return energies
 
         values = jax.lax.map(one, setting.rolls).mean(0)
         return jnp.sum(jnp.where(batching.graph_mask(graph), values[:, energy], 0)), values

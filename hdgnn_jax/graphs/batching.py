@@ -275,12 +275,14 @@ def place(own: MolecularGraph, sharding: jax.sharding.NamedSharding) -> Molecula
 
 def graph_mask(graph: MolecularGraph) -> jax.Array:
     """[G] True for real graphs."""
-    return jraph.get_graph_padding_mask(graph)
+    mask: jax.Array = jraph.get_graph_padding_mask(graph)
+    return mask
 
 
 def edge_mask(graph: MolecularGraph) -> jax.Array:
     """[E] True for real edges."""
-    return jraph.get_edge_padding_mask(graph)
+    mask: jax.Array = jraph.get_edge_padding_mask(graph)
+    return mask
 
 
 def gather(x: jax.Array, places: jax.Array) -> jax.Array:

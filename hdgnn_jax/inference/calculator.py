@@ -65,7 +65,7 @@ class HDGNNCalculator(Calculator):
           CheckpointError: where the run cannot be read.
           PredictorError: where it predicts no energy, or for another dtype.
         """
-        super().__init__(**options)
+        super().__init__(**options)  # type: ignore[no-untyped-call]  # ASE has no types
         if not isinstance(model, Predictor):
             model = Predictor.load(model)
         if evaluation_frame is not None:
@@ -82,7 +82,7 @@ class HDGNNCalculator(Calculator):
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; tags count too."""
-        changes = super().check_state(atoms, tol)
+        changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]  # ASE
         known: Any = self.atoms
         if known is not None and not np.array_equal(known.get_tags(), atoms.get_tags()):
             changes = [*changes, "tags"]
@@ -102,7 +102,7 @@ class HDGNNCalculator(Calculator):
         Warns:
           DomainWarning: where they are unlike all that it was trained on.
         """
-        super().calculate(atoms, properties, system_changes)
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]  # ASE
         own: Any = self.atoms
         structure = structure_of(own, "the atoms")
         graphs = self.predictor.prepare(Structures.pack([structure]))

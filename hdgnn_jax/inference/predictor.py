@@ -124,7 +124,8 @@ class Predictor:
     @property
     def dtype(self) -> np.dtype[np.floating]:
         """The type of the weights, in which everything is computed."""
-        return np.dtype(jax.tree.leaves(self.params)[0].dtype)
+        weight: np.ndarray = jax.tree.leaves(self.params)[0]
+        return weight.dtype
 
     def __deepcopy__(self, memo: object) -> Predictor:
         """Itself, with what is compiled: nothing of it changes."""

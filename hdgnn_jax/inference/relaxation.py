@@ -133,4 +133,5 @@ class _Fire:
         self.velocities = np.where(forward[owner, None], mixed, 0) + dt * forces
         shift: np.ndarray = dt * self.velocities
         length = np.linalg.norm(shift, axis=1, keepdims=True)
-        return shift * np.minimum(1, LONGEST_STEP / np.maximum(length, 1e-300))
+        bounded: np.ndarray = shift * np.minimum(1, LONGEST_STEP / np.maximum(length, 1e-300))
+        return bounded

@@ -60,7 +60,7 @@ class EdgeGeometry(NamedTuple):
 def edge_vectors(graph: batching.MolecularGraph) -> jax.Array:
     """r_ij = x_j + shift - x_i, [E, 3] in Å; 0 on padded edges."""
     x = graph.nodes.positions
-    vectors = x[graph.senders] - x[graph.receivers]
+    vectors: jax.Array = x[graph.senders] - x[graph.receivers]
     return vectors if graph.edges.shift is None else vectors + graph.edges.shift
 
 
@@ -144,7 +144,9 @@ def edge_geometry(
     def shell(
         degree: int, edges: jax.Array | None, receivers: jax.Array, weight: jax.Array
     ) -> Shell:
-        of = (lambda v: v) if edges is None else (lambda v: v[edges])
+        def of(values: jax.Array) -> jax.Array:
+            return values if edges is None else values[edges]
+
         highest = degree if full else max(m_max, product_degree)
         rows = wigner.wigner_rows(degree, of(rotations), highest)
         return Shell(

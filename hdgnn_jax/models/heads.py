@@ -196,4 +196,5 @@ def symmetric_traceless() -> np.ndarray:
     form = (square * harmonics(2, pairs / np.sqrt(square))[:, 4:]).T.reshape(5, 3, 3)
     diagonal = np.einsum("mii->mi", form) / 4
     matrices = (form - diagonal[:, :, None] - diagonal[:, None, :]) / 2
-    return matrices / np.linalg.norm(matrices, axis=(1, 2), keepdims=True)
+    normalised: np.ndarray = matrices / np.linalg.norm(matrices, axis=(1, 2), keepdims=True)
+    return normalised

@@ -167,7 +167,8 @@ class Task:
     @property
     def forces_weight(self) -> float:
         """Of forces in the loss; 0: they are not trained on."""
-        return self.config["training"]["forces_weight"]
+        weight: float = self.config["training"]["forces_weight"]
+        return weight
 
     @property
     def apply(self) -> Apply:

@@ -44,4 +44,5 @@ def harmonics(degree: int, direction: jax.Array | np.ndarray) -> jax.Array | np.
             columns[l * l + l + m] = scale * here * cosine[m]
             if m > 0:
                 columns[l * l + l - m] = scale * here * sine[m]
-    return xp.stack(columns, -1)
+    stacked: jax.Array | np.ndarray = xp.stack(columns, -1)
+    return stacked

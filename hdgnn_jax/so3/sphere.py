@@ -121,7 +121,8 @@ def aliasing_error(degree: int, points: np.ndarray, weights: np.ndarray) -> floa
     def round_trip(turn: np.ndarray) -> np.ndarray:
         y = np.asarray(harmonics.harmonics(degree, points @ turn.T))
         values = y @ signals
-        return (y * weights[:, None]).T @ (values * scipy.special.expit(values))
+        again: np.ndarray = (y * weights[:, None]).T @ (values * scipy.special.expit(values))
+        return again
 
     here, *turned = map(round_trip, [np.eye(3), *Rotation.random(8, rng=rng).as_matrix()])
     error = np.mean([np.square(there - here).sum() for there in turned])

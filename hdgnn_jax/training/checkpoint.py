@@ -182,11 +182,13 @@ class Checkpoints:
         Raises:
           CheckpointError: if there is no such step, or its record is damaged.
         """
-        return self._read_first_sound(which, self._read_contents)["record"]
+        record: Json = self._read_first_sound(which, self._read_contents)["record"]
+        return record
 
     def metric(self, which: Which = "best") -> float | None:
         """What the step was saved with. Args and errors: of `record`."""
-        return self._read_first_sound(which, self._read_contents)["metric"]
+        metric: float | None = self._read_first_sound(which, self._read_contents)["metric"]
+        return metric
 
     def verify(self, step: int) -> None:
         """Reads all of a kept step and compares it with its digests.
@@ -303,7 +305,7 @@ class Checkpoints:
             raise self._damaged(step, "its record is incomplete")
         if _json_digest(stored["contents"]) != stored["sha256"]:
             raise self._damaged(step, "its record differs from its digest")
-        contents = stored["contents"]
+        contents: Json = stored["contents"]
         # Files copied from another step agree with each other. Early revisions kept no step.
         if contents.get("step", step) != step:
             raise self._damaged(step, f"its record is that of step {contents['step']}")

@@ -22,7 +22,8 @@ def named_leaves(tree: PyTree) -> Json:
 def whole(leaf: PyTree) -> np.ndarray:
     """The whole array as NumPy, on every process."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        return multihost_utils.process_allgather(leaf, tiled=True)
+        array: np.ndarray = multihost_utils.process_allgather(leaf, tiled=True)
+        return array
     return np.asarray(leaf)
 
 

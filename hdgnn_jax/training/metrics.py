@@ -108,7 +108,7 @@ def _line(row: Fields) -> str:
 def _number(value: object) -> float:
     if value is None:
         return math.nan
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{value!r} is no number")
-    number = float(value)  # type: ignore[arg-type]
+    number = float(value)
     return number if math.isfinite(number) else math.nan

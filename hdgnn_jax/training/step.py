@@ -97,7 +97,8 @@ def init_state(
     # Copies, because the step donates its input's buffers, which nothing else may share.
     own, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
     state = TrainState(jnp.zeros((), jnp.int32), own, ema, optimizer.init(params))
-    return jax.device_put(state, divided(state, mesh) if divide else replicated(mesh))
+    placed: TrainState = jax.device_put(state, divided(state, mesh) if divide else replicated(mesh))
+    return placed
 
 
 def make_train_step(
@@ -147,9 +148,10 @@ def make_train_step(
         new, old = (params, ema, opt_state), (state.params, state.ema, state.opt_state)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
         metrics = StepMetrics(loss, norm, ~good, culprit)
-        return jax.lax.with_sharding_constraint(
+        result: tuple[TrainState, StepMetrics] = jax.lax.with_sharding_constraint(
             (TrainState(state.step + 1, *kept), metrics), (placed, everywhere)
         )
+        return result
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -208,12 +210,14 @@ def _gathered(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
     """The whole array, gathered from the parts of all devices."""
     if AXIS not in spec:
         return leaf
-    return jax.lax.all_gather(leaf, AXIS, axis=list(spec).index(AXIS), tiled=True)
+    gathered: jax.Array = jax.lax.all_gather(leaf, AXIS, axis=list(spec).index(AXIS), tiled=True)
+    return gathered
 
 
 def compilations(jitted: Apply) -> int:
     """The number of argument shapes for which a jitted function was compiled."""
-    return jitted._cache_size()  # type: ignore[attr-defined]
+    count: int = jitted._cache_size()  # type: ignore[attr-defined]  # JAX's, of no type
+    return count
 
 
 def make_predict_step(
