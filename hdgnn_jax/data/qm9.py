@@ -35,7 +35,7 @@ from hdgnn_jax.data.targets import (
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.progress import progress_bar
 
-PACKED = "packed.2.npz"
+PACKED = "packed.3.npz"
 TENSORS = "polarizability.2.npy"
 """The number is the version of the layout; files of other versions are left alone."""
 
