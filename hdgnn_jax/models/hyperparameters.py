@@ -9,7 +9,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.models.dense import Precision
 from hdgnn_jax.models.heads import HEADS, Head
 from hdgnn_jax.models.message import Attention, TensorProduct
-from hdgnn_jax.models.pathways import Pathway
+from hdgnn_jax.models.pathways import WITHOUT_ROLLS, Pathway
 from hdgnn_jax.so3 import sphere
 from hdgnn_jax.types import Json
 
@@ -37,8 +37,7 @@ class HyperParameters:
       edge_channels: B of the distance block.
       n_gaussians: number of Gaussians of the distance smearing.
       m_max: highest order |m| that the learned pathway sees; `degree` for the untruncated form.
-      pathway: the kind of the learned terms of eq. 11: `edge_networks` (the paper's), `unshared`,
-        `nn_of_rotated`, `linear`, `unrestricted`, `so2` or `none`; see `pathways`.
+      pathway: the kind of the learned terms of eq. 11: a name in `pathways.Pathway`.
       last_silu: whether a SiLU follows the second layer of the pathway's networks, as in the
         authors' code.
       tensor_product: the product in the fourth term: `metp` (eq. 7), `fully_connected`, `depthwise`
@@ -175,7 +174,7 @@ class HyperParameters:
     @property
     def sees_rolls(self) -> bool:
         """Whether predictions depend on the rolls of the edges' frames."""
-        return self.pathway in ("edge_networks", "unshared", "nn_of_rotated")
+        return self.pathway not in WITHOUT_ROLLS
 
     def points(self) -> sphere.Sphere:
         """The quadrature that update blocks and head use."""
