@@ -1,0 +1,20 @@
+"""What CONTRIBUTING.md shows can be applied to this revision."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIFFS = re.findall(r"^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("diff", DIFFS, ids=["target", "data set", "pathway", "head"])
+def test_each_diff_applies(diff):
+    done = subprocess.run(
+        ["git", "apply", "--check"], cwd=ROOT, input=diff, text=True, capture_output=True
+    )
+    assert not done.returncode, f"CONTRIBUTING.md: {done.stderr}"
