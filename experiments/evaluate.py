@@ -24,7 +24,7 @@ from absl import flags
 
 from experiments import program
 
-SPLIT = flags.DEFINE_string("split", None, "NAME of a part, if not those of the report")
+SPLIT = flags.DEFINE_string("split", None, "NAME of a part; not given: those of the report")
 OF_FILES = {
     "energy_unit": flags.DEFINE_string("energy_unit", None, "UNIT of a file's energies"),
     "length_unit": flags.DEFINE_string("length_unit", None, "UNIT of a file's lengths"),
@@ -54,14 +54,16 @@ from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Fields, Json
 
 SHOWN = 20
-"""Structures that are named where they cannot be scored."""
+"""So many structures that cannot be scored are named."""
 
 
 def main(*files: str) -> None:
     """The program."""
     how = {name: flag.value for name, flag in OF_FILES.items() if flag.value is not None}
     if (files or how) and (not files or SPLIT.value or SUBMISSION.value):
-        raise InputError("name files, or --split, or --submission; units and names are of files")
+        raise InputError(
+            "give only one of files, --split and --submission; units and keys need files"
+        )
     if files:
         if score_files(program.workdir(), [pathlib.Path(file) for file in files], how):
             sys.exit(1)
@@ -82,8 +84,8 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
         digest = Record.of(checkpoints, "best").split_digest
     if digest != task.data.digest():
         raise CheckpointError(
-            f"{task.data.title} has changed since {workdir} was trained on it: bring back what it "
-            "was, or name the file to score"
+            f"{task.data.title} has changed since {workdir} was trained on it: restore the old "
+            "data, or name a file to score"
         )
     names = task.data.reported if split is None else [split]
     print_results(task, results(task, predictor, names))
@@ -123,7 +125,7 @@ def score_files(
             print(f"left out: {more:,} more")
         bad += len(found.left_out)
     Console().print(table)
-    print(f"n: structures, of forces atoms; energies of files in {source.energy_unit}")
+    print(f"n counts structures, for forces atoms; energies were read in {source.energy_unit}")
     return bad
 
 

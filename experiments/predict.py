@@ -45,13 +45,13 @@ from absl import flags
 
 from experiments import program
 
-UNIT = flags.DEFINE_string("unit", None, "UNIT, to give predictions in, if not as in training")
+UNIT = flags.DEFINE_string("unit", None, "UNIT of the predictions, if not that of training")
 FORCES = flags.DEFINE_bool("forces", False, "add forces, eV/Å")
-ROLLS = flags.DEFINE_integer("rolls", 1, "N, rolls of the frames to take mean and spread over")
-CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of a SMILES, to choose the lowest from")
+ROLLS = flags.DEFINE_integer("rolls", 1, "N, rolls of the edges' frames; adds the spread")
+CONFORMERS = flags.DEFINE_integer("conformers", 1, "N, of each SMILES; the lowest is taken")
 RELAX = flags.DEFINE_bool("relax", False, "relax first, with the run that predicts an energy")
 FMAX = flags.DEFINE_float("fmax", 0.05, "F, eV/Å, largest force on an atom of a relaxed structure")
-STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "N, at most")
+STEPS_OF_RELAX = flags.DEFINE_integer("relax_steps", 200, "N, most steps of --relax")
 
 PROGRAM = program.Program(str(__doc__), [], [program.WORKDIR, program.OUTPUT], words=True)
 if __name__ == "__main__":
@@ -129,7 +129,7 @@ def run(
       CheckpointError: where a run cannot be read.
     """
     if options.forces and (output is None or output.suffix == ".csv"):
-        raise InputError("--forces goes with .json and .extxyz")
+        raise InputError("--forces needs --output=FILE.json or FILE.extxyz")
     predictors = load(workdirs, options)
     if workdirs == [SHIPPED]:
         print(own_weights(predictors[0]), file=sys.stderr)
@@ -178,8 +178,8 @@ def summary(rows: Sequence[Row], names: str) -> str:
     bad, doubtful = len(rows) - len(good), sum(bool(row.warning) for row in good)
     return (
         f"{len(good):,} prediction{'s' * (len(good) != 1)} of {names}"
-        + f", {doubtful:,} of them with a warning" * bool(doubtful)
-        + f"; {bad:,} without, each with its reason" * bool(bad)
+        + f", {doubtful:,} with a warning" * bool(doubtful)
+        + f"; no prediction for {bad:,}, each with its reason" * bool(bad)
     )
 
 

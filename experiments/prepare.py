@@ -26,16 +26,16 @@ from absl import flags
 
 from experiments import program
 
-SOURCE = flags.DEFINE_string("source", None, "DIR, is2re: folder of the parts as unpacked")
+SOURCE = flags.DEFINE_string("source", None, "DIR, for is2re: folder of the parts as unpacked")
 NAME = flags.DEFINE_string("name", None, "NAME in the cache, if not oc20, slabs or molecules")
-BAD = flags.DEFINE_enum("bad", "stop", ["stop", "skip"], "is2re: what a bad record does")
+BAD = flags.DEFINE_enum("bad", "stop", ["stop", "skip"], "for is2re: at a bad record")
 SYSTEMS = flags.DEFINE_integer(
-    "systems", None, "N, if not given 4,000 slabs over all parts, or 1,000 molecules",
+    "systems", None, "N, slabs of all parts (not given: 4,000) or molecules (1,000)",
     lower_bound=1,
 )
 SEED = flags.DEFINE_integer("seed", 0, "N, seed of the slabs or molecules", lower_bound=0)
 PROCESSES = flags.DEFINE_integer(
-    "processes", None, "N, as many as cores if not given", lower_bound=1
+    "processes", None, "N; not given: one for each core", lower_bound=1
 )
 
 PROGRAM = program.Program(str(__doc__), [], words=True)
@@ -183,7 +183,7 @@ def claim(folder: pathlib.Path, systems: int, seed: int) -> None:
     """
     plan, wanted = folder / "plan.json", {"systems": systems, "seed": seed}
     if plan.exists() and json.loads(plan.read_text()) != wanted:
-        raise InputError(f"{folder} holds other ones, {plan.read_text()}: choose another --name")
+        raise InputError(f"{folder} was made with {plan.read_text()}: choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(plan, json.dumps(wanted).encode())
 

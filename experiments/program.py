@@ -28,7 +28,7 @@ from hdgnn_jax.types import Json
 
 WORKDIR = flags.DEFINE_string("workdir", None, "DIR, folder of the run")
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "FILE.py or FILE.py:VARIANT, a config; qm9:quick and the like: of this package"
+    "config", None, "FILE.py or FILE.py:VARIANT, a config; qm9:quick is one of this package"
 )
 JSON = flags.DEFINE_string("json", None, "FILE, where all numbers go")
 PLOT = flags.DEFINE_string("plot", None, "FILE.png, where the plot goes")
@@ -37,9 +37,9 @@ FRAMES = flags.DEFINE_integer(
     "frames", None, "N, rolls of the edges' frames to average over, if not as in training",
     lower_bound=1,
 )  # fmt: skip
-PAGE = flags.DEFINE_string("page", None, "FILE.md, the page, with what belongs to it beside it")
+PAGE = flags.DEFINE_string("page", None, "FILE.md, where the page goes, with its figures beside it")
 SEEDS = flags.DEFINE_integer(
-    "seeds", None, "N, runs that differ in it alone; not given: 3, of a peer 1", lower_bound=1
+    "seeds", None, "N, runs that differ in their seed alone; not given: 3, of peer 1", lower_bound=1
 )
 SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES, PAGE, SEEDS)
 """Each program says which of these it reads."""
@@ -47,13 +47,13 @@ SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES, PAGE, SEEDS)
 ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream; 143,
 training that SIGTERM ended, saved. --traceback shows where an error arose.
 Environment: HDGNN_CACHE, folder of data sets, ~/.cache/hdgnn_jax if not set;
-JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call, the folder
-programs of the first if not set; nothing is kept where it is empty."""
+JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call: "programs" in
+that of HDGNN_CACHE if not set; if it is empty, none are kept."""
 PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "show where in the program an error arose")
 ERRORS = (HDGNNError, OSError)
-"""What a user can cause, files that cannot be opened among it. Anything else is a bug of ours and
+"""What a user can cause, such as a file that cannot be opened. Anything else is a bug of ours and
 keeps its traceback."""
 
 

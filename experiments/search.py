@@ -28,11 +28,11 @@ from experiments import program
 SPACE = flags.DEFINE_string(
     "space", None, "FILE.json, the fields that vary: see experiments/spaces"
 )
-CANDIDATES = flags.DEFINE_integer("candidates", 27, "N, in the first rung", lower_bound=1)
-ETA = flags.DEFINE_integer("eta", 3, "N, one of so many goes on", lower_bound=2)
+CANDIDATES = flags.DEFINE_integer("candidates", 27, "N, runs of the first rung", lower_bound=1)
+ETA = flags.DEFINE_integer("eta", 3, "N: one candidate in N goes on", lower_bound=2)
 RUNGS = flags.DEFINE_integer("rungs", 3, "N, number of rungs", lower_bound=1)
-FINALISTS = flags.DEFINE_integer("finalists", 3, "N, trained with several seeds", lower_bound=1)
-BUDGET = flags.DEFINE_float("budget", 600, "SECONDS, of a run at the last rung", lower_bound=0)
+FINALISTS = flags.DEFINE_integer("finalists", 3, "N, candidates of the finals", lower_bound=1)
+BUDGET = flags.DEFINE_float("budget", 600, "SECONDS of a run of the last rung", lower_bound=0)
 
 PROGRAM = program.Program(
     str(__doc__), [program.CONFIG, program.WORKDIR, SPACE], [program.PAGE, program.SEEDS],
@@ -142,7 +142,8 @@ def run_rung(search: Search, rung: int, progress: Progress) -> None:
         progress.update(search)
     kept = search.members(rung + 1)
     if not kept:
-        raise InputError(f"no candidate of rung {rung + 1} is left; the first: {members[0].out}")
+        first = members[0].out
+        raise InputError(f"no candidate of rung {rung + 1} is left; the first failed: {first}")
     for candidate in members:
         if candidate.out is None and candidate not in kept:
             candidate.out = f"rung {rung + 1}: not among the best {len(kept)}"
@@ -165,7 +166,7 @@ def run_finals(search: Search, progress: Progress) -> None:
                 attempt(search, candidate, plan.budget, seed, folder, candidate.finals)
             progress.update(search)
     if not search.complete():
-        raise InputError(f"no finalist is left; the first: {finalists[0].out}")
+        raise InputError(f"no finalist is left; the first failed: {finalists[0].out}")
 
 
 def test_winner(search: Search) -> None:

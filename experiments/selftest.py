@@ -102,7 +102,7 @@ def measure(
     predictor.energy_unit()
     _, reasons = predictor.usable(Structures.pack(structures))
     for place, reason in reasons.items():
-        raise StructureError(f"{reason}: name a file of others", structures[place].name)
+        raise StructureError(f"{reason}: leave it out", structures[place].name)
     rows = []
     with progress_bar("tests") as progress:
         task = progress.add_task("testing", total=3 * len(structures))

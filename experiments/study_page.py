@@ -279,7 +279,7 @@ def _peers(reference: Fields, base: Comparison, found: Fields) -> str:
         model = found["models"].get(name, {"runs": []})
         if len(model["runs"]) < 2:
             raise InputError(
-                f"{title} beside {target} has runs to go, an interval takes two seeds: {command}"
+                f"{title} needs two seeds or more of {target}, for an interval: run {command}"
             )
         other = Comparison(title, tuple(run["test"] for run in model["runs"]))
         # Welch's test, since seeds of two programs cannot be paired.

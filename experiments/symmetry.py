@@ -26,8 +26,8 @@ from absl import flags
 
 from experiments import program
 
-MOLECULES = flags.DEFINE_integer("molecules", 32, "N, of the test split, drawn at random")
-ROTATIONS = flags.DEFINE_integer("rotations", 8, "N, of each molecule")
+MOLECULES = flags.DEFINE_integer("molecules", 32, "N, drawn at random from the test split")
+ROTATIONS = flags.DEFINE_integer("rotations", 8, "N of each molecule")
 
 PROGRAM = program.Program(
     str(__doc__), [], [program.WORKDIR, program.CONFIG, program.JSON, program.PLOT],
@@ -100,7 +100,7 @@ def run(
         task, _ = Task.prepare(config, data, examples(config, data, "train"))
         params = task.init_state(step.make_mesh()).params
     else:
-        raise InputError("give --workdir=DIR for a trained model or --config=FILE for an untrained")
+        raise InputError("give --workdir=DIR for a trained model or --config=FILE for a new one")
     graph = one_graph(task.examples("test"), n_molecules)
     found = {
         "target": task.fitted[0].name,

@@ -25,15 +25,15 @@ from absl import flags
 from experiments import program
 
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "one of several processes; Cloud TPU or Slurm says which"
+    "distributed", False, "as one of the processes that Cloud TPU or Slurm started"
 )
 COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT, of process 0, where nothing else says it"
+    "coordinator_address", None, "HOST:PORT of process 0, if nothing else says it"
 )
 PROCESSES = flags.DEFINE_integer("num_processes", None, "N, processes that train together")
-PROCESS = flags.DEFINE_integer("process_id", None, "K, this one, from 0")
+PROCESS = flags.DEFINE_integer("process_id", None, "K, number of this process, from 0")
 PATIENCE = flags.DEFINE_float(
-    "patience", 300, "SECONDS, to wait until all processes are there", lower_bound=1
+    "patience", 300, "SECONDS to wait for the other processes", lower_bound=1
 )
 DEBUG_NANS = flags.DEFINE_bool(
     "debug_nans", False, "stop at the first number that is not finite and name its layer; slower"

@@ -40,19 +40,19 @@ def read_arguments() -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("groups", nargs="*", type=group, metavar="GROUP",
-                        help=f"of {', '.join(GROUPS)}; all by default")  # fmt: skip
+                        help=f"{', '.join(GROUPS)}; all by default")  # fmt: skip
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="where results go")
     parser.add_argument("--plot", type=pathlib.Path, metavar="FOLDER", help="where figures go")
-    parser.add_argument("--compare", metavar="REV", help="run also on this git revision, in turn")
+    parser.add_argument("--compare", metavar="REV", help="run this git revision too, in turns")
     parser.add_argument("--quick", action="store_true",
-                        help="toy sizes: whether all runs, not how fast")  # fmt: skip
+                        help="toy sizes, to see that everything runs")  # fmt: skip
     return parser.parse_args()
 
 
 def group(name: str) -> str:
     """Checks the name of a group."""
     if name not in GROUPS:
-        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(GROUPS)}")
+        raise argparse.ArgumentTypeError(f"{name!r} is no benchmark; there are {', '.join(GROUPS)}")
     return name
 
 

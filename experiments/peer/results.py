@@ -66,7 +66,7 @@ def read(workdir: pathlib.Path, settings: Settings) -> Json:
         models: Json = content["models"]
         return models
     shown = ", ".join(f"{k} = {there.get(k)} there, {here[k]} here" for k in differing)
-    print(f"{path} is of other settings ({shown}): what is found now takes its place")
+    print(f"{path} has results of other settings ({shown}): they are replaced")
     return {}
 
 

@@ -82,7 +82,8 @@ class Domain:
         fewest, most = self.atoms
         for k in np.flatnonzero((structures.n_atoms < fewest) | (structures.n_atoms > most)):
             n = int(structures.n_atoms[k])
-            words[k].append(f"{n} atom{'s' * (n != 1)} (trained on {fewest} to {most})")
+            trained = f"{fewest} to {most}" if fewest < most else f"{fewest}"
+            words[k].append(f"{n} atom{'s' * (n != 1)} (trained on {trained})")
         for text, of_structure in zip(words, structures.periodic, strict=True):
             cell = bool(of_structure.any())
             if cell and not self.periodic[0]:
@@ -103,7 +104,7 @@ class Domain:
             mine = z == e
             if e not in self.farthest:
                 for k in np.unique(owner[mine]):
-                    words[k].append(f"{SYMBOLS[e]}, of which no training structure has any")
+                    words[k].append(f"{SYMBOLS[e]}, which no training structure has")
                 continue
             # 0: none was in the sample.
             high = self.farthest[e] or np.inf

@@ -95,7 +95,7 @@ class ASEFile(Dataset):
     @property
     def note(self) -> str:
         """What has to be known to compare with others."""
-        return "" if self.path else "Made here: no published number can be held against these."
+        return "" if self.path else "Made here: no published number can be compared with these."
 
     def target(self, name: str) -> Target:
         """The target of that name.
@@ -107,7 +107,7 @@ class ASEFile(Dataset):
         of_energies = ("energy_key", "forces_key", "atom_energies")
         for field in of_energies if name != "energy" else ():
             if getattr(self, field) is not None:
-                raise InputError(f"data.{field} is of energies, and config.target is {name}")
+                raise InputError(f"data.{field} is of energies, but config.target is {name}")
         return target
 
     def digest(self) -> str:

@@ -176,7 +176,7 @@ def read_labelled(
     if with_forces:
         for r in records:
             if r.forces is None:
-                words = "has no forces that are numbers, and others have"
+                words = "has no forces that are numbers; other structures of the file have"
                 refuse(StructureError(words, f"{path.name}, structure {r.number}"))
         records = with_forces
     packed = Structures.pack((r.structure for r in records), f"{path.name}, structure")
@@ -194,10 +194,10 @@ def read_labelled(
 def _notes(records: list[_Record]) -> tuple[str, ...]:
     """What a user has to be told of a file's structures."""
     names = {name for r in records for name in r.names}
-    notes = [f"{word} is not trained on" for word in UNTRAINED if word in names]
+    notes = [f"{word} of the file: nothing is trained on it" for word in UNTRAINED if word in names]
     unseen = sum(bool(r.structure.unseen) and len(r.structure.positions) > 1 for r in records)
     if unseen:
-        notes.append(f"{unseen:,} with a charge or a spin, which no model sees")
+        notes.append(f"{unseen:,} structures have a charge or a spin, which no model sees")
     return tuple(notes)
 
 

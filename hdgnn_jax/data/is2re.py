@@ -50,8 +50,7 @@ class IS2RE(Dataset):
     targets: ClassVar[Mapping[str, Target]] = {RELAXED_ENERGY.name: RELAXED_ENERGY}
     PARTS: ClassVar[tuple[str, ...]] = ("id", "ood_ads", "ood_cat", "ood_both")
     WHOLE: ClassVar[int] = 20_000
-    """OC20's own parts have 25,000 systems each: an error on few of them is no neighbour of the
-    paper's."""
+    """Fewest systems of a part for which the paper's error is shown; OC20's own have 25,000."""
     PAPER: ClassVar[dict[str, Accuracy]] = {
         "id": Accuracy(510, 0.0508),
         "ood_ads": Accuracy(618, 0.0279),
@@ -73,9 +72,9 @@ class IS2RE(Dataset):
     def note(self) -> str:
         """Caveats of a comparison with the paper."""
         if not self.published:
-            return "A stand-in: none of these numbers can be held against OC20's."
+            return "A stand-in: none of these numbers can be compared with OC20's."
         if not self._comparable:
-            return "Few systems of each part: no published number can be held against these."
+            return "Few systems of each part: no published number can be compared with these."
         return (
             "The paper's numbers are of the hidden test parts, ours of the public validation "
             "parts. The two differ: Equiformer (direct) has 504, 688, 521, 630 meV on the former "
@@ -84,7 +83,7 @@ class IS2RE(Dataset):
 
     @property
     def _comparable(self) -> list[str]:
-        """The parts that the paper's errors can stand beside."""
+        """The parts whose errors can be compared with the paper's."""
         names = (f"val_{name}" for name in self.PARTS)
         return [n for n in names if n in self._parts and self._parts[n]["records"] >= self.WHOLE]
 
@@ -193,7 +192,7 @@ def read(folder: str | os.PathLike[str], part: str, source: str = "system") -> L
         if path.suffix != ".npz":
             continue
         if not is_intact(path, digest):
-            raise Is2reError(f"{path} is missing or damaged: build again, which makes only it anew")
+            raise Is2reError(f"{path} is missing or damaged: build again; it alone is made anew")
         with np.load(path) as arrays:
             shards.append({key: arrays[key] for key in arrays.files})
     records = found[part]["records"]
@@ -234,7 +233,7 @@ def parts(folder: str | os.PathLike[str]) -> dict[str, Json]:
                 raise InputError("the number of records is none")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Is2reError(
-            f"{folder}/manifest.json cannot be read: the cache is not finished, build (again)"
+            f"{folder}/manifest.json cannot be read: the cache is unfinished, build it again"
         ) from error
     if version != VERSION:
         raise Is2reError(f"another version of this program built {folder}: build it again")

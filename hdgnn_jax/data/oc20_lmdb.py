@@ -289,7 +289,7 @@ def _whole(fields: Fields, name: str, natoms: int, low: int, high: int) -> np.nd
         whole = array.astype(np.int8)
         if (whole == array).all():
             return whole
-    raise InputError(f"{name} has one that is no whole number from {low} to {high}")
+    raise InputError(f"{name} has an entry that is no whole number from {low} to {high}")
 
 
 def _scalar(fields: Fields, name: str) -> Any:

@@ -89,7 +89,7 @@ def _of_distances(structures: Structures) -> Iterator[str]:
     if not SHORTEST[0] < least < SHORTEST[1]:
         who = f"{SYMBOLS[a]} and {SYMBOLS[b]}" if a else "any two atoms"
         yield (
-            f"{who} are {low:.2g} Å and more from each other: is config.data.length_unit right?"
+            f"{who} are never nearer than {low:.2g} Å: is config.data.length_unit right?"
         )
 
 
@@ -104,7 +104,7 @@ def _of_energies(structures: Structures, values: np.ndarray, unit: str) -> Itera
         part = total / all_electrons * ev / ENERGIES[unit]
         if other != unit and 0.95 < part < 1.1 and not 0.8 < total / valence < 1.25:
             yield (
-                f"energies are as those of all electrons are in {other}, and taken for {unit}: is "
+                f"energies look like those of all electrons in {other}, and are read in {unit}: is "
                 "config.data.energy_unit right?"
             )
             return
@@ -129,7 +129,7 @@ def _of_atoms(
     there = np.unique(structures.atomic_numbers).tolist()
     if atoms and (missing := [SYMBOLS[z] for z in there if z not in atoms]):
         yield (
-            f"no energy of an isolated {', '.join(missing)} is given: it is fitted, near those of "
+            f"no energy of an isolated {', '.join(missing)} is given: it is fitted, near that of "
             "another method"
         )
     if not whole.any():
@@ -137,6 +137,6 @@ def _of_atoms(
     left = (values - counts @ [atoms[z] for z in known])[whole] / structures.n_atoms[whole]
     if not BINDING[0] < left.mean() < BINDING[1]:
         yield (
-            f"structures are at {left.mean():.3g} eV an atom from their isolated atoms, where "
-            "bonds make -2 to -9: are those in config.data.energy_unit, and of the same method?"
+            f"structures are {left.mean():.3g} eV an atom from isolated atoms, and bonds give "
+            "-2 to -9: are the atoms' energies in config.data.energy_unit, of the same method?"
         )

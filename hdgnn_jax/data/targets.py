@@ -117,8 +117,8 @@ POLARIZABILITY = Target(
     None,
     head="polarizability",
     size="extensive",
-    note="QM9 gives the tensors in a frame that it does not give; 15 % of the molecules are left "
-    "out, whose frame cannot be told.",
+    note="QM9 does not say in which frame its tensors are. 15 % of the molecules are left out, "
+    "because their frame is not certain.",
 )
 """QM9's tensor, in the frame of the positions; `alpha` is a third of its trace."""
 

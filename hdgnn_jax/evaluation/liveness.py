@@ -75,9 +75,9 @@ def obituary(found: Mapping[str, float]) -> list[str]:
     ]
     if found["gates_stuck"] > STUCK:
         lines.append(f"{found['gates_stuck']:.0%} of a layer's gates are stuck open or closed")
-    for what, verb in (("degrees", "l >= 1 (directions)"), ("surroundings", "of neighbours")):
-        if found.get(f"change_without_{what}", 1.0) < DEAD:
-            lines.append(f"what the network knows {verb} changes its predictions by nothing")
+    for name, what in (("degrees", "degrees l >= 1 (directions)"), ("surroundings", "neighbours")):
+        if found.get(f"change_without_{name}", 1.0) < DEAD:
+            lines.append(f"{what} do not change the predictions")
     return lines
 
 

@@ -112,4 +112,4 @@ def _of_qm9(text: str) -> Iterator[Row]:
         if there:
             yield Row(f"qm9:{index}", [molecules[at]])
         else:
-            yield Row(f"qm9:{index}", reason="it is none, or one of the 3,054 that QM9 leaves out")
+            yield Row(f"qm9:{index}", reason="no index of QM9, or one of the 3,054 left out")

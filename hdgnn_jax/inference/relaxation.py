@@ -84,7 +84,7 @@ def relax(
         energies[active], forces[active[owner]] = found.value, found.forces
         forces *= ~structures.fixed[:, None]
         lost = np.flatnonzero(active & ~np.isfinite(fire.total(forces) + energies))
-        give_up(lost, ["comes to have energies or forces that are no numbers"] * len(lost))
+        give_up(lost, ["reaches energies or forces that are no finite numbers"] * len(lost))
         largest = np.zeros(n)
         np.maximum.at(largest, owner, np.linalg.norm(forces, axis=1))
         done = active & (largest <= fmax)

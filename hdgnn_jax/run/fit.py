@@ -212,7 +212,7 @@ class Fit:
                     ) from spike
                 _, start = self.restore()
                 self.course.left_out += spike.step - start
-                print(f"{spike}: back to step {start:,}, without the batches since")
+                print(f"{spike}: back to step {start:,}; the batches since then are left out")
         raise loop.DivergedError(
             f"{MAX_SPIKES} spikes of the loss: lower optimizer.learning_rate or optimizer.clip"
         )

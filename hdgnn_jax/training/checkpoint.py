@@ -273,8 +273,8 @@ class Checkpoints:
             steps = multihost_utils.process_allgather(np.int32(step)).tolist()
             if len(set(steps)) > 1:
                 raise CheckpointError(
-                    f"processes can read different steps in {self.directory} ({steps}): see that "
-                    "all of them see the same folder, and start again"
+                    f"processes can read different steps in {self.directory} ({steps}): give "
+                    "all of them the same folder, and start again"
                 )
         return found
 

@@ -68,8 +68,8 @@ def connect(
     except (ValueError, TypeError, RuntimeError) as error:
         if "RPC server" in str(error):
             raise HostsError(
-                f"{coordinator or 'the port'} cannot be listened on, as where another run has it: "
-                "choose another"
+                f"cannot listen on {coordinator or 'the port'}, which another run may have: choose "
+                "another port"
             ) from error
         raise HostsError(
             f"this process does not know its place among others ({error}): start it under Slurm or "

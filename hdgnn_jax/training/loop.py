@@ -130,7 +130,7 @@ def train(
         step += 1
         if locate is not None and metrics.skipped:
             where, whose = locate(state, batch), _blamed(int(metrics.culprit), records(step - 1))
-            raise DivergedError(f"step {step}: not finite is {where}; {whose}")
+            raise DivergedError(f"step {step}: not finite: {where}; {whose}")
         stopping = stop(step) and step < steps
         regular = step % log_every == 0 or step in validate_at or step == steps
         if regular or stopping:

@@ -43,7 +43,7 @@ def occupied(workdir: pathlib.Path) -> Iterator[None]:
                     "it, or choose another --workdir"
                 ) from error
             except OSError as error:
-                logger.warning("%s cannot be locked (%s): start no second run", path, error)
+                logger.warning("%s cannot be locked (%s): start no second run there", path, error)
             # The previous owner of the lock may have removed the file since it was opened.
             if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 continue

@@ -76,7 +76,7 @@ def test_each_way_out_is_named():
     crystals = domain_of(Structures.pack([random_crystal(0), random_crystal(1)]))
     assert "not periodic (trained on structures with cells)" in warning(crystals, WATER)
     gold = dataclasses.replace(WATER, atomic_numbers=np.array([79, 1, 1]))
-    assert warning(domain, gold) == "Au, of which no training structure has any"
+    assert warning(domain, gold) == "Au, which no training structure has"
     near = dataclasses.replace(WATER, positions=WATER.positions * 0.6)
     assert warning(domain, near) == (
         "H and H 0.92 Å apart (trained on 1.53 and more); "

@@ -79,7 +79,7 @@ def test_an_interrupted_build_goes_on(tmp_path, source, monkeypatch):
         patch.setattr("rich.progress.Progress.advance", interrupt)
         with pytest.raises(KeyboardInterrupt):
             is2re_build.build(source[0], tmp_path / "cache")
-    with pytest.raises(Is2reError, match=r"manifest.json cannot be read: .* not finished"):
+    with pytest.raises(Is2reError, match=r"manifest.json cannot be read: .* unfinished"):
         is2re.read(tmp_path / "cache", "train")
     before = list(names)
     assert before == ["test_id data.lmdb 0", "train data.0000.lmdb 0", "train data.0000.lmdb 3"]

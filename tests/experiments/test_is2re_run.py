@@ -76,7 +76,7 @@ def test_what_is_made_already_is_kept(cache, monkeypatch):
     monkeypatch.setattr("hdgnn_jax.data.slabs.make_system", refuse)
     folder = cache / "is2re" / "slabs"
     prepare.slabs(folder, SYSTEMS, seed=0, processes=1)
-    with pytest.raises(ValueError, match=r'holds other ones, .*"systems": 20.* another --name'):
+    with pytest.raises(ValueError, match=r'was made with .*"systems": 20.* another --name'):
         prepare.slabs(folder, SYSTEMS, seed=1, processes=1)
 
 
@@ -88,7 +88,7 @@ def test_the_report_has_every_part_and_their_mean(finished):
         parts = [summary["splits"][part][key] for part in PARTS]
         assert summary["splits"]["mean"][key] == pytest.approx(np.mean(parts))
     assert "mae_paper" not in summary
-    assert "can be held against OC20's" in (finished / "report" / "report.md").read_text()
+    assert "can be compared with OC20's" in (finished / "report" / "report.md").read_text()
 
 
 def test_evaluation_prints_the_same(finished, capsys, monkeypatch):

@@ -122,7 +122,7 @@ def test_results_of_other_settings_do_not_count(run, made_up, change, capsys):
     peer.run(run, peer.Options(**{"seconds": 2, **change}))
     assert len(made_up()) == 16
     (name,) = change
-    assert f"is of other settings ({name} = " in capsys.readouterr().out
+    assert f"has results of other settings ({name} = " in capsys.readouterr().out
     assert read(run, "peers.json")["settings"][name] == change[name]
 
 

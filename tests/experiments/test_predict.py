@@ -126,7 +126,7 @@ def test_every_input_leaves_a_row_and_spoils_no_other(finished, tmp_path, capsys
     _, *rows = csv.reader(printed.out.splitlines())
     assert [bool(row[-1]) for row in rows] == [False, True, True, False]
     assert printed.err.splitlines()[-1].startswith("2 predictions of U0")
-    assert printed.err.splitlines()[-1].endswith("; 2 without, each with its reason")
+    assert printed.err.splitlines()[-1].endswith("; no prediction for 2, each with its reason")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_what_files_say_goes_with_predictions(finished, inputs, tmp_path):
 
 
 def test_what_cannot_be_done_is_said(finished, inputs, tmp_path):
-    with pytest.raises(ValueError, match="--forces goes with"):
+    with pytest.raises(ValueError, match="--forces needs --output"):
         predict.run([finished], [], tmp_path / "out.csv", Options(forces=True))
     with pytest.raises(ValueError, match="--rolls must be positive, not 0"):
         Options(rolls=0)

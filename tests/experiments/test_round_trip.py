@@ -86,7 +86,7 @@ def test_the_report_has_energies_and_forces_and_evaluate_repeats_them(run, capsy
     assert summary["mae"] == pytest.approx(mae)
     text = (run / "report" / "report.md").read_text()
     assert "Mean absolute error of forces [meV/Å]" in text
-    assert "no published number can be held against these" in text
+    assert "no published number can be compared with these" in text
     assert {p.name for p in (run / "report").glob("*.png")} == {
         "learning_curve.png", "parity.png", "parity_forces.png"
     }  # fmt: skip

@@ -168,7 +168,7 @@ def test_peers_of_one_seed_are_said_to_have_runs_to_go(plan, tmp_path):
     plan = dataclasses.replace(plan, variants=VARIANTS[:2], seeds=2)
     study.run(plan, "0/1", None)
     write_peers(plan, "gap", [{"seed": 0, "molecules": 900, "test": 81}])
-    message = r"PaiNN beside gap has runs to go.* --workdir=DIR/gap/baseline/0 --seeds=N"
+    message = r"PaiNN needs two seeds or more of gap.* --workdir=DIR/gap/baseline/0 --seeds=N"
     with pytest.raises(ValueError, match=message):
         study_page.write(
             tmp_path / "page.md", plan.workdir, plan.targets, plan.variants, plan.seeds

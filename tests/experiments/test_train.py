@@ -211,7 +211,7 @@ def test_debug_nans_names_the_layer(config, tmp_path, monkeypatch):
         return state
 
     monkeypatch.setattr(Task, "init_state", spoilt)
-    message = r"step 1: not finite is layer 1, message/nn1; the output for QM9 molecule \d+"
+    message = r"step 1: not finite: layer 1, message/nn1; the output for QM9 molecule \d+"
     with pytest.raises(DivergedError, match=message):
         train.run(config, tmp_path / "run", debug_nans=True)
 

@@ -52,19 +52,19 @@ DATA = {
     "kcal/mol": (
         {"energy": KCAL},
         {},
-        ["all electrons are in kcal/mol, and taken for eV", "components of forces are 23 eV/Å"],
+        ["all electrons in kcal/mol, and are read in eV", "components of forces are 23 eV/Å"],
     ),
     "kcal/mol, said": ({"energy": KCAL}, {"energy_unit": "kcal/mol"}, []),
     "a unit of no name": (
         {"energy": KCAL / 3}, {}, ["below those of all electrons: is config.data", "forces are 70"]
     ),
-    "Ha": ({"energy": ase.units.Ha}, {}, ["as those of all electrons are in Ha, and taken for eV"]),
-    "bohr": ({"length": ase.units.Bohr}, {}, ["from each other: is config.data.length_unit right"]),
+    "Ha": ({"energy": ase.units.Ha}, {}, ["like those of all electrons in Ha, and are read in eV"]),
+    "bohr": ({"length": ase.units.Bohr}, {}, ["Å: is config.data.length_unit right"]),
     "bohr, said": ({"length": ase.units.Bohr}, {"length_unit": "bohr"}, []),
-    "Å taken for nm": ({}, {"length_unit": "nm"}, ["any two atoms are 4 Å and more from each"]),
+    "Å taken for nm": ({}, {"length_unit": "nm"}, ["any two atoms are never nearer than 4 Å"]),
     "an element without its atom": ({"lone": "HC"}, {}, ["no energy of an isolated O is given"]),
     "atoms in another unit": (
-        {}, {"atom_energies": "H=-.5,C=-37.8,O=-75"}, ["are those in config.data.energy_unit"]
+        {}, {"atom_energies": "H=-.5,C=-37.8,O=-75"}, ["are the atoms' energies in config"]
     ),
     "the wrong sign": ({"energy": -1}, {}, ["above those of isolated atoms: is their sign right"]),
 }  # fmt: skip
@@ -91,8 +91,8 @@ def test_values_that_can_hardly_be_right_are_said(tmp_path, mistake):
         ({"path": "atoms.xyz"}, "energy", "has 0 groups of structures: none is left to train on"),
         ({"energy_key": "REF"}, "energy", "structure 1 has no REF that is a number; beside pos"),
         ({"forces_key": "REF"}, "energy", "structure 1 has no REF"),
-        ({"energy_key": "REF"}, "dipole", "data.energy_key is of energies, and config.target is"),
-        ({"atom_energies": "H=-1"}, "dipole", "data.atom_energies is of energies, and config"),
+        ({"energy_key": "REF"}, "dipole", "data.energy_key is of energies, but config.target is"),
+        ({"atom_energies": "H=-1"}, "dipole", "data.atom_energies is of energies, but config"),
         ({}, "dipole", "has no dipole that is three numbers; beside positions it has energy, for"),
         ({}, "u0", "unknown target 'u0'; a file of ASE has energy, dipole"),
         ({"energy_unit": "hartree"}, "energy", "must be one of eV, meV, Ha, Ry, kcal/mol, kJ/mol"),
@@ -172,7 +172,7 @@ def test_what_a_model_does_not_see_is_a_warning(tmp_path, monkeypatch, name, dou
     [
         ({"unit": "D"}, "--unit=D must be one of eV, meV, Ha, Ry, kcal/mol, kJ/mol"),
         ({"unit": "hartree"}, "--unit=hartree must be one of eV, meV, Ha, Ry, kcal/mol, kJ/mol"),
-        ({"forces": True}, "--forces goes with .json and .extxyz"),
+        ({"forces": True}, "--forces needs --output=FILE.json or FILE.extxyz"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(finished, options, line):

@@ -163,7 +163,7 @@ def test_a_run_that_is_asked_to_stop_in_a_spike_does_not_save_it(tmp_path):
 
 def test_the_first_number_that_is_not_finite_is_located_after_its_step(tmp_path):
     losses = np.where(np.arange(10) == 2, math.nan, 1.0)
-    message = "step 3: not finite is layer 2 after step 3, batch 2; the output for molecule 42"
+    message = "step 3: not finite: layer 2 after step 3, batch 2; the output for molecule 42"
     with pytest.raises(DivergedError, match=message):
         run(
             tmp_path, losses, max_skipped=9,
