@@ -1,4 +1,4 @@
-"""What a model was trained on, in a few numbers: whoever leaves it is told."""
+"""What a model was trained on, in a few numbers, and how a structure differs from it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ write 2 S + 1 as `spin`, some the number of unpaired electrons."""
 def structure_of(atoms: Any, name: str = "structure") -> Structure:
     """An `ase.Atoms` as a structure: elements, positions, cell, tags, and `FixAtoms` as fixed.
 
-    A charge or a spin in its `info` is what no model sees.
+    A charge or a spin in its `info` becomes its `unseen`: no model takes them into account.
     """
     from ase.constraints import FixAtoms
 
@@ -47,7 +47,7 @@ def structure_of(atoms: Any, name: str = "structure") -> Structure:
 
 
 def _unseen(info: Fields) -> str:
-    """What is said of a structure that no model sees."""
+    """The charge and spin in an `info`, which no model sees; empty where there are none."""
     words = []
     for name, usual in NEUTRAL.items():
         value = info.get(name)
@@ -63,7 +63,7 @@ def _unseen(info: Fields) -> str:
 def read_structures(path: str | os.PathLike[str]) -> Iterator[Structure | StructureError]:
     """The structures of a file (xyz, extxyz, cif, an ASE database, ...), in its order.
 
-    Where it cannot be read on, the last is the error that says why.
+    If the file cannot be read to its end, the last item is the error that says why.
     """
     path = pathlib.Path(path)
     comments = _comments(path)
@@ -89,7 +89,7 @@ def _comments(path: pathlib.Path) -> Iterator[str]:
 
 
 def _read(path: pathlib.Path) -> Iterator[Any]:
-    """The `Atoms` of a file; where it cannot be read on, the last is the error that says why."""
+    """The `Atoms` of a file; if it cannot be read to its end, the last item is the error."""
     number = 0
     try:
         import ase.io
@@ -144,8 +144,8 @@ def read_labelled(
       path: of the file.
       name: `energy` or `dipole`.
       key, forces_key: names in the file; None: as ASE's calculators store them.
-      left_out: receives why a structure cannot be had, which is then left out; None: it is an
-        error.
+      left_out: gets the error of each structure without such values, which is then left out;
+        None: the first such error is raised.
 
     Raises:
       StructureError: naming the file and the structure that cannot be read, or has no such value.

@@ -80,7 +80,7 @@ class Dataset(Protocol):
         return {}
 
     def read(self, target: str) -> list[str]:
-        """What was read of files of a user's, and what about it can hardly be right, in lines."""
+        """Lines on what was read from a user's files, and on what there can hardly be right."""
         return []
 
     def how_divided(self, target: str) -> str:

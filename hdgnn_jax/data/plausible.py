@@ -1,4 +1,4 @@
-"""What values of a user's file are, and whether they can be in the units they are taken for."""
+"""Describes the values of a user's file, and doubts units in which they can hardly be."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def described(data: LabelledStructures, target: str, names: tuple[str, str]) -> 
 def doubts(
     data: LabelledStructures, target: str, atoms: Mapping[int, float], unit: str
 ) -> Iterator[str]:
-    """Why values can hardly be what they are taken for.
+    """Why values can hardly be in the units that they are read in.
 
     Args:
       data: of a file, in eV and Å.

@@ -56,7 +56,7 @@ class Target:
       atom_energies: of isolated atoms, by atomic number, in the stored unit.
       threshold: in `unit`; the share of errors below it is reported too.
       potential: whether it is an energy that atoms move in, so that its derivatives are forces. Of
-        QM9's U0 is taken for one, though its zero-point part belongs to the minimum.
+        QM9's energies U0 counts as one, though its zero-point part belongs to the minimum.
       head: of the network, made for it.
       size: how it depends on the size of a system, and with it its references.
       note: what has to be known of it.

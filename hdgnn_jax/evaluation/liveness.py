@@ -61,7 +61,7 @@ def sizes(model: HDGNN, params: Params, graph: batching.MolecularGraph) -> dict[
     }
 
 
-def obituary(found: Mapping[str, float]) -> list[str]:
+def dead_parts(found: Mapping[str, float]) -> list[str]:
     """A line for each part of the network that contributes nothing.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a model says of a whole set of structures, in its order."""
+"""Runs a model on a whole set of structures, batch by batch; results are in its order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hdgnn_jax.types import Params, PyTree
 
 
 def nobody(structures: int) -> None:
-    """Is told, and does nothing."""
+    """Takes the place of a progress bar where there is none."""
 
 
 def in_precision(dtype: npt.DTypeLike) -> contextlib.AbstractContextManager[object]:

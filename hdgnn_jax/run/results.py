@@ -1,4 +1,4 @@
-"""What a network says of the parts of its data set, beside the truth and what there is to beat."""
+"""Predictions for the parts of a data set, beside the truth and the baselines."""
 
 from __future__ import annotations
 

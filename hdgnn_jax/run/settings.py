@@ -16,7 +16,7 @@ class Training:
       steps: of the run.
       validate_every: steps.
       first_validation: step of an early one.
-      validation_size: first so many validation structures, while training.
+      validation_size: number of validation structures, the first, that are predicted in training.
       log_every: steps.
       n_budgets: padded shapes, that is compilations.
       ema: decay of the averaged weights.

@@ -27,7 +27,7 @@ def edited(name: str, change) -> dict:
 def test_a_stirred_network_is_alive():
     found = liveness.sizes(network(**SMALL), parameters()["params"], GRAPH)
     assert {"rms_0", "rms_1", "rms_2", "gates_stuck"} == found.keys()
-    assert liveness.obituary({**found, **SOUND}) == []
+    assert liveness.dead_parts({**found, **SOUND}) == []
 
 
 def test_dead_degrees_and_stuck_gates_are_named():
@@ -35,13 +35,13 @@ def test_dead_degrees_and_stuck_gates_are_named():
     quiet = liveness.without_degrees(model, parameters()["params"])
     found = liveness.sizes(model, quiet, GRAPH)
     assert found["rms_1"] < 1e-5 < found["rms_0"]
-    lines = liveness.obituary({**found, **SOUND})
+    lines = liveness.dead_parts({**found, **SOUND})
     assert [line[:8] for line in lines] == ["degree 1", "degree 2"]
     open_ = edited("['attention']['bias']", lambda leaf: jnp.full_like(leaf, 50))
     found = liveness.sizes(model, open_, GRAPH)
     assert found["gates_stuck"] == 1
-    assert "stuck" in liveness.obituary({**found, **SOUND})[0]
-    lines = liveness.obituary({**found, "gates_stuck": 0.0, **dict.fromkeys(SOUND, 0.001)})
+    assert "stuck" in liveness.dead_parts({**found, **SOUND})[0]
+    lines = liveness.dead_parts({**found, "gates_stuck": 0.0, **dict.fromkeys(SOUND, 0.001)})
     assert len(lines) == 2
 
 
