@@ -16,6 +16,7 @@ qm9    The molecules of the package qm9pack as a tensorflow_datasets data set, f
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -48,6 +49,7 @@ from hdgnn_jax.cpu import cores
 from hdgnn_jax.data import is2re, is2re_build, qm9, qm9_tfds
 from hdgnn_jax.data.cache import cache_folder
 from hdgnn_jax.data.oc20_lmdb import Record, write_lmdb
+from hdgnn_jax.data.processes import map_in_processes
 from hdgnn_jax.data.qm9pack import package_folder
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.progress import progress_bar
@@ -127,7 +129,8 @@ def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None
                     yield record
                     progress.advance(task)
 
-            made = made_here.make_systems(seed, part, itertools.chain(*rows), processes)
+            make = functools.partial(made_here.make_system, seed, part)
+            made = map_in_processes(make, itertools.chain(*rows), processes=processes)
             with contextlib.closing(made) as records:
                 for start, row in zip(missing, rows, strict=True):
                     write_lmdb(files[start], counted(records, len(row)))
@@ -162,7 +165,8 @@ def molecules(folder: pathlib.Path, systems: int, seed: int, processes: int) -> 
         task = progress.add_task("molecules: moving", total=systems)
         progress.advance(task, systems - sum(map(len, rows)))
         places = list(itertools.chain(*rows))
-        moved = dynamics.move_all((qm9_molecules[chosen[k]] for k in places), places, processes)
+        started = (qm9_molecules[chosen[k]] for k in places)
+        moved = map_in_processes(dynamics.move, started, places, processes=processes)
         with contextlib.closing(moved) as shapes:
             for start, row in zip(missing, rows, strict=True):
                 text = io.StringIO()

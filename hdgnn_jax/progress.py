@@ -29,7 +29,7 @@ class _Rate(ProgressColumn):
         return Text(f"{shown} {self._unit}/s")
 
 
-def progress_bar(unit: str, disable: bool = False) -> Progress:
+def progress_bar(unit: str) -> Progress:
     """A bar with count, rate and time left, on the standard error stream; it fits 80 columns.
 
     The rate is in `unit`s per second. A task's field `per` multiplies it, e.g. molecules per step.
@@ -44,5 +44,5 @@ def progress_bar(unit: str, disable: bool = False) -> Progress:
         TimeRemainingColumn(table_column=whole),
         console=Console(stderr=True),
         # Of several processes that train together, only the first shows the bar.
-        disable=disable or (jax.distributed.is_initialized() and jax.process_index() > 0),
+        disable=jax.distributed.is_initialized() and jax.process_index() > 0,
     )

@@ -5,15 +5,26 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import pickle
+from collections.abc import Iterator
 
 import lmdb
 import numpy as np
 import pytest
 
 from hdgnn_jax.data import is2re_build, oc20_lmdb
-from hdgnn_jax.data.oc20_lmdb import Record
+from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb, Record
 
 TARGETS = ("positions_relaxed", "y_init", "y_relaxed")
+
+
+def read_lmdb(path: pathlib.Path) -> Iterator[Record]:
+    """The records of a file, or of the files of a folder; a bad one raises."""
+    for file in oc20_lmdb.lmdb_files(path):
+        with Lmdb(file) as content:
+            for record in content.records():
+                if isinstance(record, BadRecord):
+                    raise record
+                yield record
 
 
 def single(values: np.ndarray) -> np.ndarray:
@@ -114,7 +125,7 @@ SPOILED = {
     "its sid is 4294967296": fields(sid=2**32),
     "it has 2001 atoms": fields(natoms=2001),
     "pos has a coordinate that": fields(pos=np.full((N, 3), -(2**63))),
-    "atomic_numbers has one": fields(atomic_numbers=np.full(N, 6.5, "f4")),
+    "atomic_numbers has an": fields(atomic_numbers=np.full(N, 6.5, "f4")),
     "atomic_numbers has an entry that": fields(atomic_numbers=np.full(N, np.nan, "f4")),
     "atomic_numbers has an entry that is": fields(atomic_numbers=np.full(N, 119)),
     "tags has an entry that is no whole number from 0 to 2": fields(tags=np.full(N, 3)),

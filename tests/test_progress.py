@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 
 from hdgnn_jax.progress import progress_bar
@@ -31,7 +32,9 @@ def test_slow_work_has_a_rate_too(capsys):
     assert " 0.25 settings/s left " in capsys.readouterr().err
 
 
-def test_a_disabled_bar_prints_nothing(capsys):
-    with progress_bar("molecules", disable=True) as progress:
+def test_of_several_processes_the_second_prints_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with progress_bar("molecules") as progress:
         progress.advance(progress.add_task("x", total=1))
     assert capsys.readouterr() == ("", "")

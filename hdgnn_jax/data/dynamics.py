@@ -9,7 +9,6 @@ compared with published ones.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Generator, Iterable
 
 import ase
 import numpy as np
@@ -18,7 +17,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
 from tblite.ase import TBLite
 
-from hdgnn_jax.data.processes import map_in_processes
 from hdgnn_jax.graphs.structure import Structure
 
 SHAPES = 4
@@ -61,10 +59,3 @@ def move(molecule: Structure, seed: int) -> list[ase.Atoms]:
         shape.info |= {"group": molecule.name, "kelvin": round(kelvin, 1), "method": method()}
         shapes.append(shape)
     return shapes
-
-
-def move_all(
-    molecules: Iterable[Structure], seeds: Iterable[int], processes: int
-) -> Generator[list[ase.Atoms]]:
-    """Yields `move` of each molecule, in their order."""
-    return map_in_processes(move, molecules, seeds, processes=processes)

@@ -167,33 +167,8 @@ def lmdb_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:
     return files
 
 
-def read_lmdb(
-    path: str | os.PathLike[str], skipped: list[Json] | None = None
-) -> Iterator[Record]:
-    """Yields the records of a file, or of the .lmdb files of a folder.
-
-    Args:
-      path: the file or folder.
-      skipped: a list that gets file, key and reason of each bad record. None: the first bad record
-        raises.
-
-    Raises:
-      Is2reError: where a file cannot be read.
-      BadRecord: for a bad record, without `skipped`.
-    """
-    for file in lmdb_files(path):
-        with Lmdb(file) as content:
-            for found in content.records():
-                if not isinstance(found, BadRecord):
-                    yield found
-                elif skipped is None:
-                    raise found
-                else:
-                    skipped.append(found.problem)
-
-
 def write_lmdb(path: str | os.PathLike[str], records: Iterable[Record]) -> None:
-    """Writes records in OC20's format, readable by torch_geometric 2 and `read_lmdb`.
+    """Writes records in OC20's format, readable by torch_geometric 2 and `Lmdb`.
 
     Coordinates are stored in float32 where that is exact. The file gets its name at the end.
     """

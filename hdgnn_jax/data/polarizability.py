@@ -125,7 +125,7 @@ def in_frame_of_positions(
 
 
 def _fit(
-    rotations: np.ndarray, tensors: np.ndarray, features: np.ndarray, rounds: int = 4
+    rotations: np.ndarray, tensors: np.ndarray, features: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The model's tensors [n, 6] and the nearest candidates [n], fitted in turn to each other."""
     n, _, width = features.shape
@@ -136,7 +136,7 @@ def _fit(
         targets[part] = _six(turned @ rotations[part])
     weight = np.sqrt([1, 1, 1, 2, 2, 2])
     chosen = targets.mean(1)
-    for _ in range(rounds):
+    for _ in range(4):
         gram, right = np.eye(width) * 3, np.zeros(width)
         for part in parts:
             rows = (features[part] * weight[:, None]).reshape(-1, width).astype(float)

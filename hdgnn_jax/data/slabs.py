@@ -6,9 +6,8 @@ them cannot be compared with errors on OC20.
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from ase.neighborlist import neighbor_list
 from ase.optimize import LBFGS
 
 from hdgnn_jax.data.oc20_lmdb import Record
-from hdgnn_jax.data.processes import map_in_processes
 
 METALS = ("Ni", "Cu", "Pd", "Ag", "Pt", "Au", "Al")
 """The metals that EMT is made for. A combination is held out of training if the indices of its
@@ -98,20 +96,6 @@ def make_system(seed: int, part: str, k: int) -> Record:
             record = _relaxed(len(PARTS) * k + place, slab, _adsorbed(rng, slab, adsorbate))
             if record is not None:
                 return record
-
-
-def make_systems(seed: int, part: str, indices: Iterable[int], processes: int) -> Generator[Record]:
-    """Yields `make_system` of each index, in their order.
-
-    Args:
-      seed: seed of the data set.
-      part: name in `PARTS`.
-      indices: numbers k of systems; any, so that an interrupted run can be resumed.
-      processes: number of processes.
-    """
-    return map_in_processes(
-        functools.partial(make_system, seed, part), indices, processes=processes
-    )
 
 
 def _slab(rng: np.random.Generator, metals: tuple[str, ...]) -> Atoms:

@@ -9,12 +9,13 @@ from molecules import KNOWN
 
 from hdgnn_jax.data import dynamics
 from hdgnn_jax.data.ase_files import read_labelled
+from hdgnn_jax.data.processes import map_in_processes
 from hdgnn_jax.graphs.structure import StructureError
 
 
 @pytest.fixture(scope="module")
 def moved():
-    return list(dynamics.move_all(list(KNOWN)[:3], [0, 1, 2], processes=1))
+    return list(map_in_processes(dynamics.move, list(KNOWN)[:3], [0, 1, 2], processes=1))
 
 
 def test_shapes_are_a_function_of_molecule_and_seed(moved):

@@ -8,7 +8,16 @@ import shutil
 
 import numpy as np
 import pytest
-from oc20_records import SPOILED, TARGETS, assert_same, changed, fields, make_records, write
+from oc20_records import (
+    SPOILED,
+    TARGETS,
+    assert_same,
+    changed,
+    fields,
+    make_records,
+    read_lmdb,
+    write,
+)
 
 from hdgnn_jax.data import oc20_lmdb, torch_pickle
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Is2reError
@@ -17,9 +26,9 @@ from hdgnn_jax.data.oc20_lmdb import BadRecord, Is2reError
 def test_lmdb_files_give_the_records_to_the_bit(source):
     folder, parts = source
     for part, expected in parts.items():
-        for found, record in zip(oc20_lmdb.read_lmdb(folder / part), expected, strict=True):
+        for found, record in zip(read_lmdb(folder / part), expected, strict=True):
             assert_same(found, record)
-    first = list(oc20_lmdb.read_lmdb(folder / "train/data.0000.lmdb"))
+    first = list(read_lmdb(folder / "train/data.0000.lmdb"))
     assert [record.sid for record in first] == [record.sid for record in parts["train"][:8]]
 
 
@@ -27,7 +36,7 @@ def test_more_precise_positions_stay_so(tmp_path):
     record = make_records(1)[0]
     record = record._replace(positions=record.positions + 1e-12)
     oc20_lmdb.write_lmdb(tmp_path / "one.lmdb", [record])
-    assert_same(next(oc20_lmdb.read_lmdb(tmp_path)), record)
+    assert_same(next(read_lmdb(tmp_path)), record)
 
 
 def test_real_records_and_keys_in_the_order_of_numbers(tmp_path):
@@ -36,7 +45,7 @@ def test_real_records_and_keys_in_the_order_of_numbers(tmp_path):
     real = [(folder / f"{d}_{r}.pickle").read_bytes() for d in ("pyg1", "pyg2", "pyg2_protocol2")
             for r in ("slab", "test")]  # fmt: skip
     write(tmp_path / "real.lmdb", real * 2, length=False)
-    records = list(oc20_lmdb.read_lmdb(tmp_path))
+    records = list(read_lmdb(tmp_path))
     assert [record.y_relaxed for record in records] == [-0.025550085000020317, None] * 6
     slab = records[0]
     assert (slab.sid, slab.atomic_numbers.tolist()) == (2472718, [29, 29, 29, 8, 1])
@@ -52,14 +61,14 @@ def test_a_folder_with_data_mdb_is_a_file_too(tmp_path, source):
     (tmp_path / "copy.lmdb").mkdir()
     shutil.copy(source[0] / "test_id/data.lmdb", tmp_path / "copy.lmdb/data.mdb")
     for path in (tmp_path, tmp_path / "copy.lmdb"):
-        assert len(list(oc20_lmdb.read_lmdb(path))) == 2
+        assert len(list(read_lmdb(path))) == 2
 
 
 @pytest.mark.parametrize("reason", SPOILED)
 def test_a_bad_record_is_named(tmp_path, reason):
     write(tmp_path / "bad.lmdb", [torch_pickle.dumps(f) for f in (fields(), SPOILED[reason])])
     with pytest.raises(BadRecord, match=rf"bad.lmdb, record 1: {reason}"):
-        list(oc20_lmdb.read_lmdb(tmp_path / "bad.lmdb"))
+        list(read_lmdb(tmp_path / "bad.lmdb"))
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.0099, 0.0101])
@@ -87,7 +96,7 @@ def test_a_missing_key_is_named(tmp_path):
         content.delete(b"1")
         content.put(b"3", b"")
     with pytest.raises(BadRecord, match=r"gap.lmdb, record 1: is missing, though .* 3"):
-        list(oc20_lmdb.read_lmdb(path))
+        list(read_lmdb(path))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +110,7 @@ def test_a_wrong_length_is_refused(tmp_path, length, message):
     with changed(path) as content:
         content.put(b"length", length)
     with pytest.raises(Is2reError, match=rf"x.lmdb.*{message}"):
-        next(oc20_lmdb.read_lmdb(path))
+        next(read_lmdb(path))
 
 
 def test_files_that_are_no_lmdb_are_refused(tmp_path):
@@ -115,7 +124,7 @@ def test_files_that_are_no_lmdb_are_refused(tmp_path):
     ]:
         path.write_bytes(spoiled)
         with pytest.raises(Is2reError, match=message):
-            next(oc20_lmdb.read_lmdb(path))
+            next(read_lmdb(path))
 
 
 def test_an_unfinished_file_has_another_name(tmp_path):
@@ -128,4 +137,4 @@ def test_an_unfinished_file_has_another_name(tmp_path):
     assert not (tmp_path / "x.lmdb").exists()
     oc20_lmdb.write_lmdb(tmp_path / "x.lmdb", make_records(3))
     assert [path.name for path in tmp_path.iterdir()] == ["x.lmdb"]
-    assert len(list(oc20_lmdb.read_lmdb(tmp_path))) == 3
+    assert len(list(read_lmdb(tmp_path))) == 3

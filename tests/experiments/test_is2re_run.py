@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from oc20_records import read_lmdb
 
 from experiments import evaluate, prepare, train
 from experiments.configs import ablations
@@ -63,7 +64,7 @@ def test_the_cache_holds_the_slabs_that_the_files_hold(cache):
     folder = cache / "is2re" / "slabs"
     counts = {part: len(is2re.read(folder, part)) for part in is2re.parts(folder)}
     assert counts == {"train": 16, **dict.fromkeys(PARTS, 1)}
-    records = list(oc20_lmdb.read_lmdb(folder / "lmdb" / "id"))
+    records = list(read_lmdb(folder / "lmdb" / "id"))
     packed = is2re.read(folder, "id")
     assert [r.y_relaxed for r in records] == packed.labels["relaxed_energy"].tolist()
     assert (np.concatenate([r.fixed for r in records]) == packed.structures.fixed).all()
@@ -126,7 +127,7 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(
     config, cache, tmp_path, monkeypatch
 ):
     """OC20's own folder names, on records made here: what the real files would do."""
-    records = list(oc20_lmdb.read_lmdb(cache / "is2re" / "slabs" / "lmdb" / "id"))
+    records = list(read_lmdb(cache / "is2re" / "slabs" / "lmdb" / "id"))
     hidden = [r._replace(positions_relaxed=None, y_init=None, y_relaxed=None) for r in records]
     for part, content in {
         "train": records, **{f"val_{p}": records for p in PARTS},
@@ -168,7 +169,7 @@ def test_bad_data_settings_are_refused(config, tmp_path, values, error, message)
 
 
 def test_a_training_system_without_energy_is_named(config, cache, tmp_path):
-    records = list(oc20_lmdb.read_lmdb(cache / "is2re" / "slabs" / "lmdb" / "train"))
+    records = list(read_lmdb(cache / "is2re" / "slabs" / "lmdb" / "train"))
     records[3] = records[3]._replace(y_relaxed=None)
     (tmp_path / "source" / "train").mkdir(parents=True)
     oc20_lmdb.write_lmdb(tmp_path / "source" / "train" / "data.lmdb", records)
