@@ -13,6 +13,7 @@ from rich.table import Table
 from experiments.search_record import Candidate, Search
 from experiments.study_page import LEVEL, Comparison, compare
 from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Fields
@@ -20,6 +21,8 @@ from hdgnn_jax.types import Fields
 Rows = list[list[str]]
 HEAD = ["", "changed", "parameters", "steps", "seconds", "MAE", ""]
 FINAL_HEAD = ["", "changed", "parameters", "MAE", "above the best", "p", ""]
+LEFT = ("changed", "")
+"""Columns that are aligned to the left."""
 
 
 def print_bar(
@@ -163,7 +166,7 @@ def _who(c: Candidate) -> list[str]:
 def _print(title: str, head: list[str], rows: Rows) -> None:
     table = Table(title=title, title_justify="left")
     for name in head:
-        right = name not in ("changed", "")
+        right = name not in LEFT
         table.add_column(name, justify="right" if right else "left", no_wrap=right)
     for row in rows:
         table.add_row(*row)
@@ -171,7 +174,4 @@ def _print(title: str, head: list[str], rows: Rows) -> None:
 
 
 def _markdown(head: list[str], rows: Rows) -> str:
-    lines = [head, ["---" if name in ("changed", "") else "---:" for name in head], *rows]
-    # A reason may contain a "|".
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    return markdown_table(head, rows, [k for k, name in enumerate(head) if name in LEFT])

@@ -14,6 +14,7 @@ import scipy.stats
 
 from experiments.peer import results as results_of_peers
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
 from hdgnn_jax.training.result import format_mae
@@ -28,6 +29,9 @@ PAPER = {
 """Test MAE on IS2RE (ID), meV: Tables 3 to 5 of An et al. 2024, one run each."""
 
 LEVEL = 0.05
+COLUMNS = (
+    "variant", "MAE", "difference", "%", "p", "paper, %", "with the paper", "rotation error",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,9 +253,8 @@ def _target(
         f"Test MAE and rotation error, mean |E(x) - E(Qx)|, in {unit}. Mean predictor "
         f"{format_mae(reference['mae_mean_predictor'])}, linear composition "
         f"{format_mae(reference['mae_composition'])}.\n",
-        "| variant | MAE | difference | % | p | paper, % | with the paper | rotation error |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
+    table = []
     for c in rows:
         cells = [c.variant, f"{format_mae(c.mean)} ± {c.spread:.2g}"]
         if c.variant != BASELINE:
@@ -266,15 +269,16 @@ def _target(
         else:
             cells += [""] * 5
         cells.append(format_mae(float(np.mean(turned[c.variant]))))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+        table.append(cells)
+    return "\n".join([*lines, markdown_table(COLUMNS, table, left=(0, 6)), ""])
 
 
 def _peers(reference: Fields, base: Comparison, found: Fields) -> str:
     """The section with the results of `experiments.peer` on the first run of the baseline."""
     target, unit, settings = reference["target"], reference["unit"], found["settings"]
     command = f"python -m experiments.peer --workdir=DIR/{target}/{BASELINE}/0 --seeds=N"
-    rows, differences = [], []
+    ours = f"{format_mae(base.mean)} ± {base.spread:.2g}"
+    rows, differences = [[base.variant, f"{reference['parameters']:,}", "", ours]], []
     for name, title in results_of_peers.MODELS.items():
         model = found["models"].get(name, {"runs": []})
         if len(model["runs"]) < 2:
@@ -286,10 +290,10 @@ def _peers(reference: Fields, base: Comparison, found: Fields) -> str:
         test = scipy.stats.ttest_ind(other.maes, base.maes, equal_var=False)
         low, high = test.confidence_interval()
         molecules = np.mean([run["molecules"] for run in model["runs"]])
-        rows.append(
-            f"| {title} ({model['software']}, {model['size']}) | {model['parameters']:,} | "
-            f"{molecules:,.0f} | {format_mae(other.mean)} ± {other.spread:.2g} |"
-        )
+        rows.append([
+            f"{title} ({model['software']}, {model['size']})", f"{model['parameters']:,}",
+            f"{molecules:,.0f}", f"{format_mae(other.mean)} ± {other.spread:.2g}",
+        ])  # fmt: skip
         differences.append(
             f"{title}: {(low + high) / 2:+.3g} ± {(high - low) / 2:.2g} {unit}, "
             f"p = {test.pvalue:.2g} (Welch)."
@@ -300,10 +304,7 @@ The same molecules and time ({settings["seconds"]:.0f} s; batches of {settings["
 cutoff {settings["cutoff"]:g} Å, the best of {len(settings["rates"])} rates on validation). Their
 clock is for training alone; ours has compilation and the report's predictions in it.
 
-| model | parameters | molecules seen | test MAE, {unit} |
-| --- | ---: | ---: | ---: |
-| {base.variant} | {reference["parameters"]:,} | | {format_mae(base.mean)} ± {base.spread:.2g} |
-{chr(10).join(rows)}
+{markdown_table(("model", "parameters", "molecules seen", f"test MAE, {unit}"), rows)}
 
 {chr(10).join(differences)}
 

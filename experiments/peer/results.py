@@ -15,6 +15,7 @@ from rich.table import Table
 
 from hdgnn_jax.data.targets import Target
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import read_metrics, write_atomically
 from hdgnn_jax.training.plots import BLUE, ORANGE, RED, empty_figure, superscripts, tidy
 from hdgnn_jax.training.result import format_mae
@@ -183,11 +184,6 @@ def section(
     rows: Sequence[Sequence[str]],
 ) -> str:
     """The text of the section, with its heading."""
-    lines = [
-        "| " + " | ".join(COLUMNS) + " |",
-        "| --- |" + " ---: |" * (len(COLUMNS) - 1),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
     software = " and ".join(
         f"{MODELS[name]} ({model['software']}, {model['size']})" for name, model in models.items()
     )
@@ -203,7 +199,7 @@ cutoff {settings.cutoff:g} Å; targets without the linear fit to the composition
 Mean absolute error in {summary["unit"]}; validation: of the molecules that are predicted in \
 training.
 
-{chr(10).join(lines)}
+{markdown_table(COLUMNS, rows)}
 
 ![Error against time and molecules](peers.png)
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from hdgnn_jax.data.targets import Accuracy
 from hdgnn_jax.training import plots
+from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.result import SplitResult, component_names, format_mae
 from hdgnn_jax.types import Fields, Json
@@ -326,8 +327,7 @@ def _markdown(summary: Fields, report: TargetReport, note: str, card: Fields) ->
 Mean absolute error on the {summary["split"]} split: **{format_mae(summary["mae"])} \
 {summary["unit"]}**.
 
-{chr(10).join(tables[:-1])}
-{"".join(chr(10) + text + chr(10) for text in (note, beaten) if text)}
+{chr(10).join(tables)}{"".join(chr(10) + text + chr(10) for text in (note, beaten) if text)}
 Trained in {summary["seconds"]:,.0f} s: {summary["parameters"]:,} parameters, \
 {summary["compilations"]} compilations, {summary["padding_efficiency"]:.1%} of the padded arrays \
 filled.
