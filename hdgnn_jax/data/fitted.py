@@ -91,7 +91,8 @@ def energy_column(fitted: Sequence[FittedTarget]) -> int:
     """
     for one, column in zip(fitted, columns(fitted), strict=True):
         if one.target.potential:
-            return column.start
+            start: int = column.start
+            return start
     raise InputError(f"{', '.join(one.name for one in fitted)}: no energy that atoms move in")
 
 

@@ -48,7 +48,8 @@ def ridge(
     left, fitted = values - centre, n - n // 10
 
     def standard(rows: slice) -> np.ndarray:
-        return (design[rows][:, used] - mean[used]) / spread[used]
+        columns: np.ndarray = (design[rows][:, used] - mean[used]) / spread[used]
+        return columns
 
     system = _System((len(used), n_fits), fitted)
     for start in range(0, fitted, CHUNK):

@@ -229,7 +229,8 @@ class Reference:
 
     def restore(self, structures: Structures, outputs: np.ndarray) -> np.ndarray:
         """[n, ...] outputs, `fitted.completed`, to values in the reported unit, float64."""
-        return np.asarray(outputs, np.float64) * self.scale + self._known(structures)
+        values: np.ndarray = np.asarray(outputs, np.float64) * self.scale + self._known(structures)
+        return values
 
     def _known(self, structures: Structures) -> np.ndarray:
         return isotropic(self.composition.predict(structures), self.rank)

@@ -63,7 +63,8 @@ def finite_differences(predictor: Predictor, structure: Structure) -> float:
     with jax.enable_x64(True):
 
         def energies(moved: batching.MolecularGraph) -> jax.Array:
-            return apply({"params": params}, moved)
+            predicted: jax.Array = apply({"params": params}, moved)
+            return predicted
 
         found = jax.jit(lambda g: with_derivatives(energies, g, column))(graph)
         forces, virial = np.asarray(found.forces[:n]), np.asarray(found.virial[0])

@@ -59,9 +59,7 @@ class HyperParameters:
       sphere_rule: `lebedev`, `product`, or a `Sphere`.
       sphere_order: order of the Lebedev rule; None: see `so3.sphere.sphere`.
       sphere_error: instead of an order, the relative aliasing error that is allowed, e.g. 1e-3.
-      heads: one for each property that is predicted: `invariant` (a sum over atoms), `mean` (over
-        atoms), `dipole` (mu), `dipole_vector`, `extent` (r2) or `polarizability`; see
-        `heads.MoleculeHead`.
+      heads: one for each property that is predicted; see `heads.MoleculeHead`.
       invariant_weight: lambda of section 3.4.
       frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
         `frame`, the same in all layers), `canonical` (0), or n: mean prediction over n rolls.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def head_of(config: Config, target: Target) -> Head:
     Raises:
       InputError: where there is none of that name, or it gives another kind of value.
     """
-    head: Any = config["head"]
+    head: Head | Literal["auto"] = config["head"]
     if head == "auto":
         return target.head
     if head not in HEADS:
@@ -86,8 +86,8 @@ def fit_targets(
         given, rows = data.atoms(target.name), train.labelled(target.name)
         if unknown := [SYMBOLS[z] for z in sorted(given) if z not in elements]:
             raise InputError(
-                f"there are energies of isolated atoms of {', '.join(unknown)}, which "
-                "config.model.elements has not"
+                f"the data have energies of isolated atoms of {', '.join(unknown)}, and "
+                "config.model.elements does not"
             )
         if not len(rows):
             raise InputError(f"no training structure has a value of {target.name}")

@@ -261,7 +261,7 @@ class Fit:
         """Error, rotation error and what is alive, of averaged weights."""
         predictor = self.predictor.with_params(params)
         row, self.errors = results.validated(self.task, predictor, self.validation)
-        for line in liveness.obituary(row):
+        for line in liveness.dead_parts(row):
             print(f"warning: {line}")
         return row
 

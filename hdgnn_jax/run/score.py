@@ -52,7 +52,9 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
     labels = {"energy" if one.target.potential else one.name: one for one in task.fitted}
     if not (known := [label for label in labels if label in CALCULATED]):
         names = ", ".join(one.name for one in task.fitted)
-        raise InputError(f"files have {' and '.join(CALCULATED)}, and the run predicts {names}")
+        raise InputError(
+            f"the run predicts {names}; files are scored on {' and '.join(CALCULATED)} alone"
+        )
     label, one = known[0], labels[known[0]]
     target = one.target
     try:

@@ -58,7 +58,8 @@ def verdict(reports: Sequence[TargetReport]) -> str:
         return ""
     return (
         f"A linear model is better on the {reports[0].headline.split} split for "
-        f"{'; '.join(beaten)}. Train longer, or with config.data.reference = linear."
+        f"{'; '.join(beaten)}. Train longer; with config.data.reference = linear training starts "
+        "from it."
     )
 
 
@@ -130,8 +131,8 @@ def write_report(
         ]
         _write_target(folder / report.target, report, rows, note, run, card)
     title, (header, *cells) = _overview(reports)
-    lines = [f"# {title}", "", *_markdown_table(header, cells)]
-    lines += ["", verdict(reports), "", f"Of each target there is a folder. {note}".strip(), ""]
+    lines = [f"# {title}", "", markdown_table(header, cells)]
+    lines += ["", verdict(reports), "", f"Each target has a folder. {note}".strip(), ""]
     write_atomically(folder / "report.md", "\n".join(lines).encode())
     summary = {
         "split": reports[0].headline.split,
@@ -295,13 +296,6 @@ def _tables(report: TargetReport) -> list[tuple[str, list[tuple[str, ...]]]]:
     return tables
 
 
-def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    return [line(header), line(["---", *["---:"] * (len(header) - 1)]), *map(line, rows)]
-
-
 def _json(content: Fields) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
@@ -318,9 +312,10 @@ def _csv(result: SplitResult) -> bytes:
 
 
 def _markdown(summary: Fields, report: TargetReport, note: str, card: Fields) -> str:
-    tables = []
-    for title, (header, *rows) in _tables(report):
-        tables += [f"{title}:", "", *_markdown_table(header, rows), ""]
+    tables = [
+        f"{title}:\n\n{markdown_table(header, rows)}\n"
+        for title, (header, *rows) in _tables(report)
+    ]
     beaten = verdict([report])
     return f"""# HDGNN on {summary["target"]}
 
