@@ -29,7 +29,7 @@ from experiments import program
 
 SOURCE = flags.DEFINE_string("source", None, "DIR, for is2re: folder of the parts as unpacked")
 NAME = flags.DEFINE_string("name", None, "NAME in the cache, if not oc20, slabs or molecules")
-BAD = flags.DEFINE_enum("bad", "stop", ["stop", "skip"], "for is2re: at a bad record")
+BAD = flags.DEFINE_enum("bad", "stop", ["stop", "skip"], "for is2re: what to do at a bad record")
 SYSTEMS = flags.DEFINE_integer(
     "systems", None, "N, slabs of all parts (not given: 4,000) or molecules (1,000)",
     lower_bound=1,

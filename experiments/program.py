@@ -39,7 +39,7 @@ FRAMES = flags.DEFINE_integer(
 )  # fmt: skip
 PAGE = flags.DEFINE_string("page", None, "FILE.md, where the page goes, with its figures beside it")
 SEEDS = flags.DEFINE_integer(
-    "seeds", None, "N, runs that differ in their seed alone; not given: 3, of peer 1", lower_bound=1
+    "seeds", None, "N, runs that differ in the seed alone; not given: 3, for peer 1", lower_bound=1
 )
 SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES, PAGE, SEEDS)
 """Each program says which of these it reads."""

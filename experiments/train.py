@@ -25,7 +25,7 @@ from absl import flags
 from experiments import program
 
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "as one of the processes that Cloud TPU or Slurm started"
+    "distributed", False, "train as one of the processes that Cloud TPU or Slurm started"
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of process 0, if nothing else says it"
