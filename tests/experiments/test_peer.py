@@ -265,7 +265,10 @@ def test_the_trainer_imports_nothing_of_ours_and_no_jax():
     assert others == {"numpy", "schnetpack", "torch"}
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("schnetpack"), reason="not among the extras")
+@pytest.mark.skipif(
+    not (importlib.util.find_spec("schnetpack") and importlib.util.find_spec("torch")),
+    reason="not among the extras",
+)
 def test_both_models_learn(task, tmp_path):
     path = tmp_path / "molecules.npz"
     peer.write_molecules(path, task, None)
