@@ -16,8 +16,8 @@ The folder must be new or empty. It gets three files:
 To use the folder, `pip install jax flatbuffers` is enough. JAX reads exports of its versions of
 the last half year: keep the run, to export it again later.
 
-With --output=FILE.npz it writes the weights and their record instead, which all programs take for
---workdir, and FILE.npz.sha256.
+With --output=FILE.npz it writes the weights and their record instead, which predict, selftest and
+the calculator take for --workdir, and FILE.npz.sha256.
 
 --frames=8 averages over 8 rolls of the edges' frames instead of the run's own number: predictions
 depend less on how a molecule is turned, at 8 times the cost.
@@ -58,6 +58,8 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
       CheckpointError: where the run cannot be read.
     """
     if output.suffix == ".npz":
+        if output.exists():
+            raise InputError(f"--output={output} is there already: name a new file")
         if frames is not None:
             raise InputError("--frames goes with a folder: a file has the weights alone")
         record = pack(workdir, output)

@@ -49,6 +49,7 @@ from hdgnn_jax import cpu
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.inference.weights import shapes
+from hdgnn_jax.run.chosen import targets_of
 from hdgnn_jax.run.task import model_of
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import DivergedError, StoppedError
@@ -98,12 +99,15 @@ def run(plan: Plan, page: pathlib.Path | None) -> None:
       Other errors as `train.run` does, unless they are in `FAILURES`.
     """
     plan.refuse()
+    target, *others = targets_of(plan.config)
+    if others:
+        raise InputError("a search is for one target: set config.target to one of them")
     with occupied(plan.workdir):
         search = begin(plan)
         progress = Progress.of(search)
         if progress.seconds_left:
             # Builds the cache of the data; otherwise the first run would, and seem slower.
-            dataset(plan.config).part("train", plan.config["target"])
+            dataset(plan.config).part("train", target.name)
         for rung in range(plan.rungs):
             run_rung(search, rung, progress)
         run_finals(search, progress)

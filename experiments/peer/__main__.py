@@ -136,7 +136,8 @@ def comparable(workdir: pathlib.Path) -> Task:
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         task = Task.from_record(Record.of(checkpoints, "best"))
     if len(task.fitted) > 1 or task.fitted[0].target.rank:
-        kind = ("numbers", "a vector", "a tensor")[task.fitted[0].target.rank]
+        kinds = ("several numbers", "a vector", "a tensor")
+        kind = kinds[task.fitted[0].target.rank if len(task.fitted) == 1 else 0]
         raise InputError(
             f"{workdir} predicts {task.names}, {kind}: the other models are trained on one number "
             "for a structure"

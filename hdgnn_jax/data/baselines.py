@@ -250,8 +250,7 @@ class LinearFit:
                 cls(whole, Linear(terms.elements, cutoff, of_geometry, terms.averaged))
             )
         rest = np.arange(len(rows), len(structures))
-        others = structures.take(rest), neighbors.take(rest)
-        of_rest = np.stack([fit.energies(*others) for fit in fits], 1)
+        of_rest = geometry(fits, structures.take(rest), neighbors.take(rest))
         return fits, np.concatenate([known, of_rest])
 
     def predict(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
@@ -262,28 +261,38 @@ class LinearFit:
 
     def energies(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[n] what geometry gives, float64 of float32 sums."""
-        energies, weights = np.zeros(len(structures)), self._weights
-        compiled = _energies(self.linear.terms)
-        batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
-        for at, found in batches:
-            energies[at] = found[: len(at), 0]
-        return energies
-
-    @property
-    def _weights(self) -> np.ndarray:
-        """[F, 1]."""
-        return np.array(self.linear.weights, np.float32)[:, None]
+        return geometry([self], structures, neighbors)[:, 0]
 
     def forces(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
         """[atoms, 3] minus the slope of `energies`, per Å."""
         forces = np.zeros((len(structures.positions), 3))
-        weights = self._weights
+        weights = np.array(self.linear.weights, np.float32)[:, None]
         compiled = _derivatives(self.linear.terms)
         batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
         for at, found in batches:
             atoms = structures.atoms_of(at)
             forces[atoms] = found.forces[: len(atoms)]
         return forces
+
+
+def geometry(
+    fits: Sequence[LinearFit], structures: Structures, neighbors: Neighbors | NeighborSearch
+) -> np.ndarray:
+    """[n, T] what the geometry gives in T fits of the same elements and cutoff, together.
+
+    Float64 of float32 sums.
+    """
+    energies = np.zeros((len(structures), len(fits)))
+    if not fits:
+        return energies
+    (terms,) = {dataclasses.replace(fit.linear.terms, averaged=False) for fit in fits}
+    weights = np.stack([fit.linear.weights for fit in fits], 1).astype(np.float32)
+    compiled = _energies(terms)
+    batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
+    for at, found in batches:
+        energies[at] = found[: len(at)]
+    averaged = np.array([fit.linear.averaged for fit in fits])
+    return np.where(averaged, energies / structures.n_atoms[:, None], energies)
 
 
 @functools.cache

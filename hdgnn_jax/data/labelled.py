@@ -57,6 +57,8 @@ def merged(parts: Mapping[str, LabelledStructures]) -> LabelledStructures:
     """
     most = max(parts, key=lambda name: len(parts[name]))
     whole = parts[most]
+    if len(parts) == 1:
+        return whole
     place = {key: k for k, key in enumerate(whole.structures.ids.tolist())}
     labels, forces = {}, whole.forces
     for name, part in parts.items():
@@ -65,5 +67,6 @@ def merged(parts: Mapping[str, LabelledStructures]) -> LabelledStructures:
             raise InputError(f"{name} is known where {most} is not: train them one at a time")
         labels[name] = np.full((len(whole), *values.shape[1:]), np.nan)
         labels[name][[place[key] for key in ids]] = values
-        forces = part.forces if forces is None and len(part) == len(whole) else forces
+        if forces is None and ids == whole.structures.ids.tolist():
+            forces = part.forces
     return dataclasses.replace(whole, labels=labels, forces=forces)

@@ -27,7 +27,7 @@ class Loader:
 
     Attributes:
       structures, neighbors: the training set.
-      targets: [n, ...] standardised.
+      targets: [n, F] standardised; NaN where unknown.
       batch_size: molecules in a batch, over all shards.
       seed: seed of the order.
       steps: number of batches in the run.

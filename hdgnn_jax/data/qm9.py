@@ -82,13 +82,14 @@ class QM9(Dataset):
         """
         check_part(name, ("train", *self.reported))
         rows, molecules = getattr(splits.split(self.split), name), self._molecules
+        rows = first_rows(rows, self.train_size) if name == "train" else rows
         if target == POLARIZABILITY.name:
             tensors = self._tensors
             rows = rows[np.isfinite(tensors[rows]).all((1, 2))]
             molecules = dataclasses.replace(molecules, labels={target: tensors})
         else:
             molecules = dataclasses.replace(molecules, labels={target: molecules.labels[target]})
-        return molecules.take(first_rows(rows, self.train_size) if name == "train" else rows)
+        return molecules.take(rows)
 
     @functools.cached_property
     def _molecules(self) -> LabelledStructures:

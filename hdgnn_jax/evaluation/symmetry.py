@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from hdgnn_jax.data.targets import turned
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.inference.batches import nobody
@@ -117,9 +118,13 @@ def prediction_changes(
         values, forces = [], []
         for seed, rotation in enumerate(rotations):
             there = run(_setting(choice, rolls, rotation, seed))
-            change = [np.abs(np.asarray(a - b)) for a, b in zip(there, at_rest, strict=True)]
-            values.append([change[0][real, column].mean(1) for column in columns])
-            forces.append([change[1][owner == k].mean() for k in real])
+            turn = rotation if choice in ("rotation", "axes") else np.array([1.0, 0, 0, 0])
+            values.append([
+                np.abs(there[0][real, column] - _turned(at_rest[0][real, column], turn)).mean(1)
+                for column in columns
+            ])  # fmt: skip
+            change = np.abs(there[1] - at_rest[1])
+            forces.append([change[owner == k].mean() for k in real])
         of_each = [_summary(of_one) for of_one in np.moveaxis(np.array(values), 1, 0)]
         changes[choice] = of_each, _summary(np.array(forces))
     return changes
@@ -163,6 +168,13 @@ def state_changes(
         layers.append(row)
         advance(1)
     return layers
+
+
+def _turned(values: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """Numbers, vectors or tensors [n, 1, 3 or 9] as they are when the molecules are turned."""
+    rank = {1: 0, 3: 1, 9: 2}[values.shape[1]]
+    shaped = values.reshape(len(values), *(3,) * rank)
+    return turned(shaped, np.tile(turn, (len(values), 1)), rank).reshape(values.shape)
 
 
 def _rest(rolls: jax.Array) -> Setting:

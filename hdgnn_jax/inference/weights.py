@@ -61,6 +61,8 @@ def read(file: pathlib.Path) -> tuple[Record, Params]:
             raise ValueError("its SHA-256 is another")
         with np.load(file) as arrays:
             content = {name: arrays[name] for name in arrays.files}
+        if RECORD not in content:
+            raise ValueError("it holds no model")
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{file} is damaged ({error}): copy it again") from error
     record = Record.from_dict(json.loads(content.pop(RECORD).tobytes()))

@@ -30,6 +30,8 @@ def targets_of(config: Config) -> list[Target]:
         names = list(data.all_targets)
     if len(set(names)) < len(names):
         raise InputError(f"config.target = {config['target']} names a target twice")
+    if len(names) > 1 and config["head"] != "auto":
+        raise InputError("config.head must be auto where config.target names several")
     return [data.target(name) for name in names]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hdgnn_jax.data.baselines import geometry
 from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.graphs.neighbors import Neighborhoods
 
@@ -49,12 +50,15 @@ class Examples(Neighborhoods):
           known: by target, [n] energies of its linear reference, where they are known already.
         """
         at, labels, forces = (self.structures, self.neighbors), dict(self.labels), self.forces
+        fits = {one.name: one.linear for one in fitted if one.linear}
+        missing = [name for name in fits if name not in known]
+        found = geometry([fits[name] for name in missing], *at)
+        known = {**known, **dict(zip(missing, found.T, strict=True))}
         for one in fitted:
             fit, factor = one.linear, one.target.factor
             if fit is None:
                 continue
-            energies = known[one.name] if one.name in known else fit.energies(*at)
-            labels[one.name] = labels[one.name] - energies / factor
+            labels[one.name] = labels[one.name] - known[one.name] / factor
             if forces is not None and one.target.potential:
                 forces = forces - fit.forces(*at) / factor
         return dataclasses.replace(self, labels=labels, forces=forces)

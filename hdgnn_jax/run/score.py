@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 
 from hdgnn_jax.data.ase_dataset import ASEFile
+from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.data.partition import fingerprints
 from hdgnn_jax.data.targets import CALCULATED
 from hdgnn_jax.errors import HDGNNError, InputError
@@ -48,15 +49,36 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
       InputError: where files hold no such target.
       StructureError: where no structure of the file can be scored.
     """
-    left_out = list[StructureError]()
     labels = {"energy" if one.target.potential else one.name: one for one in task.fitted}
     if not (known := [label for label in labels if label in CALCULATED]):
         names = ", ".join(one.name for one in task.fitted)
         raise InputError(
             f"the run predicts {names}; files are scored on {' and '.join(CALCULATED)} alone"
         )
-    label, one = known[0], labels[known[0]]
-    target = one.target
+    errors: dict[str, SplitResult] = {}
+    left_out: dict[str, StructureError] = {}
+    for label in known:
+        one, reasons = labels[label], list[StructureError]()
+        examples = labelled(predictor, source, file, one, label, reasons)
+        left_out |= {str(error): error for error in reasons}
+        errors |= errors_of(task, predictor, file, one, examples)
+    return Score(errors, list(left_out.values()), doubts(task, predictor, examples))
+
+
+def labelled(
+    predictor: Predictor,
+    source: ASEFile,
+    file: pathlib.Path,
+    one: FittedTarget,
+    label: str,
+    left_out: list[StructureError],
+) -> Examples:
+    """The structures of a file that have the label and that the model can use; see `score`.
+
+    Args:
+      label: what a file calls the target.
+      left_out: receives why the others are not among them.
+    """
     try:
         read = source.labelled(file, label, left_out)
     except StructureError as error:
@@ -67,10 +89,17 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
         raise StructureError(f"{file}: {left_out[0]}")
     kept = read.take(np.setdiff1d(np.arange(len(read)), list(reasons)))
     # From eV to what the run's data store.
-    unit = predictor.energy_unit() * target.factor if target.potential else 1.0
+    unit = predictor.energy_unit() * one.target.factor if one.target.potential else 1.0
     forces = None if kept.forces is None else kept.forces / unit
     of_one = {one.name: kept.labels[label] / unit}
-    examples = Examples(graphs.structures, graphs.neighbors, of_one, forces)
+    return Examples(graphs.structures, graphs.neighbors, of_one, forces)
+
+
+def errors_of(
+    task: Task, predictor: Predictor, file: pathlib.Path, one: FittedTarget, examples: Examples
+) -> dict[str, SplitResult]:
+    """Of a target, of each atom's share where it adds up over atoms, and of forces."""
+    target = one.target
     with progress_bar("structures") as progress:
         bar = progress.add_task(file.name, total=len(examples))
         advance = functools.partial(progress.advance, bar)
@@ -83,7 +112,7 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
         errors[f"{target.name} [{target.unit}/atom]"] = each
     if found.forces is not None:
         errors[f"forces [{target.unit}/Å]"] = found.forces
-    return Score(errors, left_out, doubts(task, predictor, examples))
+    return errors
 
 
 def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:

@@ -13,7 +13,7 @@ from hdgnn_jax.config import check_type, from_section
 from hdgnn_jax.data import applicability, baselines
 from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.datasets import dataset
-from hdgnn_jax.data.fitted import FittedTarget, energy_column
+from hdgnn_jax.data.fitted import FittedTarget, energy_column, potential
 from hdgnn_jax.data.labelled import merged
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
@@ -156,7 +156,9 @@ class Task:
         """[atoms, 3] what the network learns of forces `to_learn`, per Å."""
         if learned.forces is None:
             return None
-        (one,) = (one for one in self.fitted if one.target.potential)
+        one = potential(self.fitted)
+        if one is None:
+            return None
         return learned.forces * (one.target.factor / one.reference.scale)
 
     @property

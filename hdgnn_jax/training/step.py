@@ -41,7 +41,7 @@ class StepMetrics(NamedTuple):
     """Metrics of a step on the whole batch.
 
     Attributes:
-      loss: mean over the real graphs.
+      loss: see `losses.l1`.
       gradient_norm: norm of the gradient of the loss.
       skipped: True where one of them is not finite, so that the step changed no weight.
       culprit: id of a graph whose outputs are not finite; -1 without one.
@@ -114,7 +114,7 @@ def make_train_step(
     """The jitted training step.
 
     Each device computes its part of the batch. Losses and gradients are summed over devices and
-    divided by the numbers of real graphs and atoms in the whole batch, so the number of devices
+    divided by the numbers of labels and atoms in the whole batch, so the number of devices
     does not change them. A step whose loss or gradient is not finite only increments `step`.
 
     Args:

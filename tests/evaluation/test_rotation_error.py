@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from small import BUDGET, EXACT, SMALL, network, parameters, predict
 
 from hdgnn_jax.evaluation import symmetry
+from hdgnn_jax.models.heads import columns
 
 ROTATIONS = symmetry.random_rotations(2, seed=0)
 FINE = EXACT["sphere_order"]
@@ -55,6 +56,19 @@ def test_a_choice_that_does_not_enter_changes_nothing(options, still):
     for choice, (value, force) in changes(**options).items():
         assert (value < 1e-5) == (choice in still), choice
         assert (force < 1e-4) == (choice in still), choice
+
+
+def test_vectors_and_tensors_are_compared_with_the_turned():
+    """A strict model turns them with the molecule, to the sphere's error."""
+    heads = ("invariant", "dipole_vector", "polarizability")
+    options = {**EXACT, "heads": heads}
+    found = symmetry.prediction_changes(
+        network(**{**SMALL, **options}), parameters(**options)["params"],
+        graph_of(KNOWN, budget=BUDGET), columns=columns(heads), frames=1, rotations=ROTATIONS,
+        choices=("rotation", "axes"),
+    )  # fmt: skip
+    for values, _ in found.values():
+        assert all(value.mean < 1e-4 for value in values)
 
 
 def test_averaged_frames_make_the_error_fall():

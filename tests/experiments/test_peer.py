@@ -192,7 +192,7 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path):
     ("targets", "change", "message"),
     [
         ([POLARIZABILITY], {}, "predicts polarizability, a tensor: the other models"),
-        ([TARGETS["U0"], TARGETS["mu"]], {}, "predicts U0, mu, numbers: the other models"),
+        ([TARGETS["U0"], TARGETS["mu"]], {}, "predicts U0, mu, several numbers: the other models"),
         (
             [RELAXED_ENERGY],
             {"data": IS2RE("slabs", validation_size=5)},
