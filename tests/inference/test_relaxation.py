@@ -98,7 +98,7 @@ def test_one_that_is_lost_stops_none_of_the_others():
     told: list[int] = []
     found = relax(Breaking(KNOWN), shaken(0.3), fmax=1e-3, steps=300, advance=told.append)
     assert found.reasons[2] == "has atoms 0 and 1 at one place"
-    assert found.reasons[4].endswith("no numbers")
+    assert found.reasons[4].endswith("no finite numbers")
     assert found.converged.tolist() == [k not in (2, 4) for k in range(len(KNOWN))]
     assert sum(told) == len(KNOWN)
     others = np.isin(np.repeat(np.arange(len(KNOWN)), KNOWN.n_atoms), (2, 4), invert=True)
