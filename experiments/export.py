@@ -36,6 +36,7 @@ if __name__ == "__main__":
     PROGRAM.begin()
 
 from experiments import export_run
+from hdgnn_jax.data.fitted import names_of
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.inference.export import export_model
 from hdgnn_jax.inference.predictor import Predictor
@@ -63,8 +64,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
         if frames is not None:
             raise InputError("--frames goes with a folder: a file has the weights alone")
         record = pack(workdir, output)
-        names = ", ".join(one.name for one in record.fitted)
-        print(f"{output}: {names}, {output.stat().st_size / 1e6:.1f} MB")
+        print(f"{output}: {names_of(record.fitted)}, {output.stat().st_size / 1e6:.1f} MB")
         return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output} is there already: name a new folder, or an empty one")
@@ -76,9 +76,9 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
     text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
     (output / "model.json").write_text(text, encoding="utf-8")
     shutil.copyfile(export_run.__file__, output / "run.py")
-    names = ", ".join(f"{k} [{one['unit']}]" for k, one in description["targets"].items())
+    of = ", ".join(f"{k} [{one['unit']}]" for k, one in description["targets"].items())
     print(
-        f"{output}: {names} for "
+        f"{output}: {of} for "
         f"{', '.join(description['platforms'])}, {len(exported) / 1e6:.1f} MB"
     )
 

@@ -46,6 +46,7 @@ import numpy as np
 from experiments.peer import results
 from experiments.peer.results import MODELS, Settings
 from hdgnn_jax.cpu import cores
+from hdgnn_jax.data.fitted import names_of
 from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.errors import InputError
@@ -139,8 +140,8 @@ def comparable(workdir: pathlib.Path) -> Task:
         kinds = ("several numbers", "a vector", "a tensor")
         kind = kinds[task.fitted[0].target.rank if len(task.fitted) == 1 else 0]
         raise InputError(
-            f"{workdir} predicts {task.names}, {kind}: the other models are trained on one number "
-            "for a structure"
+            f"{workdir} predicts {names_of(task.fitted)}, {kind}: the other models are trained on "
+            "one number for a structure"
         )
     if isinstance(task.data, IS2RE):
         raise InputError(
@@ -148,7 +149,8 @@ def comparable(workdir: pathlib.Path) -> Task:
             "and on files of ASE"
         )
     if task.forces_weight:
-        logger.warning("forces are left out: the other models learn %s alone", task.names)
+        learned = names_of(task.fitted)
+        logger.warning("forces are left out: the other models learn %s alone", learned)
     return task
 
 

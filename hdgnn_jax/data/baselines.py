@@ -295,6 +295,14 @@ def geometry(
     return np.where(averaged, energies / structures.n_atoms[:, None], energies)
 
 
+def geometry_of(
+    fits: Mapping[str, LinearFit], structures: Structures, neighbors: Neighbors | NeighborSearch
+) -> dict[str, np.ndarray]:
+    """The same by name, [n] each."""
+    found = geometry(list(fits.values()), structures, neighbors)
+    return dict(zip(fits, found.T, strict=True))
+
+
 @functools.cache
 def _features(terms: Terms) -> Callable[..., jax.Array]:
     return jax.jit(terms.features)

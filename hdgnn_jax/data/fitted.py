@@ -78,6 +78,11 @@ def columns(fitted: Sequence[FittedTarget]) -> list[slice]:
     return heads.columns([one.head for one in fitted])
 
 
+def names_of(fitted: Sequence[FittedTarget]) -> str:
+    """Of the targets, in words."""
+    return ", ".join(one.name for one in fitted)
+
+
 def potential(fitted: Sequence[FittedTarget]) -> FittedTarget | None:
     """The energy that atoms move in, of which there is at most one."""
     return next((one for one in fitted if one.target.potential), None)
@@ -93,7 +98,7 @@ def energy_column(fitted: Sequence[FittedTarget]) -> int:
         if one.target.potential:
             start: int = column.start
             return start
-    raise InputError(f"{', '.join(one.name for one in fitted)}: no energy that atoms move in")
+    raise InputError(f"{names_of(fitted)}: no energy that atoms move in")
 
 
 def restored(

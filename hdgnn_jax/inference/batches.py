@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -91,8 +91,7 @@ def predict(
       StructureError: for a structure larger than the budget.
     """
     answers = batches.answers(predict_step, params)
-    places, outputs = zip(*((at, out[: len(at)]) for at, out in answers), strict=True)
-    return np.concatenate(outputs)[np.argsort(np.concatenate(places))].astype(np.float64)
+    return _in_order((at, out[: len(at)]) for at, out in answers)
 
 
 def differentiate(
@@ -107,12 +106,17 @@ def differentiate(
     structures = batches.graphs.structures
     n = len(structures)
     virial, forces = np.zeros((n, 3, 3)), np.zeros_like(structures.positions)
-    places, values = [], []
+    values = []
     for at, found in batches.answers(derivatives_step, params):
-        places.append(at)
-        values.append(found.value[: len(at)])
+        values.append((at, found.value[: len(at)]))
         virial[at] = found.virial[: len(at)]
         atoms = structures.atoms_of(at)
         forces[atoms] = found.forces[: len(atoms)]
-    value = np.concatenate(values)[np.argsort(np.concatenate(places))].astype(np.float64)
-    return Derivatives(value, forces, virial)
+    return Derivatives(_in_order(values), forces, virial)
+
+
+def _in_order(answers: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """[n, ...] float64 of the whole set, from places and the values of those."""
+    places, values = zip(*answers, strict=True)
+    whole: np.ndarray = np.concatenate(values)[np.argsort(np.concatenate(places))]
+    return whole.astype(np.float64)

@@ -17,6 +17,7 @@ from hdgnn_jax.data.fitted import (
     FittedTarget,
     completed,
     energy_column,
+    names_of,
     potential,
     restored,
 )
@@ -260,9 +261,8 @@ class Predictor:
     @functools.cached_property
     def programs(self) -> Programs:
         """What is compiled."""
-        return Programs(
-            self.apply, self.mesh, energy_column(self.fitted) if self.has_forces else None
-        )
+        # Without an energy nothing is differentiated.
+        return Programs(self.apply, self.mesh, energy_column(self.fitted) if self.has_forces else 0)
 
     def warnings(self, graphs: Neighborhoods) -> list[str]:
         """[n] the `doubts` of each structure as one text; empty where there are none."""
@@ -289,7 +289,7 @@ class Predictor:
             name = self.fitted[0].name
             why = NOT_POTENTIALS.get(name, "is no energy that atoms move in")
             if len(self.fitted) > 1:
-                name, why = self.names, "are no energies that atoms move in"
+                name, why = names_of(self.fitted), "are no energies that atoms move in"
             raise PredictorError(f"{name} {why}: it has no forces")
         return found
 
@@ -300,11 +300,6 @@ class Predictor:
           PredictorError: where the model predicts none.
         """
         return ENERGIES[self.energy().target.unit]
-
-    @property
-    def names(self) -> str:
-        """Of the targets, in words."""
-        return ", ".join(one.name for one in self.fitted)
 
     @property
     def has_forces(self) -> bool:

@@ -21,12 +21,12 @@ class Programs:
     Attributes:
       apply: (variables, graph, ...) -> [G, F] standardised; see `Predictor.apply`.
       mesh: devices.
-      energy: column of the energy that atoms move in; None: there is none.
+      energy: column of what is differentiated.
     """
 
     apply: Apply
     mesh: jax.sharding.Mesh
-    energy: int | None
+    energy: int
 
     @functools.cached_property
     def predict(self) -> Callable[..., jax.Array]:
@@ -38,8 +38,7 @@ class Programs:
         """(params, stacked batch) -> outputs with forces and virial."""
 
         def differentiate(variables: PyTree, graph: batching.MolecularGraph) -> Derivatives:
-            energy = 0 if self.energy is None else self.energy
-            return with_derivatives(lambda moved: self.apply(variables, moved), graph, energy)
+            return with_derivatives(lambda moved: self.apply(variables, moved), graph, self.energy)
 
         return step.make_predict_step(differentiate, self.mesh)
 

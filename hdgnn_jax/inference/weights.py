@@ -13,6 +13,7 @@ import zipfile
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hdgnn_jax.data.cache import is_complete, is_unchanged, write_with_digest
 from hdgnn_jax.graphs import batching
@@ -38,11 +39,8 @@ def pack(workdir: str | os.PathLike[str], file: pathlib.Path) -> Record:
     """
     with Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         record = Record.of(checkpoints, "best")
-        params = checkpoints.restore(shapes(network(record)), "best", part=".ema").state
-    arrays: Json = {
-        "/".join(key.key for key in path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+        params = restore_weights(checkpoints, network(record), step.make_mesh())
+    arrays: Json = flatten_dict(jax.device_get(params), sep="/")
     arrays[RECORD] = np.frombuffer(json.dumps(record.to_dict()).encode(), np.uint8)
     write_with_digest(file, lambda path: np.savez_compressed(path, **arrays))
     return record
@@ -66,10 +64,7 @@ def read(file: pathlib.Path) -> tuple[Record, Params]:
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{file} is damaged ({error}): copy it again") from error
     record = Record.from_dict(json.loads(content.pop(RECORD).tobytes()))
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: content["/".join(key.key for key in path)], shapes(network(record))
-    )
-    return record, params
+    return record, unflatten_dict(content, sep="/")
 
 
 def network(record: Record) -> HDGNN:

@@ -83,7 +83,7 @@ def fit_targets(
       InputError: for isolated atoms of other elements, or a target without any label.
     """
     chosen, elements = targets_of(config), config["model"]["elements"]
-    groups: dict[object, list[Target]] = {}
+    groups: dict[object, tuple[np.ndarray, list[Target]]] = {}
     for target in chosen:
         given, rows = data.atoms(target.name), train.labelled(target.name)
         if unknown := [SYMBOLS[z] for z in sorted(given) if z not in elements]:
@@ -95,11 +95,10 @@ def fit_targets(
             raise InputError(f"no training structure has a value of {target.name}")
         # Those that are alike share the sums of the linear fit.
         key = target.size, rows.tobytes(), tuple(sorted(given)), target.rank
-        groups.setdefault(key, []).append(target)
+        groups.setdefault(key, (rows, []))[1].append(target)
     found: dict[str, FittedTarget] = {}
     known: dict[str, np.ndarray] = {}
-    for group in groups.values():
-        rows = train.labelled(group[0].name)
+    for rows, group in groups.values():
         some = train.take(rows)
         for fitted, of_geometry in zip(*_fit_alike(config, data, group, some), strict=True):
             found[fitted.name] = fitted

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hdgnn_jax.data.baselines import geometry
+from hdgnn_jax.data.baselines import geometry_of
 from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.graphs.neighbors import Neighborhoods
 
@@ -40,6 +40,10 @@ class Examples(Neighborhoods):
         """Places of those whose value of a target is known."""
         return np.flatnonzero(~np.isnan(self.labels[target]).reshape(len(self), -1).any(1))
 
+    def places(self, target: str, hidden: bool) -> np.ndarray:
+        """The same, or all places where the value may be hidden."""
+        return np.arange(len(self)) if hidden else self.labelled(target)
+
     def without_linear(
         self, fitted: Sequence[FittedTarget], known: Mapping[str, np.ndarray]
     ) -> Examples:
@@ -50,10 +54,10 @@ class Examples(Neighborhoods):
           known: by target, [n] energies of its linear reference, where they are known already.
         """
         at, labels, forces = (self.structures, self.neighbors), dict(self.labels), self.forces
-        fits = {one.name: one.linear for one in fitted if one.linear}
-        missing = [name for name in fits if name not in known]
-        found = geometry([fits[name] for name in missing], *at)
-        known = {**known, **dict(zip(missing, found.T, strict=True))}
+        missing = {
+            one.name: one.linear for one in fitted if one.linear and one.name not in known
+        }
+        known = {**known, **geometry_of(missing, *at)}
         for one in fitted:
             fit, factor = one.linear, one.target.factor
             if fit is None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hdgnn_jax.config import from_section, with_tuples
 from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.data.fitted import names_of
 from hdgnn_jax.data.loader import Loader, prefetch
 from hdgnn_jax.evaluation import liveness
 from hdgnn_jax.graphs import batching
@@ -163,7 +164,7 @@ class Fit:
         unit = f" [{units.pop()}]" if len(units) == 1 else ""
         start = int(self.state.step)
         print(
-            f"HDGNN, {self.n_parameters:,} parameters, for {self.task.names}{unit} on "
+            f"HDGNN, {self.n_parameters:,} parameters, for {names_of(fitted)}{unit} on "
             f"{len(self.train):,} structures of {self.task.data.title}: "
             f"{settings.steps:,} steps of {settings.batch_size} on {self.predictor.mesh.size} "
             f"device(s), {len(loader.budgets)} shapes, padding efficiency "

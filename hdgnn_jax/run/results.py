@@ -10,7 +10,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
-from hdgnn_jax.data.baselines import LinearFit, geometry
+from hdgnn_jax.data.baselines import LinearFit, geometry_of
 from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.data.targets import isotropic
@@ -103,18 +103,16 @@ def with_baselines(
         one.name: fit for one in task.fitted
         if isinstance(fit := one.baselines.get("linear"), LinearFit)
     }  # fmt: skip
-    known = dict(zip(fits, geometry(list(fits.values()), *at).T, strict=True))
+    known = geometry_of(fits, *at)
     for one in task.fitted:
-        result, rows = found[one.name], examples.labelled(one.name)
-        to_beat = {
-            k: b.composition.predict(at[0]) + known[one.name]
-            if isinstance(b, LinearFit) else b.predict(*at)
-            for k, b in one.baselines.items()
-        }  # fmt: skip
-        to_beat = {
-            k: isotropic(values if hidden else values[rows], one.target.rank)
-            for k, values in to_beat.items()
-        }
+        result, rows = found[one.name], examples.places(one.name, hidden)
+        to_beat = {}
+        for name, baseline in one.baselines.items():
+            if isinstance(baseline, LinearFit):
+                values = baseline.composition.predict(at[0]) + known[one.name]
+            else:
+                values = baseline.predict(*at)
+            to_beat[name] = isotropic(values[rows], one.target.rank)
         of_forces = result.forces
         if of_forces is not None and one.name in fits:
             slopes = {"linear": fits[one.name].forces(*at)}
@@ -147,7 +145,7 @@ def predicted(
         predictions, slopes = predictor.slopes(examples, advance)
     for one in task.fitted:
         factor, of_forces = one.target.factor, None
-        rows = np.arange(len(examples)) if hidden else examples.labelled(one.name)
+        rows = examples.places(one.name, hidden)
         if slopes is not None and examples.forces is not None and one.target.potential:
             truth = examples.forces * factor
             of_forces = SplitResult(
@@ -240,8 +238,7 @@ def alive(task: Task, predictor: Predictor, examples: Examples) -> dict[str, flo
         """[n, F] of the network alone, standardised."""
         whole, columns = predictor(examples), []
         fits = {one.name: one.linear for one in task.fitted if one.linear}
-        found = geometry(list(fits.values()), examples.structures, examples.neighbors)
-        of_fits = dict(zip(fits, found.T, strict=True))
+        of_fits = geometry_of(fits, examples.structures, examples.neighbors)
         for one in task.fitted:
             values = whole[one.name]
             known = one.reference.restore(examples.structures, np.zeros_like(values))

@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from hdgnn_jax.data.ase_dataset import ASEFile
-from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.data.fitted import FittedTarget, names_of
 from hdgnn_jax.data.partition import fingerprints
 from hdgnn_jax.data.targets import CALCULATED
 from hdgnn_jax.errors import HDGNNError, InputError
@@ -51,9 +51,9 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
     """
     labels = {"energy" if one.target.potential else one.name: one for one in task.fitted}
     if not (known := [label for label in labels if label in CALCULATED]):
-        names = ", ".join(one.name for one in task.fitted)
         raise InputError(
-            f"the run predicts {names}; files are scored on {' and '.join(CALCULATED)} alone"
+            f"the run predicts {names_of(task.fitted)}; files are scored on "
+            f"{' and '.join(CALCULATED)} alone"
         )
     errors: dict[str, SplitResult] = {}
     left_out: dict[str, StructureError] = {}

@@ -81,11 +81,6 @@ class Task:
             record.domain,
         )
 
-    @property
-    def names(self) -> str:
-        """Of the targets, in words."""
-        return ", ".join(one.name for one in self.fitted)
-
     def warnings(self, train: Examples) -> list[str]:
         """What the training structures cannot teach."""
         said: dict[str, list[str]] = {}

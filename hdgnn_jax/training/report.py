@@ -38,7 +38,7 @@ class TargetReport:
     @property
     def headline(self) -> SplitResult:
         """The first split that is neither training nor validation, or else the last."""
-        return _headline(self.results)
+        return (_tested(self.results) or [self.results[-1]])[0]
 
     @property
     def beaten(self) -> str:
@@ -210,10 +210,6 @@ def _plots(report: TargetReport, history: Sequence[Fields]) -> dict[str, bytes]:
 
 def _tested(results: Sequence[SplitResult]) -> list[SplitResult]:
     return [result for result in results if result.split not in ("train", "validation")]
-
-
-def _headline(results: Sequence[SplitResult]) -> SplitResult:
-    return (_tested(results) or [results[-1]])[0]
 
 
 def _accuracies(
