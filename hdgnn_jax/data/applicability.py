@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ BOND = 1.3
 """Two atoms nearer than so many sums of their covalent radii are bonded."""
 RADII = COVALENT_RADII[:, None] + COVALENT_RADII
 """[Z, Z] Å, their sums."""
+Bonded = tuple[int, tuple[int, ...]]
+"""An atom's element and those it is bonded to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +37,16 @@ class Domain:
         infinite where none is within the model's cutoff.
       closest: (z, Z, Å) of pairs of elements, z <= Z, the smallest distance of two such atoms;
         pairs that are never within the cutoff are left out.
+      bonded: the elements that an atom of an element is bonded to, ascending, in molecules: for
+        water (1, (8,)) and (8, (1, 1)). QM9 has 88 such kinds of atoms. In structures with cells
+        there are too many to know them all; they are not looked at.
     """
 
     atoms: tuple[int, int]
     periodic: tuple[bool, bool]
     farthest: Mapping[int, float]
     closest: tuple[tuple[int, int, float], ...]
+    bonded: frozenset[Bonded] = frozenset()
 
     @classmethod
     def of(cls, structures: Structures, neighbors: Neighbors) -> Domain:
@@ -56,11 +63,13 @@ class Domain:
         low = np.full(len(kinds), np.inf)
         np.minimum.at(low, which.ravel(), pairs.distance)
         with_cell = structures.periodic.any(1)
+        in_molecules = np.repeat(~few.periodic.any(1), few.n_atoms)
         return cls(
             (int(n_atoms.min()), int(n_atoms.max())),
             (bool(with_cell.any()), bool(with_cell.all())),
             farthest,
             tuple((*kind, r) for kind, r in zip(kinds.tolist(), low.tolist(), strict=True)),
+            frozenset(map(_kind, np.unique(pairs.bonded(z)[in_molecules], axis=0).tolist())),
         )
 
     def reach(self, elements: Sequence[int]) -> np.ndarray:
@@ -94,6 +103,9 @@ class Domain:
         owner = np.repeat(np.arange(len(structures)), structures.n_atoms)
         self._too_far(words, structures.atomic_numbers, owner, pairs)
         self._too_near(words, structures.atomic_numbers, owner, pairs)
+        if self.bonded:
+            molecules = ~structures.periodic.any(1)[owner]
+            self._otherwise_bonded(words, structures.atomic_numbers, owner, pairs, molecules)
         return words
 
     def _too_far(
@@ -137,6 +149,24 @@ class Domain:
                 f"{a} and {b} {pairs.distance[e]:.2f} Å apart ({why})"
             )
 
+    def _otherwise_bonded(
+        self,
+        words: list[list[str]],
+        z: np.ndarray,
+        owner: np.ndarray,
+        pairs: _Pairs,
+        molecules: np.ndarray,
+    ) -> None:
+        atoms = np.hstack([owner[:, None], pairs.bonded(z)])[molecules]
+        for k, *row in np.unique(atoms, axis=0).tolist():
+            element, others = kind = _kind(row)
+            # Atoms on their own are far from the next one: that has been said, as new elements have.
+            known = self.farthest.keys() >= {element, *others}
+            if others and known and kind not in self.bonded:
+                counts = Counter(SYMBOLS[other] for other in others)
+                to = " and ".join(f"{n} {symbol}" for symbol, n in counts.items())
+                words[k].append(f"{SYMBOLS[element]} bonded to {to} (in no training structure)")
+
     @property
     def _closest(self) -> np.ndarray:
         """[Z, Z] Å; NaN for pairs that are not in training."""
@@ -147,7 +177,7 @@ class Domain:
 
     def to_dict(self) -> Json:
         """JSON-able."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "bonded": sorted(self.bonded)}
 
     @classmethod
     def from_dict(cls, content: Fields) -> Domain:
@@ -155,7 +185,8 @@ class Domain:
         (low, high), (some, every) = content["atoms"], content["periodic"]
         farthest = {int(z): far for z, far in content["farthest"].items()}
         closest = tuple((a, b, near) for a, b, near in content["closest"])
-        return cls((low, high), (some, every), farthest, closest)
+        bonded = frozenset((z, tuple(others)) for z, others in content["bonded"])
+        return cls((low, high), (some, every), farthest, closest, bonded)
 
 
 class _Pairs(NamedTuple):
@@ -174,6 +205,25 @@ class _Pairs(NamedTuple):
     def kinds(self, z: np.ndarray) -> np.ndarray:
         """[E, 2] the elements, ascending."""
         return np.sort(np.stack([z[self.senders], z[self.receivers]], 1), 1)
+
+    def bonded(self, z: np.ndarray) -> np.ndarray:
+        """[n atoms, 1 + most bonds] each atom's element, then those it is bonded to, then zeros."""
+        near = self.distance < BOND * RADII[z[self.senders], z[self.receivers]]
+        atoms, others = self.receivers[near], z[self.senders[near]]
+        order = np.lexsort((others, atoms))
+        atoms, others = atoms[order], others[order]
+        number = np.bincount(atoms, minlength=len(z))
+        place = np.arange(len(atoms)) - np.repeat(np.cumsum(number) - number, number)
+        table = np.zeros((len(z), 1 + int(number.max(initial=0))), int)
+        table[:, 0] = z
+        table[atoms, 1 + place] = others
+        return table
+
+
+def _kind(row: Sequence[int]) -> Bonded:
+    """A row of `_Pairs.bonded`, without its zeros."""
+    element, *others = row
+    return element, tuple(filter(None, others))
 
 
 def _pairs(structures: Structures, neighbors: Neighbors) -> _Pairs:

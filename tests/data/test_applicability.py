@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from ase.build import molecule
 from crystals import random_crystal
 from molecules import CUTOFF, KNOWN, random_molecules
 
@@ -86,3 +87,26 @@ def test_each_way_out_is_named():
     assert "O 1.45 Å from the next atom (trained on up to 1.21" in warning(domain, far)
     fluorine = Structure(np.array([9, 9, 9]), np.array([[0, 0, 0], [1.42, 0, 0], [2.84, 0, 0]]))
     assert "F and F 1.42 Å apart (bonded in no training structure)" in warning(domain, fluorine)
+
+
+def test_atoms_that_are_bonded_as_none_in_training_are_named():
+    """A cation and radicals of QM9's elements are no molecules of QM9."""
+    ethanol, ammonia = molecule_of("CH3CH2OH"), molecule_of("NH3")
+    domain = domain_of(Structures.pack([ethanol, ammonia]))
+    assert domain.bonded == {
+        (1, (6,)), (1, (7,)), (1, (8,)), (6, (1, 1, 1, 6)), (6, (1, 1, 6, 8)), (7, (1, 1, 1)),
+        (8, (1, 6)),
+    }  # fmt: skip
+    assert warning(domain, ethanol) == ""
+    assert "O bonded to 2 H (in no training structure)" in warning(domain, molecule_of("H2O"))
+    assert "C bonded to 3 H and 1 C (in no" not in warning(domain, molecule_of("C2H6"))
+    assert "C bonded to 3 H (in no training structure)" in warning(domain, molecule_of("CH3"))
+    # Metals have as many kinds of neighbourhoods as atoms.
+    boxed = dataclasses.replace(WATER, cell=9 * np.eye(3), periodic=(True,) * 3)
+    assert "bonded" not in warning(domain, boxed)
+    assert not domain_of(Structures.pack([random_crystal(0)])).bonded
+
+
+def molecule_of(name: str) -> Structure:
+    atoms = molecule(name)
+    return Structure(atoms.numbers, atoms.positions)

@@ -73,3 +73,14 @@ def test_a_handful_of_rows_is_no_problem(n):
     if n == 1:
         assert (weights == 0).all()
         assert constant == values[0]
+
+
+def test_weights_that_cancel_are_not_worth_a_few_percent():
+    """Two columns nearly the same, and noise: their difference says little, its weight is small."""
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(2000, 1))
+    design = np.hstack([one, one + 1e-3 * rng.normal(size=(2000, 1))])
+    values = design @ np.array([[30.0], [-29.0]]) + 0.05 * rng.normal(size=(2000, 1))
+    weights, _ = ridge(design.astype("f4"), values)
+    assert weights.sum() == pytest.approx(1, abs=0.02)
+    assert np.abs(weights).max() < 15
