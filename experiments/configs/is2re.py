@@ -16,7 +16,7 @@ Ours: tags, validation systems held out of training, and every choice of `quick`
 
 from ml_collections import ConfigDict
 
-from experiments.configs import ablations, qm9
+from experiments.configs import qm9
 from hdgnn_jax.errors import InputError
 
 SYSTEMS = 460_328
@@ -75,13 +75,8 @@ def _quick(config: ConfigDict) -> None:
     config.data.train_size = None
     config.data.reference = None
     config.training.auxiliary = False
-    config.training.ema = 0.99
-    config.model.update(ablations.BASELINE)
     config.model.elements = (13, 28, 29, 46, 47, 78, 79)
     config.model.cutoff = 6.0
     config.model.max_neighbors = 12
-    config.model.evaluation_frame = 4
-    config.optimizer.learning_rate = 0.004
-    config.training.batch_size = 16
     config.training.steps = 2000
     config.training.validate_every = 500

@@ -28,6 +28,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.seed = 0
     # auto: the dipole head for mu, the extent head for r2.
     config.head = "auto"
+    # A run, or a file of `export`, whose weights to start from; pretrained: the package's own.
+    config.init = config_dict.placeholder(str)
 
     config.data = ConfigDict()
     config.data.set = "qm9"
@@ -62,6 +64,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.divide_state = False
     config.training.auxiliary = False
     config.training.forces_weight = 0.0
+    config.training.init_rate = 1.0
+    config.training.frozen_layers = 0
 
     if variant == "quick":
         _quick(config)

@@ -63,7 +63,7 @@ class Domain:
         low = np.full(len(kinds), np.inf)
         np.minimum.at(low, which.ravel(), pairs.distance)
         with_cell = structures.periodic.any(1)
-        in_molecules = np.repeat(~few.periodic.any(1), few.n_atoms)
+        in_molecules: np.ndarray = np.repeat(np.logical_not(few.periodic.any(1)), few.n_atoms)
         return cls(
             (int(n_atoms.min()), int(n_atoms.max())),
             (bool(with_cell.any()), bool(with_cell.all())),
@@ -104,7 +104,7 @@ class Domain:
         self._too_far(words, structures.atomic_numbers, owner, pairs)
         self._too_near(words, structures.atomic_numbers, owner, pairs)
         if self.bonded:
-            molecules = ~structures.periodic.any(1)[owner]
+            molecules = np.logical_not(structures.periodic.any(1))[owner]
             self._otherwise_bonded(words, structures.atomic_numbers, owner, pairs, molecules)
         return words
 
@@ -160,7 +160,7 @@ class Domain:
         atoms = np.hstack([owner[:, None], pairs.bonded(z)])[molecules]
         for k, *row in np.unique(atoms, axis=0).tolist():
             element, others = kind = _kind(row)
-            # Atoms on their own are far from the next one: that has been said, as new elements have.
+            # What is new about atoms on their own, and of new elements, has been said.
             known = self.farthest.keys() >= {element, *others}
             if others and known and kind not in self.bonded:
                 counts = Counter(SYMBOLS[other] for other in others)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -30,14 +29,12 @@ from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference import batches
 from hdgnn_jax.inference.batches import Batches
 from hdgnn_jax.inference.programs import Programs
-from hdgnn_jax.inference.weights import SHIPPED, network, read, restore_weights
+from hdgnn_jax.inference.weights import SHIPPED, load, network
 from hdgnn_jax.models.forces import Derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.heads import HEADS
 from hdgnn_jax.models.repulsion import Repulsion
 from hdgnn_jax.training import step
-from hdgnn_jax.training.checkpoint import Checkpoints
-from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Apply, Json, Params
 
 Advance: TypeAlias = Callable[[int], object]
@@ -92,14 +89,8 @@ class Predictor:
         Raises:
           CheckpointError: where they cannot be restored.
         """
-        mesh, path = step.make_mesh() if mesh is None else mesh, pathlib.Path(workdir or SHIPPED)
-        if path.suffix == ".npz":
-            record, params = read(path)
-            params = jax.device_put(params, step.replicated(mesh))
-        else:
-            with Checkpoints(path / "checkpoints") as checkpoints:
-                record = Record.of(checkpoints, "best")
-                params = restore_weights(checkpoints, network(record), mesh)
+        mesh = step.make_mesh() if mesh is None else mesh
+        record, params = load(workdir or SHIPPED, mesh)
         found = cls(
             network(record), params, record.fitted, record.budget, mesh, record.domain,
             errors=record.errors,

@@ -67,6 +67,25 @@ def read(file: pathlib.Path) -> tuple[Record, Params]:
     return record, unflatten_dict(content, sep="/")
 
 
+def load(path: str | os.PathLike[str], mesh: jax.sharding.Mesh) -> tuple[Record, Params]:
+    """The weights that were best on validation, on every device, and what they belong to.
+
+    Args:
+      path: folder of a run, or a file of `pack`.
+      mesh: devices.
+
+    Raises:
+      CheckpointError: where they cannot be restored.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".npz":
+        record, params = read(path)
+        return record, jax.device_put(params, step.replicated(mesh))
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        record = Record.of(checkpoints, "best")
+        return record, restore_weights(checkpoints, network(record), mesh)
+
+
 def network(record: Record) -> HDGNN:
     """The network of a run, without weights."""
     return HDGNN(HyperParameters(**record.model))

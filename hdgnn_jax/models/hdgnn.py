@@ -32,6 +32,8 @@ Computing activation functions again is cheaper than writing and reading their v
 UNROLLED = 4
 """Up to this many layers are compiled one after another: a quarter faster on a CPU than a loop,
 which copies the arrays that the backward pass needs."""
+OF_ELEMENTS = {"embedding", "invariant_embedding", "sender", "receiver"}
+"""Modules whose table has a row for each element."""
 START = 0.25
 """Initial scale of the embedding, relative to an update: larger, it would hide the surroundings."""
 

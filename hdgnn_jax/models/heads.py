@@ -60,6 +60,31 @@ def shares(heads: Sequence[Head]) -> np.ndarray:
     return np.repeat(1 / (len(heads) * widths), widths).astype(np.float32)
 
 
+VECTORS: tuple[Head, ...] = ("dipole", "dipole_vector")
+TENSORS: tuple[Head, ...] = ("polarizability",)
+"""Heads that mix the channels of degree 1, and of degree 2."""
+
+
+def columns_of_weights(heads: Sequence[tuple[str, Head]]) -> dict[str, list[tuple[str, Head, int]]]:
+    """For each array of weights whose last axis is of the heads, the head of each column.
+
+    Args:
+      heads: each with a name.
+
+    Returns:
+      By path, for each column the head's name and kind, and the column's number among its own.
+    """
+    scalars = [(name, head, k) for name, head in heads for k in range(HEADS[head].scalars)]
+    found = {
+        f"molecule_head/scalars/{path}": scalars
+        for path in ("sphere_out/kernel", "sphere_out/bias", "invariant_out/kernel")
+    }
+    for matrix, kinds in (("vector", VECTORS), ("tensor", TENSORS)):
+        own = [(name, head, 0) for name, head in heads if head in kinds]
+        found[f"molecule_head/{matrix}/kernel"] = own
+    return found
+
+
 NEAR_ZERO = 0.03
 """Gain of the last layers: with order-one scalars, twenty atoms would start far from a target whose
 standard deviation is one."""
@@ -139,8 +164,8 @@ class MoleculeHead(nn.Module):
         )(x, f)
         own = jnp.split(scalars, np.cumsum(counts)[:-1], 1)
         # Degree 1 in this basis is (x, y, z).
-        vectors = iter(self._linear("vector", ("dipole", "dipole_vector"), x, 1))
-        tensors = iter(self._linear("tensor", ("polarizability",), x, 2))
+        vectors = iter(self._linear("vector", VECTORS, x, 1))
+        tensors = iter(self._linear("tensor", TENSORS, x, 2))
         sums = total(scalars)
         offset = jnp.zeros(())
         if any(HEADS[head].about_centre for head in self.heads):

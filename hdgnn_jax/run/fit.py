@@ -23,6 +23,7 @@ from hdgnn_jax.models import nonfinite
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run import results
 from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.run.pretrained import Pretrained
 from hdgnn_jax.run.results import Results, print_results, report_of, reported_results
 from hdgnn_jax.run.settings import Training
 from hdgnn_jax.run.task import Task, examples
@@ -56,6 +57,7 @@ class Fit:
       digest: of the data, as they were when the run was taken up.
       state: weights, averages, optimiser state, number of steps.
       began: when this process took it up, on the monotonic clock.
+      source: the run whose weights it has just taken.
       course: time and resumptions of earlier processes.
       memory: what the loop remembers between steps.
       errors: of the last validation, by target.
@@ -74,6 +76,7 @@ class Fit:
     digest: str
     state: step.TrainState
     began: float
+    source: Pretrained | None = None
     course: Course = dataclasses.field(default_factory=Course)
     memory: loop.Memory = dataclasses.field(default_factory=loop.Memory)
     errors: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -96,18 +99,19 @@ class Fit:
           As `experiments.train.run`.
         """
         settings, data = from_section(config, "training", Training), dataset(config)
+        source = None if record is not None else Pretrained.of(config)
         # The test parts too: what cannot be used is found before training, not after it.
         parts = {name: examples(config, data, name) for name in ("train", *data.reported)}
         train, validation = parts["train"], parts["validation"]
         if record is None:
-            task, learned = Task.prepare(config, data, train)
+            task, learned = Task.prepare(config, data, train, source)
         else:
             # What was fitted then: elsewhere the same fit can end in other digits.
             task = dataclasses.replace(Task.from_record(record), config=config, data=data)
             learned = task.to_learn(train)
         loader = loader_of(task, settings, train, learned, mesh)
         key = jax.random.fold_in(jax.random.key(config["seed"]), 1)
-        state = task.init_state(mesh, settings.divide_state)
+        state = task.init_state(mesh, settings.divide_state, source)
         run = cls(
             task,
             settings,
@@ -125,6 +129,7 @@ class Fit:
             data.digest(),
             state,
             began,
+            source,
         )  # fmt: skip
         if record is not None:
             run.resume()
@@ -172,6 +177,8 @@ class Fit:
         )
         if self.course.extended and self.course.extended[-1]["at_step"] == start:
             print(self.of_extension(**self.course.extended[-1]))
+        if self.source is not None:
+            print(self.source.told(self.task.config, fitted, self.task.model.hyper))
         names, data = [one.name for one in fitted], self.task.data
         for line in dict.fromkeys(data.how_divided(name) for name in names):
             print(line, end="\n" * bool(line))

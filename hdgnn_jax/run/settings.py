@@ -30,6 +30,9 @@ class Training:
         little to find features by; those found for this output serve both.
       forces_weight: Å, of the error of forces in the loss, beside that of the target; 0: forces are
         not trained on.
+      init_rate: what the learning rate is multiplied by for weights that `config.init` gives.
+      frozen_layers: number of first layers, with the embeddings before them, whose weights from
+        `config.init` stay as they are.
     """
 
     batch_size: int
@@ -45,9 +48,11 @@ class Training:
     divide_state: bool
     auxiliary: bool
     forces_weight: float
+    init_rate: float
+    frozen_layers: int
 
     def __post_init__(self) -> None:
-        free = ("max_skipped", "forces_weight", "spike")
+        free = ("max_skipped", "forces_weight", "spike", "init_rate", "frozen_layers")
         for name, value in dataclasses.asdict(self).items():
             if name in free and value < 0:
                 raise InputError(f"training.{name} must not be negative: {value}")

@@ -27,8 +27,9 @@ from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.run.chosen import auxiliary, fit_targets, has_reference, head_of, targets_of
 from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.run.pretrained import Pretrained
 from hdgnn_jax.training import step
-from hdgnn_jax.training.optimizer import make_optimizer
+from hdgnn_jax.training.optimizer import make_optimizer, with_own_rates
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Apply, Config, Params, PyTree
 
@@ -53,9 +54,14 @@ class Task:
 
     @classmethod
     def prepare(
-        cls, config: Config, data: Dataset, train: Examples
+        cls, config: Config, data: Dataset, train: Examples, source: Pretrained | None = None
     ) -> tuple[Task, Examples]:
         """Fits references and baselines to the training structures, and counts their neighbours.
+
+        Args:
+          config, data: of the run.
+          train: its training structures.
+          source: the run whose weights it starts from.
 
         Returns:
           The task, and the training structures as `to_learn` leaves them.
@@ -67,6 +73,8 @@ class Task:
         some = train.first(applicability.SAMPLE)
         domain = applicability.Domain.of(train.structures, some.neighbors.found())
         mean = train.neighbors.n_edges.sum() / max(len(train.structures.atomic_numbers), 1)
+        if source is not None:
+            mean = source.neighbors
         task = cls(config, data, fitted, model_of(config, float(mean)), domain)
         return task, train.without_linear(fitted, known)
 
@@ -117,14 +125,18 @@ class Task:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser."""
+        return self._optimizer(None)
+
+    def _optimizer(self, rates: Params | None) -> optax.GradientTransformation:
         training = self.config["training"]
-        return from_section(
+        optimizer = from_section(
             self.config,
             "optimizer",
             make_optimizer,
             steps=training["steps"],
             flat=not training["divide_state"],
         )
+        return optimizer if self.config["init"] is None else with_own_rates(optimizer, rates)
 
     def to_learn(self, examples: Examples) -> Examples:
         """Less what linear references know of them."""
@@ -184,11 +196,16 @@ class Task:
 
         return differentiate
 
-    def init_state(self, mesh: jax.sharding.Mesh, divide: bool = False) -> step.TrainState:
-        """The state before the first step, a function of the seed alone; see `step`."""
+    def init_state(
+        self, mesh: jax.sharding.Mesh, divide: bool = False, source: Pretrained | None = None
+    ) -> step.TrainState:
+        """The state before the first step, a function of the seed and the source; see `step`."""
         key = jax.random.fold_in(jax.random.key(self.config["seed"]), 0)
         params = jax.jit(self.model.init)(key, one_atom(self.model))["params"]
-        return step.init_state(params, self.optimizer, mesh, divide)
+        if source is None:
+            return step.init_state(params, self.optimizer, mesh, divide)
+        start = source.start(params, self.config, self.fitted, self.model.hyper)
+        return step.init_state(start.params, self._optimizer(start.rates), mesh, divide)
 
 
 def check(config: Config) -> None:
@@ -199,7 +216,7 @@ def check(config: Config) -> None:
     Raises:
       InputError: naming the field.
     """
-    for name, hint in (("target", str), ("seed", int), ("head", str)):
+    for name, hint in (("target", str), ("seed", int), ("head", str), ("init", str | None)):
         check_type(f"config.{name}", config.get(name), hint)
     if not 0 <= config["seed"] < 2**32:
         # JAX leaves out what is beyond 32 bits: another seed, the same run.
@@ -215,6 +232,15 @@ def check(config: Config) -> None:
         )
     if config["training"]["auxiliary"] and data.reference != "linear":
         raise InputError("config.training.auxiliary = True needs config.data.reference = linear")
+    if config["init"] is None:
+        for name, usual in (("init_rate", 1), ("frozen_layers", 0)):
+            if config["training"][name] != usual:
+                raise InputError(f"config.training.{name} needs config.init, a run to start from")
+    if config["training"]["frozen_layers"] > model.layers:
+        raise InputError(
+            f"config.training.frozen_layers = {config['training']['frozen_layers']} is more than "
+            f"config.model.layers = {model.layers}"
+        )
     from_section(config, "optimizer", make_optimizer, steps=config["training"]["steps"])
     for z in model.elements:
         if not 0 < z < len(SYMBOLS):

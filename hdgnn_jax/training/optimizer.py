@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from hdgnn_jax.errors import InputError
@@ -66,6 +69,37 @@ def make_optimizer(
         optax.scale_by_learning_rate(schedule),
     )
     return optax.flatten(chain) if flat else chain
+
+
+class OwnRates(NamedTuple):
+    """The state of an optimiser `with_own_rates`.
+
+    Attributes:
+      state: of the optimiser itself.
+      rates: what each weight's update is multiplied by. They are kept with the state, so that a run
+        goes on without what they were made from.
+    """
+
+    state: optax.OptState
+    rates: optax.Params
+
+
+def with_own_rates(
+    optimizer: optax.GradientTransformation, rates: optax.Params | None = None
+) -> optax.GradientTransformation:
+    """The same with a factor for each weight's update; without `rates`, each is 1 at the start."""
+
+    def init(params: optax.Params) -> OwnRates:
+        given = jax.tree.map(jnp.ones_like, params) if rates is None else rates
+        return OwnRates(optimizer.init(params), given)
+
+    def update(
+        gradient: optax.Updates, state: OwnRates, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, OwnRates]:
+        updates, inner = optimizer.update(gradient, state.state, params)
+        return optax.tree.mul(updates, state.rates), OwnRates(inner, state.rates)
+
+    return optax.GradientTransformation(init, update)
 
 
 def learning_rate_at(

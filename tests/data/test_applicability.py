@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase import build
 from crystals import random_crystal
 from molecules import CUTOFF, KNOWN, random_molecules
 
@@ -108,5 +108,5 @@ def test_atoms_that_are_bonded_as_none_in_training_are_named():
 
 
 def molecule_of(name: str) -> Structure:
-    atoms = molecule(name)
+    atoms = build.molecule(name)
     return Structure(atoms.numbers, atoms.positions)

@@ -1,0 +1,141 @@
+"""Fine-tuning: a run that starts from the weights of another (`config.init`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from hdgnn_jax.config import from_section
+from hdgnn_jax.data.fitted import FittedTarget, names_of
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.graphs.structure import SYMBOLS
+from hdgnn_jax.inference.weights import SHIPPED, load
+from hdgnn_jax.models import heads
+from hdgnn_jax.models.hdgnn import OF_ELEMENTS
+from hdgnn_jax.models.hyperparameters import HyperParameters
+from hdgnn_jax.run.chosen import auxiliary
+from hdgnn_jax.run.settings import Training
+from hdgnn_jax.training import step
+from hdgnn_jax.training.record import Record
+from hdgnn_jax.types import Config, Params
+
+PACKAGE = "pretrained"
+"""`config.init` for the weights that come with the package."""
+MAY_DIFFER = {"elements", "heads", "neighbors", "remat", "precision", "frame", "evaluation_frame"}
+"""Hyper-parameters that other weights than those of elements and heads do not depend on."""
+
+
+class Start(NamedTuple):
+    """Weights to start from.
+
+    Attributes:
+      params: the network's.
+      rates: of each weight, what its learning rate is multiplied by.
+    """
+
+    params: Params
+    rates: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """The run that another one starts from.
+
+    Attributes:
+      record: of its best checkpoint.
+      params: its weights.
+    """
+
+    record: Record
+    params: Params
+
+    @classmethod
+    def of(cls, config: Config) -> Pretrained | None:
+        """The run that `config.init` names; None: it names none.
+
+        Raises:
+          CheckpointError: where it cannot be read.
+          InputError: where its network is another.
+        """
+        path = config["init"]
+        if path is None:
+            return None
+        record, params = load(SHIPPED if path == PACKAGE else path, step.make_mesh())
+        own = from_section(config, "model", HyperParameters)
+        differing = [
+            f"--config.model.{name}={value}"
+            for name, value in dataclasses.asdict(HyperParameters(**record.model)).items()
+            if name not in MAY_DIFFER and getattr(own, name) != value
+        ]
+        if differing:
+            raise InputError(f"config.init = {path} has another network: {' '.join(differing)}")
+        return cls(record, jax.device_get(params))
+
+    @property
+    def neighbors(self) -> float:
+        """The mean number of neighbours that its network was made for."""
+        return HyperParameters(**self.record.model).neighbors
+
+    def told(self, config: Config, fitted: Sequence[FittedTarget], hyper: HyperParameters) -> str:
+        """A sentence on what a run takes from it; args as of `start`."""
+        of_targets = _targets(self.record.config, self.record.fitted), _targets(config, fitted)
+        new = [name for name in of_targets[1] if name not in of_targets[0]]
+        new += [SYMBOLS[z] for z in hyper.elements if z not in self.record.model["elements"]]
+        trained = f"starts from {config['init']}, trained for {names_of(self.record.fitted)}"
+        return f"{trained}; new are {', '.join(new)}" if new else trained
+
+    def start(
+        self, new: Params, config: Config, fitted: Sequence[FittedTarget], hyper: HyperParameters
+    ) -> Start:
+        """Its weights where the new network has the same ones, and new ones elsewhere.
+
+        New are elements that it does not know, and what the head has of its own for a target that
+        it does not predict.
+
+        Args:
+          new: weights of the new network before training.
+          config, fitted, hyper: of the new run.
+        """
+        settings = from_section(config, "training", Training)
+        before = HyperParameters(**self.record.model)
+        targets = _targets(self.record.config, self.record.fitted), _targets(config, fitted)
+        of_heads = [
+            heads.columns_of_weights(list(zip(names, network.heads, strict=True)))
+            for names, network in zip(targets, (before, hyper), strict=True)
+        ]
+        old = flatten_dict(self.params, sep="/")
+        start, rates = {}, {}
+        for path, value in flatten_dict(jax.device_get(new), sep="/").items():
+            axis: int = 0
+            there: Sequence[Hashable] = range(len(value))
+            here = there
+            if path.split("/")[-2] in OF_ELEMENTS:
+                axis, there, here = -2, before.elements, hyper.elements
+            elif path in of_heads[1]:
+                axis, there, here = -1, of_heads[0].get(path, ()), of_heads[1][path]
+            common = [label for label in here if label in there]
+            to, source = ([of.index(label) for label in common] for of in (here, there))
+            weights, known = np.array(value), np.zeros(value.shape, bool)
+            if common:
+                np.moveaxis(weights, axis, 0)[to] = np.moveaxis(old[path], axis, 0)[source]
+                np.moveaxis(known, axis, 0)[to] = True
+            frozen = known.copy()
+            if path.startswith("stack/"):
+                # The first axis is that of the layers.
+                frozen[settings.frozen_layers :] = False
+            elif path.startswith("molecule_head/") or not settings.frozen_layers:
+                frozen[:] = False
+            start[path] = weights
+            rates[path] = np.where(frozen, 0, np.where(known, settings.init_rate, 1)).astype("f4")
+        return Start(unflatten_dict(start, sep="/"), unflatten_dict(rates, sep="/"))
+
+
+def _targets(config: Config, fitted: Sequence[FittedTarget]) -> list[str]:
+    """A name for each head of a run's network."""
+    more = auxiliary(config, fitted)
+    return [one.name for one in fitted] + [f"{one.name} less composition" for one in more]

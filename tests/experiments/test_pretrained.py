@@ -1,0 +1,96 @@
+"""A run can start from the weights of another: of more elements, for other targets."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from experiments import train
+from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.run.pretrained import Pretrained
+from hdgnn_jax.run.task import Task, examples
+from hdgnn_jax.training import step
+from hdgnn_jax.training.checkpoint import CheckpointError
+from hdgnn_jax.training.loop import StoppedError
+
+ELEMENTS = (9, 8, 7, 6, 1)
+
+
+def started(config) -> dict[str, np.ndarray]:
+    """The weights of a run before its first step."""
+    data, source = dataset(config), Pretrained.of(config)
+    task, _ = Task.prepare(config, data, examples(config, data, "train"), source)
+    state = task.init_state(step.make_mesh(), source=source)
+    return flat(state.params)
+
+
+def flat(params) -> dict[str, np.ndarray]:
+    return flatten_dict(jax.device_get(params), sep="/")
+
+
+def test_weights_are_the_other_runs_but_for_what_it_does_not_have(finished, changed):
+    old = flat(Predictor.load(finished).params)
+    new = started(
+        changed(target="gap,U0", init=str(finished), **{"model.elements": (16, *ELEMENTS)})
+    )
+    assert new.keys() == old.keys()
+    source = Predictor.load(finished).model.hyper.elements
+    rows = [1 + ELEMENTS.index(z) for z in source]
+    for path, value in new.items():
+        if path.endswith("table"):
+            np.testing.assert_array_equal(value[..., rows, :], old[path])
+            assert (value[..., :1, :] != old[path][..., :1, :]).all()
+        elif path.split("/")[-2] in ("sphere_out", "invariant_out"):
+            np.testing.assert_array_equal(value[..., 1:], old[path])
+        else:
+            np.testing.assert_array_equal(value, old[path])
+
+
+def test_frozen_layers_stay_and_it_goes_on_without_its_source(finished, changed, tmp_path):
+    """Stopped and gone on with, the run ends in the same bits; its source is gone by then."""
+    source = tmp_path / "source"
+    source.symlink_to(finished)
+    config = changed(
+        target="gap", init=str(source),
+        **{"training.frozen_layers": 1, "training.init_rate": 0.5, "data.train_size": 200},
+    )  # fmt: skip
+    train.run(config, tmp_path / "whole", report=False)
+    with pytest.raises(StoppedError):
+        train.run(config, tmp_path / "halves", stop=lambda step: step == 3)
+    source.unlink()
+    train.run(config, tmp_path / "halves", report=False)
+    old = flat(Predictor.load(finished).params)
+    whole, halves = (flat(Predictor.load(tmp_path / name).params) for name in ("whole", "halves"))
+    for path, value in whole.items():
+        np.testing.assert_array_equal(halves[path], value)
+        if path.startswith("molecule_head/"):
+            assert (value != old[path]).any()
+        else:
+            # The average of the same numbers rounds.
+            np.testing.assert_allclose(value, old[path], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model.cutoff": 3.5}, r"has another network: --config.model.cutoff=3.0$"),
+        ({"training.frozen_layers": 2}, "frozen_layers = 2 is more than config.model.layers = 1"),
+        ({"init": None, "training.init_rate": 0.1}, "init_rate needs config.init"),
+        ({"init": "nothing"}, "nothing"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_read(
+    finished, changed, tmp_path, values, words
+):
+    config = changed(**{"init": str(finished), "data.cache": str(tmp_path / "none"), **values})
+    with pytest.raises((ValueError, CheckpointError), match=words):
+        train.run(config, tmp_path / "run")
+
+
+def test_the_packages_own_weights_can_be_named(changed):
+    config = changed(init="pretrained")
+    with pytest.raises(ValueError, match=r"init = pretrained has another network: --config.model"):
+        Pretrained.of(config)
