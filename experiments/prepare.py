@@ -9,6 +9,9 @@ slabs  A stand-in for is2re that needs no download: metal dimers and trimers on 
 molecules
        Molecules of QM9 in motion, with energies, forces and dipole moments of GFN2-xTB, for
        training with `ase.py`. 1,000 molecules, four shapes of each, take 20 minutes on one core.
+extxyz OC20's LMDB files as one extxyz file, for other programs: --source=DIR, or a file of it,
+       --output=FILE.extxyz. Structures are the initial ones, with tags and fixed atoms; the file
+       has their sid, y_init, y_relaxed (eV) and positions_relaxed (Å) by these names.
 qm9    The molecules of the package qm9pack as a tensorflow_datasets data set, for other programs;
        training does not need it.
 """
@@ -27,9 +30,13 @@ from absl import flags
 
 from experiments import program
 
-SOURCE = flags.DEFINE_string("source", None, "DIR, for is2re: folder of the parts as unpacked")
+SOURCE = flags.DEFINE_string(
+    "source", None, "DIR, for is2re: folder of the parts as unpacked; for extxyz, of one part"
+)
 NAME = flags.DEFINE_string("name", None, "NAME in the cache, if not oc20, slabs or molecules")
-BAD = flags.DEFINE_enum("bad", "stop", ["stop", "skip"], "for is2re: what to do at a bad record")
+BAD = flags.DEFINE_enum(
+    "bad", "stop", ["stop", "skip"], "for is2re and extxyz: what to do at a bad record"
+)
 SYSTEMS = flags.DEFINE_integer(
     "systems", None, "N, slabs of all parts (not given: 4,000) or molecules (1,000)",
     lower_bound=1,
@@ -39,7 +46,7 @@ PROCESSES = flags.DEFINE_integer(
     "processes", None, "N; not given: one for each core", lower_bound=1
 )
 
-PROGRAM = program.Program(str(__doc__), [], words=True)
+PROGRAM = program.Program(str(__doc__), [], [program.OUTPUT], words=True)
 if __name__ == "__main__":
     PROGRAM.begin()
 
@@ -48,7 +55,7 @@ import numpy as np
 from hdgnn_jax.cpu import cores
 from hdgnn_jax.data import is2re, is2re_build, qm9, qm9_tfds
 from hdgnn_jax.data.cache import cache_folder
-from hdgnn_jax.data.oc20_lmdb import Record, write_lmdb
+from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb, Record, lmdb_files, write_lmdb
 from hdgnn_jax.data.processes import map_in_processes
 from hdgnn_jax.data.qm9pack import package_folder
 from hdgnn_jax.errors import InputError
@@ -59,7 +66,7 @@ FILE = 200
 """Number of slabs in an LMDB file; an interruption loses at most this many."""
 MOLECULES_IN_FILE = 50
 """The same for molecules."""
-WORDS = ("is2re", "slabs", "molecules", "qm9")
+WORDS = ("is2re", "slabs", "molecules", "extxyz", "qm9")
 
 
 def main(*words: str) -> None:
@@ -70,6 +77,10 @@ def main(*words: str) -> None:
     if words[0] == "qm9":
         qm9.load()
         qm9_tfds.write_tfds(package_folder(), root / "qm9" / "qm9")
+    elif words[0] == "extxyz":
+        if SOURCE.value is None or program.OUTPUT.value is None:
+            raise InputError("extxyz needs --source=DIR and --output=FILE.extxyz")
+        extxyz(pathlib.Path(SOURCE.value), pathlib.Path(program.OUTPUT.value), BAD.value)
     elif words[0] == "is2re":
         if SOURCE.value is None:
             raise InputError("--source is missing: DIR, the folder of the parts as unpacked")
@@ -94,6 +105,39 @@ def build(source: pathlib.Path, folder: pathlib.Path, bad: str) -> None:
     for part, content in is2re.parts(folder).items():
         print(f"{part}: {content['records']:,} records, {content['skipped']:,} skipped")
     print(f"in {folder}; manifest.json names what was skipped")
+
+
+def extxyz(source: pathlib.Path, output: pathlib.Path, bad: str) -> None:
+    """Writes the records of LMDB files as one extxyz file, which gets its name at the end.
+
+    Raises:
+      Is2reError: naming the file and the record that cannot be used.
+    """
+    try:
+        import ase.io
+
+        from hdgnn_jax.data.ase_files import atoms_of
+    except ImportError as error:
+        raise InputError(
+            'the package ase is not installed: pip install "hdgnn_jax[is2re]"'
+        ) from error
+    unfinished, skipped, written = output.with_name(output.name + ".unfinished"), 0, 0
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(Lmdb(file)) for file in lmdb_files(source)]
+        text = stack.enter_context(unfinished.open("w"))
+        progress = stack.enter_context(progress_bar("systems"))
+        task = progress.add_task(f"writing {output.name}", total=sum(map(len, files)))
+        for record in itertools.chain.from_iterable(file.records() for file in files):
+            if isinstance(record, BadRecord):
+                if bad == "stop":
+                    raise record
+                skipped += 1
+            else:
+                ase.io.write(text, atoms_of(record), format="extxyz")
+                written += 1
+            progress.advance(task)
+    unfinished.rename(output)
+    print(f"{output}: {written:,} systems, {skipped:,} skipped")
 
 
 def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None:

@@ -9,13 +9,17 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hdgnn_jax.data.labelled import LabelledStructures
+from hdgnn_jax.data.oc20_lmdb import Record
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.types import Fields
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 NEUTRAL = {"charge": (0,), "spin": (0, 1), "multiplicity": (1,)}
 """What a file may say of a structure, and what it then says of a neutral singlet. Some programs
@@ -44,6 +48,26 @@ def structure_of(atoms: Any, name: str = "structure") -> Structure:
         fixed,
         unseen=_unseen(atoms.info),
     )
+
+
+def atoms_of(record: Record) -> Atoms:
+    """A record of OC20 as an `ase.Atoms`, its numbers and relaxed positions by their own names."""
+    from ase import Atoms
+    from ase.constraints import FixAtoms
+
+    numbers = {name: getattr(record, name) for name in ("sid", "y_init", "y_relaxed")}
+    atoms = Atoms(
+        record.atomic_numbers,
+        record.positions,
+        cell=record.cell,
+        pbc=True,
+        tags=record.tags,
+        constraint=FixAtoms(mask=record.fixed),
+        info={name: value for name, value in numbers.items() if value is not None},
+    )
+    if record.positions_relaxed is not None:
+        atoms.set_array("positions_relaxed", record.positions_relaxed)
+    return atoms
 
 
 def _unseen(info: Fields) -> str:

@@ -43,7 +43,7 @@ def test_the_report_has_a_row_and_a_folder_for_each_and_evaluate_repeats_it(run,
         assert (run / "report" / name / "learning_curve.png").stat().st_size
     last = read_metrics(run)[-1]
     predictor = Predictor.load(run)
-    assert predictor.model.hyper.heads == ("mean", "dipole", "invariant", "mean", "invariant")
+    assert predictor.model.hyper.heads == ("mean", "dipole", "invariant", "invariant")
     scales = [one.reference.scale for one in predictor.fitted]
     errors = [last[f"validation_mae_{name}"] for name in NAMES]
     assert last["validation_mae"] == pytest.approx(np.mean(np.divide(errors, scales)))

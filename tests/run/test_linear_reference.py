@@ -110,16 +110,18 @@ def test_the_auxiliary_target_is_what_the_composition_leaves(of_linear):
     np.testing.assert_allclose(both[:, 1], left / left.std(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("target", "rank"), [("mu", 0), ("r2", 0), ("polarizability", 2)])
+@pytest.mark.parametrize(
+    ("target", "rank"), [("mu", 0), ("r2", 0), ("gap", 0), ("polarizability", 2)]
+)
 def test_what_is_no_sum_over_atoms_has_no_linear_reference(of_linear, target, rank):
     """Nor an auxiliary output: the same config serves all targets."""
     assert not has_reference(of_linear, OF_QM9[target].head)
-    assert has_reference(of_linear, OF_QM9["gap"].head)
+    assert has_reference(of_linear, OF_QM9["U0"].head)
     if rank == 0:
-        asked = {**of_linear, "target": f"{target},gap"}
+        asked = {**of_linear, "target": f"{target},U0"}
         data = dataset(asked)
         task, _ = Task.prepare(asked, data, examples(asked, data, "train").first(50))
-        (own, gap), heads = task.fitted, task.model.hyper.heads
+        (own, energy), heads = task.fitted, task.model.hyper.heads
         assert own.linear is None
-        assert gap.linear is not None
-        assert heads == (own.head, "mean", "mean")
+        assert energy.linear is not None
+        assert heads == (own.head, "invariant", "invariant")
