@@ -256,10 +256,13 @@ def model_of(config: Config, neighbors: float) -> HDGNN:
       config: nested.
       neighbors: mean number of neighbours of an atom in the training structures.
     """
-    own = [head_of(config, one) for one in targets_of(config)]
-    more = [head for head in own if config["training"]["auxiliary"] and has_reference(config, head)]
+    chosen = targets_of(config)
+    twice = [one for one in chosen if has_reference(config, one)]
+    if not config["training"]["auxiliary"]:
+        twice = []
+    outputs = tuple(head_of(config, one) for one in (*chosen, *twice))
     hyper: HyperParameters = from_section(
-        config, "model", HyperParameters, heads=(*own, *more), neighbors=neighbors
+        config, "model", HyperParameters, heads=outputs, neighbors=neighbors
     )
     return HDGNN(hyper)
 
