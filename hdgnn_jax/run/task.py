@@ -216,6 +216,8 @@ def check(config: Config) -> None:
     Raises:
       InputError: naming the field.
     """
+    if "init" not in config:
+        raise InputError("config.init is missing; None: the run starts from no other")
     for name, hint in (("target", str), ("seed", int), ("head", str), ("init", str | None)):
         check_type(f"config.{name}", config.get(name), hint)
     if not 0 <= config["seed"] < 2**32:
