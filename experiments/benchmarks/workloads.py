@@ -164,7 +164,7 @@ def train_step_of(given: Task) -> jax.stages.Wrapped:
     training = given.config["training"]
     return step.make_train_step(
         given.apply, given.optimizer, mesh(), jax.random.key(0), training["ema"],
-        given.weights, given.forces_weight,
+        given.weights,
     )  # fmt: skip
 
 

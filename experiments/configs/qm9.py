@@ -64,6 +64,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.divide_state = False
     config.training.auxiliary = False
     config.training.forces_weight = 0.0
+    config.training.stress_weight = 0.0
     config.training.init_rate = 1.0
     config.training.frozen_layers = 0
 

@@ -148,7 +148,7 @@ def comparable(workdir: pathlib.Path) -> Task:
             f"{workdir} was trained on {task.data.title}: the other models are trained on QM9 "
             "and on files of ASE"
         )
-    if task.forces_weight:
+    if task.weights.of_slopes:
         learned = names_of(task.fitted)
         logger.warning("forces are left out: the other models learn %s alone", learned)
     return task

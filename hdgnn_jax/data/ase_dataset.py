@@ -239,6 +239,7 @@ class ASEFile(Dataset):
             structures=structures,
             labels={target: found.labels[target] * unit},
             forces=None if found.forces is None else found.forces * (unit / length),
+            virials=None if found.virials is None else found.virials * unit,
         )
 
     @property

@@ -135,18 +135,19 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
         yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure {number + 1}")
 
 
-UNTRAINED = ("stress", "virial", "virials")
-"""What a file may hold of cells, and no training here learns from."""
+UNREAD = ("virial", "virials")
+"""What a file may hold of cells beside the stress, with signs that differ between programs."""
 
 
 class _Record(NamedTuple):
-    """A structure of a file with its place, from 1, value, forces, the name of its group, and the
-    names of all that the file has of it."""
+    """A structure of a file with its place, from 1, value, forces, virial, the name of its group,
+    and the names of all that the file has of it."""
 
     number: int
     structure: Structure
     value: np.ndarray
     forces: np.ndarray | None
+    virial: np.ndarray | None
     group: str | None
     names: frozenset[str]
 
@@ -161,8 +162,9 @@ def read_labelled(
     """All structures of a file and their `energy` or `dipole`, as ASE's calculators store them.
 
     With `key` and `forces_key` they are what the file has under these names, in its units. Ids are
-    places in the file, from 1. Energies come with forces where all structures have them;
-    structures with the same `group` in the file's info are a group.
+    places in the file, from 1. Energies come with forces where all structures have them, and with
+    the stress of those that have one; structures with the same `group` in the file's info are a
+    group.
 
     Args:
       path: of the file.
@@ -206,10 +208,13 @@ def read_labelled(
     packed = Structures.pack((r.structure for r in records), f"{path.name}, structure")
     # A structure that the file names no group for is one of its own.
     groups = [r.group or f"structure {r.number}" for r in records]
+    unknown = np.full((3, 3), np.nan)
+    virials = [unknown if r.virial is None else r.virial for r in records]
     return LabelledStructures(
         dataclasses.replace(packed, ids=np.array([r.number for r in records])),
         {name: np.stack([r.value for r in records])},
         np.concatenate([r.forces for r in with_forces]) if with_forces else None,
+        np.stack(virials) if any(r.virial is not None for r in records) else None,
         np.unique(groups, return_inverse=True)[1] if any(r.group for r in records) else None,
         _notes(records),
     )
@@ -218,7 +223,13 @@ def read_labelled(
 def _notes(records: list[_Record]) -> tuple[str, ...]:
     """What a user has to be told of a file's structures."""
     names = {name for r in records for name in r.names}
-    notes = [f"{word} of the file: nothing is trained on it" for word in UNTRAINED if word in names]
+    notes = [f"{word} of the file: nothing is trained on it" for word in UNREAD if word in names]
+    n_virials = sum(r.virial is not None for r in records)
+    if n_virials:
+        words = "trained on where training.stress_weight is not 0"
+        notes.append(f"stress of {n_virials:,} structures: {words}")
+    elif "stress" in names:
+        notes.append("stress of the file: nothing is trained on it, no structure has a whole cell")
     unseen = sum(bool(r.structure.unseen) and len(r.structure.positions) > 1 for r in records)
     if unseen:
         notes.append(f"{unseen:,} structures have a charge or a spin, which no model sees")
@@ -247,12 +258,27 @@ def _record(
         forces = _numbers(forces, (len(found), 3))
         if forces is None:
             raise StructureError("has forces that are not three numbers an atom", at)
+    virial = _virial(found, known.get("stress"), at) if name == "energy" else None
     group = found.info.get("group")
     named = None if group is None else str(group)
     structure = structure_of(found, at)
     if len(found) == 1 and "charge" in structure.unseen:
         raise StructureError("is an atom with a charge, which no model sees: take it out", at)
-    return _Record(number, structure, value, forces, named, frozenset(known))
+    return _Record(number, structure, value, forces, virial, named, frozenset(known))
+
+
+def _virial(atoms: Any, stress: object, at: str) -> np.ndarray | None:
+    """[3, 3] the stress, of ASE's sign, times the volume; None where there is no stress or cell."""
+    if stress is None or not atoms.pbc.all():
+        return None
+    for shape in ((6,), (9,), (3, 3)):
+        values = _numbers(stress, shape)
+        if values is not None:
+            whole = values[[0, 5, 4, 5, 1, 3, 4, 3, 2]] if shape == (6,) else values
+            matrix = whole.reshape(3, 3) * float(atoms.get_volume())
+            virial: np.ndarray = (matrix + matrix.T) / 2
+            return virial
+    raise StructureError("has a stress that is not six or nine numbers", at)
 
 
 def _numbers(value: object, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -263,16 +263,18 @@ class LinearFit:
         """[n] what geometry gives, float64 of float32 sums."""
         return geometry([self], structures, neighbors)[:, 0]
 
-    def forces(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
-        """[atoms, 3] minus the slope of `energies`, per Å."""
-        forces = np.zeros((len(structures.positions), 3))
+    def slopes(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> Derivatives:
+        """`energies` with forces [atoms, 3], per Å, and virials [n, 3, 3]."""
+        n, forces = len(structures), np.zeros((len(structures.positions), 3))
+        energies, virials = np.zeros(n), np.zeros((n, 3, 3))
         weights = np.array(self.linear.weights, np.float32)[:, None]
         compiled = _derivatives(self.linear.terms)
         batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)
         for at, found in batches:
             atoms = structures.atoms_of(at)
             forces[atoms] = found.forces[: len(atoms)]
-        return forces
+            energies[at], virials[at] = found.value[: len(at), 0], found.virial[: len(at)]
+        return Derivatives(energies, forces, virials)
 
 
 def geometry(

@@ -19,6 +19,8 @@ class LabelledStructures:
       structures: the structures.
       labels: for each target, by name, [n, ...] float64; NaN where unknown.
       forces: [atoms, 3] float64, in the energy's unit per Å; None without forces.
+      virials: [n, 3, 3] float64, the stress times the volume, in the energy's unit; NaN where it is
+        not known, None where it is of none. It is dE/d epsilon, see `models.forces.Derivatives`.
       groups: [n] integers. Structures of one group, such as shapes of one molecule, belong in one
         part of a split. None: each structure is a group of its own.
       notes: what a user has to be told of them, each in a line.
@@ -27,6 +29,7 @@ class LabelledStructures:
     structures: Structures
     labels: Mapping[str, np.ndarray]
     forces: np.ndarray | None = None
+    virials: np.ndarray | None = None
     groups: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
@@ -39,6 +42,7 @@ class LabelledStructures:
             self.structures.take(rows),
             {name: values[rows] for name, values in self.labels.items()},
             None if self.forces is None else self.forces[self.structures.atoms_of(rows)],
+            None if self.virials is None else self.virials[rows],
             None if self.groups is None else self.groups[rows],
             self.notes,
         )
@@ -60,7 +64,7 @@ def merged(parts: Mapping[str, LabelledStructures]) -> LabelledStructures:
     if len(parts) == 1:
         return whole
     place = {key: k for k, key in enumerate(whole.structures.ids.tolist())}
-    labels, forces = {}, whole.forces
+    labels, forces, virials = {}, whole.forces, whole.virials
     for name, part in parts.items():
         ids, values = part.structures.ids.tolist(), part.labels[name]
         if not place.keys() >= set(ids):
@@ -68,5 +72,5 @@ def merged(parts: Mapping[str, LabelledStructures]) -> LabelledStructures:
         labels[name] = np.full((len(whole), *values.shape[1:]), np.nan)
         labels[name][[place[key] for key in ids]] = values
         if forces is None and ids == whole.structures.ids.tolist():
-            forces = part.forces
-    return dataclasses.replace(whole, labels=labels, forces=forces)
+            forces, virials = part.forces, part.virials
+    return dataclasses.replace(whole, labels=labels, forces=forces, virials=virials)

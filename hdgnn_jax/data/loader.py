@@ -34,6 +34,7 @@ class Loader:
       shards: number of devices that share a batch.
       n_budgets: largest number of padded shapes; each is compiled once.
       forces: [atoms, 3] standardised; None: forces are not trained on.
+      virials: [n, 3, 3] standardised, NaN where unknown; None: they are not trained on.
       own: the shards that this process builds; None: all.
     """
 
@@ -46,6 +47,7 @@ class Loader:
     shards: int = 1
     n_budgets: int = 3
     forces: np.ndarray | None = None
+    virials: np.ndarray | None = None
     own: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
@@ -67,7 +69,8 @@ class Loader:
         return batching.stack(
             [
                 batching.collate(
-                    self.structures, self.neighbors, self.targets, places, budget, self.forces
+                    self.structures, self.neighbors, self.targets, places, budget, self.forces,
+                    self.virials,
                 )
                 for places in (shards if self.own is None else shards[list(self.own)])
             ]

@@ -49,10 +49,17 @@ class Edges(flax.struct.PyTreeNode):
 
 
 class Labels(NamedTuple):
-    """Graph features: `target` [G, ...] float32, standardised; `id` [G] int32, the record's id."""
+    """Graph features.
+
+    Attributes:
+      target: [G, ...] float32, standardised.
+      id: [G] int32, the record's id.
+      virial: [G, 3, 3] float32, standardised training labels, NaN where unknown; None without them.
+    """
 
     target: jax.Array | np.ndarray
     id: jax.Array | np.ndarray
+    virial: jax.Array | np.ndarray | None = None
 
 
 MolecularGraph: TypeAlias = jraph.GraphsTuple
@@ -197,6 +204,7 @@ def collate(
     indices: np.ndarray,
     budget: Budget,
     forces: np.ndarray | None = None,
+    virials: np.ndarray | None = None,
     dtype: npt.DTypeLike = np.float32,
 ) -> MolecularGraph:
     """The structures at `indices` as one padded graph.
@@ -207,6 +215,7 @@ def collate(
       indices: [k] indices into the set.
       budget: the padded shape.
       forces: [atoms, 3] forces of the whole set, standardised.
+      virials: [n, 3, 3] virials of the whole set, standardised.
       dtype: of real numbers; float32 suffices unless small differences of energies matter, because
         neighbours were found in float64 and a structure is small and near the origin.
 
@@ -243,6 +252,7 @@ def collate(
         globals=Labels(
             _filled(targets[indices].astype(dtype), budget.n_graph),
             _filled(structures.ids.astype(np.int32), budget.n_graph, -1),
+            None if virials is None else _filled(virials[indices].astype(dtype), budget.n_graph),
         ),
         n_node=atoms_of,
         n_edge=edges_of,

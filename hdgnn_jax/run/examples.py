@@ -20,17 +20,20 @@ class Examples(Neighborhoods):
       labels: by target, [n, ...] as stored; NaN where it is not known.
       forces: [atoms, 3], in the stored unit of the energy per Å; None where there are none or their
         weight is 0.
+      virials: [n, 3, 3], in the stored unit of the energy, NaN where unknown; None the same.
     """
 
     labels: Mapping[str, np.ndarray]
     forces: np.ndarray | None = None
+    virials: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Examples:
         """Those at `rows`, in that order."""
         few = super().take(rows)
         labels = {name: values[rows] for name, values in self.labels.items()}
         forces = None if self.forces is None else self.forces[self.structures.atoms_of(rows)]
-        return Examples(few.structures, few.neighbors, labels, forces)
+        virials = None if self.virials is None else self.virials[rows]
+        return Examples(few.structures, few.neighbors, labels, forces, virials)
 
     def first(self, n: int) -> Examples:
         """The first n, or all where there are fewer."""
@@ -53,7 +56,8 @@ class Examples(Neighborhoods):
           fitted: the targets.
           known: by target, [n] energies of its linear reference, where they are known already.
         """
-        at, labels, forces = (self.structures, self.neighbors), dict(self.labels), self.forces
+        at, labels = (self.structures, self.neighbors), dict(self.labels)
+        forces, virials = self.forces, self.virials
         missing = {
             one.name: one.linear for one in fitted if one.linear and one.name not in known
         }
@@ -63,6 +67,8 @@ class Examples(Neighborhoods):
             if fit is None:
                 continue
             labels[one.name] = labels[one.name] - known[one.name] / factor
-            if forces is not None and one.target.potential:
-                forces = forces - fit.forces(*at) / factor
-        return dataclasses.replace(self, labels=labels, forces=forces)
+            if one.target.potential and not (forces is None and virials is None):
+                slopes = fit.slopes(*at)
+                forces = None if forces is None else forces - slopes.forces / factor
+                virials = None if virials is None else virials - slopes.virial / factor
+        return dataclasses.replace(self, labels=labels, forces=forces, virials=virials)

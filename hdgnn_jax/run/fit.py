@@ -123,7 +123,7 @@ class Fit:
             loader,
             step.make_train_step(
                 task.apply, task.optimizer, mesh, key, settings.ema, task.weights,
-                settings.forces_weight, settings.divide_state,
+                settings.divide_state,
             ),
             key,
             data.digest(),
@@ -318,9 +318,7 @@ class Fit:
 
             def loss(params: Params, graph: batching.MolecularGraph = graph) -> jax.Array:
                 outputs = task.apply({"params": params}, graph, train=True, rngs={"frame": key})
-                return losses.l1(
-                    outputs, graph, losses.count(graph), task.weights, task.forces_weight
-                )
+                return losses.l1(outputs, graph, losses.count(graph), task.weights)
 
             found = found or nonfinite.locate(task.model, params, graph, key, loss)
         return (
@@ -395,5 +393,6 @@ def loader_of(
         mesh.size,
         settings.n_budgets,
         task.standardised_forces(learned),
+        task.standardised_virials(learned),
         batching.own_shards(step.sharded(mesh)),
     )

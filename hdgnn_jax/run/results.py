@@ -21,6 +21,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.inference.batches import nobody
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.weights import restore_weights
+from hdgnn_jax.models.forces import Derivatives
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.task import Task
@@ -113,12 +114,40 @@ def with_baselines(
             else:
                 values = baseline.predict(*at)
             to_beat[name] = isotropic(values[rows], one.target.rank)
-        of_forces = result.forces
-        if of_forces is not None and one.name in fits:
-            slopes = {"linear": fits[one.name].forces(*at)}
-            of_forces = dataclasses.replace(of_forces, baselines={**of_forces.baselines, **slopes})
-        beside[one.name] = dataclasses.replace(result, baselines=to_beat, forces=of_forces)
+        result = dataclasses.replace(result, baselines=to_beat)
+        if result.slopes and one.name in fits:
+            result = _with_linear(result, examples, fits[one.name].slopes(*at))
+        beside[one.name] = result
     return beside
+
+
+def _with_linear(result: SplitResult, examples: Examples, linear: Derivatives) -> SplitResult:
+    """A result whose forces and stress stand beside those of a linear model."""
+
+    def beside(of: SplitResult | None, values: np.ndarray) -> SplitResult | None:
+        return of and dataclasses.replace(of, baselines={**of.baselines, "linear": values})
+
+    stress = None
+    if examples.virials is not None:
+        stress = beside(result.stress, _stress(examples, np.asarray(linear.virial)))
+    return dataclasses.replace(
+        result, forces=beside(result.forces, np.asarray(linear.forces)), stress=stress
+    )
+
+
+def _stress(examples: Examples, virials: np.ndarray) -> np.ndarray:
+    """[m, 3, 3] of the structures whose stress is known."""
+    rows = _with_stress(examples)
+    volume = np.abs(np.linalg.det(examples.structures.cells[rows]))
+    stress: np.ndarray = virials[rows] / volume[:, None, None]
+    return stress
+
+
+def _with_stress(examples: Examples) -> np.ndarray:
+    """Places of the structures whose stress is known."""
+    if examples.virials is None:
+        return np.zeros(0, int)
+    return np.flatnonzero(~np.isnan(examples.virials).any((1, 2)))
 
 
 def predicted(
@@ -139,21 +168,32 @@ def predicted(
       advance: told the number of structures after each batch (a progress bar).
     """
     structures, found, slopes = examples.structures, {}, None
-    if examples.forces is None:
+
+    def of_slope(
+        ids: np.ndarray, truth: np.ndarray, prediction: np.ndarray, baseline: str
+    ) -> SplitResult:
+        return SplitResult(name, ids, truth, prediction, {baseline: np.zeros_like(truth)})
+
+    if examples.forces is None and examples.virials is None:
         predictions = predictor(examples, advance)
     else:
         predictions, slopes = predictor.slopes(examples, advance)
     for one in task.fitted:
-        factor, of_forces = one.target.factor, None
+        factor, of_forces, of_stress = one.target.factor, None, None
         rows = examples.places(one.name, hidden)
         if slopes is not None and examples.forces is not None and one.target.potential:
-            truth = examples.forces * factor
-            of_forces = SplitResult(
-                split=name,
-                ids=np.repeat(structures.ids, structures.n_atoms),
-                truth=truth,
-                prediction=np.asarray(slopes.forces),
-                baselines={"no forces": np.zeros_like(truth)},
+            of_forces = of_slope(
+                np.repeat(structures.ids, structures.n_atoms),
+                examples.forces * factor,
+                np.asarray(slopes.forces),
+                "no forces",
+            )
+        if slopes is not None and examples.virials is not None and one.target.potential:
+            of_stress = of_slope(
+                structures.ids[_with_stress(examples)],
+                _stress(examples, examples.virials * factor),
+                _stress(examples, np.asarray(slopes.virial)),
+                "no stress",
             )
         found[one.name] = SplitResult(
             split=name,
@@ -163,6 +203,7 @@ def predicted(
             baselines={},
             threshold=one.target.threshold,
             forces=of_forces,
+            stress=of_stress,
         )
     return found
 
@@ -173,11 +214,15 @@ def validated(
     """A row of the curves, with errors, rotation errors and what is alive; and errors by target."""
     found, few = predicted("validation", task, predictor, examples), examples.first(TURNED)
     errors = {name: result.mae for name, result in found.items()}
-    forces = [result.forces.mae for result in found.values() if result.forces]
+    slopes = {
+        f"validation_mae_{slope}": of.mae
+        for result in found.values()
+        for (slope, _), of in result.slopes.items()
+    }
     turned = rotation_error(task, predictor, few, task.config["seed"])
     row = {
         "validation_mae": overall(task, found),
-        **({"validation_mae_forces": forces[0]} if forces else {}),
+        **slopes,
         **(_of_each("validation_mae", errors) if len(found) > 1 else {}),
         **_of_each("rotation_error", turned),
         **alive(task, predictor, few),

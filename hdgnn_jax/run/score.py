@@ -92,13 +92,14 @@ def labelled(
     unit = predictor.energy_unit() * one.target.factor if one.target.potential else 1.0
     forces = None if kept.forces is None else kept.forces / unit
     of_one = {one.name: kept.labels[label] / unit}
-    return Examples(graphs.structures, graphs.neighbors, of_one, forces)
+    virials = None if kept.virials is None else kept.virials / unit
+    return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials)
 
 
 def errors_of(
     task: Task, predictor: Predictor, file: pathlib.Path, one: FittedTarget, examples: Examples
 ) -> dict[str, SplitResult]:
-    """Of a target, of each atom's share where it adds up over atoms, and of forces."""
+    """Of a target, of each atom's share where it adds up over atoms, forces and stress."""
     target = one.target
     with progress_bar("structures") as progress:
         bar = progress.add_task(file.name, total=len(examples))
@@ -110,8 +111,8 @@ def errors_of(
         n = examples.structures.n_atoms
         each = dataclasses.replace(found, truth=found.truth / n, prediction=found.prediction / n)
         errors[f"{target.name} [{target.unit}/atom]"] = each
-    if found.forces is not None:
-        errors[f"forces [{target.unit}/Å]"] = found.forces
+    for (name, per), result in found.slopes.items():
+        errors[f"{name} [{target.unit}/{per}]"] = result
     return errors
 
 

@@ -30,6 +30,8 @@ class Training:
         little to find features by; those found for this output serve both.
       forces_weight: Å, of the error of forces in the loss, beside that of the target; 0: forces are
         not trained on.
+      stress_weight: of the error of the stress times the volume, per atom; 0: the stress is not
+        trained on.
       init_rate: what the learning rate is multiplied by for weights that `config.init` gives.
       frozen_layers: number of first layers, with the embeddings before them, whose weights from
         `config.init` stay as they are.
@@ -48,11 +50,14 @@ class Training:
     divide_state: bool
     auxiliary: bool
     forces_weight: float
+    stress_weight: float
     init_rate: float
     frozen_layers: int
 
     def __post_init__(self) -> None:
-        free = ("max_skipped", "forces_weight", "spike", "init_rate", "frozen_layers")
+        free = (
+            "max_skipped", "forces_weight", "stress_weight", "spike", "init_rate", "frozen_layers",
+        )  # fmt: skip
         for name, value in dataclasses.asdict(self).items():
             if name in free and value < 0:
                 raise InputError(f"training.{name} must not be negative: {value}")

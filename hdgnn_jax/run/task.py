@@ -29,6 +29,7 @@ from hdgnn_jax.run.chosen import auxiliary, fit_targets, has_reference, head_of,
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.pretrained import Pretrained
 from hdgnn_jax.training import step
+from hdgnn_jax.training.losses import Weights
 from hdgnn_jax.training.optimizer import make_optimizer, with_own_rates
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Apply, Config, Params, PyTree
@@ -168,22 +169,25 @@ class Task:
             return None
         return learned.forces * (one.target.factor / one.reference.scale)
 
-    @property
-    def weights(self) -> np.ndarray:
-        """[F] of the outputs in the loss."""
-        return heads.shares(self.model.hyper.heads)
+    def standardised_virials(self, learned: Examples) -> np.ndarray | None:
+        """[n, 3, 3] what the network learns of virials `to_learn`; NaN where unknown."""
+        one = potential(self.fitted)
+        if learned.virials is None or one is None:
+            return None
+        return learned.virials * (one.target.factor / one.reference.scale)
 
     @property
-    def forces_weight(self) -> float:
-        """Of forces in the loss; 0: they are not trained on."""
-        weight: float = self.config["training"]["forces_weight"]
-        return weight
+    def weights(self) -> Weights:
+        """In the loss."""
+        training = self.config["training"]
+        of_outputs = heads.shares(self.model.hyper.heads)
+        return Weights(of_outputs, training["forces_weight"], training["stress_weight"])
 
     @property
     def apply(self) -> Apply:
-        """The network that is trained, with derivatives where forces are trained on."""
+        """The network that is trained, with derivatives where they are trained on."""
         apply: Apply = self.model.apply
-        if not self.forces_weight:
+        if not self.weights.of_slopes:
             return apply
         column = energy_column(self.fitted)
 
@@ -286,5 +290,11 @@ def examples(config: Config, data: Dataset, name: str) -> Examples:
     elif forces is None and name == "train":
         names = ", ".join(one.name for one in chosen)
         raise InputError(f"{data.title} has no forces of {names}: set training.forces_weight to 0")
+    virials = labelled.virials if config["training"]["stress_weight"] else None
+    if config["training"]["stress_weight"] and virials is None and name == "train":
+        raise InputError(
+            f"{data.title} has no stress of {', '.join(one.name for one in chosen)}: set "
+            "training.stress_weight to 0"
+        )
     neighbors = neighbors_of(structures, model["cutoff"], model["max_neighbors"])
-    return Examples(structures, neighbors, labelled.labels, forces)
+    return Examples(structures, neighbors, labelled.labels, forces, virials)

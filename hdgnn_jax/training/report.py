@@ -85,8 +85,8 @@ def _overview(reports: Sequence[TargetReport]) -> tuple[str, list[tuple[str, ...
     found = {}
     for r in reports:
         found[r.target, r.unit] = _accuracies(r.headline, r.paper)
-        if r.headline.forces:
-            found["forces", f"{r.unit}/Å"] = _accuracies(r.headline.forces, {})
+        for (name, per), result in r.headline.slopes.items():
+            found[name, f"{r.unit}/{per}"] = _accuracies(result, {})
     names = dict.fromkeys(name for accuracies in found.values() for name in accuracies)
     rows = [("target", "unit", *_labels(names))] + [
         (target, unit, *(_cell(name, accuracies.get(name)) for name in names))
@@ -142,8 +142,8 @@ def write_report(
         **run,
     }
     for r in reports:
-        if r.headline.forces:
-            summary["forces"] = {"unit": f"{r.unit}/Å", **_numbers(r.headline.forces, {})}
+        for (name, per), result in r.headline.slopes.items():
+            summary[name] = {"unit": f"{r.unit}/{per}", **_numbers(result, {})}
     write_atomically(folder / "card.json", _json(card))
     write_atomically(folder / "summary.json", _json(summary))
 
@@ -185,11 +185,9 @@ def _summary(report: TargetReport, note: str, run: Fields) -> Json:
         "splits": splits,
         **({"note": note} if note else {}),
     }
-    forces = [result.forces for result in results if result.forces]
-    if forces:
-        summary["forces"] = {
-            "unit": f"{unit}/Å", **{result.split: _numbers(result, {}) for result in forces}
-        }  # fmt: skip
+    for result in results:
+        for (name, per), of in result.slopes.items():
+            summary.setdefault(name, {"unit": f"{unit}/{per}"})[result.split] = _numbers(of, {})
     return summary
 
 
@@ -283,12 +281,13 @@ def _cell(name: str, found: Accuracy | None) -> str:
 
 
 def _tables(report: TargetReport) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """The title and the rows of the target's table, and of the forces' where there are forces."""
+    """Titles and rows of the target's table, and of those of forces and stress, if trained on."""
     results, unit = report.results, report.unit
     tables = [(_title(results[0], report.target, unit), _table(results, report.paper))]
-    forces = [result.forces for result in results if result.forces]
-    if forces:
-        tables.append((_title(forces[0], "forces", f"{unit}/Å"), _table(forces, {})))
+    for key in results[0].slopes:
+        name, per = key
+        of_slopes = [result.slopes[key] for result in results if key in result.slopes]
+        tables.append((_title(of_slopes[0], name, f"{unit}/{per}"), _table(of_slopes, {})))
     return tables
 
 

@@ -24,6 +24,7 @@ class SplitResult:
       threshold: `accuracy` also gives the share of errors below this; None: it does not.
       forces: the forces on every atom, in the unit per Å, with the ids of their structures; None
         where the model was not trained on forces.
+      stress: of every structure whose stress is known, in the unit per Å^3; None the same.
     """
 
     split: str
@@ -33,6 +34,13 @@ class SplitResult:
     baselines: Mapping[str, np.ndarray]
     threshold: float | None = None
     forces: SplitResult | None = None
+    stress: SplitResult | None = None
+
+    @property
+    def slopes(self) -> dict[tuple[str, str], SplitResult]:
+        """Of the derivatives, by name and by what their unit is divided by."""
+        found = {("forces", "Å"): self.forces, ("stress", "Å^3"): self.stress}
+        return {name: result for name, result in found.items() if result is not None}
 
     @property
     def mae(self) -> float:

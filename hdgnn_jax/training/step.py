@@ -107,8 +107,7 @@ def make_train_step(
     mesh: Mesh,
     key: jax.Array,
     ema_decay: float,
-    weights: np.ndarray,
-    forces_weight: float = 0.0,
+    weights: losses.Weights,
     divide: bool = False,
 ) -> jax.stages.Wrapped:
     """The jitted training step.
@@ -118,13 +117,13 @@ def make_train_step(
     does not change them. A step whose loss or gradient is not finite only increments `step`.
 
     Args:
-      apply: (variables, graph, train, rngs) -> outputs [G, F], or their `Derivatives` if
-        `forces_weight` is not 0.
+      apply: (variables, graph, train, rngs) -> outputs [G, F], or their `Derivatives` where
+        derivatives are trained on.
       optimizer: the run's optimiser.
       mesh: the devices.
       key: the root of the run's random numbers; step k uses fold_in(key, k).
       ema_decay: decay of the average, reached gradually as (1 + k) / (10 + k).
-      weights, forces_weight: see `losses.l1`.
+      weights: in the loss.
       divide: whether the state is `divided` among the devices. Weights are then gathered for the
         step and their gradient is scattered; the optimiser updates only a device's own part.
 
@@ -137,7 +136,7 @@ def make_train_step(
     ) -> tuple[TrainState, StepMetrics]:
         everywhere = replicated(mesh)
         placed = divided(state, mesh) if divide else jax.tree.map(lambda _: everywhere, state)
-        gradient = _gradient(apply, mesh, placed.params, key, weights, forces_weight)
+        gradient = _gradient(apply, mesh, placed.params, key, weights)
         loss, grads, culprit = gradient(state.params, state.step, batch)
         norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -161,8 +160,7 @@ def _gradient(
     mesh: Mesh,
     placed: Params,
     key: jax.Array,
-    weights: np.ndarray,
-    forces_weight: float,
+    weights: losses.Weights,
 ) -> Callable[..., tuple[jax.Array, Params, jax.Array]]:
     """A function (params, step, stacked batch) -> loss, gradient and culprit of the whole batch.
 
@@ -181,8 +179,8 @@ def _gradient(
             whole = jax.tree.map(_gathered, params, specs)
             rngs = {"frame": jax.random.fold_in(key, step)}
             outputs = apply({"params": whole}, graph, train=True, rngs=rngs)
-            culprit = losses.not_finite(outputs, graph, forces_weight)
-            return losses.l1(outputs, graph, counts, weights, forces_weight), culprit
+            culprit = losses.not_finite(outputs, graph, weights)
+            return losses.l1(outputs, graph, counts, weights), culprit
 
         (value, culprit), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         # Gradients of undivided weights are summed as one vector, in one exchange between devices.

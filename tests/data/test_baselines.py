@@ -146,7 +146,7 @@ def test_its_forces_are_slopes(fitted):
     molecules, _, fit, _ = fitted
     some = molecules.take(np.arange(5))
     along = np.random.default_rng(0).normal(size=some.positions.shape)
-    forces = fit.forces(some, find_neighbors(some, CUTOFF))
+    forces = fit.slopes(some, find_neighbors(some, CUTOFF)).forces
 
     def total(t: float) -> float:
         there = dataclasses.replace(some, positions=some.positions + t * along)

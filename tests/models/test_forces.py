@@ -75,7 +75,7 @@ def test_gradients_of_a_loss_on_forces_are_finite_differences():
 
     def loss(params):
         found = with_derivatives(lambda moved: model.apply(params, moved), graph)
-        return losses.l1(found, graph, losses.count(graph), np.ones(1), 0.7)
+        return losses.l1(found, graph, losses.count(graph), losses.Weights(np.ones(1), 0.7))
 
     direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
 

@@ -40,7 +40,7 @@ def found(params, frame="random", loss=None):
         outputs = model(frame).apply({"params": params}, graph(), train=True, rngs={"frame": KEY})
         there = graph()
         there = there._replace(globals=there.globals._replace(target=there.globals.target[:, None]))
-        return losses.l1(outputs, there, losses.count(there), np.ones(1))
+        return losses.l1(outputs, there, losses.count(there), losses.Weights(np.ones(1)))
 
     return nonfinite.locate(model(frame), params, graph(), KEY, loss or usual)
 

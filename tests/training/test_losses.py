@@ -24,8 +24,8 @@ def test_vectors_and_forces_count_by_component_and_atom():
     value = rng.normal(size=graph.globals.target.shape)
     found = rng.normal(size=graph.nodes.positions.shape)
     loss = losses.l1(
-        Derivatives(value, found, np.zeros(1)), graph, losses.count(graph), np.full(3, 1 / 3),
-        forces_weight=0.3,
+        Derivatives(value, found, np.zeros(1)), graph, losses.count(graph),
+        losses.Weights(np.full(3, 1 / 3), 0.3),
     )  # fmt: skip
     expected = np.abs(value[:N] - truth).mean() + 0.3 * np.abs(found[: len(forces)] - forces).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
@@ -41,11 +41,12 @@ def test_padding_changes_neither_value_nor_gradient(padding, poison):
     graph = graph._replace(globals=graph.globals._replace(target=target))
     outputs = jnp.concatenate([jnp.arange(N) / 3, jnp.full(padding, poison)])
     count = losses.count(graph)
-    value, gradient = jax.value_and_grad(losses.l1)(outputs[:, None], graph, count, np.ones(1))
+    weights = losses.Weights(np.ones(1))
+    value, gradient = jax.value_and_grad(losses.l1)(outputs[:, None], graph, count, weights)
     left = np.arange(N) / 3 - TARGETS
     np.testing.assert_allclose(value, np.abs(left).mean(), rtol=1e-6)
     np.testing.assert_allclose(gradient[:, 0], [*np.sign(left) / N, *[0.0] * padding], rtol=1e-6)
-    assert count == (N, len(KNOWN.positions))
+    assert count == (N, len(KNOWN.positions), 0)
 
 
 def test_labels_that_are_missing_count_for_nothing():
@@ -55,7 +56,23 @@ def test_labels_that_are_missing_count_for_nothing():
     graph = graph_of(KNOWN, targets=truth)
     outputs = jnp.zeros(graph.globals.target.shape)
     weights = np.array([0.25, 0.75])
-    value, gradient = jax.value_and_grad(losses.l1)(outputs, graph, losses.count(graph), weights)
+    count, of = losses.count(graph), losses.Weights(weights)
+    value, gradient = jax.value_and_grad(losses.l1)(outputs, graph, count, of)
     means = np.nanmean(np.abs(truth), 0)
     np.testing.assert_allclose(value, weights @ means, rtol=1e-6)
     assert np.all((gradient[:N] != 0) == np.isfinite(truth))
+
+
+def test_virials_that_are_known_weigh_per_atom():
+    rng = np.random.default_rng(2)
+    graph = graph_of(KNOWN, targets=np.zeros((N, 1)))
+    truth = rng.normal(size=(graph.n_node.shape[0], 3, 3))
+    truth[1:N:3] = np.nan
+    graph = graph._replace(globals=graph.globals._replace(virial=truth))
+    predicted, weights = rng.normal(size=truth.shape), losses.Weights(np.zeros(1), stress=0.7)
+    outputs = Derivatives(np.zeros_like(graph.globals.target), np.zeros(1), predicted)
+    loss = losses.l1(outputs, graph, losses.count(graph), weights)
+    known = ~np.isnan(truth[:N]).any((1, 2))
+    error = np.abs(predicted - truth)[:N].mean((1, 2)) / KNOWN.n_atoms
+    np.testing.assert_allclose(loss, 0.7 * error[known].mean(), rtol=1e-6)
+    assert losses.not_finite(outputs, graph, weights) == -1

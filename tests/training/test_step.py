@@ -24,6 +24,7 @@ MOLECULES = random_molecules(44, 1)
 NEIGHBORS = find_neighbors(MOLECULES, CUTOFF)
 TARGETS = np.random.default_rng(0).normal(size=(44, 1))
 STEPS, EMA = 20, 0.9
+WEIGHTS = losses.Weights(np.ones(1))
 KEY = jax.random.key(5)
 SMALL = {
     "cutoff": CUTOFF, "degree": 2, "layers": 1, "channels": 4, "hidden": 8,
@@ -59,7 +60,7 @@ def optimizer() -> optax.GradientTransformation:
 @functools.cache
 def train_step(model: str, devices: int, divide: bool = False):
     return step.make_train_step(
-        APPLY[model], optimizer(), mesh(devices), KEY, EMA, np.ones(1), divide=divide
+        APPLY[model], optimizer(), mesh(devices), KEY, EMA, WEIGHTS, divide=divide
     )
 
 
@@ -131,7 +132,7 @@ def test_a_state_divided_among_devices_trains_as_a_copied_one(tmp_path):
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("n_budgets", [1, 3])
 def test_there_is_one_compilation_for_each_budget(devices, n_budgets):
-    jitted = step.make_train_step(linear, optimizer(), mesh(devices), KEY, EMA, np.ones(1))
+    jitted = step.make_train_step(linear, optimizer(), mesh(devices), KEY, EMA, WEIGHTS)
     state = fresh("linear", devices)
     for batch in batches(devices, n_budgets=n_budgets):
         state, _ = jitted(state, batch)
@@ -196,7 +197,7 @@ def gradients(**options):
     def loss(params):
         model = network(**SMALL, **options, frame="canonical")
         outputs = model.apply({"params": params}, graph, train=True)
-        return losses.l1(outputs, graph, losses.count(graph), np.ones(1))
+        return losses.l1(outputs, graph, losses.count(graph), WEIGHTS)
 
     graph = whole_batch(0)
     return jax.jit(jax.value_and_grad(loss))(params("hdgnn"))
