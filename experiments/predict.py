@@ -164,7 +164,9 @@ def run(
 def own_weights(predictor: Predictor) -> str:
     """Which weights are used where none are named, and the errors to expect."""
     errors = ", ".join(
-        f"{one.name} {predictor.errors[one.name]:.2g} {one.target.unit}" for one in predictor.fitted
+        # Two digits, without an exponent.
+        f"{one.name} {float(f'{predictor.errors[one.name]:.2g}'):g} {one.target.unit}"
+        for one in predictor.fitted
     )
     return (
         "weights that come with the package, for relaxed molecules of H, C, N, O and F like QM9's "
