@@ -15,7 +15,8 @@ def test_taking_structures_takes_what_is_known_of_them():
     values = {"energy": np.arange(5.0), "dipole": np.arange(15.0).reshape(5, 3)}
     # Of each atom, the number of its structure.
     forces = np.repeat(np.arange(5.0), structures.n_atoms)[:, None] * np.ones(3)
-    whole = LabelledStructures(structures, values, forces, np.array([0, 0, 1, 2, 2]))
+    virials = np.arange(45.0).reshape(5, 3, 3)
+    whole = LabelledStructures(structures, values, forces, virials, np.array([0, 0, 1, 2, 2]))
     rows = np.array([3, 0, 3])
     few = whole.take(rows)
     assert len(whole) == 5
@@ -25,9 +26,10 @@ def test_taking_structures_takes_what_is_known_of_them():
         np.testing.assert_array_equal(few.labels[name], of_all[rows])
     owner = np.repeat(rows, structures.n_atoms[rows])
     np.testing.assert_array_equal(few.forces, owner[:, None] * np.ones(3))
+    np.testing.assert_array_equal(few.virials, virials[rows])
     assert few.groups.tolist() == [2, 0, 2]
     bare = LabelledStructures(structures, values).take(rows)
-    assert (bare.forces, bare.groups) == (None, None)
+    assert (bare.forces, bare.virials, bare.groups) == (None, None, None)
 
 
 def test_labels_of_several_targets_are_joined_by_id():
