@@ -2,8 +2,8 @@
 
     python -m experiments.evaluate --workdir=runs/quick --split=test
 
-With files instead, the errors of energies and forces, or of dipole moments, on all structures of
-files that ASE reads:
+With files instead, the errors of energies, forces and stress, or of dipole moments, on all
+structures of files that ASE reads:
 
     python -m experiments.evaluate --workdir=runs/forces FILE.extxyz
 
@@ -30,6 +30,7 @@ OF_FILES = {
     "length_unit": flags.DEFINE_string("length_unit", None, "UNIT of a file's lengths"),
     "energy_key": flags.DEFINE_string("energy_key", None, "NAME of energies in a file"),
     "forces_key": flags.DEFINE_string("forces_key", None, "NAME of forces in a file"),
+    "stress_key": flags.DEFINE_string("stress_key", None, "NAME of the stress in a file"),
 }
 """By field of `ASEFile`."""
 SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")

@@ -162,6 +162,9 @@ def refuse_other_run(
     """
     raised = config["training"]["steps"] > record.steps
     free = (*FREE, "training.steps") if raised else FREE
+    if config["init"] is not None and record.config["init"] is not None:
+        # It has been read; it may have been moved since.
+        free = (*free, "init")
     refuse_other_config(record.config, config, workdir, free=free)
     if record.split_digest != dataset(config).digest():
         raise CheckpointError(

@@ -9,7 +9,9 @@ trains in ten minutes on two cores, on molecules in motion made by the first com
 is at the scale of `qm9.py`.
 
 `training.forces_weight` is what an error of forces weighs beside one of energies, both divided by
-the standard deviation of the energies. All choices here are ours: the paper has no forces.
+the standard deviation of the energies. `training.stress_weight` is the same of the stress times the
+volume, per atom; it is 0, since molecules have no stress. All choices here are ours: the paper has
+no forces.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -37,6 +39,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.length_unit = "Å"  # or bohr, nm, pm; forces are in the one per the other
     config.data.energy_key = config_dict.placeholder(str)  # None: as ASE's calculators store them
     config.data.forces_key = config_dict.placeholder(str)
+    config.data.stress_key = config_dict.placeholder(str)
     config.data.atom_energies = config_dict.placeholder(str)  # of isolated atoms: H=-13.6,C=-1029.8
     config.data.cache = config_dict.placeholder(str)  # None: ~/.cache/hdgnn_jax
     # In training: a frame drawn at each step has forces of its own.

@@ -150,7 +150,7 @@ def comparable(workdir: pathlib.Path) -> Task:
         )
     if task.weights.of_slopes:
         learned = names_of(task.fitted)
-        logger.warning("forces are left out: the other models learn %s alone", learned)
+        logger.warning("forces and stress are left out: the other models learn %s alone", learned)
     return task
 
 

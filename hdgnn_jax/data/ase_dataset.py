@@ -51,8 +51,8 @@ class ASEFile(Dataset):
       reference: `none`, `fitted` or `linear`; None: the usual one of the target.
       energy_unit, length_unit: of the file, one of `ENERGIES` and of `LENGTHS`. Forces are in the
         one per the other, dipole moments in e times the other.
-      energy_key, forces_key: where they stand in the file, such as `REF_energy` and `REF_forces`;
-        None: where ASE's calculators put them.
+      energy_key, forces_key, stress_key: where they stand in the file, such as `REF_energy` and
+        `REF_forces`; None: where ASE's calculators put them.
       atom_energies: of isolated atoms, in `energy_unit`, such as "H=-13.6,C=-1029.8"; those of the
         file come on top.
       cache: folder; None: see `cache_folder`.
@@ -69,6 +69,7 @@ class ASEFile(Dataset):
     length_unit: str = "Å"
     energy_key: str | None = None
     forces_key: str | None = None
+    stress_key: str | None = None
     atom_energies: str | None = None
     cache: str | None = None
 
@@ -104,7 +105,7 @@ class ASEFile(Dataset):
           InputError: where there is none, or a field is given that is of energies alone.
         """
         target = super().target(name)
-        of_energies = ("energy_key", "forces_key", "atom_energies")
+        of_energies = ("energy_key", "forces_key", "stress_key", "atom_energies")
         for field in of_energies if name != "energy" else ():
             if getattr(self, field) is not None:
                 raise InputError(f"data.{field} is of energies, but config.target is {name}")
@@ -118,6 +119,8 @@ class ASEFile(Dataset):
         # What is read as it always was keeps its digest.
         if how != ["eV", "Å", None, None]:
             content += how
+        if self.stress_key is not None:
+            content.append(self.stress_key)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def part(self, name: str, target: str) -> LabelledStructures:
@@ -225,9 +228,10 @@ class ASEFile(Dataset):
         """
         length = LENGTHS[self.length_unit]
         if target == "energy":
-            unit, names = ENERGIES[self.energy_unit], (self.energy_key, self.forces_key)
+            keys = (self.energy_key, self.forces_key, self.stress_key)
+            unit, names = ENERGIES[self.energy_unit], keys
         else:
-            unit, names = length, (None, None)
+            unit, names = length, (None, None, None)
         found = read_labelled(path, target, *names, left_out)
         structures = dataclasses.replace(
             found.structures,

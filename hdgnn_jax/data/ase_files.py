@@ -157,11 +157,12 @@ def read_labelled(
     name: str,
     key: str | None = None,
     forces_key: str | None = None,
+    stress_key: str | None = None,
     left_out: list[StructureError] | None = None,
 ) -> LabelledStructures:
     """All structures of a file and their `energy` or `dipole`, as ASE's calculators store them.
 
-    With `key` and `forces_key` they are what the file has under these names, in its units. Ids are
+    With keys they are what the file has under these names, in its units. Ids are
     places in the file, from 1. Energies come with forces where all structures have them, and with
     the stress of those that have one; structures with the same `group` in the file's info are a
     group.
@@ -169,7 +170,8 @@ def read_labelled(
     Args:
       path: of the file.
       name: `energy` or `dipole`.
-      key, forces_key: names in the file; None: as ASE's calculators store them.
+      key, forces_key, stress_key: names in the file; None: as ASE's calculators store them. The
+        stress is not read where others have a name of their own and it has none.
       left_out: gets the error of each structure without such values, which is then left out;
         None: the first such error is raised.
 
@@ -188,7 +190,8 @@ def read_labelled(
     records = []
     for k, found in enumerate(_read(path), start=1):
         try:
-            records.append(_record(found, name, key, forces_key, k, f"{path.name}, structure {k}"))
+            at = f"{path.name}, structure {k}"
+            records.append(_record(found, name, key, forces_key, stress_key, k, at))
         except StructureError as error:
             refuse(error)
     if any(r.forces is not None for r in records):
@@ -229,7 +232,7 @@ def _notes(records: list[_Record]) -> tuple[str, ...]:
         words = "trained on where training.stress_weight is not 0"
         notes.append(f"stress of {n_virials:,} structures: {words}")
     elif "stress" in names:
-        notes.append("stress of the file: nothing is trained on it, no structure has a whole cell")
+        notes.append("stress of the file: nothing is trained on it (data.stress_key names it)")
     unseen = sum(bool(r.structure.unseen) and len(r.structure.positions) > 1 for r in records)
     if unseen:
         notes.append(f"{unseen:,} structures have a charge or a spin, which no model sees")
@@ -237,7 +240,13 @@ def _notes(records: list[_Record]) -> tuple[str, ...]:
 
 
 def _record(
-    found: Any, name: str, key: str | None, forces_key: str | None, number: int, at: str
+    found: Any,
+    name: str,
+    key: str | None,
+    forces_key: str | None,
+    stress_key: str | None,
+    number: int,
+    at: str,
 ) -> _Record:
     if isinstance(found, StructureError):
         raise found
@@ -258,7 +267,9 @@ def _record(
         forces = _numbers(forces, (len(found), 3))
         if forces is None:
             raise StructureError("has forces that are not three numbers an atom", at)
-    virial = _virial(found, known.get("stress"), at) if name == "energy" else None
+    # Beside energies of another name, "stress" may be of another method.
+    usual = None if key or forces_key else "stress"
+    virial = _virial(found, known.get(stress_key or usual)) if name == "energy" else None
     group = found.info.get("group")
     named = None if group is None else str(group)
     structure = structure_of(found, at)
@@ -267,8 +278,8 @@ def _record(
     return _Record(number, structure, value, forces, virial, named, frozenset(known))
 
 
-def _virial(atoms: Any, stress: object, at: str) -> np.ndarray | None:
-    """[3, 3] the stress, of ASE's sign, times the volume; None where there is no stress or cell."""
+def _virial(atoms: Any, stress: object) -> np.ndarray | None:
+    """[3, 3] the stress, of ASE's sign, times the volume; None without finite numbers or a cell."""
     if stress is None or not atoms.pbc.all():
         return None
     for shape in ((6,), (9,), (3, 3)):
@@ -278,7 +289,7 @@ def _virial(atoms: Any, stress: object, at: str) -> np.ndarray | None:
             matrix = whole.reshape(3, 3) * float(atoms.get_volume())
             virial: np.ndarray = (matrix + matrix.T) / 2
             return virial
-    raise StructureError("has a stress that is not six or nine numbers", at)
+    return None
 
 
 def _numbers(value: object, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -42,10 +42,16 @@ class LabelledStructures:
             self.structures.take(rows),
             {name: values[rows] for name, values in self.labels.items()},
             None if self.forces is None else self.forces[self.structures.atoms_of(rows)],
-            None if self.virials is None else self.virials[rows],
+            known(self.virials, rows),
             None if self.groups is None else self.groups[rows],
             self.notes,
         )
+
+
+def known(virials: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """Virials at these rows; None where none of them is known."""
+    some: np.ndarray | None = None if virials is None else virials[rows]
+    return None if some is None or np.isnan(some).any((1, 2)).all() else some
 
 
 def merged(parts: Mapping[str, LabelledStructures]) -> LabelledStructures:
@@ -71,6 +77,7 @@ def merged(parts: Mapping[str, LabelledStructures]) -> LabelledStructures:
             raise InputError(f"{name} is known where {most} is not: train them one at a time")
         labels[name] = np.full((len(whole), *values.shape[1:]), np.nan)
         labels[name][[place[key] for key in ids]] = values
-        if forces is None and ids == whole.structures.ids.tolist():
-            forces, virials = part.forces, part.virials
+        if ids == whole.structures.ids.tolist():
+            forces = part.forces if forces is None else forces
+            virials = part.virials if virials is None else virials
     return dataclasses.replace(whole, labels=labels, forces=forces, virials=virials)

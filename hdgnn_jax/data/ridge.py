@@ -10,7 +10,7 @@ RIDGES = tuple(10.0**k for k in range(-7, 1))
 TOLERANCE = 1.1
 """The penalty is the largest whose error is within so many times the smallest. Weights of some
 hundred eV that cancel gain a few percent in structures like those of the fit, and are wrong by tens
-of eV in water, to which no other molecule of QM9 is alike."""
+of eV in water, which is like no other molecule of QM9."""
 SMALLEST = 0.1
 """Smaller standard deviations of columns count as this. Columns are counts: one that varies less is
 the tail of a Gaussian, or belongs to something that few structures have. A weight that compensates

@@ -56,7 +56,7 @@ def head_of(config: Config, target: Target) -> Head:
 
 
 def has_reference(config: Config, target: Target) -> bool:
-    """Whether the linear model is taken off a target: from sums over atoms alone, see `Target`."""
+    """Whether the linear model is taken off a target: where `Target.linear` says so."""
     wanted = config["data"]["reference"] == "linear" and target.linear
     return wanted and head_of(config, target) == "invariant"
 
@@ -65,7 +65,7 @@ def auxiliary(config: Config, fitted: Sequence[FittedTarget]) -> list[FittedTarg
     """Those that the network learns a second time, less what the composition gives."""
     if not config["training"]["auxiliary"]:
         return []
-    return [one for one in fitted if has_reference(config, one.target)]
+    return [one for one in fitted if one.reference.linear]
 
 
 def fit_targets(

@@ -9,6 +9,7 @@ import numpy as np
 
 from hdgnn_jax.data.baselines import geometry_of
 from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.data.labelled import known
 from hdgnn_jax.graphs.neighbors import Neighborhoods
 
 
@@ -32,7 +33,7 @@ class Examples(Neighborhoods):
         few = super().take(rows)
         labels = {name: values[rows] for name, values in self.labels.items()}
         forces = None if self.forces is None else self.forces[self.structures.atoms_of(rows)]
-        virials = None if self.virials is None else self.virials[rows]
+        virials = known(self.virials, rows)
         return Examples(few.structures, few.neighbors, labels, forces, virials)
 
     def first(self, n: int) -> Examples:
@@ -48,25 +49,25 @@ class Examples(Neighborhoods):
         return np.arange(len(self)) if hidden else self.labelled(target)
 
     def without_linear(
-        self, fitted: Sequence[FittedTarget], known: Mapping[str, np.ndarray]
+        self, fitted: Sequence[FittedTarget], of_linear: Mapping[str, np.ndarray]
     ) -> Examples:
         """The same, less what linear references give for their geometry.
 
         Args:
           fitted: the targets.
-          known: by target, [n] energies of its linear reference, where they are known already.
+          of_linear: by target, [n] energies of its linear reference, where they are known already.
         """
         at, labels = (self.structures, self.neighbors), dict(self.labels)
         forces, virials = self.forces, self.virials
         missing = {
-            one.name: one.linear for one in fitted if one.linear and one.name not in known
+            one.name: one.linear for one in fitted if one.linear and one.name not in of_linear
         }
-        known = {**known, **geometry_of(missing, *at)}
+        of_linear = {**of_linear, **geometry_of(missing, *at)}
         for one in fitted:
             fit, factor = one.linear, one.target.factor
             if fit is None:
                 continue
-            labels[one.name] = labels[one.name] - known[one.name] / factor
+            labels[one.name] = labels[one.name] - of_linear[one.name] / factor
             if one.target.potential and not (forces is None and virials is None):
                 slopes = fit.slopes(*at)
                 forces = None if forces is None else forces - slopes.forces / factor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,7 +27,12 @@ from hdgnn_jax.types import Config, Params
 PACKAGE = "pretrained"
 """`config.init` for the weights that come with the package."""
 MAY_DIFFER = {"elements", "heads", "neighbors", "remat", "precision", "frame", "evaluation_frame"}
-"""Hyper-parameters that other weights than those of elements and heads do not depend on."""
+"""Hyper-parameters that may differ: only the tables of elements and the heads depend on them, or no
+weights do. `neighbors` is the other run's."""
+
+
+Label = int | tuple[str, heads.Head, int]
+"""Of a place along an axis: its number, an element, or a head's output."""
 
 
 class Start(NamedTuple):
@@ -103,7 +108,12 @@ class Pretrained:
         """
         settings = from_section(config, "training", Training)
         before = HyperParameters(**self.record.model)
-        targets = _targets(self.record.config, self.record.fitted), _targets(config, fitted)
+        runs = (self.record.config, self.record.fitted), (config, fitted)
+        targets = [_targets(*run) for run in runs]
+        scales = [
+            {name: one.reference.scale for name, one in zip(names, of, strict=False)}
+            for names, (_, of) in zip(targets, runs, strict=True)
+        ]
         of_heads = [
             heads.columns_of_weights(list(zip(names, network.heads, strict=True)))
             for names, network in zip(targets, (before, hyper), strict=True)
@@ -111,8 +121,10 @@ class Pretrained:
         old = flatten_dict(self.params, sep="/")
         start, rates = {}, {}
         for path, value in flatten_dict(jax.device_get(new), sep="/").items():
+            # The labels along an axis of the other run's array and of this one's: what both have is
+            # taken over.
             axis: int = 0
-            there: Sequence[Hashable] = range(len(value))
+            there: Sequence[Label] = range(len(value))
             here = there
             if path.split("/")[-2] in OF_ELEMENTS:
                 axis, there, here = -2, before.elements, hyper.elements
@@ -122,7 +134,10 @@ class Pretrained:
             to, source = ([of.index(label) for label in common] for of in (here, there))
             weights, known = np.array(value), np.zeros(value.shape, bool)
             if common:
-                np.moveaxis(weights, axis, 0)[to] = np.moveaxis(old[path], axis, 0)[source]
+                taken = np.moveaxis(old[path], axis, 0)[source]
+                if axis == -1:
+                    taken = taken * _ratios(common, *scales).reshape(-1, *[1] * (taken.ndim - 1))
+                np.moveaxis(weights, axis, 0)[to] = taken
                 np.moveaxis(known, axis, 0)[to] = True
             frozen = known.copy()
             if path.startswith("stack/"):
@@ -135,7 +150,18 @@ class Pretrained:
         return Start(unflatten_dict(start, sep="/"), unflatten_dict(rates, sep="/"))
 
 
+def _ratios(
+    labels: Sequence[Label], old: Mapping[str, float], new: Mapping[str, float]
+) -> np.ndarray:
+    """What outputs with these labels are multiplied by: each run standardises by its own scale.
+
+    That of an auxiliary output is no part of a record; 1.
+    """
+    names = [label[0] for label in labels if isinstance(label, tuple)]
+    return np.array([old.get(name, 1.0) / new.get(name, 1.0) for name in names])
+
+
 def _targets(config: Config, fitted: Sequence[FittedTarget]) -> list[str]:
-    """A name for each head of a run's network."""
-    more = auxiliary(config, fitted)
-    return [one.name for one in fitted] + [f"{one.name} less composition" for one in more]
+    """A name for each head of a run's network: for what it predicts, less a linear model or not."""
+    own = [one.name + " less the linear model" * bool(one.reference.linear) for one in fitted]
+    return own + [f"{one.name}, the auxiliary output" for one in auxiliary(config, fitted)]

@@ -96,7 +96,9 @@ def with_own_rates(
     def update(
         gradient: optax.Updates, state: OwnRates, params: optax.Params | None = None
     ) -> tuple[optax.Updates, OwnRates]:
-        updates, inner = optimizer.update(gradient, state.state, params)
+        # What stays as it is has no part in the norm that gradients are clipped by.
+        moving = jax.tree.map(lambda g, rate: jnp.where(rate == 0, 0, g), gradient, state.rates)
+        updates, inner = optimizer.update(moving, state.state, params)
         return optax.tree.mul(updates, state.rates), OwnRates(inner, state.rates)
 
     return optax.GradientTransformation(init, update)

@@ -12,7 +12,7 @@ from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Which
 from hdgnn_jax.training.loop import Memory
 from hdgnn_jax.types import Config, Fields, Json
 
-VERSION = 6
+VERSION = 7
 """Of the fields below; a record of another version is refused by name."""
 
 

@@ -58,8 +58,7 @@ def verdict(reports: Sequence[TargetReport]) -> str:
         return ""
     return (
         f"A linear model is better on the {reports[0].headline.split} split for "
-        f"{'; '.join(beaten)}. Train longer; with config.data.reference = linear training starts "
-        "from it."
+        f"{'; '.join(beaten)}. Train longer."
     )
 
 
@@ -284,7 +283,7 @@ def _tables(report: TargetReport) -> list[tuple[str, list[tuple[str, ...]]]]:
     """Titles and rows of the target's table, and of those of forces and stress, if trained on."""
     results, unit = report.results, report.unit
     tables = [(_title(results[0], report.target, unit), _table(results, report.paper))]
-    for key in results[0].slopes:
+    for key in dict.fromkeys(key for result in results for key in result.slopes):
         name, per = key
         of_slopes = [result.slopes[key] for result in results if key in result.slopes]
         tables.append((_title(of_slopes[0], name, f"{unit}/{per}"), _table(of_slopes, {})))

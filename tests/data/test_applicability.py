@@ -98,9 +98,9 @@ def test_atoms_that_are_bonded_as_none_in_training_are_named():
         (8, (1, 6)),
     }  # fmt: skip
     assert warning(domain, ethanol) == ""
-    assert "O bonded to 2 H (in no training structure)" in warning(domain, molecule_of("H2O"))
-    assert "C bonded to 3 H and 1 C (in no" not in warning(domain, molecule_of("C2H6"))
-    assert "C bonded to 3 H (in no training structure)" in warning(domain, molecule_of("CH3"))
+    assert "O bonded to 2 H (not seen in training)" in warning(domain, molecule_of("H2O"))
+    assert "C bonded to 3 H and 1 C (not seen" not in warning(domain, molecule_of("C2H6"))
+    assert "C bonded to 3 H (not seen in training)" in warning(domain, molecule_of("CH3"))
     # Metals have as many kinds of neighbourhoods as atoms.
     boxed = dataclasses.replace(WATER, cell=9 * np.eye(3), periodic=(True,) * 3)
     assert "bonded" not in warning(domain, boxed)

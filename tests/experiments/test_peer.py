@@ -215,7 +215,7 @@ def test_forces_are_said_to_be_left_out(finished, task, monkeypatch, caplog):
     other = dataclasses.replace(task, config={**task.config, "training": training})
     monkeypatch.setattr(Task, "from_record", lambda record: other)
     peer.comparable(finished)
-    assert "forces are left out: the other models learn U0 alone" in caplog.text
+    assert "forces and stress are left out: the other models learn U0 alone" in caplog.text
 
 
 def test_other_cores_are_said(caplog):

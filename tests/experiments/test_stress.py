@@ -14,7 +14,6 @@ from ase.calculators.emt import EMT
 from experiments import train
 from experiments.configs.ase import get_config
 from hdgnn_jax.data.ase_files import read_labelled
-from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.run.results import restored
 from hdgnn_jax.run.score import score
 from hdgnn_jax.training.checkpoint import Checkpoints
@@ -71,9 +70,15 @@ def test_a_file_gives_ases_stress_times_the_volume(crystals, path, tmp_path):
     assert np.isnan(mixed.virials).all((1, 2)).tolist() == [False, True]
     bad = crystals[0].copy()
     bad.info.update(energy=1.0, stress=np.full((3, 3), np.nan))
-    ase.io.write(tmp_path / "bad.extxyz", bad)
-    with pytest.raises(StructureError, match="has a stress that is not six or nine numbers"):
-        read_labelled(tmp_path / "bad.extxyz", "energy")
+    # What is no number is not known, and stops nothing.
+    ase.io.write(tmp_path / "bad.extxyz", [bad, crystals[0]])
+    unknown = read_labelled(tmp_path / "bad.extxyz", "energy")
+    assert np.isnan(unknown.virials).all((1, 2)).tolist() == [True, False]
+    assert unknown.take(np.array([0])).virials is None
+    # Beside energies of another name, the stress may be of another method.
+    bad.info["REF"] = 1.0
+    ase.io.write(tmp_path / "named.extxyz", bad)
+    assert read_labelled(tmp_path / "named.extxyz", "energy", "REF").virials is None
 
 
 @pytest.mark.slow
