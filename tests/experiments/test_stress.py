@@ -71,7 +71,9 @@ def test_a_file_gives_ases_stress_times_the_volume(crystals, path, tmp_path):
     bad = crystals[0].copy()
     bad.info.update(energy=1.0, stress=np.full((3, 3), np.nan))
     # What is no number is not known, and stops nothing.
-    ase.io.write(tmp_path / "bad.extxyz", [bad, crystals[0]])
+    good = crystals[0].copy()
+    good.info.update(energy=1.0, stress=np.eye(3))
+    ase.io.write(tmp_path / "bad.extxyz", [bad, good])
     unknown = read_labelled(tmp_path / "bad.extxyz", "energy")
     assert np.isnan(unknown.virials).all((1, 2)).tolist() == [True, False]
     assert unknown.take(np.array([0])).virials is None
