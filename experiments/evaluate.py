@@ -118,6 +118,8 @@ def score_files(
         for name, errors in found.errors.items():
             numbers = format_mae(errors.mae), format_mae(errors.rmse)
             table.add_row(file.name, escape(name), f"{len(errors.ids):,}", *numbers)
+        for note in found.notes:
+            print(f"{file.name}: {note}")
         for doubt in found.doubts:
             print(f"warning: {file.name}: {doubt}")
         for error in found.left_out[:SHOWN]:

@@ -30,11 +30,13 @@ class Score:
       errors: of each quantity, by its name and unit.
       left_out: why structures of the file are not among them.
       doubts: lines on what makes the errors doubtful.
+      notes: what else has to be known of the file, such as charges, which no model sees.
     """
 
     errors: dict[str, SplitResult]
     left_out: list[StructureError]
     doubts: list[str]
+    notes: list[str]
 
 
 def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path) -> Score:
@@ -57,12 +59,15 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
         )
     errors: dict[str, SplitResult] = {}
     left_out: dict[str, StructureError] = {}
+    notes: dict[str, None] = {}
     for label in known:
         one, reasons = labels[label], list[StructureError]()
-        examples = labelled(predictor, source, file, one, label, reasons)
+        examples, said = labelled(predictor, source, file, one, label, reasons)
+        notes |= dict.fromkeys(said)
         left_out |= {str(error): error for error in reasons}
         errors |= errors_of(task, predictor, file, one, examples)
-    return Score(errors, list(left_out.values()), doubts(task, predictor, examples))
+    doubtful = doubts(task, predictor, examples)
+    return Score(errors, list(left_out.values()), doubtful, list(notes))
 
 
 def labelled(
@@ -72,8 +77,8 @@ def labelled(
     one: FittedTarget,
     label: str,
     left_out: list[StructureError],
-) -> Examples:
-    """The structures of a file that have the label and that the model can use; see `score`.
+) -> tuple[Examples, tuple[str, ...]]:
+    """The structures of a file that have the label and that the model can use, and its notes.
 
     Args:
       label: what a file calls the target.
@@ -93,7 +98,7 @@ def labelled(
     forces = None if kept.forces is None else kept.forces / unit
     of_one = {one.name: kept.labels[label] / unit}
     virials = None if kept.virials is None else kept.virials / unit
-    return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials)
+    return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials), read.notes
 
 
 def errors_of(

@@ -51,10 +51,13 @@ def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
     predicted = Predictor.load(finished)(structures)["U0"]
     for below, (atoms, value) in enumerate(zip(frames, predicted, strict=True), start=1):
         atoms.info["energy"] = value / 1000 - below
+    frames[0].info["charge"] = 1
     ase.io.write(tmp_path / "file.extxyz", frames)
     with Checkpoints(finished / "checkpoints") as checkpoints:
         task, predictor = restored(checkpoints)
-    found = score(task, predictor, ASEFile(), tmp_path / "file.extxyz").errors
+    scored = score(task, predictor, ASEFile(), tmp_path / "file.extxyz")
+    found = scored.errors
+    assert scored.notes == ["1 structures have a charge or a spin, which no model sees"]
     assert found["U0 [meV]"].mae == pytest.approx(1500, rel=1e-4)
     assert found["U0 [meV]"].rmse == pytest.approx(1000 * np.sqrt(5 / 2), rel=1e-4)
 
