@@ -205,8 +205,8 @@ def test_a_spike_before_any_checkpoint_stops_the_run(changed, tmp_path, monkeypa
 def test_debug_nans_names_the_layer(config, tmp_path, monkeypatch):
     fresh = Task.init_state
 
-    def spoilt(self, mesh, divide):
-        state = fresh(self, mesh, divide)
+    def spoilt(self, *arguments):
+        state = fresh(self, *arguments)
         state.params["stack"]["message"]["nn1"]["kernel"] *= np.nan
         return state
 
