@@ -83,7 +83,7 @@ def _quick(config: ConfigDict) -> None:
     The linear model is taken off where `Target` says so. Validation errors with it and without:
     gap 160 and 150 meV, alpha .263 and .218 bohr^3; after 3,000 of the 9,000 steps, zpve 3.7 (of
     all twelve in one network) and 5.8 meV. Single runs. In one network for all twelve homo, lumo
-    and gap were 5 to 14 % better with it, and water was tens of eV off.
+    and gap were 4 to 14 % better with it, in runs of other lengths, and water was tens of eV off.
     """
     config.data.train_size = 50_000
     config.data.reference = "linear"

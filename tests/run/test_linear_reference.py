@@ -113,7 +113,7 @@ def test_the_auxiliary_target_is_what_the_composition_leaves(of_linear):
 @pytest.mark.parametrize(
     ("target", "rank"), [("mu", 0), ("r2", 0), ("gap", 0), ("alpha", 0), ("polarizability", 2)]
 )
-def test_what_is_no_sum_over_atoms_has_no_linear_reference(of_linear, target, rank):
+def test_some_targets_have_no_linear_reference(of_linear, target, rank):
     """Nor an auxiliary output: the same config serves all targets."""
     assert not has_reference(of_linear, OF_QM9[target])
     assert has_reference(of_linear, OF_QM9["U0"])
