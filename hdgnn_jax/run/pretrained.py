@@ -14,7 +14,7 @@ from hdgnn_jax.config import from_section
 from hdgnn_jax.data.fitted import FittedTarget, names_of
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import SYMBOLS
-from hdgnn_jax.inference.weights import SHIPPED, load
+from hdgnn_jax.inference.weights import SHIPPED, load, network
 from hdgnn_jax.models import heads
 from hdgnn_jax.models.hdgnn import OF_ELEMENTS
 from hdgnn_jax.models.hyperparameters import HyperParameters
@@ -74,7 +74,7 @@ class Pretrained:
         own = from_section(config, "model", HyperParameters)
         differing = [
             f"--config.model.{name}={value}"
-            for name, value in dataclasses.asdict(HyperParameters(**record.model)).items()
+            for name, value in dataclasses.asdict(network(record).hyper).items()
             if name not in MAY_DIFFER and getattr(own, name) != value
         ]
         if differing:
@@ -84,7 +84,7 @@ class Pretrained:
     @property
     def neighbors(self) -> float:
         """The mean number of neighbours that its network was made for."""
-        return HyperParameters(**self.record.model).neighbors
+        return network(self.record).hyper.neighbors
 
     def told(self, config: Config, fitted: Sequence[FittedTarget], hyper: HyperParameters) -> str:
         """A sentence on what a run takes from it; args as of `start`."""
@@ -107,7 +107,7 @@ class Pretrained:
           config, fitted, hyper: of the new run.
         """
         settings = from_section(config, "training", Training)
-        before = HyperParameters(**self.record.model)
+        before = network(self.record).hyper
         runs = (self.record.config, self.record.fitted), (config, fitted)
         targets = [_targets(*run) for run in runs]
         scales = [
@@ -115,8 +115,8 @@ class Pretrained:
             for names, (_, of) in zip(targets, runs, strict=True)
         ]
         of_heads = [
-            heads.columns_of_weights(list(zip(names, network.heads, strict=True)))
-            for names, network in zip(targets, (before, hyper), strict=True)
+            heads.columns_of_weights(list(zip(names, of.heads, strict=True)))
+            for names, of in zip(targets, (before, hyper), strict=True)
         ]
         old = flatten_dict(self.params, sep="/")
         start, rates = {}, {}
