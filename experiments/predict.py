@@ -269,8 +269,11 @@ def fill(
     first = np.cumsum(counts) - counts
     chosen = [(predictor, graphs.take(first)) for predictor, graphs in prepared]
     warnings = [predictor.warnings(graphs) for predictor, graphs in chosen]
+    moving = [p for p, _ in prepared if p.has_forces and (options.forces or options.relax)]
+    of_forces = [doubt for predictor in moving for doubt in predictor.doubts_of_forces()]
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
-        row.warning = "; ".join(filter(None, dict.fromkeys([row.structures[0].doubt, *texts])))
+        doubts = dict.fromkeys([row.structures[0].doubt, *texts, *of_forces])
+        row.warning = "; ".join(filter(None, doubts))
     potentials = {p.energy().name for p, _ in prepared if p.has_forces}
     for target, found in predict_all(prepared, options.rolls, advance).items():
         # A structure has one energy: of several potentials none is it.

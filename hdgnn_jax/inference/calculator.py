@@ -31,6 +31,8 @@ class HDGNNCalculator(Calculator):
 
         atoms.calc = HDGNNCalculator("runs/quick")
 
+    Forces of a model that was trained on energies alone come with a `DomainWarning`, too.
+
     With `evaluation_frame=8` forces of a model with a learned pathway are smoother under rotation,
     at 8 times the cost. Where atoms leave what the model was trained on, as when two come nearer
     than any did there, the calculator warns, once for each kind; with `strict` it stops.
@@ -114,13 +116,25 @@ class HDGNNCalculator(Calculator):
             stress = np.asarray(found.virial[0]) / own.get_volume()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """A property of the atoms; see ASE.
+
+        Warns:
+          DomainWarning: where it is a slope of the energy, and the model was trained on none.
+        """
+        if name in ("forces", "stress"):
+            self._warn(self.predictor.doubts_of_forces())
+        return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]  # ASE
+
     def _warn(self, doubts: Sequence[str]) -> None:
         """Says, once for each kind, why a prediction is doubtful; stops where that is asked."""
         for doubt in doubts:
             # Distances change with each step; what is wrong with them does not.
             kind = re.sub(r"[\d.]+", "", doubt)
             if self.strict:
-                raise StructureError(f"leaves what the model was trained on: {doubt}", "the atoms")
+                raise StructureError(f"leave what the model was trained on: {doubt}", "the atoms")
             if kind not in self._warned:
                 self._warned.add(kind)
                 warnings.warn(doubt, DomainWarning, stacklevel=4)

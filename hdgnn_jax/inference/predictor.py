@@ -39,6 +39,8 @@ from hdgnn_jax.types import Apply, Json, Params
 
 Advance: TypeAlias = Callable[[int], object]
 
+UNTRAINED_FORCES = "forces of a model trained on energies alone"
+
 
 class PredictorError(InputError):
     """A model that cannot do what is asked of it; the message says why."""
@@ -58,6 +60,7 @@ class Predictor:
       budget: shape of a batch, of each device; larger where a structure needs it.
       mesh: devices.
       domain: what it was trained on; None: not known.
+      trained_on_forces: whether forces were part of the training, or it is not known.
       repulsive: whether atoms that come nearer than in training repel each other; see `repulsion`.
       errors: mean absolute, on validation, in the targets' units, by target; empty: not known.
     """
@@ -68,6 +71,7 @@ class Predictor:
     budget: batching.Budget
     mesh: jax.sharding.Mesh
     domain: Domain | None = None
+    trained_on_forces: bool = True
     repulsive: bool = True
     errors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -93,7 +97,7 @@ class Predictor:
         record, params = load(workdir or SHIPPED, mesh)
         found = cls(
             network(record), params, record.fitted, record.budget, mesh, record.domain,
-            errors=record.errors,
+            record.trained_on_forces, errors=record.errors,
         )  # fmt: skip
         return found if evaluation_frame is None else found.averaged(evaluation_frame)
 
@@ -268,6 +272,10 @@ class Predictor:
         if self.domain is None:
             return [[] for _ in range(len(graphs))]
         return self.domain.doubts(graphs.structures, graphs.neighbors.found())
+
+    def doubts_of_forces(self) -> list[str]:
+        """Why its forces, and what moves by them, are doubtful for any structure."""
+        return [] if self.trained_on_forces else [UNTRAINED_FORCES]
 
     def energy(self) -> FittedTarget:
         """The energy that atoms move in.

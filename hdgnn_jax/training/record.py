@@ -75,6 +75,11 @@ class Record:
         """Number of steps of the whole run."""
         return int(self.config["training"]["steps"])
 
+    @property
+    def trained_on_forces(self) -> bool:
+        """Whether forces were part of the loss."""
+        return bool(self.config["training"]["forces_weight"])
+
     def to_dict(self) -> Json:
         """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""
         return {

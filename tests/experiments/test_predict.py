@@ -71,6 +71,7 @@ def test_json_and_extxyz_hold_values_and_forces(finished, inputs, tmp_path):
             # ASE's unit, whatever the property's.
             assert atoms.get_potential_energy() == row["energy [eV]"]
             assert row["energy [eV]"] == row["U0 [eV]"]
+            assert row["warning"].endswith("forces of a model trained on energies alone")
         else:
             assert atoms.info["reason"] == row["reason"]
     assert frames[4].pbc.all()

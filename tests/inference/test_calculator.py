@@ -209,8 +209,19 @@ def test_atoms_unlike_those_of_training_are_said_once_for_each_kind(predictor):
     water.positions *= 0.9
     water.get_potential_energy()
     water.calc = HDGNNCalculator(knowing, strict=True)
-    with pytest.raises(StructureError, match="leaves what the model was trained on: H and"):
+    with pytest.raises(StructureError, match="the atoms leave what the model was trained on: H and"):
         water.get_potential_energy()
+
+
+def test_forces_that_were_not_trained_on_are_said(predictor):
+    water = molecule("H2O")
+    water.calc = HDGNNCalculator(dataclasses.replace(predictor, trained_on_forces=False))
+    water.get_potential_energy()
+    with pytest.warns(DomainWarning, match="forces of a model trained on energies alone"):
+        water.get_forces()
+    water.calc.strict = True
+    with pytest.raises(StructureError, match="trained on energies alone"):
+        water.get_forces()
 
 
 def test_atoms_nearer_than_in_training_repel_each_other(predictor):
