@@ -41,6 +41,7 @@ class Domain:
         water (1, (8,)) and (8, (1, 1)). 10,000 molecules of QM9 have 83 such kinds of atoms, all
         110,000 have 88. In structures with cells there are too many to know them all; they are not
         looked at.
+      odd: whether any molecule has an odd sum of atomic numbers, as radicals and ions have.
     """
 
     atoms: tuple[int, int]
@@ -48,6 +49,7 @@ class Domain:
     farthest: Mapping[int, float]
     closest: tuple[tuple[int, int, float], ...]
     bonded: frozenset[Bonded] = frozenset()
+    odd: bool = False
 
     @classmethod
     def of(cls, structures: Structures, neighbors: Neighbors) -> Domain:
@@ -71,6 +73,7 @@ class Domain:
             farthest,
             tuple((*kind, r) for kind, r in zip(kinds.tolist(), low.tolist(), strict=True)),
             frozenset(map(_kind, np.unique(pairs.bonded(z)[in_molecules], axis=0).tolist())),
+            bool(_odd_molecules(structures).any()),
         )
 
     def reach(self, elements: Sequence[int]) -> np.ndarray:
@@ -107,6 +110,10 @@ class Domain:
         if self.bonded:
             molecules = np.logical_not(structures.periodic.any(1))[owner]
             self._otherwise_bonded(words, structures.atomic_numbers, owner, pairs, molecules)
+        for k in np.flatnonzero(_odd_molecules(structures)) if not self.odd else ():
+            words[k].append(
+                "an odd sum of atomic numbers, as radicals and ions have (not seen in training)"
+            )
         return words
 
     def _too_far(
@@ -187,7 +194,9 @@ class Domain:
         farthest = {int(z): far for z, far in content["farthest"].items()}
         closest = tuple((a, b, near) for a, b, near in content["closest"])
         bonded = frozenset((z, tuple(others)) for z, others in content["bonded"])
-        return cls((low, high), (some, every), farthest, closest, bonded)
+        # Records of QM9 from before the field: none of its molecules is odd.
+        odd = content.get("odd", False)
+        return cls((low, high), (some, every), farthest, closest, bonded, odd)
 
 
 class _Pairs(NamedTuple):
@@ -219,6 +228,13 @@ class _Pairs(NamedTuple):
         table[:, 0] = z
         table[atoms, 1 + place] = others
         return table
+
+
+def _odd_molecules(structures: Structures) -> np.ndarray:
+    """[n] whether the atomic numbers of a structure without a cell have an odd sum."""
+    total = np.add.reduceat(structures.atomic_numbers, structures.offsets[:-1])
+    odd: np.ndarray = (total % 2 == 1) & np.logical_not(structures.periodic.any(1))
+    return odd
 
 
 def _kind(row: Sequence[int]) -> Bonded:

@@ -107,6 +107,17 @@ def test_atoms_that_are_bonded_as_none_in_training_are_named():
     assert not domain_of(Structures.pack([random_crystal(0)])).bonded
 
 
+@pytest.mark.parametrize(("name", "odd"), [("CH3O", True), ("NO", True), ("CH3OH", False)])
+def test_radicals_are_named_where_training_has_none(name, odd):
+    """A file of positions says nothing of them."""
+    structure = molecule_of(name)
+    assert (structure.atomic_numbers.sum() % 2 == 1) == odd
+    assert ("an odd sum of atomic numbers" in warning(domain_of(KNOWN), structure)) == odd
+    with_radical = Structures.pack([*KNOWN, molecule_of("CH3")])
+    assert "an odd sum" not in warning(domain_of(with_radical), structure)
+    assert Domain.from_dict(json.loads(json.dumps(domain_of(with_radical).to_dict()))).odd
+
+
 def molecule_of(name: str) -> Structure:
     atoms = build.molecule(name)
     return Structure(atoms.numbers, atoms.positions)
