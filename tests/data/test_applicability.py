@@ -76,8 +76,8 @@ def test_each_way_out_is_named():
     assert warning(domain, boxed) == "periodic (trained on molecules)"
     crystals = domain_of(Structures.pack([random_crystal(0), random_crystal(1)]))
     assert "not periodic (trained on structures with cells)" in warning(crystals, WATER)
-    gold = dataclasses.replace(WATER, atomic_numbers=np.array([79, 1, 1]))
-    assert warning(domain, gold) == "Au, which no training structure has"
+    platinum = dataclasses.replace(WATER, atomic_numbers=np.array([78, 1, 1]))
+    assert warning(domain, platinum) == "Pt, which no training structure has"
     near = dataclasses.replace(WATER, positions=WATER.positions * 0.6)
     assert warning(domain, near) == (
         "H and H 0.92 Å apart (trained on 1.53 and more); "

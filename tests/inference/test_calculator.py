@@ -209,7 +209,7 @@ def test_atoms_unlike_those_of_training_are_said_once_for_each_kind(predictor):
     water.positions *= 0.9
     water.get_potential_energy()
     water.calc = HDGNNCalculator(knowing, strict=True)
-    with pytest.raises(StructureError, match="the atoms leave what the model was trained on: H and"):
+    with pytest.raises(StructureError, match=r"the atoms leave .* trained on: H and"):
         water.get_potential_energy()
 
 
