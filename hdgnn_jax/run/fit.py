@@ -103,12 +103,7 @@ class Fit:
         # The test parts too: what cannot be used is found before training, not after it.
         parts = {name: examples(config, data, name) for name in ("train", *data.reported)}
         train, validation = parts["train"], parts["validation"]
-        if record is None:
-            task, learned = Task.prepare(config, data, train, source)
-        else:
-            # What was fitted then: elsewhere the same fit can end in other digits.
-            task = dataclasses.replace(Task.from_record(record), config=config, data=data)
-            learned = task.to_learn(train)
+        task, learned = Task.of_run(config, data, train, source, record)
         loader = loader_of(task, settings, train, learned, mesh)
         key = jax.random.fold_in(jax.random.key(config["seed"]), 1)
         state = task.init_state(mesh, settings.divide_state, source)
@@ -205,7 +200,7 @@ class Fit:
         """Takes the steps that are left; after a spike of the loss, from the last checkpoint on.
 
         Raises:
-          DivergedError, StoppedError: of `loop.train`.
+          DivergedError, StoppedError: of `loop.Loop.train`.
         """
         start = int(self.state.step)
         for _ in range(MAX_SPIKES):
@@ -246,10 +241,8 @@ class Fit:
                 if writer:
                     writer.write(at, {**row, "seconds": self.so_far().seconds})
 
-            self.state = loop.train(
-                self.state,
-                batches,
-                self.train_step,
+            self.state = loop.Loop(
+                train_step=self.train_step,
                 steps=settings.steps,
                 log_every=settings.log_every,
                 validate_at=settings.validations,
@@ -263,7 +256,7 @@ class Fit:
                 spike=settings.spike,
                 memory=self.memory,
                 locate=self.locate if debug_nans else None,
-            )
+            ).train(self.state, batches)
 
     def validate(self, params: Params) -> dict[str, float]:
         """Error, rotation error and what is alive, of averaged weights."""

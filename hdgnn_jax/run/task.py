@@ -80,6 +80,22 @@ class Task:
         return task, train.without_linear(fitted, known)
 
     @classmethod
+    def of_run(
+        cls,
+        config: Config,
+        data: Dataset,
+        train: Examples,
+        source: Pretrained | None,
+        record: Record | None,
+    ) -> tuple[Task, Examples]:
+        """What `prepare` gives; of a run that has a record already, without fitting anything."""
+        if record is None:
+            return cls.prepare(config, data, train, source)
+        # What was fitted then: elsewhere the same fit can end in other digits.
+        task = dataclasses.replace(cls.from_record(record), config=config, data=data)
+        return task, task.to_learn(train)
+
+    @classmethod
     def from_record(cls, record: Record) -> Task:
         """The task a checkpoint was trained on."""
         return cls(

@@ -74,30 +74,11 @@ class Memory:
         return cls(waiting, [tuple(pair) for pair in content["skipped"]], list(content["recent"]))
 
 
-def train(
-    state: TrainState,
-    batches: Iterable[batching.MolecularGraph],
-    train_step: Callable[[TrainState, batching.MolecularGraph], tuple[TrainState, StepMetrics]],
-    *,
-    steps: int,
-    log_every: int,
-    validate_at: set[int],
-    validate: Callable[[Params], dict[str, float]],
-    save: Callable[[TrainState, int, float, Memory], object],
-    write: Callable[[int, Fields], object],
-    show: Callable[[int, float, float | None], object],
-    max_skipped: int,
-    records: Callable[[int], Mapping[int, str]],
-    stop: Callable[[int], bool] = lambda step: False,
-    spike: float = 0.0,
-    memory: Memory | None = None,
-    locate: Callable[[TrainState, batching.MolecularGraph], str] | None = None,
-) -> TrainState:
-    """Takes the steps from `state.step` to `steps`.
+@dataclasses.dataclass(kw_only=True)
+class Loop:
+    """What a run does at its steps.
 
-    Args:
-      state: the state to start from; its buffers are donated.
-      batches: the batches of the remaining steps, in order.
+    Attributes:
       train_step: (state, batch) -> (state, metrics).
       steps: the last step.
       log_every: steps between two reads of the losses. Only then, and when it validates or saves,
@@ -112,63 +93,78 @@ def train(
       stop: step -> whether to save and end after this step.
       spike: a logged loss above this factor times the median of the last `RECENT` ones is a spike;
         0: no loss is.
-      memory: the memory of a resumed run.
+      memory: an empty one, or that of a resumed run.
       locate: (state, batch) -> what is not finite. With it the loss is read after each step, and
         the first step that is skipped ends the run.
-
-    Raises:
-      DivergedError: when more than `max_skipped` steps are skipped, or one with `locate`.
-      SpikeError: on a spike, before the state is saved.
-      StoppedError: after `stop`, when the state is saved.
     """
-    step = int(state.step)
-    memory = Memory() if memory is None else memory
-    validation: float | None = None
-    for batch in batches:
-        state, metrics = train_step(state, batch)
-        memory.waiting.append(metrics)
-        step += 1
-        if locate is not None and metrics.skipped:
-            where, whose = locate(state, batch), _blamed(int(metrics.culprit), records(step - 1))
-            raise DivergedError(f"step {step}: not finite: {where}; {whose}")
-        stopping = stop(step) and step < steps
-        regular = step % log_every == 0 or step in validate_at or step == steps
-        if regular or stopping:
-            # Checked before any save: a run resumed from such a state would always diverge.
-            row = _row(memory, step)
-            _refuse_divergence(memory, step, row["train_loss"], max_skipped, spike, records)
-        if regular:
-            memory.note(row["train_loss"])
-            if step in validate_at:
-                row |= validate(state.ema)
-                validation = row["validation_mae"]
-            # Written before the save: a run that is killed in between then misses no row.
-            write(step, row)
-            show(step, row["train_loss"], validation)
-            if step in validate_at:
-                save(state, step, row["validation_mae"], memory)
-        if stopping:
-            if step not in validate_at:
-                save(state, step, math.nan, memory)
-            raise StoppedError(
-                f"asked to stop: step {step} is saved; the same command goes on from there"
-            )
-    return state
 
+    train_step: Callable[[TrainState, batching.MolecularGraph], tuple[TrainState, StepMetrics]]
+    steps: int
+    log_every: int
+    validate_at: set[int]
+    validate: Callable[[Params], dict[str, float]]
+    save: Callable[[TrainState, int, float, Memory], object]
+    write: Callable[[int, Fields], object]
+    show: Callable[[int, float, float | None], object]
+    max_skipped: int
+    records: Callable[[int], Mapping[int, str]]
+    stop: Callable[[int], bool] = lambda step: False
+    spike: float = 0.0
+    memory: Memory = dataclasses.field(default_factory=Memory)
+    locate: Callable[[TrainState, batching.MolecularGraph], str] | None = None
 
-def _refuse_divergence(
-    memory: Memory,
-    step: int,
-    loss: float,
-    max_skipped: int,
-    spike: float,
-    records: Callable[[int], Mapping[int, str]],
-) -> None:
-    if len(memory.skipped) > max_skipped:
-        raise DivergedError(_diverged(memory.skipped, records))
-    usual = np.median(memory.recent or [math.inf])
-    if spike and len(memory.recent) == RECENT and loss > spike * usual:
-        raise SpikeError(step, f"step {step}: loss {loss:.4g}, usually {usual:.4g}")
+    def train(self, state: TrainState, batches: Iterable[batching.MolecularGraph]) -> TrainState:
+        """Takes the steps from `state.step` to `steps`.
+
+        Args:
+          state: the state to start from; its buffers are donated.
+          batches: the batches of the remaining steps, in order.
+
+        Raises:
+          DivergedError: when more than `max_skipped` steps are skipped, or one with `locate`.
+          SpikeError: on a spike, before the state is saved.
+          StoppedError: after `stop`, when the state is saved.
+        """
+        step, memory = int(state.step), self.memory
+        validation: float | None = None
+        for batch in batches:
+            state, metrics = self.train_step(state, batch)
+            memory.waiting.append(metrics)
+            step += 1
+            if self.locate is not None and metrics.skipped:
+                where = self.locate(state, batch)
+                whose = _blamed(int(metrics.culprit), self.records(step - 1))
+                raise DivergedError(f"step {step}: not finite: {where}; {whose}")
+            stopping = self.stop(step) and step < self.steps
+            validating = step in self.validate_at
+            regular = step % self.log_every == 0 or validating or step == self.steps
+            if regular or stopping:
+                # Checked before any save: a run resumed from such a state would always diverge.
+                row = _row(memory, step)
+                self._refuse_divergence(step, row["train_loss"])
+            if regular:
+                memory.note(row["train_loss"])
+                if validating:
+                    row |= self.validate(state.ema)
+                    validation = row["validation_mae"]
+                # Written before the save: a run that is killed in between then misses no row.
+                self.write(step, row)
+                self.show(step, row["train_loss"], validation)
+            if validating or stopping:
+                self.save(state, step, row.get("validation_mae", math.nan), memory)
+            if stopping:
+                raise StoppedError(
+                    f"asked to stop: step {step} is saved; the same command goes on from there"
+                )
+        return state
+
+    def _refuse_divergence(self, step: int, loss: float) -> None:
+        memory = self.memory
+        if len(memory.skipped) > self.max_skipped:
+            raise DivergedError(_diverged(memory.skipped, self.records))
+        usual = np.median(memory.recent or [math.inf])
+        if self.spike and len(memory.recent) == RECENT and loss > self.spike * usual:
+            raise SpikeError(step, f"step {step}: loss {loss:.4g}, usually {usual:.4g}")
 
 
 def _row(memory: Memory, step: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from hdgnn_jax.training.loop import DivergedError, Memory, SpikeError, StoppedError, train
+from hdgnn_jax.training.loop import DivergedError, Loop, Memory, SpikeError, StoppedError
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
 from hdgnn_jax.training.step import StepMetrics
 
@@ -40,8 +40,8 @@ def run(
         return {"validation_mae": 10.0 + len(calls["validated"]), "rotation_error": 0.5}
 
     with MetricWriter(folder, start) as writer:
-        last = train(
-            State(start), batches, step, steps=len(losses), log_every=log_every,
+        last = Loop(
+            train_step=step, steps=len(losses), log_every=log_every,
             validate_at=set(validate_at), validate=validate, write=writer.write,
             save=lambda state, at, mae, memory: (
                 calls["saved"].append((state.step, at, mae)),
@@ -50,7 +50,7 @@ def run(
             show=lambda *shown: calls["shown"].append(shown), max_skipped=max_skipped,
             records=lambda k: {n: f"molecule {n}" for n in (k, 40 + k)},
             stop=stop(calls) if stop else lambda step: False, **options,
-        )  # fmt: skip
+        ).train(State(start), batches)  # fmt: skip
     assert last.step == len(losses)
     return calls
 

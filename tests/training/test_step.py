@@ -172,13 +172,13 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_is_the_same_run_to_the_bit(tmp_
 
     def go_on(state, start, stop, checkpoints):
         with MetricWriter(tmp_path, start) as writer:
-            return loop.train(
-                state, batches(4, start, stop), train_step("hdgnn", 4), steps=stop, log_every=3,
+            return loop.Loop(
+                train_step=train_step("hdgnn", 4), steps=stop, log_every=3,
                 validate_at={stop}, validate=lambda ema: {"validation_mae": 0.0},
                 write=writer.write,
                 save=lambda state, at, mae, memory: checkpoints.save(at, state, {}, mae),
                 show=lambda *shown: None, max_skipped=0, records=lambda k: [],
-            )  # fmt: skip
+            ).train(state, batches(4, start, stop))  # fmt: skip
 
     assert 0 < (7 * 16) % len(MOLECULES) < len(MOLECULES)
     for start, stop in ((0, 7), (7, STEPS)):
