@@ -8,7 +8,7 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -194,21 +194,32 @@ def read_labelled(
             records.append(_record(found, name, key, forces_key, stress_key, k, at))
         except StructureError as error:
             refuse(error)
-    if any(r.forces is not None for r in records):
-        # The force on a single atom is 0.
-        records = [
-            r._replace(forces=np.zeros((1, 3)))
-            if r.forces is None and len(r.structure.positions) == 1 else r
-            for r in records
-        ]  # fmt: skip
-    with_forces = [r for r in records if r.forces is not None]
-    if with_forces:
-        for r in records:
-            if r.forces is None:
-                words = "has no forces that are numbers; other structures of the file have"
-                refuse(StructureError(words, f"{path.name}, structure {r.number}"))
-        records = with_forces
-    packed = Structures.pack((r.structure for r in records), f"{path.name}, structure")
+    return _packed(_all_or_none_with_forces(records, refuse), name, path.name)
+
+
+def _all_or_none_with_forces(
+    records: list[_Record], refuse: Callable[[StructureError], None]
+) -> list[_Record]:
+    """The records; where some have forces, those without are refused and left out."""
+    if all(r.forces is None for r in records):
+        return records
+    kept = []
+    for r in records:
+        if r.forces is not None:
+            kept.append(r)
+        elif len(r.structure.positions) == 1:
+            # The force on a single atom is 0.
+            kept.append(r._replace(forces=np.zeros((1, 3))))
+        else:
+            words = "has no forces that are numbers; other structures of the file have"
+            refuse(StructureError(words, r.structure.name))
+    return kept
+
+
+def _packed(records: list[_Record], name: str, file: str) -> LabelledStructures:
+    """The records of a file with the label of this name; all have forces, or none has."""
+    packed = Structures.pack((r.structure for r in records), f"{file}, structure")
+    forces = [r.forces for r in records if r.forces is not None]
     # A structure that the file names no group for is one of its own.
     groups = [r.group or f"structure {r.number}" for r in records]
     unknown = np.full((3, 3), np.nan)
@@ -216,7 +227,7 @@ def read_labelled(
     return LabelledStructures(
         dataclasses.replace(packed, ids=np.array([r.number for r in records])),
         {name: np.stack([r.value for r in records])},
-        np.concatenate([r.forces for r in with_forces]) if with_forces else None,
+        np.concatenate(forces) if forces else None,
         np.stack(virials) if any(r.virial is not None for r in records) else None,
         np.unique(groups, return_inverse=True)[1] if any(r.group for r in records) else None,
         _notes(records),

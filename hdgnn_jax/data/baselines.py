@@ -121,6 +121,14 @@ class Composition:
         per_element, constant = start + change, float(mean - centre @ change)
         return cls(tuple(elements), tuple(per_element.tolist()), constant, averaged)
 
+    def plus(self, per_element: np.ndarray, constant: float) -> Composition:
+        """The same with so much more for an atom of each element, and without any atom."""
+        return dataclasses.replace(
+            self,
+            per_element=tuple((np.array(self.per_element) + per_element).tolist()),
+            constant=float(self.constant + constant),
+        )
+
     def predict(
         self, structures: Structures, neighbors: Neighbors | NeighborSearch | None = None
     ) -> np.ndarray:
@@ -224,11 +232,7 @@ class LinearFit:
             for of_one, atoms in zip(y.T, around, strict=True)
         ]
         together = _fitted_together(len(elements), around[0])
-        counts, n_counts = element_counts(some, elements) @ together, together.shape[1]
-        design = np.empty((len(rows), n_counts + terms.n_features), np.float32)
-        design[:, :n_counts] = counts / some.n_atoms[:, None] if terms.averaged else counts
-        for at, found in _over_batches(_features(terms), some, edges):
-            design[at, n_counts:] = found[: len(at)]
+        design, n_counts = _design(terms, some, edges, together), together.shape[1]
         # Columns have the size that the penalty is made for.
         mean_size = float(some.n_atoms.mean()) if terms.averaged else 1.0
         design *= np.float32(mean_size)
@@ -239,16 +243,9 @@ class LinearFit:
         weights *= mean_size
         fits = []
         for composition, own, constant in zip(compositions, weights.T, constants, strict=True):
-            per_element = np.array(composition.per_element) + together @ own[:n_counts]
-            whole = dataclasses.replace(
-                composition,
-                per_element=tuple(per_element.tolist()),
-                constant=float(composition.constant + constant),
-            )
+            whole = composition.plus(together @ own[:n_counts], constant)
             of_geometry = tuple(own[n_counts:].tolist())
-            fits.append(
-                cls(whole, Linear(terms.elements, cutoff, of_geometry, terms.averaged))
-            )
+            fits.append(cls(whole, Linear(terms.elements, cutoff, of_geometry, terms.averaged)))
         rest = np.arange(len(rows), len(structures))
         of_rest = geometry(fits, structures.take(rest), neighbors.take(rest))
         return fits, np.concatenate([known, of_rest])
@@ -275,6 +272,27 @@ class LinearFit:
             forces[atoms] = found.forces[: len(atoms)]
             energies[at], virials[at] = found.value[: len(at), 0], found.virial[: len(at)]
         return Derivatives(energies, forces, virials)
+
+
+def _design(
+    terms: Terms,
+    structures: Structures,
+    neighbors: Neighbors | NeighborSearch,
+    together: np.ndarray,
+) -> np.ndarray:
+    """[n, F + features] float32: F sums of counts of elements, then the features of the geometry.
+
+    Args:
+      terms: of the geometry.
+      structures, neighbors: any, and their edges within the cutoff.
+      together: [elements, F] whose counts are added up.
+    """
+    counts, n_counts = element_counts(structures, terms.elements) @ together, together.shape[1]
+    design = np.empty((len(counts), n_counts + terms.n_features), np.float32)
+    design[:, :n_counts] = counts / structures.n_atoms[:, None] if terms.averaged else counts
+    for at, found in _over_batches(_features(terms), structures, neighbors):
+        design[at, n_counts:] = found[: len(at)]
+    return design
 
 
 def geometry(

@@ -76,16 +76,12 @@ def parse(source: pathlib.Path) -> Json:
         raise QM9Error(
             f"{source}: QM9 molecule {index[wrong][0]} lacks a number: reinstall qm9pack"
         )
-    lookup, place = np.unique(symbols.astype(str), return_inverse=True)
-    unknown = set(lookup.tolist()) - ATOMIC_NUMBERS.keys()
-    if unknown:
-        raise QM9Error(f"{source}: {min(unknown)!r} is not a chemical element: reinstall qm9pack")
     return {
         "index": index,
         "SMILES": joined("SMILES"),
         "InChI": joined("InChi"),
         "offsets": np.concatenate([[0], np.cumsum(counts)]),
-        "atomic_numbers": np.array([ATOMIC_NUMBERS[s] for s in lookup], np.int32)[place],
+        "atomic_numbers": _atomic_numbers(symbols, source),
         "positions": positions.reshape(-1, 3),
         "Mulliken_charges": charges,
         "mode_offsets": np.concatenate([[0], np.cumsum(mode_counts)]),
@@ -93,6 +89,15 @@ def parse(source: pathlib.Path) -> Json:
         "polarizability": polarizabilities,
         **columns,
     }
+
+
+def _atomic_numbers(symbols: np.ndarray, source: pathlib.Path) -> np.ndarray:
+    """Of the elements with these symbols; raises a QM9Error for one that there is not."""
+    lookup, place = np.unique(symbols.astype(str), return_inverse=True)
+    unknown = set(lookup.tolist()) - ATOMIC_NUMBERS.keys()
+    if unknown:
+        raise QM9Error(f"{source}: {min(unknown)!r} is not a chemical element: reinstall qm9pack")
+    return np.array([ATOMIC_NUMBERS[s] for s in lookup], np.int32)[place]
 
 
 def parse_tensors(table: Any) -> np.ndarray:

@@ -37,11 +37,7 @@ def ridge(
       [F, T] float64 weights, and the constants [T].
     """
     n, n_fits = values.shape
-    mean = np.asarray(np.mean(design, 0, dtype=np.float64))
-    square = np.zeros(design.shape[1])
-    for start in range(0, n, CHUNK):
-        square += ((design[start : start + CHUNK] - mean) ** 2).sum(0)
-    spread = np.sqrt(square / n)
+    mean, spread = _moments(design)
     # Columns that vary by rounding alone are constant.
     used = np.flatnonzero(spread > 1e-4 * SMALLEST)
     spread = np.maximum(spread, SMALLEST)
@@ -72,6 +68,15 @@ def ridge(
         own = np.flatnonzero(penalties == penalty)
         weights[np.ix_(used, own)] = system.solve(penalty)[:, own] / spread[used, None]
     return weights, centre - mean @ weights
+
+
+def _moments(design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column, float64."""
+    mean = np.asarray(np.mean(design, 0, dtype=np.float64))
+    square = np.zeros(design.shape[1])
+    for start in range(0, len(design), CHUNK):
+        square += ((design[start : start + CHUNK] - mean) ** 2).sum(0)
+    return mean, np.sqrt(square / len(design))
 
 
 class _System:

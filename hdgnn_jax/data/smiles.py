@@ -31,7 +31,6 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     """
     try:
         from rdkit import Chem, rdBase
-        from rdkit.Chem import Descriptors, rdDistGeom, rdForceFieldHelpers
     except ImportError as error:
         raise StructureError('SMILES need rdkit: pip install "hdgnn_jax[rdkit]"') from error
     with rdBase.BlockLogs():
@@ -41,34 +40,14 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
         if molecule is None or molecule.GetNumAtoms() == 0:
             raise StructureError(f"{smiles!r} is no SMILES that RDKit can read")
         molecule = Chem.AddHs(molecule)
-        options: Any = rdDistGeom.ETKDGv3()
-        options.randomSeed = SEED
-        ids: list[int] = list(rdDistGeom.EmbedMultipleConfs(molecule, n, options))
-        if not ids:
-            # Long chains need random coordinates; other molecules are better without.
-            options.useRandomCoords = True
-            ids = list(rdDistGeom.EmbedMultipleConfs(molecule, n, options))
+        ids = _embedded(molecule, n)
         if not ids:
             raise StructureError(f"RDKit finds no positions for {smiles!r}")
-        relaxed = "as embedded: MMFF94 has not all its atom types"
-        energies = np.zeros(len(ids))
-        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
-            # With interactions between fragments, which would otherwise overlap.
-            results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(
-                molecule, maxIters=2000, ignoreInterfragInteractions=False
-            )
-            states, energies = (np.array(column) for column in zip(*results, strict=True))
-            # State -1: MMFF94 could not be set up, and the energy means nothing.
-            energies = np.where(states < 0, np.inf, energies)
-            relaxed = "relaxed with MMFF94" + (" (not to the end)" if states.any() else "")
+        energies, relaxed = _relaxed(molecule, len(ids))
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], np.int32)
-    charge, radicals = Chem.GetFormalCharge(molecule), Descriptors.NumRadicalElectrons(molecule)
-    unseen = [f"charge {charge:+}"] * bool(charge)
-    unseen += [f"{radicals} unpaired electron{'s' * (radicals != 1)}"] * bool(radicals)
+    unseen = _unseen(molecule)
     found = [
-        Structure(
-            numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles, unseen=", ".join(unseen)
-        )
+        Structure(numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles, unseen=unseen)
         for k in np.argsort(energies, kind="stable")
     ]
     for structure in found:
@@ -81,3 +60,44 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     if (fragments := len(Chem.GetMolFrags(molecule))) > 1:
         many += f"; {fragments} molecules side by side"
     return found, f"RDKit ETKDGv3, {relaxed}{many}"
+
+
+def _embedded(molecule: Any, n: int) -> list[int]:
+    """Embeds up to n conformers in the molecule, and gives their ids."""
+    from rdkit.Chem import rdDistGeom
+
+    options: Any = rdDistGeom.ETKDGv3()
+    options.randomSeed = SEED
+    ids: list[int] = list(rdDistGeom.EmbedMultipleConfs(molecule, n, options))
+    if not ids:
+        # Long chains need random coordinates; other molecules are better without.
+        options.useRandomCoords = True
+        ids = list(rdDistGeom.EmbedMultipleConfs(molecule, n, options))
+    return ids
+
+
+def _relaxed(molecule: Any, n: int) -> tuple[np.ndarray, str]:
+    """Relaxes the molecule's n conformers if MMFF94 can: their energies, and how they are now."""
+    from rdkit.Chem import rdForceFieldHelpers
+
+    if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
+        return np.zeros(n), "as embedded: MMFF94 has not all its atom types"
+    # With interactions between fragments, which would otherwise overlap.
+    results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(
+        molecule, maxIters=2000, ignoreInterfragInteractions=False
+    )
+    states, energies = (np.array(column) for column in zip(*results, strict=True))
+    # State -1: MMFF94 could not be set up, and the energy means nothing.
+    energies = np.where(states < 0, np.inf, energies)
+    return energies, "relaxed with MMFF94" + (" (not to the end)" if states.any() else "")
+
+
+def _unseen(molecule: Any) -> str:
+    """Charge and unpaired electrons, which no model sees; empty where there are none."""
+    from rdkit import Chem
+    from rdkit.Chem import Descriptors
+
+    charge, radicals = Chem.GetFormalCharge(molecule), Descriptors.NumRadicalElectrons(molecule)
+    unseen = [f"charge {charge:+}"] * bool(charge)
+    unseen += [f"{radicals} unpaired electron{'s' * (radicals != 1)}"] * bool(radicals)
+    return ", ".join(unseen)
