@@ -72,21 +72,24 @@ def finite_differences(predictor: Predictor, structure: Structure) -> float:
         compiled = jax.jit(energies)
 
         def at(t: float) -> float:
-            stretch = np.eye(3) + t * strain
-            shift = np.zeros_like(graph.nodes.positions)
-            shift[:n] = t * along
-            moved = graph._replace(
-                nodes=graph.nodes._replace(positions=graph.nodes.positions @ stretch + shift)
-            )
-            edges = jax.tree.map(lambda shift: shift @ stretch, graph.edges)
-            moved = moved._replace(edges=edges)
-            return float(compiled(moved)[0, column])
+            return float(compiled(_deformed(graph, t * strain, t * along))[0, column])
 
         near, far = (at(k * STEP) - at(-k * STEP) for k in (1, 2))
     slope = (8 * near - far) / (12 * STEP)
     expected = np.sum(virial * strain) - np.sum(forces * along)
     # For a single atom both are 0.
     return float(abs(slope - expected) / abs(expected)) if slope or expected else 0.0
+
+
+def _deformed(
+    graph: batching.MolecularGraph, strain: np.ndarray, shifts: np.ndarray
+) -> batching.MolecularGraph:
+    """The graph strained [3, 3], and then its first atoms shifted [n, 3]."""
+    stretch, shift = np.eye(3) + strain, np.zeros_like(graph.nodes.positions)
+    shift[: len(shifts)] = shifts
+    nodes = graph.nodes._replace(positions=graph.nodes.positions @ stretch + shift)
+    edges = jax.tree.map(lambda shift: shift @ stretch, graph.edges)
+    return graph._replace(nodes=nodes, edges=edges)
 
 
 def turned_forces(

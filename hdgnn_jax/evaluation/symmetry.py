@@ -98,36 +98,57 @@ def prediction_changes(
     if unknown := set(choices) - set(CHOICES):
         raise InputError(f"choice must be one of {', '.join(CHOICES)}, not {unknown.pop()!r}")
     graph = jax.tree.map(jnp.asarray, graph)
-    real = np.flatnonzero(batching.graph_mask(graph))
-    owner = np.asarray(batching.graph_of_node(graph))
     rolls = jnp.tile(2 * np.pi * jnp.arange(frames)[:, None] / frames, (1, len(graph.senders)))
-
-    def run(setting: Setting) -> list[np.ndarray]:
-        # Roll by roll on the host: one program serves any number of frames.
-        each = [
-            _predict(model, energy, params, graph, setting._replace(rolls=roll[None]))
-            for roll in setting.rolls
-        ]
-        mean = [np.mean(jax.device_get(parts), 0) for parts in zip(*each, strict=True)]
-        advance(1)
-        return mean
-
+    run = functools.partial(_mean_over_rolls, model, energy, params, graph)
     at_rest = run(_rest(rolls))
+    advance(1)
     changes = {}
     for choice in choices:
-        values, forces = [], []
+        found = []
         for seed, rotation in enumerate(rotations):
             there = run(_setting(choice, rolls, rotation, seed))
             turn = rotation if choice in ("rotation", "axes") else np.array([1.0, 0, 0, 0])
-            values.append([
-                np.abs(there[0][real, column] - _turned(at_rest[0][real, column], turn)).mean(1)
-                for column in columns
-            ])  # fmt: skip
-            change = np.abs(there[1] - at_rest[1])
-            forces.append([change[owner == k].mean() for k in real])
-        of_each = [_summary(of_one) for of_one in np.moveaxis(np.array(values), 1, 0)]
-        changes[choice] = of_each, _summary(np.array(forces))
+            found.append(_changes_of_molecules(graph, columns, at_rest, there, turn))
+            advance(1)
+        values, forces = (np.array(of_all) for of_all in zip(*found, strict=True))
+        of_each = [_summary(of_one) for of_one in np.moveaxis(values, 1, 0)]
+        changes[choice] = of_each, _summary(forces)
     return changes
+
+
+def _mean_over_rolls(
+    model: HDGNN, energy: int, params: Params, graph: batching.MolecularGraph, setting: Setting
+) -> list[np.ndarray]:
+    """What `_predict` gives, roll by roll on the host: one program serves any number of them."""
+    each = [
+        _predict(model, energy, params, graph, setting._replace(rolls=roll[None]))
+        for roll in setting.rolls
+    ]
+    return [np.mean(jax.device_get(parts), 0) for parts in zip(*each, strict=True)]
+
+
+def _changes_of_molecules(
+    graph: batching.MolecularGraph,
+    columns: Sequence[slice],
+    at_rest: list[np.ndarray],
+    there: list[np.ndarray],
+    turn: np.ndarray,
+) -> tuple[list[np.ndarray], list[float]]:
+    """Mean absolute changes of each molecule's predictions, an array for each column, and forces.
+
+    Args:
+      graph, columns: as of `prediction_changes`.
+      at_rest, there: what `_mean_over_rolls` gives before and after.
+      turn: quaternion that turns the predictions with the molecules.
+    """
+    real = np.flatnonzero(batching.graph_mask(graph))
+    owner = np.asarray(batching.graph_of_node(graph))
+    values = [
+        np.abs(there[0][real, column] - _turned(at_rest[0][real, column], turn)).mean(1)
+        for column in columns
+    ]
+    change = np.abs(there[1] - at_rest[1])
+    return values, [change[owner == k].mean() for k in real]
 
 
 def state_changes(

@@ -60,43 +60,76 @@ def relax(
     Raises:
       PredictorError: where the model predicts no energy that atoms move in.
     """
-    n = len(structures)
-    owner = np.repeat(np.arange(n), structures.n_atoms)
-    positions, fire = structures.positions.copy(), _Fire(owner, n)
-    forces, energies = np.zeros_like(positions), np.zeros(n)
-    taken, active = np.zeros(n, int), np.ones(n, bool)
-    reasons = [""] * n
-
-    def give_up(places: np.ndarray, why: Sequence[str]) -> None:
-        for place, reason in zip(places.tolist(), why, strict=True):
-            reasons[place] = reason
-        active[places] = False
-        advance(len(places))
-
-    for step in range(steps + 1):
-        here = dataclasses.replace(structures, positions=positions)
-        places = np.flatnonzero(active)
-        graphs, why_not = predictor.usable(here.take(places))
-        give_up(places[list(why_not)], list(why_not.values()))
-        if not active.any():
+    descent = _Descent(structures, advance)
+    descent.evaluate(predictor, fmax)
+    for _ in range(steps):
+        if not descent.active.any():
             break
+        descent.move()
+        descent.evaluate(predictor, fmax)
+    advance(int(descent.active.sum()))
+    return descent.relaxed()
+
+
+class _Descent:
+    """Structures on their way downhill.
+
+    Attributes:
+      structures: where they are.
+      energies, forces, taken, reasons: as in `Relaxed`.
+      active: [n] those that are still on their way.
+    """
+
+    def __init__(self, structures: Structures, advance: Callable[[int], object]):
+        n = len(structures)
+        self.structures = dataclasses.replace(structures, positions=structures.positions.copy())
+        self.advance = advance
+        self.owner = np.repeat(np.arange(n), structures.n_atoms)
+        self.fire = _Fire(self.owner, n)
+        self.energies, self.forces = np.zeros(n), np.zeros_like(structures.positions)
+        self.taken, self.active = np.zeros(n, int), np.ones(n, bool)
+        self.reasons = [""] * n
+
+    def evaluate(self, predictor: Predictor, fmax: float) -> None:
+        """Energies and forces where they are; ends the way of those at rest or beyond use."""
+        places = np.flatnonzero(self.active)
+        graphs, why_not = predictor.usable(self.structures.take(places))
+        self._give_up(places[list(why_not)], list(why_not.values()))
+        if not self.active.any():
+            return
         found = predictor.derivatives(graphs)
-        energies[active], forces[active[owner]] = found.value, found.forces
-        forces *= ~structures.fixed[:, None]
-        lost = np.flatnonzero(active & ~np.isfinite(fire.total(forces) + energies))
-        give_up(lost, ["reaches energies or forces that are no finite numbers"] * len(lost))
-        largest = np.zeros(n)
-        np.maximum.at(largest, owner, np.linalg.norm(forces, axis=1))
-        done = active & (largest <= fmax)
-        active &= ~done
-        advance(int(done.sum()))
-        if step == steps or not active.any():
-            break
-        taken += active
-        positions = np.where(active[owner, None], positions + fire.shift(forces), positions)
-    advance(int(active.sum()))
-    converged = ~active & np.array([not reason for reason in reasons])
-    return Relaxed(here, energies, forces, taken, converged, reasons)
+        self.energies[self.active] = found.value
+        self.forces[self.active[self.owner]] = found.forces
+        self.forces *= ~self.structures.fixed[:, None]
+        lost = np.flatnonzero(
+            self.active & ~np.isfinite(self.fire.total(self.forces) + self.energies)
+        )
+        self._give_up(lost, ["reaches energies or forces that are no finite numbers"] * len(lost))
+        largest = np.zeros(len(self.active))
+        np.maximum.at(largest, self.owner, np.linalg.norm(self.forces, axis=1))
+        done = self.active & (largest <= fmax)
+        self.active &= ~done
+        self.advance(int(done.sum()))
+
+    def _give_up(self, places: np.ndarray, why: Sequence[str]) -> None:
+        for place, reason in zip(places.tolist(), why, strict=True):
+            self.reasons[place] = reason
+        self.active[places] = False
+        self.advance(len(places))
+
+    def move(self) -> None:
+        """One step of FIRE."""
+        self.taken += self.active
+        positions, shift = self.structures.positions, self.fire.shift(self.forces)
+        moved = np.where(self.active[self.owner, None], positions + shift, positions)
+        self.structures = dataclasses.replace(self.structures, positions=moved)
+
+    def relaxed(self) -> Relaxed:
+        """As they are now."""
+        converged = ~self.active & np.array([not reason for reason in self.reasons])
+        return Relaxed(
+            self.structures, self.energies, self.forces, self.taken, converged, self.reasons
+        )
 
 
 class _Fire:

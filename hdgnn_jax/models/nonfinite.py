@@ -51,11 +51,7 @@ def locate(
 
     bound = model.bind({"params": params}, rngs={"frame": key})
     graph = jax.tree.map(jnp.asarray, graph)
-    if model.hyper.frame == "random":
-        rolls = edge_rolls(bound.make_rng("frame"), graph)[None]
-    else:
-        n = 1 if model.hyper.frame == "canonical" else model.hyper.frame
-        rolls = jnp.tile(2 * jnp.pi * jnp.arange(n)[:, None] / n, (1, len(graph.senders)))
+    rolls = _rolls(bound, graph)
     layer = Layer(model.hyper, model.hyper.points())
     try:
         with jax.disable_jit(), nn.intercept_methods(watch):
@@ -70,16 +66,25 @@ def locate(
                 bound.molecule_head(*state, graph)
     except _Found as found:
         return str(found) or "the positions, or their distances"
-    gradient = jax.jit(jax.grad(loss))(params)
-    return _worst({
+    return _worst(jax.jit(jax.grad(loss))(params))
+
+
+def _rolls(model: HDGNN, graph: batching.MolecularGraph) -> jax.Array:
+    """[n, E] rolls of the edges' frames in training, in each of which the network runs once."""
+    frame = model.hyper.frame
+    if frame == "random":
+        return edge_rolls(model.make_rng("frame"), graph)[None]
+    n = 1 if frame == "canonical" else frame
+    return jnp.tile(2 * jnp.pi * jnp.arange(n)[:, None] / n, (1, len(graph.senders)))
+
+
+def _worst(gradient: Params) -> str | None:
+    """Among weights whose gradient is not finite, those that the backward pass reaches first."""
+    gradients = {
         "/".join(key.key for key in path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(gradient)[0]
         if not _finite(leaf)
-    })  # fmt: skip
-
-
-def _worst(gradients: dict[str, np.ndarray]) -> str | None:
-    """Among weights whose gradient is not finite, those that the backward pass reaches first."""
+    }
     if not gradients:
         return None
     for name in gradients:
