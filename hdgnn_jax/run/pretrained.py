@@ -139,15 +139,25 @@ class Pretrained:
                     taken = taken * _ratios(common, *scales).reshape(-1, *[1] * (taken.ndim - 1))
                 np.moveaxis(weights, axis, 0)[to] = taken
                 np.moveaxis(known, axis, 0)[to] = True
-            frozen = known.copy()
-            if path.startswith("stack/"):
-                # The first axis is that of the layers.
-                frozen[settings.frozen_layers :] = False
-            elif path.startswith("molecule_head/") or not settings.frozen_layers:
-                frozen[:] = False
-            start[path] = weights
-            rates[path] = np.where(frozen, 0, np.where(known, settings.init_rate, 1)).astype("f4")
+            start[path], rates[path] = weights, _rates(path, known, settings)
         return Start(unflatten_dict(start, sep="/"), unflatten_dict(rates, sep="/"))
+
+
+def _rates(path: str, known: np.ndarray, settings: Training) -> np.ndarray:
+    """What learning rates are multiplied by: 0 of frozen weights, `init_rate` of others taken over.
+
+    Args:
+      path: of the array in the network, such as "stack/...".
+      known: which of its weights are taken over.
+      settings: of the new run.
+    """
+    frozen = known.copy()
+    if path.startswith("stack/"):
+        # The first axis is that of the layers.
+        frozen[settings.frozen_layers :] = False
+    elif path.startswith("molecule_head/") or not settings.frozen_layers:
+        frozen[:] = False
+    return np.where(frozen, 0, np.where(known, settings.init_rate, 1)).astype("f4")
 
 
 def _ratios(

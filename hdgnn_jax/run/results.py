@@ -167,13 +167,7 @@ def predicted(
       hidden: whether those of which it is not known are among them.
       advance: told the number of structures after each batch (a progress bar).
     """
-    structures, found, slopes = examples.structures, {}, None
-
-    def of_slope(
-        ids: np.ndarray, truth: np.ndarray, prediction: np.ndarray, baseline: str
-    ) -> SplitResult:
-        return SplitResult(name, ids, truth, prediction, {baseline: np.zeros_like(truth)})
-
+    found, slopes = {}, None
     if examples.forces is None and examples.virials is None:
         predictions = predictor(examples, advance)
     else:
@@ -181,23 +175,11 @@ def predicted(
     for one in task.fitted:
         factor, of_forces, of_stress = one.target.factor, None, None
         rows = examples.places(one.name, hidden)
-        if slopes is not None and examples.forces is not None and one.target.potential:
-            of_forces = of_slope(
-                np.repeat(structures.ids, structures.n_atoms),
-                examples.forces * factor,
-                np.asarray(slopes.forces),
-                "no forces",
-            )
-        if slopes is not None and examples.virials is not None and one.target.potential:
-            of_stress = of_slope(
-                structures.ids[_with_stress(examples)],
-                _stress(examples, examples.virials * factor),
-                _stress(examples, np.asarray(slopes.virial)),
-                "no stress",
-            )
+        if slopes is not None and one.target.potential:
+            of_forces, of_stress = _of_slopes(name, examples, slopes, factor)
         found[one.name] = SplitResult(
             split=name,
-            ids=structures.ids[rows],
+            ids=examples.structures.ids[rows],
             truth=examples.labels[one.name][rows] * factor,
             prediction=predictions[one.name][rows],
             baselines={},
@@ -206,6 +188,35 @@ def predicted(
             stress=of_stress,
         )
     return found
+
+
+def _of_slopes(
+    name: str, examples: Examples, slopes: Derivatives, factor: float
+) -> tuple[SplitResult | None, SplitResult | None]:
+    """Forces and stress on a part, where they are known, times the factor of the energy's unit."""
+    structures = examples.structures
+
+    def result(
+        ids: np.ndarray, truth: np.ndarray, prediction: np.ndarray, baseline: str
+    ) -> SplitResult:
+        return SplitResult(name, ids, truth, prediction, {baseline: np.zeros_like(truth)})
+
+    forces = stress = None
+    if examples.forces is not None:
+        forces = result(
+            np.repeat(structures.ids, structures.n_atoms),
+            examples.forces * factor,
+            np.asarray(slopes.forces),
+            "no forces",
+        )
+    if examples.virials is not None:
+        stress = result(
+            structures.ids[_with_stress(examples)],
+            _stress(examples, examples.virials * factor),
+            _stress(examples, np.asarray(slopes.virial)),
+            "no stress",
+        )
+    return forces, stress
 
 
 def validated(

@@ -42,18 +42,8 @@ def connect(
         raise HostsError(f"--coordinator_address={coordinator} must be HOST:PORT")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise HostsError(f"--process_id={process} must lie between 0 and --num_processes - 1")
-
-    def give_up() -> None:
-        where = f"the coordinator {coordinator}" if coordinator else "their coordinator"
-        print(
-            f"error: after {seconds:g} s not all processes have reached {where}: start all of them "
-            "with the same address, and see that its port is open",
-            file=sys.stderr,
-        )
-        abort()
-
     # JAX itself would end the process from C++, with a stack trace instead of an exception.
-    timer = threading.Timer(seconds, give_up)
+    timer = threading.Timer(seconds, _give_up, (coordinator, seconds))
     timer.daemon = True
     timer.start()
     try:
@@ -77,6 +67,17 @@ def connect(
         ) from error
     finally:
         timer.cancel()
+
+
+def _give_up(coordinator: str | None, seconds: float) -> None:
+    """Ends this process, which has waited so long for the others."""
+    where = f"the coordinator {coordinator}" if coordinator else "their coordinator"
+    print(
+        f"error: after {seconds:g} s not all processes have reached {where}: start all of them "
+        "with the same address, and see that its port is open",
+        file=sys.stderr,
+    )
+    abort()
 
 
 def is_first() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,16 @@ from hdgnn_jax.errors import InputError
 
 DROP = 0.3
 """The factor by which a drop multiplies the learning rate."""
+RANGES: dict[str, Callable[[float], bool]] = {
+    "learning_rate": lambda rate: rate > 0,
+    "warmup": lambda share: 0 <= share < 1,
+    "final": lambda share: 0 <= share <= 1,
+    "weight_decay": lambda decay: decay >= 0,
+    "clip": lambda norm: norm > 0,
+    "b1": lambda decay: 0 <= decay < 1,
+    "b2": lambda decay: 0 <= decay < 1,
+}
+"""By the names of arguments of `make_optimizer`, whether a value is within its range."""
 
 
 def make_optimizer(
@@ -49,17 +59,10 @@ def make_optimizer(
     Raises:
       InputError: naming the value that is out of range, such as a drop outside the run.
     """
-    for name, value, good in (
-        ("learning_rate", learning_rate, learning_rate > 0),
-        ("warmup", warmup, 0 <= warmup < 1),
-        ("final", final, 0 <= final <= 1),
-        ("weight_decay", weight_decay, weight_decay >= 0),
-        ("clip", clip, clip > 0),
-        ("b1", b1, 0 <= b1 < 1),
-        ("b2", b2, 0 <= b2 < 1),
-    ):
-        if not good:
-            raise InputError(f"optimizer.{name} is out of its range: {value}")
+    _check_ranges(
+        learning_rate=learning_rate, warmup=warmup, final=final, weight_decay=weight_decay,
+        clip=clip, b1=b1, b2=b2,
+    )  # fmt: skip
     schedule = _schedule(steps, learning_rate, warmup, final, drops)
     scale = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
     chain = optax.chain(
@@ -69,6 +72,17 @@ def make_optimizer(
         optax.scale_by_learning_rate(schedule),
     )
     return optax.flatten(chain) if flat else chain
+
+
+def _check_ranges(**values: float) -> None:
+    """Refuses numbers that are outside their `RANGES`.
+
+    Raises:
+      InputError: naming the first.
+    """
+    for name, value in values.items():
+        if not RANGES[name](value):
+            raise InputError(f"optimizer.{name} is out of its range: {value}")
 
 
 class OwnRates(NamedTuple):

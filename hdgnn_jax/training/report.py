@@ -129,6 +129,13 @@ def write_report(
             {**row, **({"validation_mae": row[own]} if own in row else {})} for row in history
         ]
         _write_target(folder / report.target, report, rows, note, run, card)
+    _write_overview(folder, reports, note, run, card)
+
+
+def _write_overview(
+    folder: pathlib.Path, reports: Sequence[TargetReport], note: str, run: Fields, card: Fields
+) -> None:
+    """The files of several targets together."""
     title, (header, *cells) = _overview(reports)
     lines = [f"# {title}", "", markdown_table(header, cells)]
     lines += ["", verdict(reports), "", f"Each target has a folder. {note}".strip(), ""]
