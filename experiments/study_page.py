@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -150,31 +151,17 @@ def write(
     Raises:
       InputError: where another model beside a run has not finished its trainings.
     """
-
-    def read(target: str, variant: str, seed: int, file: str) -> Json:
-        path = workdir / target / variant / str(seed) / "report" / file
-        content: Json = json.loads(path.read_text())
-        return content
-
-    summaries = {
-        (t, v): [read(t, v, s, "summary.json") for s in range(seeds)]
-        for t, v in itertools.product(targets, variants)
-    }
+    read = functools.partial(_of_runs, workdir, targets, variants, seeds)
+    summaries, rotations, cards = map(read, ("summary.json", "rotation.json", "card.json"))
     results = {
         t: compare({v: [summary["mae"] for summary in summaries[t, v]] for v in variants})
         for t in targets
     }
     turned = {
-        t: {
-            v: [read(t, v, s, "rotation.json")["rotation_error"] for s in range(seeds)]
-            for v in variants
-        }
+        t: {v: [rotation["rotation_error"] for rotation in rotations[t, v]] for v in variants}
         for t in targets
     }
     references = {t: summaries[t, variants[0]][0] for t in targets}
-    cards = [
-        read(t, v, s, "card.json") for t, v, s in itertools.product(targets, variants, range(seeds))
-    ]
     page.parent.mkdir(parents=True, exist_ok=True)
     numbers = {
         t: [{**dataclasses.asdict(c), "rotation_errors": turned[t][c.variant]} for c in rows]
@@ -185,7 +172,7 @@ def write(
     draw(plot, results)
     peers = {t: workdir / t / variants[0] / "0" / "report" / results_of_peers.FILE for t in targets}
     parts = [
-        _head(cards, seeds, plot.name),
+        _head(list(itertools.chain(*cards.values())), seeds, plot.name),
         *(_target(references[t], rows, turned[t]) for t, rows in results.items()),
         _conclusions(results),
         *(
@@ -196,6 +183,19 @@ def write(
     ]
     write_atomically(page, "\n".join(parts).encode())
     print(f"page: {page}")
+
+
+def _of_runs(
+    workdir: pathlib.Path, targets: Sequence[str], variants: Sequence[str], seeds: int, file: str
+) -> dict[tuple[str, str], list[Json]]:
+    """By target and variant, what a file in the reports of the runs has, in the order of seeds."""
+    return {
+        (t, v): [
+            json.loads((workdir / t / v / str(s) / "report" / file).read_text())
+            for s in range(seeds)
+        ]
+        for t, v in itertools.product(targets, variants)
+    }
 
 
 def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> None:

@@ -87,18 +87,10 @@ def run(
     """
     if min(n_molecules, n_rotations) < 2:
         raise InputError("--molecules and --rotations must be at least 2: there is an error bar")
-    maes: dict[str, float] = {}
     if workdir is not None and config is None:
-        with Checkpoints(workdir / "checkpoints") as checkpoints:
-            task, predictor = restored(checkpoints)
-        params = predictor.params
-        file_of_report = workdir / "report" / "summary.json"
-        if file_of_report.exists():
-            maes = errors_of(json.loads(file_of_report.read_text()))
+        task, params, maes = trained(workdir)
     elif workdir is None and config is not None:
-        data = dataset(config)
-        task, _ = Task.prepare(config, data, examples(config, data, "train"))
-        params = task.init_state(step.make_mesh()).params
+        task, params, maes = *untrained(config), {}
     else:
         raise InputError("give --workdir=DIR for a trained model or --config=FILE for a new one")
     graph = one_graph(task.examples("test"), n_molecules)
@@ -126,6 +118,22 @@ def run(
     if plot:
         draw(pathlib.Path(plot), found)
     return found
+
+
+def trained(workdir: pathlib.Path) -> tuple[Task, Params, dict[str, float]]:
+    """The task of a run, its weights that were best on validation, and its test errors if known."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        task, predictor = restored(checkpoints)
+    report = workdir / "report" / "summary.json"
+    maes = errors_of(json.loads(report.read_text())) if report.exists() else {}
+    return task, predictor.params, maes
+
+
+def untrained(config: Json) -> tuple[Task, Params]:
+    """The task that the config describes, and weights to begin with."""
+    data = dataset(config)
+    task, _ = Task.prepare(config, data, examples(config, data, "train"))
+    return task, task.init_state(step.make_mesh()).params
 
 
 def errors_of(summary: Json) -> dict[str, float]:

@@ -50,27 +50,32 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip = 10.0
 
-    config.training = ConfigDict()
-    config.training.batch_size = 64
-    config.training.steps = 300 * 110_000 // 64
-    config.training.validate_every = 110_000 // 64
-    config.training.first_validation = 500
-    config.training.validation_size = 10_000
-    config.training.log_every = 50
-    config.training.n_budgets = 3
-    config.training.ema = 0.999
-    config.training.max_skipped = 10
-    config.training.spike = 0.0
-    config.training.divide_state = False
-    config.training.auxiliary = False
-    config.training.forces_weight = 0.0
-    config.training.stress_weight = 0.0
-    config.training.init_rate = 1.0
-    config.training.frozen_layers = 0
-
+    config.training = _training()
     if variant == "quick":
         _quick(config)
     return config
+
+
+def _training() -> ConfigDict:
+    """300 epochs of the paper's training set."""
+    training = ConfigDict()
+    training.batch_size = 64
+    training.steps = 300 * 110_000 // 64
+    training.validate_every = 110_000 // 64
+    training.first_validation = 500
+    training.validation_size = 10_000
+    training.log_every = 50
+    training.n_budgets = 3
+    training.ema = 0.999
+    training.max_skipped = 10
+    training.spike = 0.0
+    training.divide_state = False
+    training.auxiliary = False
+    training.forces_weight = 0.0
+    training.stress_weight = 0.0
+    training.init_rate = 1.0
+    training.frozen_layers = 0
+    return training
 
 
 def _quick(config: ConfigDict) -> None:

@@ -22,7 +22,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from absl import flags
 
@@ -42,6 +42,7 @@ if __name__ == "__main__":
     PROGRAM.begin()
 
 import numpy as np
+from rich.progress import Progress
 
 from experiments.peer import results
 from experiments.peer.results import MODELS, Settings
@@ -318,8 +319,6 @@ def train(python: str, molecules: pathlib.Path, task: Fields) -> Json:
       InputError: where the training fails or diverges. A trial that diverges has None as its error.
     """
     title = f"{MODELS[task['model']]}, rate {task['rate']:g}"
-    curve: list[dict[str, float]] = []
-    found: Json = {}
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
@@ -330,21 +329,9 @@ def train(python: str, molecules: pathlib.Path, task: Fields) -> Json:
         ) as process,
         progress_bar("molecules") as progress,
     ):
-        bar = progress.add_task(title, total=task["seconds"])
         try:
             assert process.stdout is not None
-            for line in process.stdout:
-                # Libraries may print other lines.
-                row = json.loads(line) if line.startswith("{") else {}
-                if not row or "found" in row:
-                    found = row or found
-                    continue
-                if row.get("validation") is not None:
-                    curve.append(row)
-                    progress.update(bar, description=f"{title}, MAE {row['validation']:.4g}")
-                # The bar counts seconds; its rate is in molecules per second.
-                per = row["molecules"] / max(row["seconds"], 1e-9)
-                progress.update(bar, completed=min(row["seconds"], task["seconds"]), per=per)
+            found, curve = follow(process.stdout, progress, title, task["seconds"])
         except BaseException:
             process.kill()
             raise
@@ -357,6 +344,32 @@ def train(python: str, molecules: pathlib.Path, task: Fields) -> Json:
         raise InputError(f"{title}: diverged, its errors are no finite numbers")
     del found["found"]
     return {"seed": task["seed"], "rate": task["rate"], **found, "curve": curve}
+
+
+def follow(
+    lines: Iterable[str], progress: Progress, title: str, seconds: float
+) -> tuple[Json, list[Json]]:
+    """Shows what a training of so many seconds prints, until it ends.
+
+    Returns:
+      The results, empty where it printed none; and the rows that have a validation error.
+    """
+    found: Json = {}
+    curve: list[Json] = []
+    bar = progress.add_task(title, total=seconds)
+    for line in lines:
+        # Libraries may print other lines.
+        row = json.loads(line) if line.startswith("{") else {}
+        if not row or "found" in row:
+            found = row or found
+            continue
+        if row.get("validation") is not None:
+            curve.append(row)
+            progress.update(bar, description=f"{title}, MAE {row['validation']:.4g}")
+        # The bar counts seconds; its rate is in molecules per second.
+        per = row["molecules"] / max(row["seconds"], 1e-9)
+        progress.update(bar, completed=min(row["seconds"], seconds), per=per)
+    return found, curve
 
 
 def _last_line(text: str) -> str:

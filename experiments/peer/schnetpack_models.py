@@ -28,6 +28,7 @@ import numpy as np
 import schnetpack
 import torch
 from schnetpack import properties
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 Json: TypeAlias = dict[str, Any]
 
@@ -115,9 +116,7 @@ def train(file: Any, task: Json) -> None:
     model, scale = Model(task["model"], float(file["cutoff"])), float(file["scale"])
     seconds, rate, size = task["seconds"], task["rate"], min(task["batch_size"], len(molecules))
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(DECAY)
-    )
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
     target = torch.from_numpy(molecules.data["target"]).float()
     least, best = math.inf, average.state_dict()
     steps, validations, said, order = 0, 0, 0.0, np.empty(0, int)
@@ -140,15 +139,9 @@ def train(file: Any, task: Json) -> None:
         if len(order) < size:
             order = rng.permutation(len(molecules))
         rows, order = order[:size], order[size:]
-        optimizer.param_groups[0]["lr"] = rate * min(
-            t / WARMUP, 0.5 + 0.5 * math.cos(math.pi * max(t - WARMUP, 0) / (1 - WARMUP))
-        )
+        optimizer.param_groups[0]["lr"] = rate * rate_at(t)
         loss = (model(molecules.batch(rows)) - target[rows]).abs().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        if torch.isfinite(norm):
-            optimizer.step()
+        if update(model, optimizer, loss):
             average.update_parameters(model)
         steps += 1
     tested = {}
@@ -165,6 +158,22 @@ def train(file: Any, task: Json) -> None:
         size=f"F = {FEATURES}, {INTERACTIONS} interactions, {GAUSSIANS[task['model']]} Gaussians",
         **tested,
     )
+
+
+def rate_at(t: float) -> float:
+    """The learning rate after a share t of the time, as a share of the highest."""
+    return min(t / WARMUP, 0.5 + 0.5 * math.cos(math.pi * max(t - WARMUP, 0) / (1 - WARMUP)))
+
+
+def update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> bool:
+    """Takes a step, and says so, unless the gradient is not finite."""
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    finite = bool(torch.isfinite(norm))
+    if finite:
+        optimizer.step()
+    return finite
 
 
 @torch.no_grad()
