@@ -144,11 +144,11 @@ class Pretrained:
 
 
 def _rates(path: str, known: np.ndarray, settings: Training) -> np.ndarray:
-    """What learning rates are multiplied by: 0 of frozen weights, `init_rate` of others taken over.
+    """Factors of learning rates: 0 of frozen weights, `init_rate` of other known ones, else 1.
 
     Args:
       path: of the array in the network, such as "stack/...".
-      known: which of its weights are taken over.
+      known: which of its weights are the other run's.
       settings: of the new run.
     """
     frozen = known.copy()
