@@ -35,8 +35,8 @@ def read(path):
         yield [row[column["species"]] for row in rows], positions, cell[periodic[: len(cell)]], tags
 
 
-def neighbors(model, positions, cell):
-    """Receivers, senders and shifts of all pairs within the cutoff, or of the nearest ones."""
+def neighbors(model, symbols, positions, cell):
+    """Receivers, senders and shifts of all pairs within the cutoff, of bonds or the nearest."""
     inverse = np.linalg.pinv(cell)
     reach = model["cutoff"] * np.linalg.norm(inverse, axis=0) + np.ptp(positions @ inverse, axis=0)
     steps = itertools.product(*(range(-n, n + 1) for n in np.ceil(reach).astype(int)))
@@ -46,7 +46,11 @@ def neighbors(model, positions, cell):
     distance[np.eye(len(positions), dtype=bool)[:, None] & ~shifts.any(-1)[:, None]] = np.inf
     if not distance.min() >= model["closest_atoms"]:
         raise ValueError("two atoms at one place, or a coordinate that is no number")
-    i, s, j = np.nonzero(distance <= model["cutoff"])
+    near = distance <= model["cutoff"]
+    if model["bonds"] is not None:
+        radii = np.array([model["bonds"]["radii"][symbol] for symbol in symbols])
+        near &= distance < model["bonds"]["factor"] * (radii[:, None] + radii)[:, None]
+    i, s, j = np.nonzero(near)
     if model["max_neighbors"] is not None:
         order = np.lexsort((distance[i, s, j], i))
         kept = order[np.arange(len(i)) - np.searchsorted(i, i) <= model["max_neighbors"]]
@@ -59,7 +63,7 @@ def arrays_of(model, symbols, positions, cell, tags):
     unknown = sorted({*symbols} - {*model["elements"]})
     if unknown:
         raise ValueError(f"contains {unknown[0]}; this model knows {', '.join(model['elements'])}")
-    receivers, senders, shift = neighbors(model, positions, cell)
+    receivers, senders, shift = neighbors(model, symbols, positions, cell)
     numbers = [model["elements"][symbol] for symbol in symbols]
     return {"atomic_numbers": numbers, "positions": positions, "tags": tags, "shift": shift,
             "receivers": receivers, "senders": senders, "n_atoms": [len(symbols)],

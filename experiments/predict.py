@@ -196,6 +196,8 @@ def load(workdirs: Sequence[pathlib.Path], options: Options) -> list[Predictor]:
     predictors = [Predictor.load(workdir, frames) for workdir in workdirs]
     n = sum(predictor.has_forces for predictor in predictors)
     if (options.forces or options.relax) and n != 1:
+        if not n:
+            predictors[0].energy()  # says why
         raise PredictorError(
             f"--forces and --relax need one run that predicts an energy; {n} of these do"
         )

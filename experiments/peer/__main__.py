@@ -35,7 +35,7 @@ SECONDS = flags.DEFINE_float(
     "seconds", None, "S, duration of each training, if not that of the run", lower_bound=1
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "N, molecules in a batch", lower_bound=1)
-CUTOFF = flags.DEFINE_float("cutoff", None, "R, Å, if not the run's edges", lower_bound=0.1)
+CUTOFF = flags.DEFINE_float("cutoff", None, "R, Å, if not the run's", lower_bound=0.1)
 
 PROGRAM = program.Program(str(__doc__), [program.WORKDIR], [program.SEEDS])
 if __name__ == "__main__":
@@ -51,7 +51,7 @@ from hdgnn_jax.data.fitted import names_of
 from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.graphs.neighbors import find_neighbors, within_cutoff
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.task import Task
@@ -77,7 +77,7 @@ class Options:
       python: interpreter that has SchNetPack.
       seconds: duration of each training; None: as long as the run.
       batch_size: molecules in a batch.
-      cutoff: Å; None: the run's edges.
+      cutoff: Å; None: the run's.
       seeds: number of trainings of each model.
     """
 
@@ -249,7 +249,7 @@ def write_molecules(path: pathlib.Path, task: Task, cutoff: float | None) -> Non
     Args:
       path: FILE.npz.
       task: the run's task.
-      cutoff: Å; None: the run's edges.
+      cutoff: Å; None: the run's.
     """
     validation = task.examples("validation")
     parts = {
@@ -281,12 +281,13 @@ def columns(
       molecules: a part of the split.
       target: that is learned.
       reference: reference that is subtracted from it.
-      cutoff: Å; None: the run's edges.
+      cutoff: Å; None: the run's.
     """
     structures = molecules.structures
-    neighbors = (
-        molecules.neighbors.found() if cutoff is None else find_neighbors(structures, cutoff)
-    )
+    if cutoff is None:
+        neighbors = within_cutoff(structures, molecules.neighbors).found()
+    else:
+        neighbors = find_neighbors(structures, cutoff)
     found = {
         "atoms": structures.offsets,
         "numbers": structures.atomic_numbers,

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hdgnn_jax.graphs.covalent import COVALENT_RADII
-from hdgnn_jax.graphs.neighbors import Neighbors
+from hdgnn_jax.graphs.covalent import BOND, RADII, bonded
+from hdgnn_jax.graphs.neighbors import Neighbors, within_cutoff
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.types import Fields, Json
 
@@ -18,10 +18,6 @@ SAMPLE = 10_000
 """Structures that distances and bonds are taken from; elements and sizes are those of all."""
 MARGIN = 0.05
 """By which a distance may leave the range without a warning: a bond's swing is not news."""
-BOND = 1.3
-"""Two atoms nearer than so many sums of their covalent radii are bonded."""
-RADII = COVALENT_RADII[:, None] + COVALENT_RADII
-"""[Z, Z] Å, their sums."""
 Bonded = tuple[int, tuple[int, ...]]
 """An atom's element and those it is bonded to."""
 
@@ -218,7 +214,7 @@ class _Pairs(NamedTuple):
 
     def bonded(self, z: np.ndarray) -> np.ndarray:
         """[n atoms, 1 + most bonds] each atom's element, then those it is bonded to, then zeros."""
-        near = self.distance < BOND * RADII[z[self.senders], z[self.receivers]]
+        near = bonded(z[self.senders], z[self.receivers], self.distance)
         atoms, others = self.receivers[near], z[self.senders[near]]
         order = np.lexsort((others, atoms))
         atoms, others = atoms[order], others[order]
@@ -244,6 +240,8 @@ def _kind(row: Sequence[int]) -> Bonded:
 
 
 def _pairs(structures: Structures, neighbors: Neighbors) -> _Pairs:
+    # Atoms that are not bonded can be too near or too far as well.
+    neighbors = within_cutoff(structures, neighbors).found()
     before = np.repeat(structures.offsets[:-1], neighbors.n_edges)
     x = structures.positions
     senders, receivers = neighbors.senders + before, neighbors.receivers + before

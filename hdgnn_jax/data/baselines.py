@@ -13,7 +13,7 @@ import numpy as np
 from hdgnn_jax.config import with_tuples
 from hdgnn_jax.data.ridge import ridge
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
+from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch, within_cutoff
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.linear import Linear, Terms
@@ -213,7 +213,8 @@ class LinearFit:
         """From the training values [n, T] of T properties, in random order.
 
         Args:
-          structures, neighbors: the training set, and its edges within the cutoff.
+          structures, neighbors: the training set, and its edges. Where these are bonds, all pairs
+            within the cutoff are searched for: here, and in what a fit predicts.
           values: [n, T].
           elements: atomic numbers.
           cutoff: Å.
@@ -224,6 +225,7 @@ class LinearFit:
           T fits, and [n, T] what they give for the geometry of the training structures.
         """
         terms = Terms(tuple(elements), cutoff, averaged=size == "intensive")
+        neighbors = within_cutoff(structures, neighbors)
         n = int(np.searchsorted(np.cumsum(neighbors.n_edges), FITTED_EDGES)) or 1
         rows = np.arange(min(n, len(structures)))
         some, edges, y = structures.take(rows), neighbors.take(rows), values[rows]
@@ -350,6 +352,7 @@ def _over_batches(
     if not len(structures):
         return
     n = min(BATCH, len(structures))
+    neighbors = within_cutoff(structures, neighbors)
 
     def enough(counts: np.ndarray) -> int:
         # A power of two, so that parts of one data set mostly share a shape.

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from hdgnn_jax.data.applicability import RADII, Domain
+from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.atom_energies import GFN2_XTB
 from hdgnn_jax.data.baselines import element_counts
 from hdgnn_jax.data.labelled import LabelledStructures
 from hdgnn_jax.data.units import ENERGIES
+from hdgnn_jax.graphs.covalent import RADII
 from hdgnn_jax.graphs.neighbors import search_neighbors
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 

@@ -16,7 +16,7 @@ NEAREST = 0.6
 
 
 def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
-    """Up to n conformers of a molecule, the one with the lowest MMFF94 energy first.
+    """Up to n conformers of a molecule with its bonds, that of the lowest MMFF94 energy first.
 
     Args:
       smiles: the molecule; hydrogens are added.
@@ -46,8 +46,16 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
         energies, relaxed = _relaxed(molecule, len(ids))
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], np.int32)
     unseen = _unseen(molecule)
+    bonds = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in molecule.GetBonds()], int)
+    bonds = bonds.reshape(-1, 2)
     found = [
-        Structure(numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles, unseen=unseen)
+        Structure(
+            numbers,
+            molecule.GetConformer(ids[k]).GetPositions(),
+            smiles,
+            bonds=bonds,
+            unseen=unseen,
+        )
         for k in np.argsort(energies, kind="stable")
     ]
     for structure in found:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
+from hdgnn_jax.graphs.neighbors import Neighborhood, Neighbors, NeighborSearch
 from hdgnn_jax.graphs.structure import StructureError, Structures
 
 
@@ -39,13 +39,14 @@ class Edges(flax.struct.PyTreeNode):
     Attributes:
       shift: [E, 3] float32, Å, from x_j to the image of j that is the sender. None where the set
         has neither cells nor a limit of neighbours: all shifts are then 0.
-      cutoff, max_neighbors: the values with which the neighbours were found; the model checks them
-        against its own.
+      cutoff, max_neighbors, neighborhood: the values with which the neighbours were found; the
+        model checks them against its own.
     """
 
     shift: jax.Array | np.ndarray | None
     cutoff: float = flax.struct.field(pytree_node=False)
     max_neighbors: int | None = flax.struct.field(pytree_node=False, default=None)
+    neighborhood: Neighborhood = flax.struct.field(pytree_node=False, default="cutoff")
 
 
 class Labels(NamedTuple):
@@ -246,6 +247,7 @@ def collate(
             None if plain else _shifts(structures, edges, budget.n_edge).astype(dtype),
             edges.cutoff,
             edges.max_neighbors,
+            edges.neighborhood,
         ),
         senders=_filled(edges.senders + before, budget.n_edge, n_node),
         receivers=_filled(edges.receivers + before, budget.n_edge, n_node),

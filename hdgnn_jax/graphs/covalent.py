@@ -1,4 +1,4 @@
-"""Covalent radii: how near two atoms come in a bond."""
+"""Covalent radii, and which atoms they say are bonded."""
 
 from __future__ import annotations
 
@@ -17,3 +17,13 @@ COVALENT_RADII = np.array([
 ])  # fmt: skip
 """Å, by atomic number (Cordero et al., Dalton Trans. 2008, 2832; carbon sp3, metals in low spin).
 Elements beyond curium have curium's radius."""
+BOND = 1.3
+"""Two atoms nearer than so many sums of their covalent radii are bonded."""
+RADII = COVALENT_RADII[:, None] + COVALENT_RADII
+"""[Z, Z] Å, their sums."""
+
+
+def bonded(z: np.ndarray, others: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """[E] whether atoms of these elements, so many Å apart, are bonded."""
+    near: np.ndarray = distance < BOND * RADII[z, others]
+    return near

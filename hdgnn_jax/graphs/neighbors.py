@@ -1,15 +1,16 @@
-"""Neighbour search: all pairs of atoms within a cutoff, periodic images included."""
+"""Neighbour search: pairs of atoms within a cutoff, all or the bonded, with periodic images."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import vesin
 
+from hdgnn_jax.graphs.covalent import bonded
 from hdgnn_jax.graphs.structure import (
     CLOSEST_ATOMS,
     StructureError,
@@ -17,6 +18,8 @@ from hdgnn_jax.graphs.structure import (
     concatenated_ranges,
 )
 
+Neighborhood = Literal["cutoff", "bonds"]
+"""What an atom sees of the atoms within the cutoff: all, or those that it is bonded to."""
 DENSE = 60
 """Molecules of up to this many atoms: all pairs are compared. Larger ones and cells: vesin."""
 
@@ -31,7 +34,7 @@ class Neighbors:
       receivers: [edges] int32, i, likewise.
       images: [edges, 3] int32; the sender is that many lattice vectors away from x_j. None where no
         structure has a cell.
-      cutoff, max_neighbors: as in `find_neighbors`.
+      cutoff, max_neighbors, neighborhood: as in `find_neighbors`.
     """
 
     offsets: np.ndarray
@@ -40,6 +43,7 @@ class Neighbors:
     images: np.ndarray | None
     cutoff: float
     max_neighbors: int | None
+    neighborhood: Neighborhood = "cutoff"
 
     @property
     def n_edges(self) -> np.ndarray:
@@ -80,12 +84,13 @@ class NeighborSearch:
 
     Attributes:
       structures: the set.
-      cutoff, max_neighbors: see `find_neighbors`.
+      cutoff, max_neighbors, neighborhood: see `find_neighbors`.
     """
 
     structures: Structures
     cutoff: float
     max_neighbors: int
+    neighborhood: Neighborhood = "cutoff"
 
     @property
     def n_edges(self) -> np.ndarray:
@@ -98,7 +103,7 @@ class NeighborSearch:
 
     def found(self) -> Neighbors:
         """The edges of all its structures."""
-        return find_neighbors(self.structures, self.cutoff, self.max_neighbors)
+        return find_neighbors(self.structures, self.cutoff, self.max_neighbors, self.neighborhood)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +122,11 @@ class Neighborhoods:
 
 
 def find_neighbors(
-    structures: Structures, cutoff: float, max_neighbors: int | None = None, chunk: int = 4096
+    structures: Structures,
+    cutoff: float,
+    max_neighbors: int | None = None,
+    neighborhood: Neighborhood = "cutoff",
+    chunk: int = 4096,
 ) -> Neighbors:
     """All ordered pairs (j, i) with |x_j + shift - x_i| <= cutoff (models/README.md, section 1).
 
@@ -127,23 +136,32 @@ def find_neighbors(
     the weight 0. So the result depends neither on which of several neighbours at that distance is
     kept nor on the order of the atoms.
 
+    With `bonds` the pairs are those of them that are bonded: the bonds of a structure that has its
+    own (`Structure.bonds`, between atoms where they are, not their images), else pairs nearer than
+    `covalent.BOND` sums of covalent radii, images too. An atom may then have no edge.
+
     Args:
       structures: structures of any size, with or without cells.
       cutoff: Å.
       max_neighbors: k; None keeps all neighbours, in no particular order.
+      neighborhood: `cutoff` or `bonds`.
       chunk: number of molecules compared at once.
 
     Raises:
       StructureError: naming a structure that has two atoms at one place.
     """
-    found, collisions = search_neighbors(structures, cutoff, max_neighbors, chunk)
+    found, collisions = search_neighbors(structures, cutoff, max_neighbors, neighborhood, chunk)
     for place, reason in collisions.items():
         raise StructureError(reason, structures.name(place))
     return found
 
 
 def search_neighbors(
-    structures: Structures, cutoff: float, max_neighbors: int | None = None, chunk: int = 4096
+    structures: Structures,
+    cutoff: float,
+    max_neighbors: int | None = None,
+    neighborhood: Neighborhood = "cutoff",
+    chunk: int = 4096,
 ) -> tuple[Neighbors, dict[int, str]]:
     """`find_neighbors`, but structures with atoms at one place are returned, as index to reason."""
     counts = np.zeros(len(structures), np.int64)
@@ -159,7 +177,8 @@ def search_neighbors(
                 f"has atoms {pairs.receivers[e]} and {pairs.senders[e]} at one place (nearer than "
                 f"{CLOSEST_ATOMS} Å)"
             )
-        kept = pairs if max_neighbors is None else _nearest(pairs, max_neighbors + 1)
+        kept = pairs if neighborhood == "cutoff" else _bonded(structures, pairs)
+        kept = kept if max_neighbors is None else _nearest(kept, max_neighbors + 1)
         places, n_edges = np.unique(kept.owner, return_counts=True)
         counts[places] = n_edges
         found.append(kept)
@@ -171,16 +190,32 @@ def search_neighbors(
         senders[at], receivers[at] = pairs.senders, pairs.receivers
         if images is not None:
             images[at] = pairs.images
-    return Neighbors(offsets, senders, receivers, images, cutoff, max_neighbors), collisions
+    edges = Neighbors(offsets, senders, receivers, images, cutoff, max_neighbors, neighborhood)
+    return edges, collisions
 
 
 def neighbors_of(
-    structures: Structures, cutoff: float, max_neighbors: int | None
+    structures: Structures,
+    cutoff: float,
+    max_neighbors: int | None,
+    neighborhood: Neighborhood = "cutoff",
 ) -> Neighbors | NeighborSearch:
     """The neighbours of a set: found at once, or, with `max_neighbors`, searched on demand."""
     if max_neighbors is None:
-        return find_neighbors(structures, cutoff)
-    return NeighborSearch(structures, cutoff, max_neighbors)
+        return find_neighbors(structures, cutoff, None, neighborhood)
+    return NeighborSearch(structures, cutoff, max_neighbors, neighborhood)
+
+
+def within_cutoff(
+    structures: Structures, neighbors: Neighbors | NeighborSearch
+) -> Neighbors | NeighborSearch:
+    """The same, or where they are bonds all neighbours within the cutoff.
+
+    For what looks at other pairs than the network: linear models and the applicability domain.
+    """
+    if neighbors.neighborhood == "cutoff":
+        return neighbors
+    return neighbors_of(structures, neighbors.cutoff, neighbors.max_neighbors)
 
 
 class _Pairs(NamedTuple):
@@ -217,6 +252,21 @@ def _searched(structures: Structures, cutoff: float) -> Iterator[_Pairs]:
         order = np.argsort(i, kind="stable")
         i, j = i[order].astype(np.int32), j[order].astype(np.int32)
         yield _Pairs(np.full(len(i), k), i, j, images[order], distance[order] ** 2)
+
+
+def _bonded(structures: Structures, pairs: _Pairs) -> _Pairs:
+    """The pairs that are bonded."""
+    z, before = structures.atomic_numbers, structures.offsets[pairs.owner]
+    kept = bonded(z[before + pairs.receivers], z[before + pairs.senders], np.sqrt(pairs.square))
+    if structures.bonds is not None:
+        places, first, count = np.unique(pairs.owner, return_index=True, return_counts=True)
+        for k, start, end in zip(places, first, first + count, strict=True):
+            if (own := structures.bonds[k]) is not None:
+                n, rows = int(structures.n_atoms[k]), slice(start, end)
+                numbers = pairs.receivers[rows] * n + pairs.senders[rows]
+                there = np.isin(numbers, own @ np.array([[n, 1], [1, n]]))
+                kept[rows] = there & ~pairs.images[rows].any(1)
+    return _Pairs(*(column[kept] for column in pairs))
 
 
 def _nearest(pairs: _Pairs, k: int) -> _Pairs:

@@ -60,6 +60,8 @@ class Structure:
       periodic: whether the structure repeats along each of the three lattice vectors.
       tags: [n] integers; 0 bulk, 1 surface, 2 adsorbate. None: all 0.
       fixed: [n] bool; True for atoms that are held in place where others move. None: no atom.
+      bonds: [b, 2] pairs of atoms that a SMILES says are bonded. None: nothing says so, and
+        distances decide (`neighbors.find_neighbors`).
       unseen: a property that no model here takes into account, such as a charge; else empty.
       comment: what its file says of it in words, for the output.
     """
@@ -71,6 +73,7 @@ class Structure:
     periodic: tuple[bool, bool, bool] = (True, True, True)
     tags: np.ndarray | None = None
     fixed: np.ndarray | None = None
+    bonds: np.ndarray | None = None
     unseen: str = ""
     comment: str = ""
 
@@ -94,11 +97,11 @@ class Structure:
         return f"{self.unseen}, which the model does not see" if self.unseen else ""
 
     def check_shapes(self) -> None:
-        """Checks the shapes of positions, tags, `fixed` and the cell.
+        """Checks the shapes of positions, tags, `fixed`, bonds and the cell.
 
         Raises:
           StructureError: where an atom lacks its three coordinates, its tag or its mark in `fixed`,
-            or the cell has no volume in its periodic directions.
+            a bond is not between two atoms, or the cell has no volume in its periodic directions.
         """
         count = len(self.atomic_numbers)
         for name, value, shape in (
@@ -110,6 +113,14 @@ class Structure:
             if value is not None and np.shape(value) != shape:
                 raise StructureError(
                     f"has {count} atoms and {name} of shape {np.shape(value)}; it must be {shape}",
+                    self.name,
+                )
+        if self.bonds is not None:
+            bonds = np.asarray(self.bonds)
+            there = (bonds >= 0) & (bonds < count)
+            if bonds.shape[1:] != (2,) or not there.all() or (bonds[:, 0] == bonds[:, 1]).any():
+                raise StructureError(
+                    f"has bonds that are not pairs of its {count} atoms: {bonds.tolist()}",
                     self.name,
                 )
         if self.cell is not None:
@@ -137,6 +148,7 @@ class Structures:
       periodic: [n, 3] bool.
       tags: [atoms] int32; 0 bulk, 1 surface, 2 adsorbate.
       fixed: [atoms] bool; True for atoms that are held in place where others move.
+      bonds: [n] each structure's own, as `Structure.bonds`; None: no structure has any.
     """
 
     offsets: np.ndarray
@@ -148,6 +160,7 @@ class Structures:
     periodic: np.ndarray
     tags: np.ndarray
     fixed: np.ndarray
+    bonds: np.ndarray | None = None
 
     @classmethod
     def molecules(
@@ -200,6 +213,11 @@ class Structures:
                 packed.tags[rows] = item.tags
             if item.fixed is not None:
                 packed.fixed[rows] = item.fixed
+        if any(item.bonds is not None for item in items):
+            bonds = np.empty(len(items), object)
+            for k, item in enumerate(items):
+                bonds[k] = item.bonds
+            packed = dataclasses.replace(packed, bonds=bonds)
         return packed
 
     def __len__(self) -> int:
@@ -216,6 +234,7 @@ class Structures:
             (a, b, c),
             self.tags[rows],
             self.fixed[rows],
+            None if self.bonds is None else self.bonds[k],
         )
 
     def name(self, k: int) -> str:
@@ -245,6 +264,7 @@ class Structures:
             self.periodic[indices],
             self.tags[rows],
             self.fixed[rows],
+            None if self.bonds is None else self.bonds[indices],
         )
 
     def turned(self, rotations: np.ndarray) -> Structures:

@@ -15,9 +15,11 @@ from jax import export
 from hdgnn_jax.data.fitted import FittedTarget, columns, energy_column
 from hdgnn_jax.data.targets import isotropic
 from hdgnn_jax.graphs import batching
+from hdgnn_jax.graphs.covalent import BOND, COVALENT_RADII
 from hdgnn_jax.graphs.structure import CLOSEST_ATOMS, SYMBOLS
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.models.forces import with_derivatives
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.types import Json, PyTree
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -84,7 +86,7 @@ def _program(
         def apply(graph: batching.MolecularGraph) -> PyTree:
             return predictor.apply({"params": params}, graph)
 
-        graph = _padded(arrays, model.hyper.cutoff, model.hyper.max_neighbors)
+        graph = _padded(arrays, model.hyper)
         if predictor.has_forces:
             energy = energy_column(predictor.fitted)
             found = with_derivatives(apply, graph, energy)._asdict()
@@ -116,10 +118,12 @@ def _description(
         "elements": {SYMBOLS[z]: z for z in model.elements},
         "cutoff": model.cutoff,
         "max_neighbors": model.max_neighbors,
+        "bonds": _bonds(model),
         "closest_atoms": CLOSEST_ATOMS,
         "neighbors": (
             "Edges are all ordered pairs (j, i) with |x_j + shift - x_i| <= cutoff (Å), each "
-            "periodic image of j, and of i itself, being one of its own. With max_neighbors = k "
+            "periodic image of j, and of i itself, being one of its own. With bonds only pairs "
+            "nearer than factor times the sum of their radii (Å) count. With max_neighbors = k "
             "an atom i has only its k + 1 nearest, in ascending order; the last sets its reach."
         ),
         "padding": (
@@ -139,6 +143,13 @@ def _description(
     }
 
 
+def _bonds(model: HyperParameters) -> Json | None:
+    """What decides whether two atoms are bonded; None where the model sees others too."""
+    if model.neighborhood == "cutoff":
+        return None
+    return {"factor": BOND, "radii": {SYMBOLS[z]: float(COVALENT_RADII[z]) for z in model.elements}}
+
+
 def _reference(one: FittedTarget) -> Json:
     """What turns a target's output into its value."""
     composition = one.reference.composition
@@ -153,9 +164,7 @@ def _reference(one: FittedTarget) -> Json:
     }
 
 
-def _padded(
-    arrays: Mapping[str, jax.Array], cutoff: float, max_neighbors: int | None
-) -> batching.MolecularGraph:
+def _padded(arrays: Mapping[str, jax.Array], model: HyperParameters) -> batching.MolecularGraph:
     """The structures, then one of one atom and one edge that is the padding."""
 
     def more(name: str, value: int | jax.Array) -> jax.Array:
@@ -170,7 +179,9 @@ def _padded(
             more("positions", 0),
             more("tags", 0) if "tags" in arrays else jnp.zeros_like(numbers),
         ),
-        edges=batching.Edges(more("shift", 0), cutoff, max_neighbors),
+        edges=batching.Edges(
+            more("shift", 0), model.cutoff, model.max_neighbors, model.neighborhood
+        ),
         senders=more("senders", padding),
         receivers=more("receivers", padding),
         globals=batching.Labels(jnp.zeros(n_atoms.shape), jnp.zeros_like(n_atoms)),

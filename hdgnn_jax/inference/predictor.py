@@ -141,7 +141,7 @@ class Predictor:
         return other
 
     def prepare(self, structures: Structures) -> Neighborhoods:
-        """The structures with their neighbours, within the model's cutoff and limit.
+        """The structures with their neighbours, as the model sees them.
 
         Raises:
           StructureError: naming the first that the model cannot use.
@@ -161,7 +161,9 @@ class Predictor:
                 reasons.setdefault(k, reason)
         kept = np.array([k for k in range(len(structures)) if k not in reasons], int)
         some = structures.take(kept) if reasons else structures
-        neighbors, collisions = search_neighbors(some, model.cutoff, model.max_neighbors)
+        neighbors, collisions = search_neighbors(
+            some, model.cutoff, model.max_neighbors, model.neighborhood
+        )
         graphs = Neighborhoods(some, neighbors)
         if collisions:
             reasons |= {int(kept[k]): reason for k, reason in collisions.items()}
@@ -281,7 +283,7 @@ class Predictor:
         """The energy that atoms move in.
 
         Raises:
-          PredictorError: where the model predicts none.
+          PredictorError: where the model predicts none, or sees bonds.
         """
         found = potential(self.fitted)
         if found is None:
@@ -290,6 +292,10 @@ class Predictor:
             if len(self.fitted) > 1:
                 name, why = names_of(self.fitted), "are no energies that atoms move in"
             raise PredictorError(f"{name} {why}: it has no forces")
+        if self.model.hyper.neighborhood == "bonds":
+            raise PredictorError(
+                f"{found.name} of a model that sees bonds jumps where one breaks: it has no forces"
+            )
         return found
 
     def energy_unit(self) -> float:
@@ -302,8 +308,8 @@ class Predictor:
 
     @property
     def has_forces(self) -> bool:
-        """Whether it predicts an energy that atoms move in."""
-        return potential(self.fitted) is not None
+        """Whether it predicts an energy that atoms move in: `energy` raises nothing."""
+        return potential(self.fitted) is not None and self.model.hyper.neighborhood != "bonds"
 
     @property
     def compilations(self) -> int:

@@ -116,7 +116,9 @@ def one_atom(model: HDGNN) -> batching.MolecularGraph:
     atom = Structures.pack([Structure(np.array(model.hyper.elements[:1]), np.zeros((1, 3)))])
     return batching.collate(
         atom,
-        neighbors_of(atom, model.hyper.cutoff, model.hyper.max_neighbors),
+        neighbors_of(
+            atom, model.hyper.cutoff, model.hyper.max_neighbors, model.hyper.neighborhood
+        ),
         np.zeros(1),
         np.zeros(1, int),
         batching.Budget(n_edge=1, n_node=2, n_graph=2),

@@ -123,14 +123,16 @@ class HDGNN(nn.Module):
         """The geometry of the edges for the given rolls [E].
 
         Raises:
-          InputError: where the graph's neighbours were found with another cutoff, with a smaller
-            `max_neighbors`, or only one of graph and model limits their number.
+          InputError: where the graph's neighbours were found with another cutoff or neighbourhood,
+            with a smaller `max_neighbors`, or only one of graph and model limits their number.
         """
-        if graph.edges.cutoff != self.hyper.cutoff:
-            raise InputError(
-                f"the neighbours were found with cutoff = {graph.edges.cutoff}, the model has "
-                f"{self.hyper.cutoff}: find them with the model's"
-            )
+        for name in ("cutoff", "neighborhood"):
+            there, own = getattr(graph.edges, name), getattr(self.hyper, name)
+            if there != own:
+                raise InputError(
+                    f"the neighbours were found with {name} = {there}, the model has {own}: find "
+                    "them with the model's"
+                )
         found, wanted = graph.edges.max_neighbors, self.hyper.max_neighbors
         if (found is None) != (wanted is None) or (found or 0) < (wanted or 0):
             raise InputError(

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal, get_args
 
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.graphs.neighbors import Neighborhood
 from hdgnn_jax.models.dense import Precision
 from hdgnn_jax.models.heads import HEADS, Head
 from hdgnn_jax.models.message import Attention, TensorProduct
@@ -24,7 +25,11 @@ class HyperParameters:
       elements: atomic numbers that the model knows.
       tags: whether the first state also depends on the atom's tag (bulk, surface, adsorbate).
       cutoff: Å.
-      max_neighbors: number of nearest neighbours that an atom sees; None: all within the cutoff.
+      neighborhood: which atoms within the cutoff an atom sees: `cutoff`, all; `bonds`, those that
+        it is bonded to, by the SMILES that the structure is made from, else by covalent radii (see
+        `graphs.neighbors.find_neighbors`). Energies jump where a bond breaks: the network has no
+        forces.
+      max_neighbors: number of nearest neighbours that an atom sees; None: all that there are.
       near_neighbors: number of nearest neighbours in an inner shell, which has `degree` and
         `hidden`; the others have `far_degree` and `far_hidden`. None: one shell.
       far_degree: L of the messages of the outer shell.
@@ -72,6 +77,7 @@ class HyperParameters:
     elements: tuple[int, ...] = (1, 6, 7, 8, 9)
     tags: bool = False
     cutoff: float = 5.0
+    neighborhood: Neighborhood = "cutoff"
     max_neighbors: int | None = None
     near_neighbors: int | None = None
     far_degree: int = 4
@@ -110,6 +116,7 @@ class HyperParameters:
     remat: bool = False
 
     def __post_init__(self) -> None:
+        _one_of("neighborhood", self.neighborhood, get_args(Neighborhood))
         _one_of("pathway", self.pathway, get_args(Pathway))
         _one_of("tensor_product", self.tensor_product, get_args(TensorProduct))
         if self.pathway == self.tensor_product == "none":

@@ -12,6 +12,7 @@ from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.fitted import FittedTarget, names_of
 from hdgnn_jax.data.partition import fingerprints
 from hdgnn_jax.data.targets import CALCULATED
+from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.inference.predictor import Predictor
@@ -94,7 +95,9 @@ def labelled(
         raise StructureError(f"{file}: {left_out[0]}")
     kept = read.take(np.setdiff1d(np.arange(len(read)), list(reasons)))
     # From eV to what the run's data store.
-    unit = predictor.energy_unit() * one.target.factor if one.target.potential else 1.0
+    unit = ENERGIES[one.target.unit] * one.target.factor if one.target.potential else 1.0
+    if not predictor.has_forces:
+        kept = dataclasses.replace(kept, forces=None, virials=None)
     forces = None if kept.forces is None else kept.forces / unit
     of_one = {one.name: kept.labels[label] / unit}
     virials = None if kept.virials is None else kept.virials / unit

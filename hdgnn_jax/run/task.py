@@ -247,6 +247,8 @@ def check(config: Config) -> None:
     model = from_section(
         config, "model", HyperParameters, heads=tuple(head_of(config, one) for one in chosen)
     )
+    if model.neighborhood == "bonds":
+        _check_bonds(config)
     if data.reference == "linear" and model.max_neighbors is not None:
         raise InputError(
             "config.data.reference = linear needs config.model.max_neighbors = None: it would "
@@ -269,6 +271,22 @@ def check(config: Config) -> None:
             raise InputError(f"config.model.elements must be atomic numbers, not {z}")
     # Of the rule for the sphere.
     model.points()
+
+
+def _check_bonds(config: Config) -> None:
+    """Refuses what a network that sees bonds cannot have."""
+    for name in ("forces_weight", "stress_weight"):
+        if config["training"][name]:
+            raise InputError(
+                f"config.training.{name} needs config.model.neighborhood = cutoff: where a bond "
+                "breaks, energies jump"
+            )
+    for one in targets_of(config):
+        if has_reference(config, one):
+            raise InputError(
+                f"config.data.reference = linear of {one.name} needs config.model.neighborhood = "
+                "cutoff: it sees pairs that are not bonded"
+            )
 
 
 def model_of(config: Config, neighbors: float) -> HDGNN:
@@ -297,10 +315,10 @@ def examples(config: Config, data: Dataset, name: str) -> Examples:
         different structures.
       QM9Error, Is2reError, StructureError: for bad data.
     """
-    chosen, model = targets_of(config), config["model"]
+    chosen, model = targets_of(config), from_section(config, "model", HyperParameters)
     labelled = merged({one.name: data.part(name, one.name) for one in chosen})
     structures, forces = labelled.structures, labelled.forces
-    structures.check(model["elements"], model["tags"])
+    structures.check(model.elements, model.tags)
     if not config["training"]["forces_weight"]:
         forces = None
     elif forces is None and name == "train":
@@ -312,5 +330,5 @@ def examples(config: Config, data: Dataset, name: str) -> Examples:
             f"{data.title} has no stress of {', '.join(one.name for one in chosen)}: set "
             "training.stress_weight to 0"
         )
-    neighbors = neighbors_of(structures, model["cutoff"], model["max_neighbors"])
+    neighbors = neighbors_of(structures, model.cutoff, model.max_neighbors, model.neighborhood)
     return Examples(structures, neighbors, labelled.labels, forces, virials)

@@ -268,6 +268,15 @@ def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message)
         ({"data.reference": "fited"}, "reference must be one of none, fitted, tabulated"),
         ({"training.auxiliary": True}, "auxiliary = True needs config.data.reference = linear"),
         ({"data.reference": "linear", "model.max_neighbors": 4}, "linear needs .*max_neighbors"),
+        ({"model.neighborhood": "graph"}, "neighborhood must be one of cutoff, bonds, not 'graph'"),
+        (
+            {"model.neighborhood": "bonds", "training.forces_weight": 1.0},
+            "config.training.forces_weight needs config.model.neighborhood = cutoff: where a bond",
+        ),
+        (
+            {"model.neighborhood": "bonds", "data.reference": "linear"},
+            "reference = linear of U0 needs config.model.neighborhood = cutoff: it sees pairs",
+        ),
         ({"data.cash": "x"}, "config.data: .* unexpected keyword argument 'cash'"),
         ({"model.chanels": 4}, "config.model: .* unexpected keyword argument 'chanels'"),
         ({"model.attention": "none"}, "attention must be one of sigmoid, softmax"),

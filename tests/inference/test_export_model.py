@@ -130,12 +130,17 @@ def dtypes(arrays) -> dict:
     return {name: array["dtype"] for name, array in arrays.items()}
 
 
-@pytest.mark.parametrize("limit", [None, LIMIT])
-def test_the_script_finds_the_same_neighbors(crystals, limit):
-    model = {"cutoff": 4.0, "max_neighbors": limit, "closest_atoms": 0.01}
-    expected = find_neighbors(crystals, 4.0, limit)
+BONDS = {"factor": 1.3, "radii": {"Cu": 1.32, "Ag": 1.45, "Au": 1.36}}
+
+
+@pytest.mark.parametrize("limit", [None, 3, LIMIT])
+@pytest.mark.parametrize("bonds", [None, BONDS])
+def test_the_script_finds_the_same_neighbors(crystals, limit, bonds):
+    model = {"cutoff": 4.0, "max_neighbors": limit, "closest_atoms": 0.01, "bonds": bonds}
+    expected = find_neighbors(crystals, 4.0, limit, "bonds" if bonds else "cutoff")
     for k, s in enumerate(crystals):
-        i, j, shift = export_run.neighbors(model, s.positions, lattice(s))
+        symbols = [SYMBOLS[z] for z in s.atomic_numbers]
+        i, j, shift = export_run.neighbors(model, symbols, s.positions, lattice(s))
         mine = expected.take(np.array([k]))
         there = mine.images @ crystals.cells[k]
         assert sorted(rows(i, j, shift)) == sorted(rows(mine.receivers, mine.senders, there))

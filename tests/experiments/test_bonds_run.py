@@ -1,0 +1,66 @@
+"""A run of a network that sees bonds: what it reports, predicts and cannot do."""
+
+from __future__ import annotations
+
+import json
+
+import ase.io
+import pytest
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from experiments import predict, train
+from hdgnn_jax.data.ase_dataset import ASEFile
+from hdgnn_jax.inference.predictor import PredictorError
+from hdgnn_jax.run.results import restored
+from hdgnn_jax.run.score import score
+from hdgnn_jax.training.checkpoint import Checkpoints
+
+
+@pytest.fixture(scope="module")
+def of_bonds(config, once):
+    def make(folder):
+        model = {**config["model"], "neighborhood": "bonds"}
+        train.run({**config, "model": model}, folder / "bonds")
+        return folder / "bonds"
+
+    return once("bonds", make)
+
+
+def test_it_stands_beside_the_same_linear_model(of_bonds, finished):
+    """Which sees all pairs; and atoms have fewer neighbours than within the cutoff."""
+    ours, theirs = (
+        json.loads((run / "report" / "summary.json").read_text()) for run in (of_bonds, finished)
+    )
+    assert ours["mae_linear"] == pytest.approx(theirs["mae_linear"], rel=1e-6)
+    assert ours["mae"] != theirs["mae"]
+    networks = []
+    for run in (of_bonds, finished):
+        with Checkpoints(run / "checkpoints") as checkpoints:
+            networks.append(restored(checkpoints)[0].model.hyper)
+    assert [hyper.neighborhood for hyper in networks] == ["bonds", "cutoff"]
+    assert networks[0].neighbors < networks[1].neighbors
+
+
+def test_it_predicts_and_has_no_forces(of_bonds, tmp_path, capsys):
+    ase.io.write(tmp_path / "ethanol.xyz", molecule("CH3CH2OH"))
+    inputs, output = ["smiles:CCO", str(tmp_path / "ethanol.xyz")], tmp_path / "out.json"
+    assert predict.run([of_bonds], inputs, output, predict.Options()) == 0
+    rows = json.loads(output.read_text())
+    values = [row["U0 [meV]"] for row in rows]
+    assert abs(values[0] - values[1]) < 1000
+    # An energy of ASE is one that atoms move in.
+    assert not [row for row in rows if "energy [eV]" in row]
+    for options in (predict.Options(forces=True), predict.Options(relax=True)):
+        with pytest.raises(PredictorError, match="U0 of a model that sees bonds jumps where one"):
+            predict.run([of_bonds], inputs, output, options)
+
+
+def test_of_a_file_with_forces_its_energies_are_scored(of_bonds, tmp_path):
+    water = molecule("H2O")
+    water.calc = SinglePointCalculator(water, energy=-2000.0, forces=water.positions)
+    ase.io.write(tmp_path / "file.extxyz", water)
+    with Checkpoints(of_bonds / "checkpoints") as checkpoints:
+        task, predictor = restored(checkpoints)
+    found = score(task, predictor, ASEFile(), tmp_path / "file.extxyz").errors
+    assert set(found) == {"U0 [meV]", "U0 [meV/atom]"}
