@@ -101,6 +101,8 @@ def main(path):
     found = jax.jit(export.deserialize(bytearray(program)).call)(join(model, structures))
     energy = model["targets"].get(model["energy"], {"scale": 1.0, "unit": ""})
     forces = iter(np.array(found.get("forces", ()), float) * energy["scale"])
+    for doubt in model["doubts_of_forces"]:
+        print(f"warning: {doubt}", file=sys.stderr)
     for k, species in enumerate(symbols):
         for name, target in model["targets"].items():
             of_atoms = sum(target["per_element"].get(s, 0.0) for s in species)

@@ -113,6 +113,7 @@ def _description(
     return {
         "targets": {one.name: _reference(one) for one in predictor.fitted},
         "energy": predictor.energy().name if predictor.has_forces else None,
+        "doubts_of_forces": predictor.doubts_of_forces() if predictor.has_forces else [],
         "inputs": {name: array._asdict() for name, array in inputs.items()},
         "outputs": {name: array._asdict() for name, array in outputs.items()},
         "elements": {SYMBOLS[z]: z for z in model.elements},
