@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _HOMES = ("graphs.structure", "graphs.neighbors", "graphs.batching", "models.hdgnn")
-"""Modules that have all these names, those that take long to import last."""
+"""Modules that hold these names; the slowest to import come last."""
 
 
 def __getattr__(name: str) -> Any:

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 Config: TypeAlias = Mapping[str, Any]
 """A config: nested sections of plain values."""
 Fields: TypeAlias = Mapping[str, Any]
-"""Named values, to read."""
+"""Read-only named values."""
 Json: TypeAlias = dict[str, Any]
-"""An object of JSON."""
+"""A JSON object."""
 PyTree: TypeAlias = Any
 """Arrays in nested containers; JAX gives it no type."""
 Params: TypeAlias = Any

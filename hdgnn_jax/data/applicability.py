@@ -1,4 +1,4 @@
-"""What a model was trained on, in a few numbers, and how a structure differs from it."""
+"""The domain of a training set in a few numbers, and how a structure differs from it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 from hdgnn_jax.types import Fields, Json
 
 SAMPLE = 10_000
-"""Structures that distances and bonds are taken from; elements and sizes are those of all."""
+"""Number of structures that give distances and bonds; all structures give elements and sizes."""
 MARGIN = 0.05
-"""By which a distance may leave the range without a warning: a bond's swing is not news."""
+"""Share by which distances may leave the range without a warning, since bonds vibrate."""
 Bonded = tuple[int, tuple[int, ...]]
-"""An atom's element and those it is bonded to."""
+"""The elements of an atom and of the atoms that are bonded to it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +28,14 @@ class Domain:
 
     Attributes:
       atoms: fewest and most atoms of a structure.
-      periodic: whether any, and whether all, have a cell.
+      periodic: whether any, and whether all, structures have a cell.
       farthest: by element, the largest distance, Å, from an atom to the one nearest to it;
         infinite where none is within the model's cutoff.
       closest: (z, Z, Å) of pairs of elements, z <= Z, the smallest distance of two such atoms;
         pairs that are never within the cutoff are left out.
-      bonded: the elements that an atom of an element is bonded to, ascending, in molecules: for
-        water (1, (8,)) and (8, (1, 1)). 10,000 molecules of QM9 have 83 such kinds of atoms, all
-        110,000 have 88. In structures with cells there are too many to know them all; they are not
-        looked at.
+      bonded: kinds of atoms in molecules: an element, and the elements bonded to it, ascending. In
+        water they are (1, (8,)) and (8, (1, 1)). 10,000 molecules of QM9 have 83 kinds, all 110,000
+        have 88. Structures with cells have too many kinds to know them all, and are left out.
       odd: whether any molecule has an odd sum of atomic numbers, as radicals and ions have.
     """
 
@@ -49,7 +48,7 @@ class Domain:
 
     @classmethod
     def of(cls, structures: Structures, neighbors: Neighbors) -> Domain:
-        """Of a training set and the neighbours of its first structures."""
+        """The domain of a training set, of whose first structures the neighbours are given."""
         n_atoms = structures.n_atoms
         few = structures.take(np.arange(len(neighbors.n_edges)))
         pairs, z = _pairs(few, neighbors), few.atomic_numbers
@@ -73,9 +72,9 @@ class Domain:
         )
 
     def reach(self, elements: Sequence[int]) -> np.ndarray:
-        """[elements, elements] Å within which two atoms are nearer than any two in training.
+        """[elements, elements] Å: two atoms nearer than this are nearer than any two in training.
 
-        Of a pair that is not bonded there, the sum of the covalent radii.
+        It is at most the sum of the covalent radii, which pairs without a bond in training get.
         """
         at = np.ix_(elements, elements)
         closest: np.ndarray = np.fmin(self._closest[at] * (1 - MARGIN), RADII[at])
@@ -122,7 +121,7 @@ class Domain:
                 for k in np.unique(owner[mine]):
                     words[k].append(f"{SYMBOLS[e]}, which no training structure has")
                 continue
-            # 0: none was in the sample.
+            # 0 where the sample lacks the element.
             high = self.farthest[e] or np.inf
             out = mine & (alone > high * (1 + MARGIN))
             for k in np.unique(owner[out]):
@@ -142,7 +141,7 @@ class Domain:
         known = np.isin(first, list(self.farthest)) & np.isin(second, list(self.farthest))
         limit = np.where(new, np.where(known, RADII[first, second] * BOND, 0), low * (1 - MARGIN))
         out = np.flatnonzero(pairs.distance < limit)
-        # The nearest of each kind in each structure, once.
+        # Each kind of pair is reported once per structure, at its smallest distance.
         out = out[np.argsort(pairs.distance[out], kind="stable")]
         kinds = np.stack([owner[pairs.receivers[out]], first[out], second[out]], 1)
         for e in out[np.unique(kinds, axis=0, return_index=True)[1]]:
@@ -164,7 +163,7 @@ class Domain:
         atoms = np.hstack([owner[:, None], pairs.bonded(z)])[molecules]
         for k, *row in np.unique(atoms, axis=0).tolist():
             element, others = kind = _kind(row)
-            # What is new about atoms on their own, and of new elements, has been said.
+            # `_too_far` has reported atoms without neighbours and new elements.
             known = self.farthest.keys() >= {element, *others}
             if others and known and kind not in self.bonded:
                 counts = Counter(SYMBOLS[other] for other in others)
@@ -180,23 +179,23 @@ class Domain:
         return table
 
     def to_dict(self) -> Json:
-        """JSON-able."""
+        """A JSON-able dict."""
         return {**dataclasses.asdict(self), "bonded": sorted(self.bonded)}
 
     @classmethod
     def from_dict(cls, content: Fields) -> Domain:
-        """The inverse of `to_dict`, after JSON too."""
+        """The inverse of `to_dict`, also after a pass through JSON."""
         (low, high), (some, every) = content["atoms"], content["periodic"]
         farthest = {int(z): far for z, far in content["farthest"].items()}
         closest = tuple((a, b, near) for a, b, near in content["closest"])
         bonded = frozenset((z, tuple(others)) for z, others in content["bonded"])
-        # Records of QM9 from before the field: none of its molecules is odd.
+        # Records older than this field are of QM9, where no molecule is odd.
         odd = content.get("odd", False)
         return cls((low, high), (some, every), farthest, closest, bonded, odd)
 
 
 class _Pairs(NamedTuple):
-    """Edges of several structures: [E] places of their atoms, and Å between them."""
+    """Edges of several structures: [E] indices of the atoms, and their distances in Å."""
 
     senders: np.ndarray
     receivers: np.ndarray
@@ -209,7 +208,7 @@ class _Pairs(NamedTuple):
         return nearest
 
     def kinds(self, z: np.ndarray) -> np.ndarray:
-        """[E, 2] the elements, ascending."""
+        """[E, 2] the elements of each edge, ascending."""
         return np.sort(np.stack([z[self.senders], z[self.receivers]], 1), 1)
 
     def bonded(self, z: np.ndarray) -> np.ndarray:
@@ -240,7 +239,7 @@ def _kind(row: Sequence[int]) -> Bonded:
 
 
 def _pairs(structures: Structures, neighbors: Neighbors) -> _Pairs:
-    # Atoms that are not bonded can be too near or too far as well.
+    # Where edges are bonds: atoms without a bond can be too near or too far as well.
     neighbors = within_cutoff(structures, neighbors).found()
     before = np.repeat(structures.offsets[:-1], neighbors.n_edges)
     x = structures.positions

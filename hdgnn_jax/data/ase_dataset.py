@@ -28,33 +28,33 @@ from hdgnn_jax.graphs.neighbors import neighbors_of
 from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS, SYMBOLS, StructureError, Structures
 
 ALONE = 6.0
-"""Å. An atom that has no image of itself within it is isolated; one of a crystal has."""
+"""Å. A single atom without a periodic image within this distance is isolated."""
 SAME = 1e-3
-"""eV, by which two energies of one isolated atom may differ."""
+"""eV. Two energies of the same isolated atom may differ by this much."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ASEFile(Dataset):
     """Structures of a file that ASE reads, with energies and forces, or with dipole moments.
 
-    Isolated atoms in the file are no examples: their energies are those that references start from.
+    Isolated atoms in the file are not examples; references start from their energies.
 
     Attributes:
-      path: of the file; None: molecules made here, by `experiments.prepare molecules`.
-      validation_path, test_path: files of these parts, read as that of `path`; None: held out of
-        it.
-      held_out: share of the structures in each part that is held out. Those of one group, as the
-        file's `group` says, stay together.
+      path: the file; None: the molecules that `experiments.prepare molecules` makes.
+      validation_path, test_path: files of these parts, read like `path`; None: the part is held out
+        of `path`.
+      held_out: share of the structures in each held-out part. Structures with the same `group` in
+        the file stay together.
       split: how a file without groups is divided, one of `SPLITS`: `blocks` of neighbouring frames,
         or at `random`.
-      train_size: so many of the others; None: all.
-      reference: `none`, `fitted` or `linear`; None: the usual one of the target.
-      energy_unit, length_unit: of the file, one of `ENERGIES` and of `LENGTHS`. Forces are in the
-        one per the other, dipole moments in e times the other.
-      energy_key, forces_key, stress_key: where they stand in the file, such as `REF_energy` and
-        `REF_forces`; None: where ASE's calculators put them.
-      atom_energies: of isolated atoms, in `energy_unit`, such as "H=-13.6,C=-1029.8"; those of the
-        file come on top.
+      train_size: number of other structures that are trained on; None: all.
+      reference: `none`, `fitted` or `linear`; None: the default of the target.
+      energy_unit, length_unit: units of the file, from `ENERGIES` and `LENGTHS`. Forces are in
+        energy_unit / length_unit, dipole moments in e length_unit.
+      energy_key, forces_key, stress_key: names in the file, such as `REF_energy` and `REF_forces`;
+        None: the names that ASE's calculators use.
+      atom_energies: energies of isolated atoms in `energy_unit`, such as "H=-13.6,C=-1029.8";
+        isolated atoms in the file add theirs.
       cache: folder; None: see `cache_folder`.
     """
 
@@ -90,33 +90,33 @@ class ASEFile(Dataset):
 
     @property
     def title(self) -> str:
-        """What the structures are, in a few words."""
+        """A few words that describe the structures."""
         return self._file.name if self.path else "molecules in motion (GFN2-xTB, made here)"
 
     @property
     def note(self) -> str:
-        """What has to be known to compare with others."""
+        """Caveats of a comparison with errors of others; empty without any."""
         return "" if self.path else "Made here: no published number can be compared with these."
 
     def target(self, name: str) -> Target:
         """The target of that name.
 
         Raises:
-          InputError: where there is none, or a field is given that is of energies alone.
+          InputError: where there is no such target, or a field for energies is set for another.
         """
         target = super().target(name)
         of_energies = ("energy_key", "forces_key", "stress_key", "atom_energies")
         for field in of_energies if name != "energy" else ():
             if getattr(self, field) is not None:
-                raise InputError(f"data.{field} is of energies, but config.target is {name}")
+                raise InputError(f"data.{field} is for energies, but config.target is {name}")
         return target
 
     def digest(self) -> str:
-        """Of the files, and of what decides which structures are in which part."""
+        """A SHA-256 of the files, and of all that decides which part a structure is in."""
         content = [sha256(self._file), self.held_out, self.train_size, self.split]
         content += [path and sha256(path) for path in self._given.values()]
         how = [self.energy_unit, self.length_unit, self.energy_key, self.forces_key]
-        # What is read as it always was keeps its digest.
+        # Defaults add nothing, so that digests of older runs stay valid.
         if how != ["eV", "Å", None, None]:
             content += how
         if self.stress_key is not None:
@@ -124,10 +124,10 @@ class ASEFile(Dataset):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def part(self, name: str, target: str) -> LabelledStructures:
-        """A part, in eV, eV/Å and e Å.
+        """The structures of a part, in eV, eV/Å and e Å.
 
         Raises:
-          InputError: for a part or a training size that is none.
+          InputError: where the part does not exist or `train_size` is out of range.
           StructureError: naming what a file lacks, or a structure that two parts have.
         """
         check_part(name, ("train", *self.reported))
@@ -174,7 +174,7 @@ class ASEFile(Dataset):
         """Energies of isolated atoms in eV by atomic number: of the file and the config.
 
         Raises:
-          InputError: where two of one element differ.
+          InputError: where two energies of one element differ.
         """
         if target != "energy" or self.reference == "none":
             return {}
@@ -193,7 +193,7 @@ class ASEFile(Dataset):
         return found
 
     def read(self, target: str) -> list[str]:
-        """What was read: how many structures, which values, what was left out, and doubts."""
+        """Lines on the file: its structures, their values, what was left out, and doubts."""
         data, atoms = self._examples(target), self.atoms(target)
         lone = len(self._whole(target)) - len(data)
         lines = [f"{self.title}: {plausible.described(data, target, self._names(target))}"]
@@ -206,7 +206,7 @@ class ASEFile(Dataset):
         return [*lines, *data.notes, *(f"warning: {doubt}" for doubt in doubts)]
 
     def _names(self, target: str) -> tuple[str, str]:
-        """Of the values and of the forces, in the file."""
+        """The names of the values and of the forces in the file."""
         return self.energy_key or target, self.forces_key or "forces"
 
     def _examples(self, target: str) -> LabelledStructures:
@@ -222,9 +222,9 @@ class ASEFile(Dataset):
         target: str,
         left_out: list[StructureError] | None = None,
     ) -> LabelledStructures:
-        """A file, read as that of `path` is: in eV, eV/Å and e Å.
+        """A file, read like `path`, in eV, eV/Å and e Å.
 
-        Args and errors: of `read_labelled`.
+        Arguments and errors are those of `read_labelled`.
         """
         length = LENGTHS[self.length_unit]
         if target == "energy":
@@ -248,7 +248,7 @@ class ASEFile(Dataset):
 
     @property
     def _given(self) -> dict[str, pathlib.Path | None]:
-        """The files of the parts that are held out where they have none."""
+        """The files of validation and test; None where the part is held out of `path`."""
         given = {"validation": self.validation_path, "test": self.test_path}
         for part, path in given.items():
             if path and not pathlib.Path(path).is_file():
@@ -277,21 +277,21 @@ def isolated(structures: Structures) -> np.ndarray:
 
 
 def without_atoms(data: LabelledStructures) -> LabelledStructures:
-    """All but isolated atoms."""
+    """The structures without isolated atoms."""
     lone, groups = isolated(data.structures), data.groups
     if not lone.any():
         return data
     if groups is not None:
-        # Groups are counted without gaps.
+        # Numbers of groups have no gaps.
         groups = np.unique(groups[~lone], return_inverse=True)[1]
     return dataclasses.replace(data.take(np.flatnonzero(~lone)), groups=groups)
 
 
 def atom_table(text: str) -> dict[int, float]:
-    """Energies by atomic number, of "H=-13.6,C=-1029.8".
+    """Energies by atomic number, from text such as "H=-13.6,C=-1029.8".
 
     Raises:
-      InputError: naming what is no element with a number.
+      InputError: naming a word that is not an element with a number.
     """
     table: dict[int, float] = {}
     for word in filter(None, re.split(r"[,\s]+", text)):
@@ -303,8 +303,8 @@ def atom_table(text: str) -> dict[int, float]:
         z = ATOMIC_NUMBERS.get(symbol)
         if z is None or z in table or not math.isfinite(energy):
             raise InputError(
-                "data.atom_energies must be elements, each once, with energies, such as "
-                f"H=-13.6,C=-1029.8: {word!r} is none"
+                "data.atom_energies must name each element once with its energy, such as "
+                f"H=-13.6,C=-1029.8, not {word!r}"
             )
         table[z] = energy
     return table

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 NEUTRAL = {"charge": (0,), "spin": (0, 1), "multiplicity": (1,)}
-"""What a file may say of a structure, and what it then says of a neutral singlet. Some programs
-write 2 S + 1 as `spin`, some the number of unpaired electrons."""
+"""Fields of a structure in a file, and their values for a neutral singlet. Some programs write
+2 S + 1 as `spin`, some the number of unpaired electrons."""
 
 
 def structure_of(atoms: Any, name: str = "structure") -> Structure:
@@ -51,7 +51,7 @@ def structure_of(atoms: Any, name: str = "structure") -> Structure:
 
 
 def atoms_of(record: Record) -> Atoms:
-    """A record of OC20 as an `ase.Atoms`, its numbers and relaxed positions by their own names."""
+    """An OC20 record as an `ase.Atoms`, which keeps the names of energies and relaxed positions."""
     from ase import Atoms
     from ase.constraints import FixAtoms
 
@@ -100,7 +100,7 @@ def read_structures(path: str | os.PathLike[str]) -> Iterator[Structure | Struct
 
 
 def _comments(path: pathlib.Path) -> Iterator[str]:
-    """The second line of each structure of an xyz file, less what ASE reads of cell and columns."""
+    """The second lines of structures in an xyz file, without cell and columns, which ASE reads."""
     if path.suffix not in (".xyz", ".extxyz") or not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as lines:
@@ -136,12 +136,12 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
 
 
 UNREAD = ("virial", "virials")
-"""What a file may hold of cells beside the stress, with signs that differ between programs."""
+"""Names of virials in a file. They are not read, because programs differ in their sign."""
 
 
 class _Record(NamedTuple):
-    """A structure of a file with its place, from 1, value, forces, virial, the name of its group,
-    and the names of all that the file has of it."""
+    """A structure of a file: its place, from 1, value, forces, virial, the name of its group, and
+    the names of all its fields in the file."""
 
     number: int
     structure: Structure
@@ -162,21 +162,21 @@ def read_labelled(
 ) -> LabelledStructures:
     """All structures of a file and their `energy` or `dipole`, as ASE's calculators store them.
 
-    With keys they are what the file has under these names, in its units. Ids are
-    places in the file, from 1. Energies come with forces where all structures have them, and with
-    the stress of those that have one; structures with the same `group` in the file's info are a
-    group.
+    With keys, the values are those that the file has under these names. All are in the file's
+    units. Ids are places in the file, from 1. Energies come with forces where all structures have
+    forces, and with the stress of structures that have one. Structures with the same `group` in
+    their info are a group.
 
     Args:
-      path: of the file.
+      path: the file.
       name: `energy` or `dipole`.
-      key, forces_key, stress_key: names in the file; None: as ASE's calculators store them. The
-        stress is not read where others have a name of their own and it has none.
+      key, forces_key, stress_key: names in the file; None: as ASE's calculators store them. If
+        another key is given but no `stress_key`, the stress is not read.
       left_out: gets the error of each structure without such values, which is then left out;
         None: the first such error is raised.
 
     Raises:
-      StructureError: naming the file and the structure that cannot be read, or has no such value.
+      StructureError: naming the file and the structure that cannot be read or lacks the value.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -220,7 +220,7 @@ def _packed(records: list[_Record], name: str, file: str) -> LabelledStructures:
     """The records of a file with the label of this name; all have forces, or none has."""
     packed = Structures.pack((r.structure for r in records), f"{file}, structure")
     forces = [r.forces for r in records if r.forces is not None]
-    # A structure that the file names no group for is one of its own.
+    # A structure without a group is a group of its own.
     groups = [r.group or f"structure {r.number}" for r in records]
     unknown = np.full((3, 3), np.nan)
     virials = [unknown if r.virial is None else r.virial for r in records]
@@ -235,7 +235,7 @@ def _packed(records: list[_Record], name: str, file: str) -> LabelledStructures:
 
 
 def _notes(records: list[_Record]) -> tuple[str, ...]:
-    """What a user has to be told of a file's structures."""
+    """Lines for the user on virials, stress, charges and spins in a file."""
     names = {name for r in records for name in r.names}
     notes = [f"{word} of the file: nothing is trained on it" for word in UNREAD if word in names]
     n_virials = sum(r.virial is not None for r in records)
@@ -278,7 +278,7 @@ def _record(
         forces = _numbers(forces, (len(found), 3))
         if forces is None:
             raise StructureError("has forces that are not three numbers an atom", at)
-    # Beside energies of another name, "stress" may be of another method.
+    # If energies have another name, "stress" may come from another method.
     usual = None if key or forces_key else "stress"
     virial = _virial(found, known.get(stress_key or usual)) if name == "energy" else None
     group = found.info.get("group")

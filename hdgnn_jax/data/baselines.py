@@ -1,4 +1,4 @@
-"""What a model has to beat: means and linear fits, of training data alone."""
+"""Baselines that a model has to beat: means and linear fits of the training data alone."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from hdgnn_jax.models.linear import Linear, Terms
 from hdgnn_jax.types import Fields, PyTree
 
 Size = Literal["extensive", "intensive", "neither"]
-"""Of two systems far apart, an extensive property is the sum of both, such as an energy; an
-intensive one does not grow with the system, such as a gap; the norm of a dipole is neither."""
+"""An extensive property of two systems far apart is the sum of both, such as an energy. An
+intensive one does not grow with the system, such as a gap. The norm of a dipole is neither."""
 ADSORBATE = 2
 """Tag of an adsorbate's atoms."""
 BATCH = 256
 """Structures in a batch of the linear model."""
 FITTED_EDGES = 30_000_000
-"""The linear model is fitted to the first structures that have so many edges: all 110,000 of QM9,
-and of slabs of thousands of edges as many as can be gone through in a minute or two."""
+"""The linear model is fitted to the first structures, up to this number of edges: all 110,000
+molecules of QM9, or as many slabs with thousands of edges as take a minute or two."""
 
 
 def element_counts(structures: Structures, elements: Sequence[int]) -> np.ndarray:
@@ -49,11 +49,11 @@ def adsorbates(structures: Structures) -> list[str]:
 
 
 class Atoms(NamedTuple):
-    """Energies of isolated atoms, which a fit to the elements starts from.
+    """Energies of isolated atoms, from which a fit to the elements starts.
 
     Attributes:
-      energies: [elements]; what the training set does not determine comes as near as it can.
-      given: [elements] whether the data give them: these keep their differences and share a shift.
+      energies: [elements]; what the training set does not determine stays as near as possible.
+      given: [elements] whether the data give the energy; the fit shifts all of these by one number.
     """
 
     energies: Sequence[float]
@@ -61,7 +61,7 @@ class Atoms(NamedTuple):
 
 
 def _fitted_together(n: int, around: Atoms | None) -> np.ndarray:
-    """[n elements, F] which elements each of the F numbers of a fit changes."""
+    """[n elements, F] 1 where number f of a fit changes an element, else 0."""
     alone = np.eye(n)
     if around is None or not any(around.given):
         return alone
@@ -71,12 +71,12 @@ def _fitted_together(n: int, around: Atoms | None) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """Least squares on the elements, without any of them the mean.
+    """Least squares on the counts of elements; without elements, the mean.
 
     Attributes:
       elements: atomic numbers.
-      per_element: the answer per atom of each.
-      constant: the answer without any atom.
+      per_element: the contribution of an atom of each element.
+      constant: the value without any atom.
       averaged: whether atoms are averaged over instead of summed.
     """
 
@@ -94,16 +94,16 @@ class Composition:
         size: Size = "neither",
         around: Atoms | None = None,
     ) -> Composition:
-        """From the training values [n].
+        """Fits the training values.
 
         Args:
           structures: the training set.
           values: [n].
           elements: atomic numbers.
-          size: of the property. An extensive one has no constant, so that of two systems far apart
-            it is the sum; an intensive one is a mean over atoms.
-          around: isolated atoms; None: of none anything is known, and what the training set does
-            not determine is as small as can be.
+          size: kind of property. An extensive one has no constant, so that two systems far apart
+            add up; an intensive one is a mean over atoms.
+          around: isolated atoms to start from; None: the fit starts from 0, so what the training
+            set does not determine is as small as possible.
         """
         averaged, start = size == "intensive", np.zeros(len(elements))
         if around is not None:
@@ -122,7 +122,7 @@ class Composition:
         return cls(tuple(elements), tuple(per_element.tolist()), constant, averaged)
 
     def plus(self, per_element: np.ndarray, constant: float) -> Composition:
-        """The same with so much more for an atom of each element, and without any atom."""
+        """A copy with [elements] numbers added to `per_element` and a number to `constant`."""
         return dataclasses.replace(
             self,
             per_element=tuple((np.array(self.per_element) + per_element).tolist()),
@@ -132,7 +132,7 @@ class Composition:
     def predict(
         self, structures: Structures, neighbors: Neighbors | NeighborSearch | None = None
     ) -> np.ndarray:
-        """[n] answers, for which neighbours do not matter."""
+        """[n] predictions; neighbours are not used."""
         counts = element_counts(structures, self.elements)
         if self.averaged:
             counts = counts / structures.n_atoms[:, None]
@@ -145,8 +145,8 @@ def undetermined(
 ) -> list[int]:
     """Atomic numbers whose share of an extensive property the training set leaves open.
 
-    Carbon and hydrogen, where every molecule has two hydrogen atoms for each carbon. Those of the
-    elements that are given are known but for one shift.
+    For example carbon and hydrogen, if every molecule has two hydrogen atoms for each carbon.
+    Shares of the `given` elements are known except for one common shift.
     """
     elements = [z for z in elements if z not in given]
     shift = element_counts(structures, sorted(given)).sum(1, keepdims=True)
@@ -174,7 +174,7 @@ class AdsorbateMean:
 
     @classmethod
     def fit(cls, structures: Structures, values: np.ndarray) -> AdsorbateMean:
-        """From the training values [n]."""
+        """Fits the training values [n]."""
         names, which = np.unique(adsorbates(structures), return_inverse=True)
         means = np.bincount(which, values) / np.bincount(which)
         by_name = dict(zip(names.tolist(), means.tolist(), strict=True))
@@ -183,7 +183,7 @@ class AdsorbateMean:
     def predict(
         self, structures: Structures, neighbors: Neighbors | NeighborSearch | None = None
     ) -> np.ndarray:
-        """[n] answers, for which neighbours do not matter."""
+        """[n] predictions; neighbours are not used."""
         return np.array([self.means.get(name, self.constant) for name in adsorbates(structures)])
 
 
@@ -192,8 +192,8 @@ class LinearFit:
     """Ridge regression on counts of elements and on features of pairs and bonded triples.
 
     Attributes:
-      composition: what counts of elements give, and the constant; float64, on the host.
-      linear: what geometry gives; float32, in compiled programs.
+      composition: the part from counts of elements, and the constant; float64, on the host.
+      linear: the part from geometry; float32, in compiled programs.
     """
 
     composition: Composition
@@ -210,19 +210,18 @@ class LinearFit:
         size: Size = "neither",
         around: Sequence[Atoms | None] = (None,),
     ) -> tuple[list[LinearFit], np.ndarray]:
-        """From the training values [n, T] of T properties, in random order.
+        """Fits the training values of T properties.
 
         Args:
-          structures, neighbors: the training set, and its edges. Where these are bonds, all pairs
-            within the cutoff are searched for: here, and in what a fit predicts.
+          structures, neighbors: the training set, in random order, and its edges. If these are
+            bonds, all pairs within the cutoff are searched for, here and in predictions.
           values: [n, T].
-          elements: atomic numbers.
-          cutoff: Å.
-          size: of the properties; see `Composition.fit`.
-          around: of each property, as of `Composition.fit`; all give the same elements.
+          elements, cutoff: atomic numbers, and Å.
+          size: kind of the properties; see `Composition.fit`.
+          around: for each property, as in `Composition.fit`; all give the same elements.
 
         Returns:
-          T fits, and [n, T] what they give for the geometry of the training structures.
+          T fits, and their parts from geometry, [n, T], for the training structures.
         """
         terms = Terms(tuple(elements), cutoff, averaged=size == "intensive")
         neighbors = within_cutoff(structures, neighbors)
@@ -235,10 +234,10 @@ class LinearFit:
         ]
         together = _fitted_together(len(elements), around[0])
         design, n_counts = _design(terms, some, edges, together), together.shape[1]
-        # Columns have the size that the penalty is made for.
+        # Averages are scaled to the size of counts, for which `ridge` is made.
         mean_size = float(some.n_atoms.mean()) if terms.averaged else 1.0
         design *= np.float32(mean_size)
-        # The composition first, in float64: energies of atoms are a thousand times what is left.
+        # The composition is subtracted first, in float64: it is a thousand times what is left.
         left = y - np.stack([composition.predict(some) for composition in compositions], 1)
         weights, constants = ridge(design, left, size != "extensive")
         known = design[:, n_counts:] @ weights[n_counts:].astype(np.float32)
@@ -253,13 +252,13 @@ class LinearFit:
         return fits, np.concatenate([known, of_rest])
 
     def predict(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
-        """[n] answers."""
+        """[n] predictions."""
         answers = self.composition.predict(structures)
         answers += self.energies(structures, neighbors)
         return answers
 
     def energies(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
-        """[n] what geometry gives, float64 of float32 sums."""
+        """[n] the part from geometry, as float64 of float32 sums."""
         return geometry([self], structures, neighbors)[:, 0]
 
     def slopes(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> Derivatives:
@@ -285,9 +284,9 @@ def _design(
     """[n, F + features] float32: F sums of counts of elements, then the features of the geometry.
 
     Args:
-      terms: of the geometry.
-      structures, neighbors: any, and their edges within the cutoff.
-      together: [elements, F] whose counts are added up.
+      terms: the features of the geometry.
+      structures, neighbors: the structures, and their edges within the cutoff.
+      together: [elements, F] the elements in each sum.
     """
     counts, n_counts = element_counts(structures, terms.elements) @ together, together.shape[1]
     design = np.empty((len(counts), n_counts + terms.n_features), np.float32)
@@ -300,9 +299,9 @@ def _design(
 def geometry(
     fits: Sequence[LinearFit], structures: Structures, neighbors: Neighbors | NeighborSearch
 ) -> np.ndarray:
-    """[n, T] what the geometry gives in T fits of the same elements and cutoff, together.
+    """[n, T] the parts from geometry of T fits with the same elements and cutoff.
 
-    Float64 of float32 sums.
+    One program computes all of them, in float32; the result is float64.
     """
     energies = np.zeros((len(structures), len(fits)))
     if not fits:
@@ -320,7 +319,7 @@ def geometry(
 def geometry_of(
     fits: Mapping[str, LinearFit], structures: Structures, neighbors: Neighbors | NeighborSearch
 ) -> dict[str, np.ndarray]:
-    """The same by name, [n] each."""
+    """`geometry` of fits by name, [n] each."""
     found = geometry(list(fits.values()), structures, neighbors)
     return dict(zip(fits, found.T, strict=True))
 
@@ -348,7 +347,7 @@ def _over_batches(
     structures: Structures,
     neighbors: Neighbors | NeighborSearch,
 ) -> Iterator[tuple[np.ndarray, PyTree]]:
-    """Places of structures, and what a function of a padded graph gives for them."""
+    """Yields indices of structures, and the result of `compiled` for their padded graph."""
     if not len(structures):
         return
     n = min(BATCH, len(structures))
@@ -371,7 +370,7 @@ Baseline = Composition | AdsorbateMean | LinearFit
 
 
 def from_dict(content: Fields) -> Baseline:
-    """The inverse of `dataclasses.asdict`, after JSON too."""
+    """The inverse of `dataclasses.asdict`, also after a pass through JSON."""
     if "means" in content:
         return AdsorbateMean(**content)
     if "linear" in content:
@@ -382,10 +381,10 @@ def from_dict(content: Fields) -> Baseline:
 
 
 def composition_from_dict(content: Fields) -> Composition:
-    """The same of what counts of elements give."""
+    """`from_dict` for a `Composition`."""
     return Composition(**with_tuples(content))
 
 
 def linear_from_dict(content: Fields) -> Linear:
-    """The same of the part that geometry gives."""
+    """`from_dict` for a `Linear`."""
     return Linear(**with_tuples(content))

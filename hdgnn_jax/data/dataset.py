@@ -55,7 +55,7 @@ class Dataset(Protocol):
 
     @property
     def all_targets(self) -> tuple[str, ...]:
-        """What `config.target = all` stands for."""
+        """The names of the targets that `config.target = all` stands for."""
         return tuple(self.targets)
 
     def paper(self, target: Target) -> Mapping[str, Accuracy]:
@@ -80,7 +80,7 @@ class Dataset(Protocol):
         return {}
 
     def read(self, target: str) -> list[str]:
-        """Lines on what was read from a user's files, and on what there can hardly be right."""
+        """Lines on what was read from a user's files, with doubts about implausible values."""
         return []
 
     def how_divided(self, target: str) -> str:

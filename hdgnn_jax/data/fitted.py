@@ -1,4 +1,4 @@
-"""Targets with what is fitted to them before training: a network has one head for each."""
+"""Targets with the references and baselines fitted to them; a network has one head for each."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class FittedTarget:
 
     Attributes:
       target: the property.
-      head: of the network, which predicts it.
-      reference: from the network's output to the property; fitted on the training structures.
-      baselines: what there is to beat, by name; fitted on them too.
+      head: the network's head that predicts it.
+      reference: turns the network's output into the property; fitted on the training structures.
+      baselines: the baselines to beat, by name; fitted on them too.
     """
 
     target: Target
@@ -38,22 +38,22 @@ class FittedTarget:
 
     @property
     def name(self) -> str:
-        """Of the target."""
+        """The name of the target."""
         return self.target.name
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a value."""
+        """The shape of a value."""
         return (3,) * HEADS[self.head].rank
 
     @property
     def linear(self) -> LinearFit | None:
-        """The linear model that is taken off first, with what it gives for compositions."""
+        """The linear model whose geometry part the reference subtracts; None without one."""
         fit = self.baselines.get("linear")
         return fit if self.reference.linear and isinstance(fit, LinearFit) else None
 
     def to_dict(self) -> Json:
-        """JSON-able, exact."""
+        """A JSON-able dict, exact."""
         return {
             "name": self.name,
             "unit": self.target.unit,
@@ -64,7 +64,7 @@ class FittedTarget:
 
     @classmethod
     def from_dict(cls, content: Fields) -> FittedTarget:
-        """The inverse of `to_dict`, after JSON too."""
+        """The inverse of `to_dict`, also after a pass through JSON."""
         return cls(
             ALL_TARGETS[content["name"]],
             content["head"],
@@ -74,37 +74,37 @@ class FittedTarget:
 
 
 def columns(fitted: Sequence[FittedTarget]) -> list[slice]:
-    """The place of each in the network's output [G, F]; auxiliary outputs follow."""
+    """The columns of each target in the network's output [G, F]; auxiliary outputs follow."""
     return heads.columns([one.head for one in fitted])
 
 
 def names_of(fitted: Sequence[FittedTarget]) -> str:
-    """Of the targets, in words."""
+    """The names of the targets, separated by commas."""
     return ", ".join(one.name for one in fitted)
 
 
 def potential(fitted: Sequence[FittedTarget]) -> FittedTarget | None:
-    """The energy that atoms move in, of which there is at most one."""
+    """The target that is the potential energy of the atoms; None without one."""
     return next((one for one in fitted if one.target.potential), None)
 
 
 def energy_column(fitted: Sequence[FittedTarget]) -> int:
-    """Its place in the network's output.
+    """The column of the potential energy in the network's output.
 
     Raises:
-      InputError: where there is none.
+      InputError: where no target is a potential energy.
     """
     for one, column in zip(fitted, columns(fitted), strict=True):
         if one.target.potential:
             start: int = column.start
             return start
-    raise InputError(f"{names_of(fitted)}: no energy that atoms move in")
+    raise InputError(f"{names_of(fitted)}: none is a potential energy")
 
 
 def restored(
     fitted: Sequence[FittedTarget], structures: Structures, outputs: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Outputs [n, F], `completed`, as values [n, ...] in the reported units, by target."""
+    """Turns outputs [n, F] of `completed` into values [n, ...] in reported units, by target."""
     return {
         one.name: one.reference.restore(
             structures, outputs[:, column].reshape(len(outputs), *one.shape)
@@ -116,15 +116,15 @@ def restored(
 def completed(
     apply: Apply, fitted: Sequence[FittedTarget], repulsion: Repulsion | None = None
 ) -> Apply:
-    """The network's predictions with what else depends on positions: the one place that adds.
+    """Adds linear references and repulsion to a network's predictions; nothing else adds them.
 
     Args:
-      apply: (variables, graph, ...) -> [..., G, F] standardised, of the network.
+      apply: the network: (variables, graph, ...) -> [..., G, F], standardised.
       fitted: the targets.
-      repulsion: of atoms that are nearer than in training, in the unit of the potential.
+      repulsion: acts on atoms that are nearer than in training; in the unit of the potential.
 
     Returns:
-      The same with linear references and repulsion, in the same compiled program.
+      A function like `apply` that gives the sum, in one compiled program.
     """
     places = dict(zip((one.name for one in fitted), columns(fitted), strict=True))
     linear = [(one, one.reference.linear) for one in fitted if one.reference.linear]

@@ -101,7 +101,7 @@ class IS2RE(Dataset):
         return {name: prefix + name for name in self.PARTS}
 
     def paper(self, target: Target) -> Mapping[str, Accuracy]:
-        """The paper's errors, by part, of those that are OC20's and whole."""
+        """The paper's errors by part, for those of OC20's own parts that are whole."""
         return {name: self.PAPER[name.removeprefix("val_")] for name in self._comparable}
 
     def digest(self) -> str:

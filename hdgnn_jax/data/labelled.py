@@ -19,11 +19,11 @@ class LabelledStructures:
       structures: the structures.
       labels: for each target, by name, [n, ...] float64; NaN where unknown.
       forces: [atoms, 3] float64, in the energy's unit per Å; None without forces.
-      virials: [n, 3, 3] float64, the stress times the volume, in the energy's unit; NaN where it is
-        not known, None where it is of none. It is dE/d epsilon, see `models.forces.Derivatives`.
+      virials: [n, 3, 3] float64, the stress times the volume, in the energy's unit; NaN where
+        unknown, None without virials. It is dE/d epsilon, see `models.forces.Derivatives`.
       groups: [n] integers. Structures of one group, such as shapes of one molecule, belong in one
         part of a split. None: each structure is a group of its own.
-      notes: what a user has to be told of them, each in a line.
+      notes: lines for the user about the structures.
     """
 
     structures: Structures
@@ -49,21 +49,21 @@ class LabelledStructures:
 
 
 def known(virials: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    """Virials at these rows; None where none of them is known."""
+    """The virials at these rows; None where all are unknown."""
     some: np.ndarray | None = None if virials is None else virials[rows]
     return None if some is None or np.isnan(some).any((1, 2)).all() else some
 
 
 def merged(parts: Mapping[str, LabelledStructures]) -> LabelledStructures:
-    """The labels of several targets together.
+    """Merges the labels of several targets.
 
-    The structures are those of the target that most have; NaN where another is not known.
+    The structures are those of the target that is known for most; unknown labels are NaN.
 
     Args:
-      parts: by target, each with its own label; structures are told by their ids.
+      parts: by target, each with its own label; ids identify the structures.
 
     Raises:
-      InputError: where a target has structures that those have not.
+      InputError: where another target is known for further structures.
     """
     most = max(parts, key=lambda name: len(parts[name]))
     whole = parts[most]

@@ -143,7 +143,7 @@ class Lmdb:
         try:
             content = self._content.get(b"%d" % key)
         except _import_lmdb().Error as error:
-            raise BadRecord(self.path, key, f"is not to be found ({error})") from error
+            raise BadRecord(self.path, key, f"cannot be found ({error})") from error
         if content is None:
             raise BadRecord(self.path, key, f"is missing, though there should be {len(self)}")
         try:

@@ -1,4 +1,4 @@
-"""How a file's structures come into parts: which stay together, and which are held out."""
+"""Divides a file's structures into parts: which stay together, and which are held out."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SPLITS = {
     "blocks": "in blocks of neighbouring frames",
     "random": "frame by frame at random (of a trajectory, nearly the frames trained on)",
 }
-"""How what is held out of a file without groups is drawn."""
+"""How held-out structures of a file without groups are drawn."""
 DECIMALS = 4
-"""Of positions in Å, that are compared where a structure is looked for in other parts."""
+"""Decimals of positions in Å that count when structures of two parts are compared."""
 
 
 def blocks(structures: Structures, size: float) -> np.ndarray:
     """[n] the number of each structure's block.
 
-    Structures of the same atoms that follow each other are taken for one trajectory. It is one
-    block, or is cut into blocks of equal length where it is longer than `size`.
+    Consecutive structures of the same atoms count as one trajectory. It is one block, or is cut
+    into blocks of equal length where it is longer than `size`.
     """
     atoms = [
         structures.atomic_numbers[first:last].tobytes()
@@ -43,8 +43,8 @@ def hold_out(groups: np.ndarray, share: float, names: Sequence[str]) -> dict[str
 
     Args:
       groups: [n] numbers without gaps.
-      share: of all structures, in each part that is held out, as nearly as groups allow.
-      names: of the parts that are held out; the rest is `train`.
+      share: share of all structures in each held-out part, as nearly as groups allow.
+      names: names of the held-out parts; the rest is `train`.
 
     Raises:
       InputError: where the rest is empty.
@@ -75,10 +75,10 @@ def fingerprints(structures: Structures) -> list[bytes]:
 
 
 def refuse_shared(parts: Mapping[str, Structures]) -> None:
-    """Refuses a structure that is in two parts.
+    """Checks that no structure is in two parts.
 
     Raises:
-      StructureError: naming both.
+      StructureError: naming the structure and both parts.
     """
     seen: dict[bytes, str] = {}
     for part, structures in parts.items():

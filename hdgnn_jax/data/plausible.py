@@ -1,4 +1,4 @@
-"""Describes the values of a user's file, and doubts units in which they can hardly be."""
+"""Describes the values of a user's file, and doubts units in which they are implausible."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from hdgnn_jax.graphs.neighbors import search_neighbors
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 
 LARGE_FORCE = 10.0
-"""eV/Å: no set of structures that are not exploding has as much, those in kcal/mol have twice."""
+"""eV/Å. The rms of sound data is smaller; that of kcal/mol read as eV is twice as large."""
 BINDING = (-15.0, 3.0)
-"""eV an atom: isolated atoms of the same method are above by less, nothing binds more than diamond
-and tungsten do (8), but codes differ in what an isolated atom is."""
+"""eV an atom: the plausible range of energies above isolated atoms of the same method. No material
+binds more than diamond and tungsten (8), but codes define isolated atoms differently."""
 NEAR = 4.0
-"""Å, within which neighbours are looked for."""
+"""Å. Neighbours are searched for within this distance."""
 LOOKED_AT = 200
-"""Structures whose distances are looked at."""
+"""Number of structures whose distances are checked."""
 SHORTEST = (0.6, 1.5)
-"""Sums of covalent radii, of the shortest distance there is: near 1 where any atoms are bonded, 1.9
-where bohr are taken for Å."""
+"""The plausible range of the shortest distance over the sum of covalent radii. The ratio is near 1
+where any atoms are bonded, 1.9 where bohr are read as Å."""
 
 
 def described(data: LabelledStructures, target: str, names: tuple[str, str]) -> str:
     """Number and size of the structures, and the range of their values, in eV, eV/Å or e Å.
 
     Args:
-      data: of a file.
+      data: the content of a file.
       target: `energy` or `dipole`.
-      names: of the values and of the forces, in the file.
+      names: names of the values and of the forces in the file.
     """
     n, values = data.structures.n_atoms, data.labels[target]
     if not len(n):
@@ -57,13 +57,13 @@ def described(data: LabelledStructures, target: str, names: tuple[str, str]) -> 
 def doubts(
     data: LabelledStructures, target: str, atoms: Mapping[int, float], unit: str
 ) -> Iterator[str]:
-    """Why values can hardly be in the units that they are read in.
+    """Yields reasons why values are implausible in the units in which they were read.
 
     Args:
-      data: of a file, in eV and Å.
+      data: the content of a file, in eV and Å.
       target: `energy` or `dipole`.
-      atoms: energies of isolated atoms that came with them, eV by atomic number.
-      unit: that the file's energies were taken for.
+      atoms: energies of isolated atoms that came with the data, eV by atomic number.
+      unit: the unit in which the file's energies were read.
     """
     if not len(data):
         return
@@ -82,7 +82,7 @@ def doubts(
 
 def _of_distances(structures: Structures) -> Iterator[str]:
     few = structures.take(np.arange(min(LOOKED_AT, len(structures))))
-    # Of two atoms at one place `search_neighbors` raises nothing.
+    # `search_neighbors` raises no error for two atoms at one place.
     closest = Domain.of(few, search_neighbors(few, NEAR)[0]).closest
     least, a, b, low = min(
         ((low / RADII[a, b], a, b, low) for a, b, low in closest), default=(np.inf, 0, 0, NEAR)
@@ -95,7 +95,7 @@ def _of_distances(structures: Structures) -> Iterator[str]:
 
 
 def _of_energies(structures: Structures, values: np.ndarray, unit: str) -> Iterator[str]:
-    """Total energies are 1 to 1.1 times Z^2.4 / 2 Ha of each atom, those without core less."""
+    """Compares with energies of all electrons, -1 to -1.1 times the sum of Z^2.4 / 2 Ha."""
     z = np.unique(structures.atomic_numbers)
     counts = element_counts(structures, z.tolist())
     all_electrons = float((counts @ (-(z**2.4) / 2 * ENERGIES["Ha"])).sum())

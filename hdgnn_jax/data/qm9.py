@@ -62,7 +62,7 @@ class QM9(Dataset):
 
     @property
     def all_targets(self) -> tuple[str, ...]:
-        """The twelve numbers."""
+        """The twelve scalar targets."""
         return tuple(TARGETS)
 
     def paper(self, target: Target) -> Mapping[str, Accuracy]:

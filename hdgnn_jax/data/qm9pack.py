@@ -92,7 +92,7 @@ def parse(source: pathlib.Path) -> Json:
 
 
 def _atomic_numbers(symbols: np.ndarray, source: pathlib.Path) -> np.ndarray:
-    """Of the elements with these symbols; raises a QM9Error for one that there is not."""
+    """Atomic numbers of these symbols; raises a QM9Error for an unknown symbol."""
     lookup, place = np.unique(symbols.astype(str), return_inverse=True)
     unknown = set(lookup.tolist()) - ATOMIC_NUMBERS.keys()
     if unknown:

@@ -8,7 +8,7 @@ import scipy.linalg
 RIDGES = tuple(10.0**k for k in range(-7, 1))
 """Penalties to choose from, per row, for standardised columns."""
 TOLERANCE = 1.1
-"""The penalty is the largest whose error is within so many times the smallest. Weights of some
+"""The penalty is the largest whose error is within this many times the smallest. Weights of some
 hundred eV that cancel gain a few percent in structures like those of the fit, and are wrong by tens
 of eV in water, which is like no other molecule of QM9."""
 SMALLEST = 0.1
@@ -83,7 +83,7 @@ class _System:
     """The normal equations, or, with fewer rows than columns, the dual ones: an unknown per row."""
 
     def __init__(self, shape: tuple[int, int], rows: int) -> None:
-        """For [F, T] weights, from about so many rows."""
+        """Prepares a system for [F, T] weights from about this number of rows."""
         self._few = rows < shape[0]
         self._gram = np.zeros((0 if self._few else shape[0],) * 2)
         self._right = np.zeros(shape)

@@ -50,10 +50,7 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     bonds = bonds.reshape(-1, 2)
     found = [
         Structure(
-            numbers,
-            molecule.GetConformer(ids[k]).GetPositions(),
-            smiles,
-            bonds=bonds,
+            numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles, bonds=bonds,
             unseen=unseen,
         )
         for k in np.argsort(energies, kind="stable")
@@ -90,7 +87,7 @@ def _relaxed(molecule: Any, n: int) -> tuple[np.ndarray, str]:
 
     if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
         return np.zeros(n), "as embedded: MMFF94 has not all its atom types"
-    # With interactions between fragments, which would otherwise overlap.
+    # Fragments interact here; otherwise they would overlap.
     results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(
         molecule, maxIters=2000, ignoreInterfragInteractions=False
     )

@@ -27,8 +27,8 @@ from hdgnn_jax.types import Fields, Json
 
 ReferenceKind = Literal["none", "fitted", "tabulated", "linear"]
 """`tabulated`: the energies of isolated atoms, and one shift for every atom. With `linear` the
-per-element part is fitted to what the linear model's geometry leaves; a head that is no sum over
-atoms has it as `fitted`."""
+per-element part is fitted to what the linear model's geometry leaves; targets without a linear
+model then have their default."""
 
 
 class Accuracy(NamedTuple):
@@ -48,21 +48,21 @@ class Target:
     """One property.
 
     Attributes:
-      name: unique over all data sets; of QM9, the column's.
-      unit: in which it is reported.
+      name: unique over all data sets; for QM9, the column's name.
+      unit: unit of reported values.
       factor: reported unit per stored unit.
-      reference: per-element reference taken off before training.
-      paper_mae: of the paper's Table 2, in `unit`; None where it has none, or one for each part.
-      atom_energies: of isolated atoms, by atomic number, in the stored unit.
+      reference: default reference, subtracted before training.
+      paper_mae: error in the paper's Table 2, in `unit`; None where it has none, or one per part.
+      atom_energies: energies of isolated atoms, by atomic number, in the stored unit.
       threshold: in `unit`; the share of errors below it is reported too.
-      potential: whether it is an energy that atoms move in, so that its derivatives are forces. Of
-        QM9's energies U0 counts as one, though its zero-point part belongs to the minimum.
-      head: of the network, made for it.
-      size: how it depends on the size of a system, and with it its references.
-      linear: whether `data.reference = linear` takes the linear model off. Energies and Cv are
+      potential: whether it is a potential energy, so that its derivatives are forces. QM9's U0
+        counts as one, although its zero-point part belongs to the minimum.
+      head: the network's default head for it.
+      size: how it depends on the size of a system; decides the form of its references.
+      linear: whether `data.reference = linear` subtracts the linear model. Energies and Cv are
         sums over bonds to a few percent; the network learns other properties sooner without
         (`experiments/configs/qm9.py` has figures).
-      note: what has to be known of it.
+      note: a caveat for reports.
     """
 
     name: str
@@ -112,7 +112,7 @@ TARGETS = {
         Target("Cv", "cal/(mol K)", 1.0, "fitted", 0.023, size="extensive", linear=True),
     )
 }
-"""QM9's numbers."""
+"""QM9's scalar targets."""
 
 POLARIZABILITY = Target(
     "polarizability",
@@ -136,24 +136,24 @@ CALCULATED = {
         Target("dipole", "D", DEBYE_PER_E_ANGSTROM, "none", None, head="dipole_vector"),
     )
 }
-"""Of files that ASE reads, which store eV and e Å."""
+"""Targets of files that ASE reads, which store eV and e Å."""
 
 RELAXED_ENERGY = Target(
     "relaxed_energy", "meV", 1000.0, "none", None, threshold=20.0, linear=True
 )
-"""OC20 IS2RE's, stored in eV. EwT, the share within 0.02 eV, is its second measure."""
+"""OC20 IS2RE's target, stored in eV. EwT, the share within 0.02 eV, is its second measure."""
 
 
 OF_QM9 = {**TARGETS, POLARIZABILITY.name: POLARIZABILITY}
 ALL_TARGETS = {**OF_QM9, **CALCULATED, RELAXED_ENERGY.name: RELAXED_ENERGY}
-"""Of all data sets: no two have one name."""
+"""Targets of all data sets; names are unique."""
 
 
 def find_target(name: str, targets: Mapping[str, Target] = OF_QM9, of: str = "QM9") -> Target:
-    """The target of that name, among those `of` a data set.
+    """The target of that name, among the `targets` of the data set `of`.
 
     Raises:
-      ValueError: listing the names there are.
+      InputError: listing the known names.
     """
     if name not in targets:
         raise InputError(f"unknown target {name!r}; {of} has {', '.join(targets)}")
@@ -162,16 +162,16 @@ def find_target(name: str, targets: Mapping[str, Target] = OF_QM9, of: str = "QM
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What stands between a raw value and the number the network learns.
+    """Converts between raw values and the standardised values that the network learns.
 
     Everything is fitted on training data alone, and in the reported unit.
 
     Attributes:
       factor: reported unit per stored unit.
-      composition: taken off first. Of an extensive property it has no constant.
+      composition: is subtracted first; it has no constant for an extensive property.
       scale: root mean square of what is left.
-      rank: of the target; of a tensor, references are taken off its isotropic part.
-      linear: taken off too, and added by `fitted.completed`; None: there is none.
+      rank: rank of the target; for a tensor, references are subtracted from its isotropic part.
+      linear: the linear model, subtracted too, which `fitted.completed` adds; None without.
     """
 
     factor: float
@@ -199,15 +199,15 @@ class Reference:
           target: the property.
           elements: atomic numbers.
           structures: the training set.
-          raw: [n, ...] float64 of the training set, in the stored unit; of `linear`, what its
-            energies leave.
-          kind: of the reference; by default the target's own.
+          raw: [n, ...] float64 of the training set, in the stored unit, less the energies of
+            `linear`.
+          kind: kind of reference; None: the default of the target.
           given: energies of isolated atoms that came with the data, as in `isolated_atoms`.
           centre: False leaves reference and mean at 0, for heads that give the value itself.
-          linear: the linear model, of that kind.
+          linear: the linear model; None without.
 
         Raises:
-          ValueError: for another kind, or `tabulated` where the target has no table.
+          InputError: for an unknown kind, or `tabulated` where the target has no table.
         """
         kind = target.reference if kind is None else kind
         if kind not in get_args(ReferenceKind):
@@ -229,15 +229,15 @@ class Reference:
         )
 
     def standardise(self, structures: Structures, raw: np.ndarray) -> np.ndarray:
-        """[n, ...] raw values, stored unit, to what the network learns, float64.
+        """Turns raw values [n, ...] in the stored unit into what the network learns, float64.
 
-        Of a linear reference, the values that its energies leave.
+        The energies of a linear reference must have been subtracted.
         """
         learned: np.ndarray = (raw * self.factor - self._known(structures)) / self.scale
         return learned
 
     def restore(self, structures: Structures, outputs: np.ndarray) -> np.ndarray:
-        """[n, ...] outputs, `fitted.completed`, to values in the reported unit, float64."""
+        """Turns outputs [n, ...] of `fitted.completed` into float64 values in the reported unit."""
         values: np.ndarray = np.asarray(outputs, np.float64) * self.scale + self._known(structures)
         return values
 
@@ -245,12 +245,12 @@ class Reference:
         return isotropic(self.composition.predict(structures), self.rank)
 
     def to_dict(self) -> Json:
-        """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""
+        """A JSON-able dict, exact: Python writes digits that read back to the same bits."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, content: Fields) -> Reference:
-        """The inverse of `to_dict`, after JSON too."""
+        """The inverse of `to_dict`, also after a pass through JSON."""
         composition, linear = content["composition"], content["linear"]
         return cls(
             **{
@@ -268,25 +268,25 @@ def isolated_atoms(
     values: np.ndarray,
     given: Mapping[int, float],
 ) -> Atoms | None:
-    """Energies of isolated atoms in the reported unit, for a fit to stay near to.
+    """Energies of isolated atoms, in the reported unit, from which a fit starts.
 
-    Those that are not given are the target's own, else, of an energy, those of whichever table (all
-    electrons, or the valence electrons of GFN2-xTB) the training values are nearer to.
+    Elements that are not given take the target's own table. A potential energy without one takes
+    that of all electrons or of GFN2-xTB's valence electrons, whichever is nearer to the values.
 
     Args:
       target: the property.
       elements: atomic numbers.
       structures: the training set.
       values: [n] of the training set, in the reported unit.
-      given: those that came with the data, by atomic number, in the stored unit.
+      given: energies that came with the data, by atomic number, in the stored unit.
 
     Returns:
-      None where there is neither a table nor an atom.
+      The energies; None where the target has no table and is no potential energy.
     """
     if target.atom_energies is not None:
         tables = [target.atom_energies]
     elif target.potential:
-        # Files have eV.
+        # Files store eV.
         in_ev = {z: energy * ENERGIES["Ha"] for z, energy in B3LYP["U0"].items()}
         tables = [GFN2_XTB, in_ev]
     else:
@@ -304,7 +304,7 @@ def isolated_atoms(
 
 
 def _table(target: Target, elements: Sequence[int]) -> Mapping[int, float]:
-    """The target's own energies of isolated atoms, of all these elements."""
+    """The target's own energies of isolated atoms; raises an InputError if one is missing."""
     table = target.atom_energies
     if table is None:
         raise InputError(f"{target.name} has no energies of isolated atoms")
@@ -314,8 +314,8 @@ def _table(target: Target, elements: Sequence[int]) -> Mapping[int, float]:
 
 
 def isotropic(scalars: np.ndarray, rank: int) -> np.ndarray:
-    """[n] numbers as values of a rank: themselves, vectors [n, 3] of 0, multiples of the unit
-    tensor [n, 3, 3]."""
+    """Turns numbers [n] into values of a rank: the numbers, zero vectors [n, 3], or multiples of
+    the unit tensor [n, 3, 3]."""
     if rank == 1:
         return np.zeros((len(scalars), 3))
     return scalars if rank == 0 else scalars[:, None, None] * np.eye(3)
@@ -328,11 +328,11 @@ NOT_POTENTIALS = {
     "G": _THERMAL,
     "relaxed_energy": "is that of the end of a relaxation, the same for every step on the way",
 }
-"""Why energies that look like it are no potential."""
+"""Reasons why energies that look like potential energies are none."""
 
 
 def turned(values: np.ndarray, rotations: np.ndarray, rank: int) -> np.ndarray:
-    """Values [n, ...] of structures that are turned by unit quaternions (w, x, y, z), [n, 4]."""
+    """Turns values [n, ...] with their structures, by unit quaternions (w, x, y, z), [n, 4]."""
     turns = Rotation.from_quat(rotations, scalar_first=True)
     if rank == 1:
         vectors: np.ndarray = turns.apply(values)
@@ -342,7 +342,7 @@ def turned(values: np.ndarray, rotations: np.ndarray, rank: int) -> np.ndarray:
 
 
 def isotropic_part(values: np.ndarray, rank: int) -> np.ndarray:
-    """[n] what of values [n, ...] no rotation changes: the inverse of `isotropic`."""
+    """[n] the part of values [n, ...] that no rotation changes: the inverse of `isotropic`."""
     if rank == 1:
         return np.zeros(len(values))
     return values if rank == 0 else np.trace(values, axis1=1, axis2=2) / 3

@@ -1,4 +1,4 @@
-"""Units: what files may give numbers in, and what predictions may be shown in (CODATA 2018)."""
+"""Units of numbers in files and of predictions (CODATA 2018)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ENERGIES = {
     "kcal/mol": 0.0433641153087705,
     "kJ/mol": 0.010364269656262175,
 }
-"""In eV."""
+"""Sizes of the units in eV."""
 LENGTHS = {"Å": 1.0, "bohr": 0.529177210903, "nm": 10.0, "pm": 0.01}
-"""In Å."""
+"""Sizes of the units in Å."""
 KINDS = (
     ENERGIES,
     {"D": 1 / DEBYE_PER_E_ANGSTROM, **{f"e {name}": size for name, size in LENGTHS.items()}},
@@ -26,11 +26,11 @@ KINDS = (
     {f"{name}^3": size**3 for name, size in LENGTHS.items()},
     {"cal/(mol K)": 4.184, "J/(mol K)": 1.0},
 )
-"""Units of one kind, each in terms of the same."""
+"""Kinds of units: the size of each unit in terms of one common to its kind."""
 
 
 def conversion(unit: str, other: str) -> float | None:
-    """The number that turns values in `unit` into values in `other`; None: of another kind.
+    """The factor from values in `unit` to values in `other`; None for units of different kinds.
 
     >>> conversion("meV", "eV"), conversion("meV", "D")
     (0.001, None)
@@ -42,10 +42,10 @@ def conversion(unit: str, other: str) -> float | None:
 
 
 def check_unit(name: str, unit: str, known: dict[str, float]) -> None:
-    """Refuses a unit that is not known.
+    """Checks that a unit is known.
 
     Raises:
-      InputError: naming the field, and those that are.
+      InputError: naming the field and the known units.
     """
     if unit not in known:
         raise InputError(f"{name} must be one of {', '.join(known)}, not {unit!r}")

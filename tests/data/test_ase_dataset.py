@@ -125,7 +125,7 @@ def test_a_table_in_the_config_does_the_same(waters):
 
 @pytest.mark.parametrize("text", ["H", "H=", "H=x", "H=nan", "Xx=-1", "H=-1 H=-2", "H:-1"])
 def test_a_table_that_is_none_is_refused(text):
-    with pytest.raises(InputError, match=r"data.atom_energies must be elements, each once"):
+    with pytest.raises(InputError, match=r"data.atom_energies must name each element once"):
         ASEFile("file.xyz", atom_energies=text)
 
 
