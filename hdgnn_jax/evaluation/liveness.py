@@ -25,7 +25,7 @@ NORMS = ("norm", "message_norm")
 def without_degrees(model: HDGNN, params: Params) -> PyTree:
     """The weights, changed so that no degree l >= 1 reaches a layer or the head.
 
-    Of these degrees only the sizes enter, by the share of them in what the norm divides l = 0 by.
+    Only their sizes still act, through their share in the size by which the norm divides l = 0.
 
     Raises:
       InputError: for a model without the norms that these degrees pass through.

@@ -81,7 +81,7 @@ def prediction_changes(
     Args:
       model, params: any; predictions are averaged over `frames` rolls, not `evaluation_frame`.
       graph: molecules, padded.
-      columns: of the outputs [G, F], of each prediction.
+      columns: the columns of each prediction in the outputs [G, F].
       energy: the output whose slopes are the forces.
       frames: number of equally spaced rolls to average over.
       rotations: [n, 4] quaternions.
@@ -89,8 +89,8 @@ def prediction_changes(
       advance: is told 1 after each setting (a progress bar); there are 1 + choices x rotations.
 
     Returns:
-      The changes of the standardised predictions, of a component where they have several, and that
-      of a component of -d output / d positions, 1/Å.
+      The changes of the standardised predictions, per component where they have several, and the
+      change of a component of -d output / d positions, 1/Å.
 
     Raises:
       InputError: for a choice that is not in `CHOICES`.
@@ -119,7 +119,7 @@ def prediction_changes(
 def _mean_over_rolls(
     model: HDGNN, energy: int, params: Params, graph: batching.MolecularGraph, setting: Setting
 ) -> list[np.ndarray]:
-    """What `_predict` gives, roll by roll on the host: one program serves any number of them."""
+    """Averages `_predict` over the rolls, on the host: one program serves any number of rolls."""
     each = [
         _predict(model, energy, params, graph, setting._replace(rolls=roll[None]))
         for roll in setting.rolls
@@ -137,8 +137,8 @@ def _changes_of_molecules(
     """Mean absolute changes of each molecule's predictions, an array for each column, and forces.
 
     Args:
-      graph, columns: as of `prediction_changes`.
-      at_rest, there: what `_mean_over_rolls` gives before and after.
+      graph, columns: as in `prediction_changes`.
+      at_rest, there: results of `_mean_over_rolls` before and after the change.
       turn: quaternion that turns the predictions with the molecules.
     """
     real = np.flatnonzero(batching.graph_mask(graph))
@@ -192,7 +192,7 @@ def state_changes(
 
 
 def _turned(values: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """Numbers, vectors or tensors [n, 1, 3 or 9] as they are when the molecules are turned."""
+    """Turns numbers, vectors or tensors, [n, 1, 3 or 9], with the molecules."""
     rank = {1: 0, 3: 1, 9: 2}[values.shape[1]]
     shaped = values.reshape(len(values), *(3,) * rank)
     return turned(shaped, np.tile(turn, (len(values), 1)), rank).reshape(values.shape)

@@ -157,7 +157,7 @@ def choose_budgets(
 
 
 def smallest_fit(budgets: Sequence[Budget], n_node: int, n_edge: int, n_graph: int) -> Budget:
-    """The first (smallest) budget that holds so many nodes, edges and graphs.
+    """The first (smallest) budget that holds this many nodes, edges and graphs.
 
     Raises:
       InputError: where no budget does.
@@ -217,7 +217,7 @@ def collate(
       budget: the padded shape.
       forces: [atoms, 3] forces of the whole set, standardised.
       virials: [n, 3, 3] virials of the whole set, standardised.
-      dtype: of real numbers; float32 suffices unless small differences of energies matter, because
+      dtype: type of reals; float32 suffices unless small differences of energies matter, because
         neighbours were found in float64 and a structure is small and near the origin.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Covalent radii, and which atoms they say are bonded."""
+"""Covalent radii, and the bonds that they imply."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ COVALENT_RADII = np.array([
 """Å, by atomic number (Cordero et al., Dalton Trans. 2008, 2832; carbon sp3, metals in low spin).
 Elements beyond curium have curium's radius."""
 BOND = 1.3
-"""Two atoms nearer than so many sums of their covalent radii are bonded. Of 20,000 molecules of QM9
-94.5 % have the bonds of their SMILES; in the others, small bicycles, pairs across a ring count too.
-"""
+"""Two atoms nearer than this times the sum of their covalent radii are bonded. So 94.5 % of 20,000
+molecules of QM9 have the bonds of their SMILES; in the others, small bicycles, pairs across a ring
+count too."""
 RADII = COVALENT_RADII[:, None] + COVALENT_RADII
-"""[Z, Z] Å, their sums."""
+"""[Z, Z] Å, the sums of two radii."""
 
 
 def bonded(z: np.ndarray, others: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """[E] whether atoms of these elements, so many Å apart, are bonded."""
+    """[E] whether atoms of these elements, at these distances (Å), are bonded."""
     near: np.ndarray = distance < BOND * RADII[z, others]
     return near

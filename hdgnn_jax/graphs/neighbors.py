@@ -19,9 +19,9 @@ from hdgnn_jax.graphs.structure import (
 )
 
 Neighborhood = Literal["cutoff", "bonds"]
-"""What an atom sees of the atoms within the cutoff: all, or those that it is bonded to."""
+"""Which atoms within the cutoff an atom sees: all, or those that it is bonded to."""
 DENSE = 60
-"""Molecules of up to this many atoms: all pairs are compared. Larger ones and cells: vesin."""
+"""In molecules of up to this many atoms all pairs are compared; vesin searches all others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +136,9 @@ def find_neighbors(
     the weight 0. So the result depends neither on which of several neighbours at that distance is
     kept nor on the order of the atoms.
 
-    With `bonds` the pairs are those of them that are bonded: the bonds of a structure that has its
-    own (`Structure.bonds`, between atoms where they are, not their images), else pairs nearer than
-    `covalent.BOND` sums of covalent radii, images too. An atom may then have no edge.
+    With `bonds` only bonded pairs are edges: those in `Structure.bonds`, without images, if the
+    structure has them, else pairs, with images, that are nearer than `covalent.BOND` times the sum
+    of their covalent radii. An atom may then have no edge.
 
     Args:
       structures: structures of any size, with or without cells.
@@ -163,7 +163,7 @@ def search_neighbors(
     neighborhood: Neighborhood = "cutoff",
     chunk: int = 4096,
 ) -> tuple[Neighbors, dict[int, str]]:
-    """`find_neighbors`, but structures with atoms at one place are returned, as index to reason."""
+    """As `find_neighbors`, but returns structures with atoms at one place, as index to reason."""
     counts = np.zeros(len(structures), np.int64)
     found: list[_Pairs] = []
     collisions: dict[int, str] = {}
@@ -209,9 +209,9 @@ def neighbors_of(
 def within_cutoff(
     structures: Structures, neighbors: Neighbors | NeighborSearch
 ) -> Neighbors | NeighborSearch:
-    """The same, or where they are bonds all neighbours within the cutoff.
+    """The given neighbours, or, where these are bonds, all neighbours within the cutoff.
 
-    For what looks at other pairs than the network: linear models and the applicability domain.
+    Linear models and the applicability domain need pairs that a network of bonds does not see.
     """
     if neighbors.neighborhood == "cutoff":
         return neighbors

@@ -60,10 +60,10 @@ class Structure:
       periodic: whether the structure repeats along each of the three lattice vectors.
       tags: [n] integers; 0 bulk, 1 surface, 2 adsorbate. None: all 0.
       fixed: [n] bool; True for atoms that are held in place where others move. None: no atom.
-      bonds: [b, 2] pairs of atoms that a SMILES says are bonded. None: nothing says so, and
-        distances decide (`neighbors.find_neighbors`).
+      bonds: [b, 2] pairs of atoms that a SMILES says are bonded. None: distances decide
+        (`neighbors.find_neighbors`).
       unseen: a property that no model here takes into account, such as a charge; else empty.
-      comment: what its file says of it in words, for the output.
+      comment: its comment in the file, for the output.
     """
 
     atomic_numbers: np.ndarray
@@ -148,7 +148,7 @@ class Structures:
       periodic: [n, 3] bool.
       tags: [atoms] int32; 0 bulk, 1 surface, 2 adsorbate.
       fixed: [atoms] bool; True for atoms that are held in place where others move.
-      bonds: [n] each structure's own, as `Structure.bonds`; None: no structure has any.
+      bonds: [n] `Structure.bonds` of each structure; None: no structure has any.
     """
 
     offsets: np.ndarray

@@ -21,7 +21,7 @@ def nobody(structures: int) -> None:
 
 
 def in_precision(dtype: npt.DTypeLike) -> contextlib.AbstractContextManager[object]:
-    """Within it JAX has float64, if that is the type."""
+    """A context in which JAX has float64, if `dtype` is float64."""
     return jax.enable_x64(True) if dtype == np.float64 else contextlib.nullcontext()
 
 
@@ -32,10 +32,10 @@ class Batches:
     Attributes:
       graphs: the structures with their neighbours.
       budget: shape of each device's batch.
-      sharding: of a stacked batch.
+      sharding: the sharding of a stacked batch.
       advance: told the number of structures after each batch (a progress bar).
-      dtype: of the weights, in which everything is computed; float64 for this model alone, whether
-        JAX has it on or not.
+      dtype: type of the weights and of all computation; float64 is switched on for these batches
+        alone.
     """
 
     graphs: Neighborhoods
@@ -47,12 +47,12 @@ class Batches:
     def answers(
         self, step: Callable[[Params, batching.MolecularGraph], PyTree], params: Params
     ) -> Iterator[tuple[np.ndarray, PyTree]]:
-        """Of each device's batch, its structures' places in the set and what the step gives for it.
+        """Yields, for each device's batch, the indices of its structures and the step's result.
 
         Raises:
           StructureError: for a structure larger than the budget.
         """
-        # Structures of like size side by side fill a batch better.
+        # Structures of similar size, side by side, fill a batch better.
         order = np.argsort(self.graphs.neighbors.n_edges, kind="stable")
         ordered = self.graphs.take(order)
         structures, neighbors = ordered.structures, ordered.neighbors
@@ -101,7 +101,7 @@ def differentiate(
 ) -> Derivatives:
     """Outputs [n, F], forces [atoms, 3] and virial [n, 3, 3], float64 and in standardised units.
 
-    Args and errors: of `predict`.
+    Arguments and errors are those of `predict`.
     """
     structures = batches.graphs.structures
     n = len(structures)
@@ -116,7 +116,7 @@ def differentiate(
 
 
 def _in_order(answers: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """[n, ...] float64 of the whole set, from places and the values of those."""
+    """[n, ...] float64 values of the whole set, from indices and the values at these."""
     places, values = zip(*answers, strict=True)
     whole: np.ndarray = np.concatenate(values)[np.argsort(np.concatenate(places))]
     return whole.astype(np.float64)

@@ -34,8 +34,8 @@ class HDGNNCalculator(Calculator):
     Forces of a model that was trained on energies alone come with a `DomainWarning`, too.
 
     With `evaluation_frame=8` forces of a model with a learned pathway are smoother under rotation,
-    at 8 times the cost. Where atoms leave what the model was trained on, as when two come nearer
-    than any did there, the calculator warns, once for each kind; with `strict` it stops.
+    at 8 times the cost. If atoms leave what the model was trained on, as when two come nearer than
+    any did in training, the calculator warns, once for each kind; with `strict` it stops.
     """
 
     # ASE declares it on the instance, so it is no ClassVar.
@@ -53,19 +53,19 @@ class HDGNNCalculator(Calculator):
         """Loads the model.
 
         Args:
-          model: folder of a run, or a predictor; None: the weights that come with the package, of
-            QM9's relaxed molecules, which know no other shape.
+          model: folder of a run, or a predictor; None: the weights that come with the package,
+            which were trained on QM9's relaxed molecules alone.
           evaluation_frame: see `Predictor.load`.
-          strict: whether what would be a `DomainWarning` is a `StructureError`.
+          strict: whether to raise a `StructureError` instead of a `DomainWarning`.
           repulsion: whether atoms that come nearer than in training repel each other as bare
             nuclei do (`models.repulsion`).
-          dtype: in which everything is computed; `float64` for vibrations and phonons, whose
-            differences of forces are small.
-          **options: of ASE's `Calculator`.
+          dtype: type of all computation; `float64` for vibrations and phonons, whose differences
+            of forces are small.
+          **options: options of ASE's `Calculator`.
 
         Raises:
           CheckpointError: where the run cannot be read.
-          PredictorError: where it predicts no energy, or for another dtype.
+          PredictorError: where the model predicts no energy, or for another dtype.
         """
         super().__init__(**options)  # type: ignore[no-untyped-call]  # ASE has no types
         if not isinstance(model, Predictor):
@@ -78,12 +78,12 @@ class HDGNNCalculator(Calculator):
             raise PredictorError(f"dtype must be float32 or float64, not {dtype!r}")
         if not repulsion:
             model = dataclasses.replace(model, repulsive=False)
-        model.energy_unit()  # before atoms move, not when they first do
+        model.energy_unit()  # raises before atoms move
         self.predictor, self.strict = model, strict
         self._warned: set[str] = set()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed since the last calculation; tags count too."""
+        """The changes since the last calculation; tags count too."""
         changes: list[str] = super().check_state(atoms, tol)  # type: ignore[no-untyped-call]  # ASE
         known: Any = self.atoms
         if known is not None and not np.array_equal(known.get_tags(), atoms.get_tags()):
@@ -102,7 +102,7 @@ class HDGNNCalculator(Calculator):
           StructureError: where the model cannot use the atoms.
 
         Warns:
-          DomainWarning: where they are unlike all that it was trained on.
+          DomainWarning: where the atoms are unlike all that the model was trained on.
         """
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]  # ASE
         own: Any = self.atoms
@@ -122,16 +122,16 @@ class HDGNNCalculator(Calculator):
         """A property of the atoms; see ASE.
 
         Warns:
-          DomainWarning: where it is a slope of the energy, and the model was trained on none.
+          DomainWarning: for forces and stress of a model that was trained on energies alone.
         """
         if name in ("forces", "stress"):
             self._warn(self.predictor.doubts_of_forces())
         return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]  # ASE
 
     def _warn(self, doubts: Sequence[str]) -> None:
-        """Says, once for each kind, why a prediction is doubtful; stops where that is asked."""
+        """Warns, once for each kind, why a prediction is doubtful; raises if `strict`."""
         for doubt in doubts:
-            # Distances change with each step; what is wrong with them does not.
+            # The distances in a doubt change with each step; its kind does not.
             kind = re.sub(r"[\d.]+", "", doubt)
             if self.strict:
                 raise StructureError(f"leave what the model was trained on: {doubt}", "the atoms")

@@ -17,10 +17,10 @@ class Prediction:
     """A property of several structures, by one or more models.
 
     Attributes:
-      unit: of both.
+      unit: unit of value and spread.
       value: [n, ...] mean over models and rolls.
-      spread: [n, ...] standard deviation over them; None where there is but one.
-      of: how many of each the spread is over, in words.
+      spread: [n, ...] standard deviation over them; None where there is only one.
+      of: numbers of models and rolls that the spread is over, in words.
     """
 
     unit: str
@@ -37,9 +37,9 @@ def predict_all(
     """Predictions by property: models of one property are an ensemble.
 
     Args:
-      prepared: models, each with the same structures as it has prepared them.
-      rolls: more than 1: mean and spread over so many rolls of the edge frames too, instead of the
-        model's own evaluation frames.
+      prepared: models, each with the same structures, which it has prepared.
+      rolls: number of rolls of the edge frames. If more than 1, mean and spread are over them too,
+        instead of the model's own evaluation frames.
       advance: told the number of structures after each batch of each model.
     """
     units: dict[str, str] = {}

@@ -50,7 +50,7 @@ DERIVATIVES = {
 
 
 def export_model(predictor: Predictor) -> tuple[bytes, Json]:
-    """The network with its weights, and all that is needed beside it.
+    """Exports the network with its weights, and describes how to use it.
 
     The program maps a dict of arrays to another; the description names both. It takes any number
     of structures, atoms and edges, and is compiled for each such shape when it is called.
@@ -59,12 +59,12 @@ def export_model(predictor: Predictor) -> tuple[bytes, Json]:
       predictor: the model.
 
     Returns:
-      What `jax.export.deserialize` reads, for each of `PLATFORMS`, and a JSON-able description.
+      The program for `jax.export.deserialize`, on all `PLATFORMS`, and a JSON-able description.
     """
     tags = predictor.model.hyper.tags
     inputs = {name: array for name, array in INPUTS.items() if name != "tags" or tags}
     atoms, edges, structures = export.symbolic_shape("atoms, edges, structures")
-    # A dimension stands for 1 and more, but atoms may be too far apart to see each other.
+    # A symbolic dimension is 1 or more, but there may be no edge.
     sizes = {"atoms": atoms, "edges": edges - 1, "structures": structures, 3: 3}
     arguments = {
         name: jax.ShapeDtypeStruct([sizes[n] for n in array.shape], array.dtype)
@@ -79,7 +79,7 @@ def _program(
     predictor: Predictor,
 ) -> Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]]:
     model = predictor.model
-    # Off the mesh: constants of a program for one device of any kind.
+    # Taken off the mesh: weights are constants of a program for one device of any kind.
     params = jax.tree.map(jnp.asarray, jax.device_get(predictor.params))
 
     def run(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -145,14 +145,14 @@ def _description(
 
 
 def _bonds(model: HyperParameters) -> Json | None:
-    """What decides whether two atoms are bonded; None where the model sees others too."""
+    """The rule for bonds; None where the model sees all atoms within the cutoff."""
     if model.neighborhood == "cutoff":
         return None
     return {"factor": BOND, "radii": {SYMBOLS[z]: float(COVALENT_RADII[z]) for z in model.elements}}
 
 
 def _reference(one: FittedTarget) -> Json:
-    """What turns a target's output into its value."""
+    """The numbers that turn a target's output into its value."""
     composition = one.reference.composition
     symbols = [SYMBOLS[z] for z in composition.elements]
     return {
@@ -166,7 +166,7 @@ def _reference(one: FittedTarget) -> Json:
 
 
 def _padded(arrays: Mapping[str, jax.Array], model: HyperParameters) -> batching.MolecularGraph:
-    """The structures, then one of one atom and one edge that is the padding."""
+    """The structures, then the padding: a structure of one atom and one edge."""
 
     def more(name: str, value: int | jax.Array) -> jax.Array:
         array = arrays[name]

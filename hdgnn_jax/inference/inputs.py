@@ -1,4 +1,4 @@
-"""What a user can ask predictions for: files, SMILES, and molecules of QM9 by index."""
+"""Reads the inputs of predictions: files, SMILES, and molecules of QM9 by index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hdgnn_jax.graphs.structure import Structure, StructureError
 from hdgnn_jax.inference.rows import Row
 
 LAST_OF_QM9 = 133_885
-"""Index of its last molecule."""
+"""Index of QM9's last molecule."""
 
 
 def rows_of(names: Sequence[str], n_conformers: int = 1) -> list[Row]:
@@ -25,7 +25,7 @@ def rows_of(names: Sequence[str], n_conformers: int = 1) -> list[Row]:
 
     Args:
       names: files, smiles:SMILES or qm9:INDEX; see `experiments.predict`.
-      n_conformers: of a SMILES.
+      n_conformers: number of conformers of a SMILES.
     """
     rows = []
     # Files of one name in different folders are called by their paths.
@@ -41,11 +41,11 @@ def rows_of(names: Sequence[str], n_conformers: int = 1) -> list[Row]:
 
 
 def read(name: str, n_conformers: int = 1, called: str | None = None) -> Iterator[Row]:
-    """The structures of an input, or reasons.
+    """Yields a row for each structure of an input, with the structure or a reason.
 
     Args:
-      name, n_conformers: of `rows_of`.
-      called: what rows call a file; None: by its name, without the folder.
+      name, n_conformers: as in `rows_of`.
+      called: name of a file in the rows; None: its name without the folder.
 
     Raises:
       InputError: where it is no file, no SMILES and not of QM9.

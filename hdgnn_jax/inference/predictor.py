@@ -48,21 +48,21 @@ class PredictorError(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A model with its weights, and the way from its outputs to numbers with units.
+    """A model with its weights, which predicts numbers with units.
 
-    What it predicts for is `Structures`, or `Neighborhoods` where their neighbours are known
-    already (`prepare` and `usable` find them).
+    It takes `Structures`, or `Neighborhoods` where the neighbours are known already (`prepare` and
+    `usable` find them).
 
     Attributes:
       model: the network.
       params: its weights.
-      fitted: the properties, each with the way from the output to its reported unit.
+      fitted: the properties, each with its reference.
       budget: shape of a batch, of each device; larger where a structure needs it.
       mesh: devices.
-      domain: what it was trained on; None: not known.
-      trained_on_forces: whether forces were part of the training, or it is not known.
+      domain: the domain of its training structures; None: unknown.
+      trained_on_forces: whether forces were part of the training; True where unknown.
       repulsive: whether atoms that come nearer than in training repel each other; see `repulsion`.
-      errors: mean absolute, on validation, in the targets' units, by target; empty: not known.
+      errors: mean absolute errors on validation, by target, in its unit; empty: unknown.
     """
 
     model: HDGNN
@@ -82,7 +82,7 @@ class Predictor:
         evaluation_frame: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ) -> Predictor:
-        """The weights of a run that were best on validation.
+        """Loads the weights of a run that were best on validation.
 
         Args:
           workdir: folder of the run, or a file of `weights.pack`; None: the weights that come with
@@ -102,16 +102,16 @@ class Predictor:
         return found if evaluation_frame is None else found.averaged(evaluation_frame)
 
     def averaged(self, frames: int) -> Predictor:
-        """The same, of the mean over so many rolls of the edge frames.
+        """A predictor of the mean over `frames` rolls of the edge frames.
 
         Raises:
-          PredictorError: for more than one where the model's predictions depend on none.
+          PredictorError: for more than one roll of a model that does not depend on rolls.
         """
         self._refuse_rolls(frames)
         return dataclasses.replace(self, model=self.model.changed(evaluation_frame=frames))
 
     def in_float64(self) -> Predictor:
-        """The same, computed in float64, for small differences as in vibrations: slower."""
+        """A predictor in float64, for small differences as in vibrations; it is slower."""
         with batches.in_precision(np.float64):
             weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.params)
             placed = jax.device_put(weights, step.replicated(self.mesh))
@@ -124,18 +124,18 @@ class Predictor:
         return weight.dtype
 
     def __deepcopy__(self, memo: object) -> Predictor:
-        """Itself, with what is compiled: nothing of it changes."""
+        """The predictor itself, with its compiled programs: it never changes."""
         return self
 
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[object, ...]]:
-        """For pickle: the weights on the host, and no program; devices are those of the reader."""
+        """Pickles the weights on the host, without programs; the reader has its own devices."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del fields["mesh"]
         fields |= {"model": self.model.hyper, "params": jax.device_get(self.params)}
         return _unpickled, (fields,)
 
     def with_params(self, params: Params) -> Predictor:
-        """The same with other weights; what is compiled serves both."""
+        """A predictor with other weights; the compiled programs serve both."""
         other = dataclasses.replace(self, params=params)
         other.__dict__["programs"] = self.programs
         return other
@@ -144,7 +144,7 @@ class Predictor:
         """The structures with their neighbours, as the model sees them.
 
         Raises:
-          StructureError: naming the first that the model cannot use.
+          StructureError: naming the first structure that the model cannot use.
         """
         graphs, reasons = self.usable(structures)
         for place, reason in reasons.items():
@@ -152,7 +152,7 @@ class Predictor:
         return graphs
 
     def usable(self, structures: Structures) -> tuple[Neighborhoods, dict[int, str]]:
-        """Those that the model can use, with their neighbours; of the others, place to reason."""
+        """Structures that the model can use, with neighbours; for the others, index to reason."""
         model = self.model.hyper
         reasons = structures.reasons_against(model.elements, model.tags)
         if centred := [one.name for one in self.fitted if HEADS[one.head].about_centre]:
@@ -173,14 +173,14 @@ class Predictor:
     def __call__(
         self, structures: Structures | Neighborhoods, advance: Advance = batches.nobody
     ) -> dict[str, np.ndarray]:
-        """By target, [n, ...] predictions in its unit.
+        """Predictions [n, ...] by target, in its unit.
 
         Args:
           structures: in any order and of any size.
           advance: told the number of structures after each batch (a progress bar).
 
         Raises:
-          StructureError: naming the first that the model cannot use.
+          StructureError: naming the first structure that the model cannot use.
         """
         of = self._batches(structures, advance)
         outputs = batches.predict(self.programs.predict, self.params, of)
@@ -192,13 +192,13 @@ class Predictor:
         n: int,
         advance: Advance = batches.nobody,
     ) -> dict[str, np.ndarray]:
-        """By target, [n rolls, n, ...] predictions in edge frames rolled by equal steps of a turn.
+        """Predictions [n, structures, ...] by target, for n equally spaced rolls of edge frames.
 
-        The roll is an arbitrary choice, so their spread is the least that a prediction is uncertain
-        by; their mean is the prediction of `evaluation_frame` = n. Args and errors: of a call.
+        The roll is an arbitrary choice, so the spread is a lower bound of the uncertainty; the mean
+        is the prediction of `evaluation_frame` = n. Arguments and errors are those of a call.
 
         Raises:
-          PredictorError: for more than one where the model's predictions depend on none.
+          PredictorError: for more than one roll of a model that does not depend on rolls.
         """
         self._refuse_rolls(n)
         of = self._batches(structures, advance)
@@ -209,13 +209,13 @@ class Predictor:
     def slopes(
         self, structures: Structures | Neighborhoods, advance: Advance = batches.nobody
     ) -> tuple[dict[str, np.ndarray], Derivatives]:
-        """By target [n, ...] predictions, and the energy that atoms move in with its slopes.
+        """Predictions [n, ...] by target, and the potential energy with its derivatives.
 
-        Its value [n], -d/dx [atoms, 3] and d/dstrain [n, 3, 3] are in its unit. Args and errors: of
-        a call.
+        The energy [n], -d/dx [atoms, 3] and d/dstrain [n, 3, 3] are in the energy's unit. Arguments
+        and errors are those of a call.
 
         Raises:
-          PredictorError: where the model predicts no such energy.
+          PredictorError: as `energy` does.
         """
         energy = self.energy()
         of = self._batches(structures, advance)
@@ -229,10 +229,10 @@ class Predictor:
     ) -> Derivatives:
         """Energies in eV [n], forces [atoms, 3] in eV/Å, and virials [n, 3, 3] in eV.
 
-        Args and errors: of a call.
+        Arguments and errors are those of a call.
 
         Raises:
-          PredictorError: where the model predicts no energy that atoms move in.
+          PredictorError: as `energy` does.
         """
         ev = self.energy_unit()
         return Derivatives(*(values * ev for values in self.slopes(structures, advance)[1]))
@@ -244,10 +244,9 @@ class Predictor:
 
     @property
     def repulsion(self) -> Repulsion | None:
-        """Between atoms that are nearer than any two of their elements in training; 0 elsewhere.
+        """The repulsion of atoms that are nearer than any two of their elements in training.
 
-        None: the model predicts no energy that atoms move in, or its domain is not known, or it is
-        switched off.
+        None: the model has no forces, its domain is unknown, or repulsion is switched off.
         """
         if self.domain is None or not (self.repulsive and self.has_forces):
             return None
@@ -257,7 +256,7 @@ class Predictor:
 
     @functools.cached_property
     def programs(self) -> Programs:
-        """What is compiled."""
+        """The compiled programs."""
         # Without an energy nothing is differentiated.
         return Programs(self.apply, self.mesh, energy_column(self.fitted) if self.has_forces else 0)
 
@@ -269,18 +268,18 @@ class Predictor:
         """[n] the ways in which each structure leaves what the model was trained on.
 
         Args:
-          graphs: of `prepare`.
+          graphs: from `prepare`.
         """
         if self.domain is None:
             return [[] for _ in range(len(graphs))]
         return self.domain.doubts(graphs.structures, graphs.neighbors.found())
 
     def doubts_of_forces(self) -> list[str]:
-        """Why its forces, and what moves by them, are doubtful for any structure."""
+        """Reasons why forces, and what moves by them, are doubtful for any structure."""
         return [] if self.trained_on_forces else [UNTRAINED_FORCES]
 
     def energy(self) -> FittedTarget:
-        """The energy that atoms move in.
+        """The target that is the potential energy of the atoms.
 
         Raises:
           PredictorError: where the model predicts none, or sees bonds.
@@ -288,9 +287,9 @@ class Predictor:
         found = potential(self.fitted)
         if found is None:
             name = self.fitted[0].name
-            why = NOT_POTENTIALS.get(name, "is no energy that atoms move in")
+            why = NOT_POTENTIALS.get(name, "is no potential energy")
             if len(self.fitted) > 1:
-                name, why = names_of(self.fitted), "are no energies that atoms move in"
+                name, why = names_of(self.fitted), "are no potential energies"
             raise PredictorError(f"{name} {why}: it has no forces")
         if self.model.hyper.neighborhood == "bonds":
             raise PredictorError(
@@ -299,21 +298,21 @@ class Predictor:
         return found
 
     def energy_unit(self) -> float:
-        """The unit of that energy, in eV.
+        """The unit of the potential energy, in eV.
 
         Raises:
-          PredictorError: where the model predicts none.
+          PredictorError: as `energy` does.
         """
         return ENERGIES[self.energy().target.unit]
 
     @property
     def has_forces(self) -> bool:
-        """Whether it predicts an energy that atoms move in: `energy` raises nothing."""
+        """Whether the model predicts a potential energy, so that `energy` raises no error."""
         return potential(self.fitted) is not None and self.model.hyper.neighborhood != "bonds"
 
     @property
     def compilations(self) -> int:
-        """Shapes that `derivatives` was compiled for."""
+        """Number of shapes for which `derivatives` was compiled."""
         return step.compilations(self.programs.differentiate)
 
     def _refuse_rolls(self, n: int) -> None:
@@ -329,7 +328,7 @@ class Predictor:
         n_atoms, n_edges = graphs.structures.n_atoms, graphs.neighbors.n_edges
         edges, nodes = int(n_edges.max()), int(n_atoms.max()) + 1
         if len(graphs) == 1:
-            # Small, and its true size: atoms that move one by one are worth a shape of their own.
+            # Atoms that move in many calls are worth a small shape of their own.
             budget = batching.Budget(grown(edges), grown(nodes), 2)
         else:
             own = self.budget
@@ -349,7 +348,7 @@ def _unpickled(fields: Json) -> Predictor:
 
 
 def grown(size: int) -> int:
-    """The next of a few sizes, each a quarter larger than the last: what moves rarely outgrows it.
+    """The next of a few sizes, each a quarter larger than the last: moving atoms rarely outgrow it.
 
     >>> grown(100), grown(125), grown(126)
     (100, 125, 156)

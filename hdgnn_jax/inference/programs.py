@@ -1,4 +1,4 @@
-"""What is compiled of a model in use."""
+"""Compiled programs of a model in use."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hdgnn_jax.types import Apply, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """What is compiled of a model, for any weights: a program for each shape of a batch.
+    """Compiled programs of a model, for any weights: one for each shape of a batch.
 
     Attributes:
       apply: (variables, graph, ...) -> [G, F] standardised; see `Predictor.apply`.
       mesh: devices.
-      energy: column of what is differentiated.
+      energy: column of the output that is differentiated.
     """
 
     apply: Apply
@@ -44,7 +44,7 @@ class Programs:
 
     @functools.cached_property
     def of_rolls(self) -> Callable[[int], Callable[..., jax.Array]]:
-        """Of a number of rolls: (params, stacked batch) -> outputs [devices, G, rolls, F]."""
+        """Number of rolls -> (params, stacked batch) -> outputs [devices, G, rolls, F]."""
 
         @functools.cache
         def compiled(n: int) -> Callable[..., jax.Array]:

@@ -12,22 +12,22 @@ from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.inference.predictor import Predictor
 
 LONGEST_STEP = 0.2
-"""Å that an atom moves at most."""
+"""Å. Longest move of an atom in one step."""
 FIRST_STEP, LARGEST_STEP = 0.1, 1.0
-"""Of time; with unit masses, so in Å / (eV/Å)^(1/2)."""
+"""Time steps; masses are 1, so the unit is (Å / (eV/Å))^(1/2)."""
 
 
 class Relaxed(NamedTuple):
-    """Structures as they came to rest.
+    """The result of a relaxation.
 
     Attributes:
-      structures: with the new positions.
+      structures: the structures with their new positions.
       energies: [n] eV.
       forces: [atoms, 3] eV/Å; 0 on fixed atoms.
-      steps: [n] taken.
+      steps: [n] number of steps taken.
       converged: [n] bool.
-      reasons: [n] why a structure could not be followed, its atoms fallen together or its forces no
-        numbers; "" where it could.
+      reasons: [n] why a structure could not be followed, for example because two atoms came to one
+        place; "" where it could.
     """
 
     structures: Structures
@@ -51,14 +51,14 @@ def relax(
     where the two oppose each other.
 
     Args:
-      predictor: of an energy.
+      predictor: predicts an energy.
       structures: any.
       fmax: largest force on an atom of a relaxed structure, eV/Å.
-      steps: at most.
+      steps: largest number of steps.
       advance: told how many structures have finished, after each step (a progress bar).
 
     Raises:
-      PredictorError: where the model predicts no energy that atoms move in.
+      PredictorError: where the model predicts no potential energy.
     """
     descent = _Descent(structures, advance)
     descent.evaluate(predictor, fmax)
@@ -75,9 +75,9 @@ class _Descent:
     """Structures on their way downhill.
 
     Attributes:
-      structures: where they are.
+      structures: the structures at their current positions.
       energies, forces, taken, reasons: as in `Relaxed`.
-      active: [n] those that are still on their way.
+      active: [n] True for structures that still move.
     """
 
     def __init__(self, structures: Structures, advance: Callable[[int], object]):
@@ -91,7 +91,7 @@ class _Descent:
         self.reasons = [""] * n
 
     def evaluate(self, predictor: Predictor, fmax: float) -> None:
-        """Energies and forces where they are; ends the way of those at rest or beyond use."""
+        """Computes energies and forces; stops structures that are relaxed or cannot be used."""
         places = np.flatnonzero(self.active)
         graphs, why_not = predictor.usable(self.structures.take(places))
         self._give_up(places[list(why_not)], list(why_not.values()))
@@ -125,7 +125,7 @@ class _Descent:
         self.structures = dataclasses.replace(self.structures, positions=moved)
 
     def relaxed(self) -> Relaxed:
-        """As they are now."""
+        """The result at the current positions."""
         converged = ~self.active & np.array([not reason for reason in self.reasons])
         return Relaxed(
             self.structures, self.energies, self.forces, self.taken, converged, self.reasons

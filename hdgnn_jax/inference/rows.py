@@ -22,11 +22,12 @@ from hdgnn_jax.types import Json
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """Something of a structure: a number, vector or tensor with its name and unit.
+    """A property of a structure: a number, vector or tensor with its name and unit.
 
     Attributes:
-      name, unit, value: of it.
-      decimals: that are written.
+      name, unit: its name and its unit.
+      value: [], [3] or [3, 3].
+      decimals: number of decimals that are written.
     """
 
     name: str
@@ -55,11 +56,11 @@ def quantity(
     """A value with as many decimals as show four digits of the model's error: more are noise.
 
     Args:
-      name: of the quantity.
+      name: name of the quantity.
       value: in the unit `own`.
       own: unit of the model.
-      unit: wanted; `own` where it is None or of another kind.
-      error: the model's, in `own`; None: not known.
+      unit: the wanted unit; `own` is taken where it is None or of another kind.
+      error: the model's error, in `own`; None: unknown.
 
     >>> quantity("U0", np.float64(-1234.5678), "meV", "eV", 31.4).cells()
     {'U0 [eV]': '-1.23457'}
@@ -75,16 +76,16 @@ def quantity(
 
 @dataclasses.dataclass
 class Row:
-    """What is said of one input: quantities, or the reason why there are none.
+    """The result for one input: quantities, or the reason why there are none.
 
     Attributes:
-      name: of the input.
+      name: name of the input.
       structures: one, or conformers, of which the first is predicted.
       geometry: where the positions are from, if not from the input.
       reason: why there is no prediction.
-      warning: what makes it doubtful.
-      quantities: predicted.
-      energy: eV, where one that atoms move in is predicted.
+      warning: why the prediction is doubtful.
+      quantities: the predictions.
+      energy: eV, where a potential energy is predicted.
       forces: [n, 3] eV/Å.
     """
 
@@ -99,12 +100,12 @@ class Row:
 
     @property
     def comment(self) -> str:
-        """What the input's file says of it."""
+        """The structure's comment in the input's file."""
         return self.structures[0].comment if self.structures else ""
 
 
 def _table(rows: Sequence[Row]) -> list[list[str]]:
-    """A header and a line of cells for each row; what no row has is no column."""
+    """A header and a line of cells for each row, without empty columns of text."""
     cells = [{k: v for q in row.quantities for k, v in q.cells().items()} for row in rows]
     columns = list(dict.fromkeys(name for of_row in cells for name in of_row))
     words = {
@@ -121,14 +122,14 @@ def _table(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A table for programs."""
+    """The rows as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(_table(rows))
     return text.getvalue()
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """For people: the numbers in a table, and under it what else is said of each row.
+    """Prints the numbers in a table, and under it the texts of each row.
 
     A structure has a line, or a column where there are fewer structures than quantities.
     """
@@ -151,7 +152,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def as_json(rows: Sequence[Row]) -> str:
-    """A list of objects."""
+    """The rows as a JSON list of objects."""
 
     def content(row: Row) -> Json:
         found: Json = {"structure": row.name}
@@ -171,7 +172,7 @@ def as_json(rows: Sequence[Row]) -> str:
 
 
 def as_extxyz(rows: Sequence[Row]) -> str:
-    """The structures with what is said of them; what could not be read has nothing to write."""
+    """The structures with their results as extended XYZ; rows without a structure are left out."""
     lines = []
     for row in rows:
         if not row.structures:
@@ -183,7 +184,7 @@ def as_extxyz(rows: Sequence[Row]) -> str:
             key = f"predicted_{q.name}".replace(" ", "_")
             said[key] = " ".join(map(repr, np.ravel(q.rounded).tolist()))
             said[f"{key}_unit"] = q.unit
-        # What ASE gives as `get_potential_energy()`, beside forces.
+        # ASE returns this as `get_potential_energy()`, beside forces.
         energy = [] if row.energy is None else [f"energy={row.energy!r}"]
         words = {"name": row.name, "comment": row.comment, "geometry": row.geometry,
                  "warning": row.warning}  # fmt: skip
@@ -214,4 +215,4 @@ FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
     ".json": as_json,
     ".extxyz": as_extxyz,
 }
-"""By the ending of a file."""
+"""Writers by the ending of a file's name."""

@@ -27,12 +27,12 @@ from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Json, Params
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "qm9.npz"
-"""QM9's twelve targets."""
+"""The weights that come with the package, of QM9's twelve targets."""
 RECORD = "record"
 
 
 def pack(workdir: str | os.PathLike[str], file: pathlib.Path) -> Record:
-    """Writes the weights of a run that were best on validation, and what they belong to.
+    """Writes the weights of a run that were best on validation, and their record.
 
     Raises:
       CheckpointError: where the run cannot be read.
@@ -47,7 +47,7 @@ def pack(workdir: str | os.PathLike[str], file: pathlib.Path) -> Record:
 
 
 def read(file: pathlib.Path) -> tuple[Record, Params]:
-    """What `pack` wrote.
+    """Reads a file that `pack` wrote.
 
     Raises:
       CheckpointError: where the file is damaged, or another version of this program wrote it.
@@ -56,7 +56,7 @@ def read(file: pathlib.Path) -> tuple[Record, Params]:
         raise CheckpointError(f"there is no file {file} with its digest {file.name}.sha256")
     try:
         if not is_unchanged(file):
-            raise ValueError("its SHA-256 is another")
+            raise ValueError("its SHA-256 has changed")
         with np.load(file) as arrays:
             content = {name: arrays[name] for name in arrays.files}
         if RECORD not in content:
@@ -68,7 +68,7 @@ def read(file: pathlib.Path) -> tuple[Record, Params]:
 
 
 def load(path: str | os.PathLike[str], mesh: jax.sharding.Mesh) -> tuple[Record, Params]:
-    """The weights that were best on validation, on every device, and what they belong to.
+    """The weights that were best on validation, on every device, and their record.
 
     Args:
       path: folder of a run, or a file of `pack`.
@@ -92,7 +92,7 @@ def network(record: Record) -> HDGNN:
 
 
 def shapes(model: HDGNN) -> Params:
-    """Of the network's weights."""
+    """The shapes of the network's weights."""
     return jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
 
 

@@ -1,1 +1,1 @@
-"""The network: a file is a box of the paper's Figure 1."""
+"""The network: each file is a box of the paper's Figure 1."""

@@ -37,7 +37,7 @@ def with_derivatives(
     Args:
       predict: maps a graph to [G, F].
       graph: padded.
-      column: of the energy.
+      column: the column of the energy.
     """
     graph = jax.tree.map(jnp.asarray, graph)
     real = batching.graph_mask(graph)

@@ -49,13 +49,13 @@ HEADS: dict[Head, HeadSpec] = {
 
 
 def columns(heads: Sequence[Head]) -> list[slice]:
-    """The place of each head's output, of 1, 3 or 9 numbers, in the network's [G, F]."""
+    """The columns of each head's output, 1, 3 or 9 numbers, in the network's [G, F]."""
     ends = np.cumsum([3 ** HEADS[head].rank for head in heads]).tolist()
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def shares(heads: Sequence[Head]) -> np.ndarray:
-    """[F] what each number weighs in the mean over heads of the mean over a head's numbers."""
+    """[F] weights of the numbers in the mean over heads of the mean over a head's numbers."""
     widths = np.array([3 ** HEADS[head].rank for head in heads])
     return np.repeat(1 / (len(heads) * widths), widths).astype(np.float32)
 
@@ -66,10 +66,10 @@ TENSORS: tuple[Head, ...] = ("polarizability",)
 
 
 def columns_of_weights(heads: Sequence[tuple[str, Head]]) -> dict[str, list[tuple[str, Head, int]]]:
-    """For each array of weights whose last axis is of the heads, the head of each column.
+    """The head of each column of the arrays of weights whose last axis belongs to the heads.
 
     Args:
-      heads: each with a name.
+      heads: names and kinds of the heads.
 
     Returns:
       By path, for each column the head's name and kind, and the column's number among its own.

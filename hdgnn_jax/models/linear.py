@@ -212,7 +212,7 @@ def energies_of(models: Sequence[Linear], graph: batching.MolecularGraph) -> jax
     """[G, T] energies of a padded graph whose neighbours lie within the cutoff.
 
     Args:
-      models: T, of the same elements and cutoff: what they see is computed once.
+      models: T models of the same elements and cutoff; their features are computed once.
       graph: padded.
     """
     (terms,) = {dataclasses.replace(model.terms, averaged=False) for model in models}

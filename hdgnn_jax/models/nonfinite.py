@@ -32,7 +32,7 @@ def locate(
     returns. The innermost module at fault returns first.
 
     Args:
-      model, params: any.
+      model, params: the network and its weights.
       graph: padded.
       key: key of the RNG stream `frame`, as in training.
       loss: maps the weights to the loss.

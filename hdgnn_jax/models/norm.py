@@ -28,7 +28,7 @@ class EquivariantLayerNorm(nn.Module):
 
     Attributes:
       epsilon: added to each mean square.
-      share: s, how much of what divides a degree comes from all degrees.
+      share: s, the weight of all degrees in the mean square that divides a degree.
     """
 
     epsilon: float = EPSILON

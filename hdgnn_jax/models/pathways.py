@@ -24,7 +24,7 @@ Pathway = Literal[
     "edge_networks", "unshared", "nn_of_rotated", "linear", "unrestricted", "so2", "none"
 ]
 WITHOUT_ROLLS: tuple[Pathway, ...] = ("linear", "unrestricted", "so2", "none")
-"""Those whose output does not depend on the rolls of the edges' frames."""
+"""Pathways whose output does not depend on the rolls of the edges' frames."""
 
 Ends: TypeAlias = tuple[jax.Array, jax.Array]
 """An array for the receivers and one for the senders."""

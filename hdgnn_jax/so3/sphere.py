@@ -27,7 +27,7 @@ Rule = Literal["lebedev", "product"]
 HIGHEST_ORDER = 131
 """The highest order for which a Lebedev rule exists."""
 WRITTEN_OUT = 32
-"""A transform with at most so many nonzero entries is a written-out sum: L = 1, 6 or 14 points."""
+"""A transform of at most this many nonzero entries is a written-out sum: L = 1, 6 or 14 points."""
 NEGLIGIBLE = 1e-14
 """Harmonics below this are 0 but for rounding."""
 

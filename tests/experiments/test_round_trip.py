@@ -174,7 +174,7 @@ def test_dipole_vectors_are_learnt_and_predicted_by_component(of_dipoles, tmp_pa
     predict.run([of_dipoles], ["smiles:CCO"], tmp_path / "out.csv")
     header = (tmp_path / "out.csv").read_text().splitlines()[0]
     assert header.startswith("structure,dipole_x [D],dipole_y [D],dipole_z [D],geometry")
-    with pytest.raises(PredictorError, match="dipole is no energy that atoms move in"):
+    with pytest.raises(PredictorError, match="dipole is no potential energy"):
         selftest.measure(Predictor.load(of_dipoles), [selftest.ETHANOL], steps=2, kelvin=1.0)
 
 
