@@ -1,4 +1,4 @@
-"""The targets that a config names, their heads, and what is fitted to them."""
+"""The targets that a config names, with their heads, references and baselines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def targets_of(config: Config) -> list[Target]:
     """The targets that `config.target` names: one, several with commas between them, or `all`.
 
     Raises:
-      InputError: for a name that the data set has not, or one that comes twice.
+      InputError: for a name that the data set lacks, or one that comes twice.
     """
     data, names = dataset(config), [name.strip() for name in config["target"].split(",")]
     if names == ["all"]:
@@ -39,7 +39,7 @@ def head_of(config: Config, target: Target) -> Head:
     """The head that the config asks for; `auto` is the one made for the target.
 
     Raises:
-      InputError: where there is none of that name, or it gives another kind of value.
+      InputError: where no head has that name, or it gives another kind of value.
     """
     head: Head | Literal["auto"] = config["head"]
     if head == "auto":
@@ -56,13 +56,13 @@ def head_of(config: Config, target: Target) -> Head:
 
 
 def has_reference(config: Config, target: Target) -> bool:
-    """Whether the linear model is taken off a target: where `Target.linear` says so."""
+    """Whether a target's reference includes the linear model; see `Target.linear`."""
     wanted = config["data"]["reference"] == "linear" and target.linear
     return wanted and head_of(config, target) == "invariant"
 
 
 def auxiliary(config: Config, fitted: Sequence[FittedTarget]) -> list[FittedTarget]:
-    """Those that the network learns a second time, less what the composition gives."""
+    """The targets that the network learns a second time, less their composition baseline."""
     if not config["training"]["auxiliary"]:
         return []
     return [one for one in fitted if one.reference.linear]
@@ -71,11 +71,11 @@ def auxiliary(config: Config, fitted: Sequence[FittedTarget]) -> list[FittedTarg
 def fit_targets(
     config: Config, data: Dataset, train: Examples
 ) -> tuple[tuple[FittedTarget, ...], dict[str, np.ndarray]]:
-    """References and baselines of all targets.
+    """Fits references and baselines of all targets.
 
     Returns:
-      The targets, and by name [n] what their linear fits give for the geometry; NaN where the
-      target is not known.
+      The targets, and by name the parts from geometry, [n], of their linear fits; NaN where the
+      target is unknown.
 
     Raises:
       InputError: for isolated atoms of other elements, or a target without any label.
@@ -86,12 +86,12 @@ def fit_targets(
         given, rows = data.atoms(target.name), train.labelled(target.name)
         if unknown := [SYMBOLS[z] for z in sorted(given) if z not in elements]:
             raise InputError(
-                f"the data have energies of isolated atoms of {', '.join(unknown)}, and "
-                "config.model.elements does not"
+                f"config.model.elements lacks {', '.join(unknown)}, of which the data have "
+                "energies of isolated atoms"
             )
         if not len(rows):
             raise InputError(f"no training structure has a value of {target.name}")
-        # Those that are alike share the sums of the linear fit.
+        # Targets that are alike share the sums of the linear fit.
         key = target.size, rows.tobytes(), tuple(sorted(given)), target.rank
         groups.setdefault(key, (rows, []))[1].append(target)
     found: dict[str, FittedTarget] = {}
@@ -108,10 +108,10 @@ def fit_targets(
 def _fit_alike(
     config: Config, data: Dataset, group: Sequence[Target], train: Examples
 ) -> tuple[list[FittedTarget], np.ndarray]:
-    """The same of targets of one rank and size that are known of the same structures.
+    """`fit_targets` for targets of one rank and size that are known for the same structures.
 
     Returns:
-      The targets, and [T, n] what their linear fits give for the geometry; 0 without such fits.
+      The targets, and the parts from geometry, [T, n], of their linear fits; 0 without such fits.
     """
     elements, cutoff = config["model"]["elements"], config["model"]["cutoff"]
     structures, neighbors = train.structures, train.neighbors

@@ -18,10 +18,10 @@ class Examples(Neighborhoods):
     """Structures with their neighbours and the values of the targets.
 
     Attributes:
-      labels: by target, [n, ...] as stored; NaN where it is not known.
+      labels: by target, [n, ...] as stored; NaN where unknown.
       forces: [atoms, 3], in the stored unit of the energy per Å; None where there are none or their
         weight is 0.
-      virials: [n, 3, 3], in the stored unit of the energy, NaN where unknown; None the same.
+      virials: [n, 3, 3], in the stored unit of the energy, NaN where unknown; None as above.
     """
 
     labels: Mapping[str, np.ndarray]
@@ -29,7 +29,7 @@ class Examples(Neighborhoods):
     virials: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Examples:
-        """Those at `rows`, in that order."""
+        """The examples at `rows`, in that order."""
         few = super().take(rows)
         labels = {name: values[rows] for name, values in self.labels.items()}
         forces = None if self.forces is None else self.forces[self.structures.atoms_of(rows)]
@@ -37,25 +37,25 @@ class Examples(Neighborhoods):
         return Examples(few.structures, few.neighbors, labels, forces, virials)
 
     def first(self, n: int) -> Examples:
-        """The first n, or all where there are fewer."""
+        """The first n examples, or all where there are fewer."""
         return self.take(np.arange(min(n, len(self))))
 
     def labelled(self, target: str) -> np.ndarray:
-        """Places of those whose value of a target is known."""
+        """Indices of the examples whose value of a target is known."""
         return np.flatnonzero(~np.isnan(self.labels[target]).reshape(len(self), -1).any(1))
 
     def places(self, target: str, hidden: bool) -> np.ndarray:
-        """The same, or all places where the value may be hidden."""
+        """As `labelled`, or all indices where the value may be hidden."""
         return np.arange(len(self)) if hidden else self.labelled(target)
 
     def without_linear(
         self, fitted: Sequence[FittedTarget], of_linear: Mapping[str, np.ndarray]
     ) -> Examples:
-        """The same, less what linear references give for their geometry.
+        """The examples, less the parts from geometry of linear references.
 
         Args:
           fitted: the targets.
-          of_linear: by target, [n] energies of its linear reference, where they are known already.
+          of_linear: by target, [n] energies of its linear reference, as far as known already.
         """
         at, labels = (self.structures, self.neighbors), dict(self.labels)
         forces, virials = self.forces, self.virials

@@ -1,4 +1,4 @@
-"""One run of training: what it is made of, its steps, its validations and its report."""
+"""One run of training: its parts, steps, validations and report."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ class Fit:
     """A run, ready to go on.
 
     Attributes:
-      task: what is trained.
-      settings: its course.
-      workdir, checkpoints: where it is kept.
-      predictor: of its weights; `validate` gives it the newest.
+      task: targets, data and network.
+      settings: the section `training` of its config.
+      workdir, checkpoints: its folder and its checkpoints.
+      predictor: predicts with the network; `validate` and `results` give it other weights.
       train: the training structures.
-      validation: those that it validates on while it trains.
-      loader: of batches.
-      train_step: jitted.
+      validation: the structures that it validates on during training.
+      loader: makes the batches.
+      train_step: the jitted training step.
       key: the root of the run's random numbers.
-      digest: of the data, as they were when the run was taken up.
+      digest: digest of the data when this process took the run up.
       state: weights, averages, optimiser state, number of steps.
       began: when this process took it up, on the monotonic clock.
       source: the run whose weights it has just taken.
       course: time and resumptions of earlier processes.
-      memory: what the loop remembers between steps.
-      errors: of the last validation, by target.
+      memory: memory of the loop between steps.
+      errors: errors of the last validation, by target.
     """
 
     task: Task
@@ -91,7 +91,7 @@ class Fit:
         record: Record | None,
         began: float,
     ) -> Fit:
-        """Reads the data, fits what is fitted before training, and makes or restores the state.
+        """Reads the data, fits references and baselines, and makes or restores the state.
 
         `record` is that of the run's last checkpoint; None: it has none.
 
@@ -100,7 +100,7 @@ class Fit:
         """
         settings, data = from_section(config, "training", Training), dataset(config)
         source = None if record is not None else Pretrained.of(config)
-        # The test parts too: what cannot be used is found before training, not after it.
+        # The test parts are read too, so that bad data are found before training.
         parts = {name: examples(config, data, name) for name in ("train", *data.reported)}
         train, validation = parts["train"], parts["validation"]
         task, learned = Task.of_run(config, data, train, source, record)
@@ -132,11 +132,11 @@ class Fit:
 
     @property
     def n_parameters(self) -> int:
-        """Of the network."""
+        """Number of the network's parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
     def resume(self) -> None:
-        """Takes the last checkpoint's state, and what it says of the run."""
+        """Takes the last checkpoint's state, and the course of the run until then."""
         record, at = self.restore()
         course = record.course
         self.course = dataclasses.replace(course, resumed=[*course.resumed, at])
@@ -146,7 +146,7 @@ class Fit:
 
     def restore(self) -> tuple[Record, int]:
         """Takes the last checkpoint's state and memory; gives its record and step."""
-        # Of arrays that the step has given away, shapes are left.
+        # Arrays whose buffers the step has taken still have shapes.
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
             self.state,
@@ -158,7 +158,7 @@ class Fit:
         return record, restored.step
 
     def announce(self) -> None:
-        """Prints what is trained on what."""
+        """Prints a summary of the run and its data, with warnings."""
         loader, settings, fitted = self.loader, self.settings, self.task.fitted
         units = {one.target.unit for one in fitted}
         unit = f" [{units.pop()}]" if len(units) == 1 else ""
@@ -197,10 +197,10 @@ class Fit:
         )
 
     def fit(self, stop: Callable[[int], bool], debug_nans: bool) -> None:
-        """Takes the steps that are left; after a spike of the loss, from the last checkpoint on.
+        """Takes the remaining steps; after a spike of the loss, goes on from the last checkpoint.
 
         Raises:
-          DivergedError, StoppedError: of `loop.Loop.train`.
+          DivergedError, StoppedError: as `loop.Loop.train` does.
         """
         start = int(self.state.step)
         for _ in range(MAX_SPIKES):
@@ -221,7 +221,7 @@ class Fit:
         )
 
     def go_on(self, start: int, stop: Callable[[int], bool], debug_nans: bool) -> None:
-        """From a step to the last one, with curves and a progress bar."""
+        """Trains from a step to the last one, with curves and a progress bar."""
         settings, sharding = self.settings, step.sharded(self.predictor.mesh)
         batches = prefetch(
             lambda k: self.loader.batch(self.batch_of(k)), start, settings.steps, sharding
@@ -259,7 +259,7 @@ class Fit:
             ).train(self.state, batches)
 
     def validate(self, params: Params) -> dict[str, float]:
-        """Error, rotation error and what is alive, of averaged weights."""
+        """Measures error, rotation error and live parts of the network with averaged weights."""
         predictor = self.predictor.with_params(params)
         row, self.errors = results.validated(self.task, predictor, self.validation)
         for line in liveness.dead_parts(row):
@@ -267,7 +267,7 @@ class Fit:
         return row
 
     def so_far(self) -> Course:
-        """How the run went, in all its processes, this one included."""
+        """The course of the run in all its processes, this one included."""
         before = self.course
         return dataclasses.replace(
             before,
@@ -277,7 +277,7 @@ class Fit:
         )
 
     def save(self, state: step.TrainState, at: int, mae: float, memory: loop.Memory) -> None:
-        """Writes a checkpoint, with all that is needed to go on and to predict."""
+        """Writes a checkpoint, with all that resuming and prediction need."""
         task = self.task
         record = Record(
             config=task.config,
@@ -293,11 +293,11 @@ class Fit:
         self.checkpoints.save(at, state, record.to_dict(), mae)
 
     def locate(self, state: step.TrainState, batch: batching.MolecularGraph) -> str:
-        """Where the first number arises that is not finite, in the step just taken.
+        """Finds where the first number that is not finite arises in the step just taken.
 
         Args:
-          state: whose weights the step left as they were.
-          batch: of the step, on the devices.
+          state: the state after the step, which did not change the weights.
+          batch: the step's batch, on the devices.
         """
         task, key = self.task, jax.random.fold_in(self.key, int(state.step) - 1)
         params = jax.device_get(
@@ -315,11 +315,12 @@ class Fit:
 
             found = found or nonfinite.locate(task.model, params, graph, key, loss)
         return (
-            distributed.first_said(found) or "nothing, where each device's part is computed alone"
+            distributed.first_said(found)
+            or "a number that is finite where each device's part is computed alone"
         )
 
     def batch_of(self, k: int) -> int:
-        """The batch of step k. Their padded shapes are those of one pass: a few come twice."""
+        """Number of step k's batch. After spikes the first batches come again: their shapes fit."""
         return (k + self.course.left_out) % self.settings.steps
 
     def records(self, k: int) -> dict[int, str]:
@@ -328,7 +329,7 @@ class Fit:
         return {int(structures.ids[m]): structures.name(m) for m in drawn}
 
     def results(self) -> Results:
-        """On the reported parts, of the weights that were best on validation."""
+        """The results on the reported parts, of the weights that were best on validation."""
         params = restore_weights(self.checkpoints, self.task.model, self.predictor.mesh)
         return reported_results(self.task, self.predictor.with_params(params))
 
@@ -371,9 +372,9 @@ def loader_of(
     """The batches of a run.
 
     Args:
-      task, settings: of the run.
+      task, settings: those of the run.
       train: the training structures.
-      learned: the same as `Task.to_learn` leaves them.
+      learned: `Task.to_learn` of these structures.
       mesh: devices that share a batch.
     """
     return Loader(

@@ -28,19 +28,19 @@ PACKAGE = "pretrained"
 """`config.init` for the weights that come with the package."""
 MAY_DIFFER = {"elements", "heads", "neighbors", "remat", "precision", "frame", "evaluation_frame"}
 """Hyper-parameters that may differ: only the tables of elements and the heads depend on them, or no
-weights do. `neighbors` is the other run's."""
+weights do. `neighbors` is taken from the other run."""
 
 
 Label = int | tuple[str, heads.Head, int]
-"""Of a place along an axis: its number, an element, or a head's output."""
+"""The label of an index along an axis: its number, an element, or a head's output."""
 
 
 class Start(NamedTuple):
     """Weights to start from.
 
     Attributes:
-      params: the network's.
-      rates: of each weight, what its learning rate is multiplied by.
+      params: weights of the network.
+      rates: factor of the learning rate, for each weight.
     """
 
     params: Params
@@ -52,7 +52,7 @@ class Pretrained:
     """The run that another one starts from.
 
     Attributes:
-      record: of its best checkpoint.
+      record: the record of its best checkpoint.
       params: its weights.
     """
 
@@ -64,7 +64,7 @@ class Pretrained:
         """The run that `config.init` names; None: it names none.
 
         Raises:
-          CheckpointError: where it cannot be read.
+          CheckpointError: where the run cannot be read.
           InputError: where its network is another.
         """
         path = config["init"]
@@ -87,7 +87,7 @@ class Pretrained:
         return network(self.record).hyper.neighbors
 
     def told(self, config: Config, fitted: Sequence[FittedTarget], hyper: HyperParameters) -> str:
-        """A sentence on what a run takes from it; args as of `start`."""
+        """A sentence on what a run takes from this one; arguments as in `start`."""
         of_targets = _targets(self.record.config, self.record.fitted), _targets(config, fitted)
         new = [name for name in of_targets[1] if name not in of_targets[0]]
         new += [SYMBOLS[z] for z in hyper.elements if z not in self.record.model["elements"]]
@@ -99,12 +99,12 @@ class Pretrained:
     ) -> Start:
         """Its weights where the new network has the same ones, and new ones elsewhere.
 
-        New are elements that it does not know, and what the head has of its own for a target that
-        it does not predict.
+        Weights of elements that it does not know, and the head's weights for targets that it does
+        not predict, are new.
 
         Args:
           new: weights of the new network before training.
-          config, fitted, hyper: of the new run.
+          config, fitted, hyper: those of the new run.
         """
         settings = from_section(config, "training", Training)
         before = network(self.record).hyper
@@ -121,8 +121,8 @@ class Pretrained:
         old = flatten_dict(self.params, sep="/")
         start, rates = {}, {}
         for path, value in flatten_dict(jax.device_get(new), sep="/").items():
-            # The labels along an axis of the other run's array and of this one's: what both have is
-            # taken over.
+            # The labels along an axis of the other run's array and of this one's. Weights with a
+            # label in both are taken over.
             axis: int = 0
             there: Sequence[Label] = range(len(value))
             here = there
@@ -147,9 +147,9 @@ def _rates(path: str, known: np.ndarray, settings: Training) -> np.ndarray:
     """Factors of learning rates: 0 of frozen weights, `init_rate` of other known ones, else 1.
 
     Args:
-      path: of the array in the network, such as "stack/...".
+      path: path of the array in the network, such as "stack/...".
       known: which of its weights are the other run's.
-      settings: of the new run.
+      settings: settings of the new run.
     """
     frozen = known.copy()
     if path.startswith("stack/"):
@@ -163,15 +163,15 @@ def _rates(path: str, known: np.ndarray, settings: Training) -> np.ndarray:
 def _ratios(
     labels: Sequence[Label], old: Mapping[str, float], new: Mapping[str, float]
 ) -> np.ndarray:
-    """What outputs with these labels are multiplied by: each run standardises by its own scale.
+    """Factors for outputs with these labels: each run standardises by its own scale.
 
-    That of an auxiliary output is no part of a record; 1.
+    A record does not hold the scales of auxiliary outputs; their factor is 1.
     """
     names = [label[0] for label in labels if isinstance(label, tuple)]
     return np.array([old.get(name, 1.0) / new.get(name, 1.0) for name in names])
 
 
 def _targets(config: Config, fitted: Sequence[FittedTarget]) -> list[str]:
-    """A name for each head of a run's network: for what it predicts, less a linear model or not."""
+    """A name for each head of a run's network: its target, and what is subtracted from it."""
     own = [one.name + " less the linear model" * bool(one.reference.linear) for one in fitted]
     return own + [f"{one.name}, the auxiliary output" for one in auxiliary(config, fitted)]

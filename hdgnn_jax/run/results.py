@@ -32,11 +32,11 @@ from hdgnn_jax.training.report import TargetReport, print_tables
 from hdgnn_jax.training.result import SplitResult
 
 Results: TypeAlias = dict[str, list[SplitResult]]
-"""By target, on each part."""
+"""The results of each target, one for each part."""
 TURNED = 256
-"""First so many validation molecules are also predicted turned, each by a random rotation."""
+"""Number of validation molecules, the first, also predicted after a random rotation of each."""
 LOOKED_AT = 16
-"""Structures whose states are looked at."""
+"""Number of structures whose states are examined."""
 
 
 def restored(
@@ -45,8 +45,8 @@ def restored(
     """The task of a run, and its weights that were best on validation, on all devices.
 
     Args:
-      checkpoints: of the run.
-      data: the same data where they lie now; None: where they lay then.
+      checkpoints: those of the run.
+      data: the same data, if they have been moved; None: those that the config describes.
 
     Raises:
       CheckpointError: where they cannot be restored.
@@ -70,16 +70,16 @@ def results(
 
     Args:
       task, predictor: of a run.
-      names: of the parts.
+      names: names of the parts.
       hidden: whether targets may be missing.
 
     Raises:
-      InputError: before anything is predicted, for a part that is none or whose targets are hidden.
+      InputError: before any prediction, for a part that does not exist or has hidden targets.
     """
     parts = {name: task.examples(name) for name in names}
     for name, examples in parts.items():
         known = [len(examples.labelled(one.name)) for one in task.fitted]
-        # Of one target all are known; of several some may be of some structures.
+        # A single target must be known for all structures, each of several for some.
         least = len(examples) if len(known) == 1 else 1
         if not hidden and min(known) < least:
             raise InputError(f"the targets of {name} are hidden: use --submission=FILE.npz")
@@ -98,7 +98,7 @@ def results(
 def with_baselines(
     found: Mapping[str, SplitResult], task: Task, examples: Examples, hidden: bool = False
 ) -> dict[str, SplitResult]:
-    """What was `predicted` for the examples, by target, beside what there is to beat."""
+    """Adds the predictions of the baselines to the results of `predicted`, by target."""
     at, beside = (examples.structures, examples.neighbors), {}
     fits = {
         one.name: fit for one in task.fitted
@@ -122,7 +122,7 @@ def with_baselines(
 
 
 def _with_linear(result: SplitResult, examples: Examples, linear: Derivatives) -> SplitResult:
-    """A result whose forces and stress stand beside those of a linear model."""
+    """The result, with forces and stress of the linear model as a baseline."""
 
     def beside(of: SplitResult | None, values: np.ndarray) -> SplitResult | None:
         return of and dataclasses.replace(of, baselines={**of.baselines, "linear": values})
@@ -136,7 +136,7 @@ def _with_linear(result: SplitResult, examples: Examples, linear: Derivatives) -
 
 
 def _stress(examples: Examples, virials: np.ndarray) -> np.ndarray:
-    """[m, 3, 3] of the structures whose stress is known."""
+    """[m, 3, 3] stress of the structures whose stress is known."""
     rows = _with_stress(examples)
     volume = np.abs(np.linalg.det(examples.structures.cells[rows]))
     stress: np.ndarray = virials[rows] / volume[:, None, None]
@@ -144,7 +144,7 @@ def _stress(examples: Examples, virials: np.ndarray) -> np.ndarray:
 
 
 def _with_stress(examples: Examples) -> np.ndarray:
-    """Places of the structures whose stress is known."""
+    """Indices of the structures whose stress is known."""
     if examples.virials is None:
         return np.zeros(0, int)
     return np.flatnonzero(~np.isnan(examples.virials).any((1, 2)))
@@ -161,10 +161,10 @@ def predicted(
     """Predictions and truth in the reported unit, by target, where the truth is known.
 
     Args:
-      name: of the part.
+      name: name of the part.
       task, predictor: of a run.
       examples: the part.
-      hidden: whether those of which it is not known are among them.
+      hidden: whether structures whose truth is unknown are predicted too.
       advance: told the number of structures after each batch (a progress bar).
     """
     found, slopes = {}, None
@@ -222,7 +222,7 @@ def _of_slopes(
 def validated(
     task: Task, predictor: Predictor, examples: Examples
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """A row of the curves, with errors, rotation errors and what is alive; and errors by target."""
+    """A row of the curves: errors, rotation errors and live parts; and the errors by target."""
     found, few = predicted("validation", task, predictor, examples), examples.first(TURNED)
     errors = {name: result.mae for name, result in found.items()}
     slopes = {
@@ -242,14 +242,14 @@ def validated(
 
 
 def _of_each(name: str, values: Mapping[str, float]) -> dict[str, float]:
-    """The values as columns of the curves; of one target without its name."""
+    """The values as columns of the curves; a single target's name is left out."""
     if len(values) == 1:
         return {name: next(iter(values.values()))}
     return {f"{name}_{target}": value for target, value in values.items()}
 
 
 def overall(task: Task, found: Mapping[str, SplitResult]) -> float:
-    """One number for all targets: of one its error, of several the mean of errors over scales."""
+    """One number for all targets: the error of one, or the mean of error / scale of several."""
     if len(task.fitted) == 1:
         return found[task.fitted[0].name].mae
     return float(np.mean([found[one.name].mae / one.reference.scale for one in task.fitted]))
@@ -258,9 +258,9 @@ def overall(task: Task, found: Mapping[str, SplitResult]) -> float:
 def rotation_error(
     task: Task, predictor: Predictor, examples: Examples, seed: int
 ) -> dict[str, float]:
-    """By target, mean |Q E(x) - E(Qx)| in its unit, a random rotation Q for each structure.
+    """Mean |Q E(x) - E(Qx)| by target, in its unit; each structure has a random rotation Q.
 
-    Of vectors and tensors, of a component; Q E = E of a number.
+    The mean includes components of vectors and tensors. For numbers, Q E = E.
     """
     rotations = symmetry.random_rotations(len(examples), seed)
     turned = dataclasses.replace(examples, structures=examples.structures.turned(rotations))
@@ -274,11 +274,11 @@ def rotation_error(
 
 
 def alive(task: Task, predictor: Predictor, examples: Examples) -> dict[str, float]:
-    """What of the network is alive: see `evaluation.liveness`.
+    """Measures which parts of the network contribute: see `evaluation.liveness`.
 
     Args:
       task, predictor: of a run.
-      examples: some; the changes are those of their predictions.
+      examples: structures whose predictions are compared.
     """
     model, params, few = predictor.model, predictor.params, examples.first(LOOKED_AT)
     neighbors = few.neighbors.found()
@@ -322,6 +322,6 @@ def print_results(task: Task, results: Results) -> None:
 
 
 def report_of(task: Task, one: FittedTarget, results: Sequence[SplitResult]) -> TargetReport:
-    """What is reported of one target."""
+    """The report of one target."""
     paper = task.data.paper(one.target)
     return TargetReport(one.name, one.target.unit, tuple(results), paper)

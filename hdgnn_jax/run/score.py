@@ -25,13 +25,13 @@ from hdgnn_jax.training.result import SplitResult
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a file says of a model.
+    """The errors of a model on a file.
 
     Attributes:
-      errors: of each quantity, by its name and unit.
-      left_out: why structures of the file are not among them.
+      errors: results of each quantity, by its name and unit.
+      left_out: why structures of the file are left out.
       doubts: lines on what makes the errors doubtful.
-      notes: what else has to be known of the file, such as charges, which no model sees.
+      notes: other lines on the file, for example on charges, which no model sees.
     """
 
     errors: dict[str, SplitResult]
@@ -44,12 +44,12 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
     """Predicts the structures of a file that the model can use.
 
     Args:
-      task, predictor: of a run, which predicts an energy that atoms move in or a dipole moment.
+      task, predictor: of a run that predicts a potential energy or a dipole moment.
       source: how the file is read: units and names.
-      file: that ASE reads.
+      file: a file that ASE reads.
 
     Raises:
-      InputError: where files hold no such target.
+      InputError: where the run predicts neither.
       StructureError: where no structure of the file can be scored.
     """
     labels = {"energy" if one.target.potential else one.name: one for one in task.fitted}
@@ -82,8 +82,8 @@ def labelled(
     """The structures of a file that have the label and that the model can use, and its notes.
 
     Args:
-      label: what a file calls the target.
-      left_out: receives why the others are not among them.
+      label: name of the target in files.
+      left_out: gets the reasons why other structures are left out.
     """
     try:
         read = source.labelled(file, label, left_out)
@@ -94,7 +94,7 @@ def labelled(
     if not len(graphs):
         raise StructureError(f"{file}: {left_out[0]}")
     kept = read.take(np.setdiff1d(np.arange(len(read)), list(reasons)))
-    # From eV to what the run's data store.
+    # From eV to the unit that the run's data store.
     unit = ENERGIES[one.target.unit] * one.target.factor if one.target.potential else 1.0
     if not predictor.has_forces:
         kept = dataclasses.replace(kept, forces=None, virials=None)
@@ -107,7 +107,7 @@ def labelled(
 def errors_of(
     task: Task, predictor: Predictor, file: pathlib.Path, one: FittedTarget, examples: Examples
 ) -> dict[str, SplitResult]:
-    """Of a target, of each atom's share where it adds up over atoms, forces and stress."""
+    """Results of a target, per atom too if it is extensive, and of forces and stress."""
     target = one.target
     with progress_bar("structures") as progress:
         bar = progress.add_task(file.name, total=len(examples))
@@ -125,7 +125,7 @@ def errors_of(
 
 
 def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:
-    """What of the examples is unlike the training structures, and what is among them."""
+    """Lines on examples that are unlike the training structures, or among them."""
     structures, said = examples.structures, []
     warnings = predictor.warnings(examples)
     if unlike := [k for k, warning in enumerate(warnings) if warning]:

@@ -13,26 +13,26 @@ class Training:
 
     Attributes:
       batch_size: structures, over all devices.
-      steps: of the run.
-      validate_every: steps.
-      first_validation: step of an early one.
+      steps: steps of the run.
+      validate_every: steps between validations.
+      first_validation: step of an early validation.
       validation_size: number of validation structures, the first, that are predicted in training.
-      log_every: steps.
-      n_budgets: padded shapes, that is compilations.
+      log_every: steps between rows of the curves.
+      n_budgets: largest number of padded shapes; each is compiled once.
       ema: decay of the averaged weights.
       max_skipped: steps that may be skipped, since their loss or gradient is not finite, before the
         run stops.
-      spike: where a logged loss is more than so many times the median of those before it, the run
+      spike: if a logged loss is above this factor times the median of those before it, the run
         goes back to its last checkpoint and leaves out the batches since; 0: never.
-      divide_state: whether each device holds but its part of weights and optimiser state (FSDP).
+      divide_state: whether each device holds only its part of weights and optimiser state (FSDP).
       auxiliary: whether the network also learns, with a second output and the same weight, what
         the composition leaves of the target. With `data.reference = linear` what is left is too
-        little to find features by; those found for this output serve both.
-      forces_weight: Å, of the error of forces in the loss, beside that of the target; 0: forces are
+        little to learn features from; those learned for this output serve both.
+      forces_weight: Å; weight of the error of forces in the loss, relative to that of the target;
+        0: forces are not trained on.
+      stress_weight: weight of the error of the stress times the volume, per atom; 0: the stress is
         not trained on.
-      stress_weight: of the error of the stress times the volume, per atom; 0: the stress is not
-        trained on.
-      init_rate: what the learning rate is multiplied by for weights that `config.init` gives.
+      init_rate: factor of the learning rate for weights that `config.init` gives.
       frozen_layers: number of first layers, with the embeddings before them, whose weights from
         `config.init` stay as they are.
     """

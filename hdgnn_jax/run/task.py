@@ -42,9 +42,9 @@ class Task:
     Attributes:
       config: as a nested dict.
       data: where the structures come from.
-      fitted: the properties that are predicted, with what is fitted on the training structures.
+      fitted: the properties that are predicted, with their references and baselines.
       model: the network: a head for each of them, then the auxiliary ones.
-      domain: of the training structures.
+      domain: domain of the training structures.
     """
 
     config: Config
@@ -88,10 +88,10 @@ class Task:
         source: Pretrained | None,
         record: Record | None,
     ) -> tuple[Task, Examples]:
-        """What `prepare` gives; of a run that has a record already, without fitting anything."""
+        """As `prepare`; if the run has a record, its fits are taken over."""
         if record is None:
             return cls.prepare(config, data, train, source)
-        # What was fitted then: elsewhere the same fit can end in other digits.
+        # On another machine the same fit can end in other digits.
         task = dataclasses.replace(cls.from_record(record), config=config, data=data)
         return task, task.to_learn(train)
 
@@ -107,7 +107,7 @@ class Task:
         )
 
     def warnings(self, train: Examples) -> list[str]:
-        """What the training structures cannot teach."""
+        """Lines on what the training structures do not determine."""
         said: dict[str, list[str]] = {}
         for one in self.fitted:
             if one.target.size == "extensive" and self.data.reference not in ("none", "tabulated"):
@@ -124,7 +124,7 @@ class Task:
 
     @property
     def note(self) -> str:
-        """What has to be known to compare its errors with others."""
+        """Caveats of a comparison with errors of others."""
         divided = self.data.how_divided(self.fitted[0].name)
         own = [one.target.note for one in self.fitted]
         return " ".join(filter(None, [divided and f"{divided}.", self.data.note, *own]))
@@ -156,15 +156,15 @@ class Task:
         return optimizer if self.config["init"] is None else with_own_rates(optimizer, rates)
 
     def to_learn(self, examples: Examples) -> Examples:
-        """Less what linear references know of them."""
+        """The examples, less the parts from geometry of linear references."""
         return examples.without_linear(self.fitted, {})
 
     def training_targets(self, train: Examples, learned: Examples) -> np.ndarray:
-        """[n, F] what each output of the network learns; NaN where it is not known.
+        """[n, F] the values that the network's outputs learn; NaN where unknown.
 
         Args:
           train: the training structures.
-          learned: the same as `to_learn` leaves them.
+          learned: `to_learn` of these structures.
         """
         structures, columns = train.structures, []
         for one in self.fitted:
@@ -177,7 +177,7 @@ class Task:
         return np.concatenate(columns, 1)
 
     def standardised_forces(self, learned: Examples) -> np.ndarray | None:
-        """[atoms, 3] what the network learns of forces `to_learn`, per Å."""
+        """[atoms, 3] standardised forces of `to_learn`, per Å; None: they are not trained on."""
         if learned.forces is None:
             return None
         one = potential(self.fitted)
@@ -186,7 +186,7 @@ class Task:
         return learned.forces * (one.target.factor / one.reference.scale)
 
     def standardised_virials(self, learned: Examples) -> np.ndarray | None:
-        """[n, 3, 3] what the network learns of virials `to_learn`; NaN where unknown."""
+        """[n, 3, 3] standardised virials of `to_learn`, NaN where unknown; None as for forces."""
         one = potential(self.fitted)
         if learned.virials is None or one is None:
             return None
@@ -194,7 +194,7 @@ class Task:
 
     @property
     def weights(self) -> Weights:
-        """In the loss."""
+        """The weights of errors in the loss."""
         training = self.config["training"]
         of_outputs = heads.shares(self.model.hyper.heads)
         return Weights(of_outputs, training["forces_weight"], training["stress_weight"])
@@ -231,17 +231,17 @@ class Task:
 def check(config: Config) -> None:
     """Refuses a config that no run can use, before any data are read.
 
-    What only the data can tell, such as a training set larger than there is, is found later.
+    Errors that only the data show, such as a training set larger than there is, are found later.
 
     Raises:
       InputError: naming the field.
     """
     if "init" not in config:
-        raise InputError("config.init is missing; None: the run starts from no other")
+        raise InputError("config.init is missing: None lets the run start from new weights")
     for name, hint in (("target", str), ("seed", int), ("head", str), ("init", str | None)):
         check_type(f"config.{name}", config.get(name), hint)
     if not 0 <= config["seed"] < 2**32:
-        # JAX leaves out what is beyond 32 bits: another seed, the same run.
+        # JAX ignores bits beyond 32: another seed would give the same run.
         raise InputError(f"config.seed must be at least 0 and below 2^32, not {config['seed']}")
     data, chosen = dataset(config), targets_of(config)
     model = from_section(
@@ -269,12 +269,12 @@ def check(config: Config) -> None:
     for z in model.elements:
         if not 0 < z < len(SYMBOLS):
             raise InputError(f"config.model.elements must be atomic numbers, not {z}")
-    # Of the rule for the sphere.
+    # Checks the rule for the sphere.
     model.points()
 
 
 def _check_bonds(config: Config) -> None:
-    """Refuses what a network that sees bonds cannot have."""
+    """Refuses settings that a network that sees bonds cannot have."""
     for name in ("forces_weight", "stress_weight"):
         if config["training"][name]:
             raise InputError(
@@ -284,7 +284,7 @@ def _check_bonds(config: Config) -> None:
     for one in targets_of(config):
         if has_reference(config, one):
             raise InputError(
-                f"config.data.reference = linear of {one.name} needs config.model.neighborhood = "
+                f"config.data.reference = linear for {one.name} needs config.model.neighborhood = "
                 "cutoff: it sees pairs that are not bonded"
             )
 

@@ -275,7 +275,7 @@ def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message)
         ),
         (
             {"model.neighborhood": "bonds", "data.reference": "linear"},
-            "reference = linear of U0 needs config.model.neighborhood = cutoff: it sees pairs",
+            "reference = linear for U0 needs config.model.neighborhood = cutoff: it sees pairs",
         ),
         ({"data.cash": "x"}, "config.data: .* unexpected keyword argument 'cash'"),
         ({"model.chanels": 4}, "config.model: .* unexpected keyword argument 'chanels'"),
