@@ -48,7 +48,7 @@ class _Damaged(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
       step: training steps done when it was saved.
@@ -70,8 +70,8 @@ class Checkpoints:
     saved in the step's record and verified when the step is restored.
 
     A step has two items: `record`, JSON with the name, type and digest of every array, and `state`,
-    their bytes end to end. One array and not hundreds, because a damaged step would leave hundreds
-    of reads unfinished, each of which prints a traceback.
+    their bytes end to end. It is one array, because a damaged step with hundreds would
+    leave hundreds of reads unfinished, each of which prints a traceback.
 
     A context manager; leaving it (or `close`) waits for the last save.
     """
@@ -111,7 +111,7 @@ class Checkpoints:
         Args:
           step: training steps done.
           state: pytree of arrays, however they are divided among devices and processes.
-          record: JSON-able: what the run is rebuilt from (configuration, seed, references, ...).
+          record: JSON-able content that the run is rebuilt from (configuration, references, ...).
           metric: validation error, lower is better; None if this step was not validated.
 
         Raises:
@@ -155,7 +155,7 @@ class Checkpoints:
         Args:
           like: pytree with the structure, shapes, dtypes and shardings of the state; its leaves are
             arrays or `jax.ShapeDtypeStruct`s. The devices need not be those of the save.
-          part: of the state that `like` is and that is returned, as ".ema"; all of it by default.
+          part: path of the part of the state that `like` stands for, as ".ema"; "": all of it.
           which: "latest" falls back on the next older step where one is damaged, with a logged
             warning that names it; "best" means the step of the lowest metric and no other.
 
@@ -174,7 +174,7 @@ class Checkpoints:
         return restored
 
     def record(self, which: Which = "latest") -> Json:
-        """Reads the record alone: what it takes to build the model to restore into.
+        """Reads the record alone, from which the model to restore into is built.
 
         Args:
           which: as in `restore`.
@@ -186,7 +186,7 @@ class Checkpoints:
         return record
 
     def metric(self, which: Which = "best") -> float | None:
-        """What the step was saved with. Args and errors: of `record`."""
+        """The validation error of the step. Arguments and errors are those of `record`."""
         metric: float | None = self._read_first_sound(which, self._read_contents)["metric"]
         return metric
 
@@ -222,7 +222,7 @@ class Checkpoints:
         self.close()
 
     def _wait(self) -> None:
-        """Until the last save is on disk. Else its error would look like one of what comes next."""
+        """Waits until the last save is on disk, so that its error is not taken for a later one."""
         with self._writing():
             self._manager.wait_until_finished()
 
@@ -264,10 +264,10 @@ class Checkpoints:
         )
 
     def _same(self, step: int, found: T) -> T:
-        """What was found, if every process found it in the same step.
+        """Returns `found`, if every process found it in the same step.
 
         Raises:
-          CheckpointError: where one has fallen back on another: their weights would differ.
+          CheckpointError: where processes found different steps: their weights would differ.
         """
         if jax.process_count() > 1:
             steps = multihost_utils.process_allgather(np.int32(step)).tolist()
@@ -299,7 +299,7 @@ class Checkpoints:
         return metrics
 
     def _read_contents(self, step: int) -> Json:
-        """What `save` wrote into a step's record, verified."""
+        """The contents that `save` wrote into a step's record, verified."""
         stored = self._read(step, "record", ocp.args.JsonRestore())
         if not isinstance(stored, dict) or stored.keys() != {"contents", "sha256"}:
             raise self._damaged(step, "its record is incomplete")
@@ -376,7 +376,7 @@ def _lowest(metrics: Mapping[int, float | None]) -> int | None:
 
 
 def _first_line(error: Exception) -> str:
-    """Type and beginning of its message, which may be long, or empty."""
+    """The type of an error and the beginning of its message, which may be long, or empty."""
     return f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}".strip()
 
 
@@ -385,5 +385,5 @@ def _json_digest(contents: Fields) -> str:
 
 
 def _is_not_orbax_chatter(entry: logging.LogRecord) -> bool:
-    """Drops what Orbax tells absl's log, tracebacks too: what a run must know is raised here."""
+    """Drops Orbax's entries in absl's log, with tracebacks: errors that matter are raised here."""
     return "orbax" not in pathlib.Path(entry.pathname).parts

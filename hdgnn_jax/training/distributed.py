@@ -70,7 +70,7 @@ def connect(
 
 
 def _give_up(coordinator: str | None, seconds: float) -> None:
-    """Ends this process, which has waited so long for the others."""
+    """Ends this process, which has waited for the others for this time."""
     where = f"the coordinator {coordinator}" if coordinator else "their coordinator"
     print(
         f"error: after {seconds:g} s not all processes have reached {where}: start all of them "

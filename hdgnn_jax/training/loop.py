@@ -41,7 +41,7 @@ class StoppedError(RuntimeError):
 
 @dataclasses.dataclass
 class Memory:
-    """What the loop remembers besides the state; saved with it, so that a resumed run has it too.
+    """The loop's memory besides the state; saved with it, so that a resumed run has it too.
 
     Attributes:
       waiting: metrics of the steps since the last row of the curve.
@@ -76,7 +76,7 @@ class Memory:
 
 @dataclasses.dataclass(kw_only=True)
 class Loop:
-    """What a run does at its steps.
+    """The loop over the steps of a run.
 
     Attributes:
       train_step: (state, batch) -> (state, metrics).
@@ -94,8 +94,8 @@ class Loop:
       spike: a logged loss above this factor times the median of the last `RECENT` ones is a spike;
         0: no loss is.
       memory: an empty one, or that of a resumed run.
-      locate: (state, batch) -> what is not finite. With it the loss is read after each step, and
-        the first step that is skipped ends the run.
+      locate: (state, batch) -> text on what is not finite. With it the loss is read after each
+        step, and the first step that is skipped ends the run.
     """
 
     train_step: Callable[[TrainState, batching.MolecularGraph], tuple[TrainState, StepMetrics]]

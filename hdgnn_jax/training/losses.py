@@ -13,12 +13,12 @@ from hdgnn_jax.types import PyTree
 
 
 class Weights(NamedTuple):
-    """What errors weigh in the loss.
+    """Weights of errors in the loss.
 
     Attributes:
-      outputs: [F], of the network's outputs; see `heads.shares`.
-      forces: Å, of forces, which are per Å; 0: they are not trained on.
-      stress: of virials, the stress times the volume, per atom; 0: they are not trained on.
+      outputs: [F] weights of the network's outputs; see `heads.shares`.
+      forces: weight of forces, Å; 0: they are not trained on.
+      stress: weight of virials, the stress times the volume, per atom; 0: they are not trained on.
     """
 
     outputs: np.ndarray
@@ -62,9 +62,9 @@ def l1(
 
     Args:
       outputs: [G, F], or their `Derivatives` where derivatives are trained on.
-      graph: has the targets [G, F], and forces and virials where they weigh something.
+      graph: has the targets [G, F], and forces and virials where their weight is not 0.
       counts: counts of the whole batch, of which the graph may be a part.
-      weights: of each.
+      weights: weights of the errors.
     """
     value = outputs.value if weights.of_slopes else outputs
     error = jnp.abs(jnp.where(_labelled(graph), value - graph.globals.target, 0))

@@ -22,7 +22,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
     "b1": lambda decay: 0 <= decay < 1,
     "b2": lambda decay: 0 <= decay < 1,
 }
-"""By the names of arguments of `make_optimizer`, whether a value is within its range."""
+"""Tests whether a value is within its range, by the name of `make_optimizer`'s argument."""
 
 
 def make_optimizer(
@@ -89,9 +89,9 @@ class OwnRates(NamedTuple):
     """The state of an optimiser `with_own_rates`.
 
     Attributes:
-      state: of the optimiser itself.
-      rates: what each weight's update is multiplied by. They are kept with the state, so that a run
-        goes on without what they were made from.
+      state: state of the optimiser itself.
+      rates: factor of each weight's update. They are kept with the state, so that a resumed run
+        does not need the run that they were made from.
     """
 
     state: optax.OptState
@@ -101,7 +101,7 @@ class OwnRates(NamedTuple):
 def with_own_rates(
     optimizer: optax.GradientTransformation, rates: optax.Params | None = None
 ) -> optax.GradientTransformation:
-    """The same with a factor for each weight's update; without `rates`, each is 1 at the start."""
+    """The optimiser with a factor for each weight's update; without `rates`, each starts at 1."""
 
     def init(params: optax.Params) -> OwnRates:
         given = jax.tree.map(jnp.ones_like, params) if rates is None else rates
@@ -110,7 +110,7 @@ def with_own_rates(
     def update(
         gradient: optax.Updates, state: OwnRates, params: optax.Params | None = None
     ) -> tuple[optax.Updates, OwnRates]:
-        # What stays as it is has no part in the norm that gradients are clipped by.
+        # Frozen weights do not count in the norm by which gradients are clipped.
         moving = jax.tree.map(lambda g, rate: jnp.where(rate == 0, 0, g), gradient, state.rates)
         updates, inner = optimizer.update(moving, state.state, params)
         return optax.tree.mul(updates, state.rates), OwnRates(inner, state.rates)

@@ -1,4 +1,4 @@
-"""What a checkpoint says beside its arrays: all that is needed to go on, and to predict."""
+"""The record of a checkpoint beside its arrays: all that resuming and prediction need."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hdgnn_jax.training.loop import Memory
 from hdgnn_jax.types import Config, Fields, Json
 
 VERSION = 7
-"""Of the fields below; a record of another version is refused by name."""
+"""Version of the fields below; records of other versions are refused."""
 
 
 @dataclasses.dataclass
 class Course:
-    """How a run went, in all its processes.
+    """The course of a run in all its processes.
 
     Attributes:
-      seconds: of wall time.
-      compilations: shapes that the training step was compiled for.
-      resumed: steps that the run went on from.
-      left_out: batches that a spike of the loss made it leave out.
-      extended: each time that `training.steps` was raised, the step and what it was until then.
+      seconds: wall time.
+      compilations: number of shapes for which the training step was compiled.
+      resumed: steps from which the run was resumed.
+      left_out: number of batches left out after spikes of the loss.
+      extended: the steps at which `training.steps` was raised, each with the value until then.
     """
 
     seconds: float = 0.0
@@ -40,15 +40,15 @@ class Record:
     """The record of a checkpoint.
 
     Attributes:
-      config: of the run, as a nested dict.
+      config: config of the run, as a nested dict.
       model: the network's hyper-parameters.
       fitted: the targets.
-      errors: mean absolute, on validation, by target.
-      domain: of the training structures.
+      errors: mean absolute errors on validation, by target.
+      domain: domain of the training structures.
       budget: the largest shape of a device's batch.
-      split_digest: of the data set.
-      course: how it went so far.
-      memory: of the training loop.
+      split_digest: digest of the data set.
+      course: course of the run so far.
+      memory: memory of the training loop.
     """
 
     config: Config
@@ -81,7 +81,7 @@ class Record:
         return bool(self.config["training"]["forces_weight"])
 
     def to_dict(self) -> Json:
-        """JSON-able, exact: Python writes the shortest digits that read back to the same bits."""
+        """A JSON-able dict, exact: Python writes digits that read back to the same bits."""
         return {
             "version": VERSION,
             "config": self.config,
@@ -97,7 +97,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, content: Fields) -> Record:
-        """The inverse of `to_dict`, after JSON too.
+        """The inverse of `to_dict`, also after a pass through JSON.
 
         Raises:
           CheckpointError: where another version of this program wrote it.

@@ -21,11 +21,11 @@ from hdgnn_jax.types import Fields, Json
 
 @dataclasses.dataclass(frozen=True)
 class TargetReport:
-    """What is reported of a target.
+    """The report of a target.
 
     Attributes:
       target: its name.
-      unit: of all values.
+      unit: unit of all values.
       results: at least one split.
       paper: by split, the errors that the paper reports.
     """
@@ -42,7 +42,7 @@ class TargetReport:
 
     @property
     def beaten(self) -> str:
-        """Both errors, where the linear model's is the smaller on that split; else empty."""
+        """Both errors, if that of the linear model is smaller on the headline split; else empty."""
         headline, unit = self.headline, self.unit
         if "linear" not in headline.baselines:
             return ""
@@ -63,7 +63,7 @@ def verdict(reports: Sequence[TargetReport]) -> str:
 
 
 def print_tables(reports: Sequence[TargetReport], note: str = "") -> None:
-    """Prints errors beside the baselines and the paper: of several targets a row for each."""
+    """Prints errors beside the baselines and the paper; several targets have a row each."""
     console = Console()
     for title, (header, *rows) in (
         _tables(reports[0]) if len(reports) == 1 else [_overview(reports)]
@@ -105,15 +105,15 @@ def write_report(
 ) -> None:
     """Writes the report. Each file is replaced as a whole, so a crash leaves none half written.
 
-    Of several targets each has a folder of its own, and `report.md` a row for each; `summary.json`,
+    Each of several targets has a folder of its own and a row in `report.md`; `summary.json`,
     written last, then has `targets`.
 
     Args:
       folder: gets `summary.json`, `report.md`, `learning_curve.png`, `parity.png`, `card.json` and
         a `predictions_<split>.csv` per split; created if it is missing.
-      reports: of each target.
-      history: rows with `step` and, where they were measured, `train_loss` and `validation_mae`, of
-        several targets `validation_mae_<target>`.
+      reports: the reports of all targets.
+      history: rows with `step` and, where they were measured, `train_loss` and `validation_mae`, or
+        `validation_mae_<target>` for several targets.
       note: caveats of a comparison with the paper; empty without any.
       run: `seconds`, `compilations`, `padding_efficiency` (real share of the padded arrays, 0 to 1)
         and `parameters`.
@@ -273,7 +273,7 @@ def _table(
 
 
 def _labels(names: Iterable[str]) -> list[str]:
-    """The heads of columns."""
+    """The headings of columns."""
     labels = {"": "HDGNN", "_paper": "paper (test)"}
     return [labels.get(name, name.replace("_", " ").strip()) for name in names]
 

@@ -24,7 +24,7 @@ class SplitResult:
       threshold: `accuracy` also gives the share of errors below this; None: it does not.
       forces: the forces on every atom, in the unit per Å, with the ids of their structures; None
         where the model was not trained on forces.
-      stress: of every structure whose stress is known, in the unit per Å^3; None the same.
+      stress: the stress of every structure with a known one, in the unit per Å^3; None as above.
     """
 
     split: str
@@ -38,7 +38,7 @@ class SplitResult:
 
     @property
     def slopes(self) -> dict[tuple[str, str], SplitResult]:
-        """Of the derivatives, by name and by what their unit is divided by."""
+        """The results of forces and stress, by name and by the divisor of their unit."""
         found = {("forces", "Å"): self.forces, ("stress", "Å^3"): self.stress}
         return {name: result for name, result in found.items() if result is not None}
 

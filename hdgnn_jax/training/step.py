@@ -123,7 +123,7 @@ def make_train_step(
       mesh: the devices.
       key: the root of the run's random numbers; step k uses fold_in(key, k).
       ema_decay: decay of the average, reached gradually as (1 + k) / (10 + k).
-      weights: in the loss.
+      weights: weights of errors in the loss.
       divide: whether the state is `divided` among the devices. Weights are then gathered for the
         step and their gradient is scattered; the optimiser updates only a device's own part.
 
