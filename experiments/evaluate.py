@@ -2,15 +2,15 @@
 
     python -m experiments.evaluate --workdir=runs/quick --split=test
 
-With files instead, the errors of energies, forces and stress, or of dipole moments, on all
-structures of files that ASE reads:
+With files that ASE reads, it gives the errors of energies, forces and stress, or of dipole moments,
+on all their structures:
 
     python -m experiments.evaluate --workdir=runs/forces FILE.extxyz
 
-Units and names in a file are those of config.data, or given here. What cannot be scored is named
-and left out, and the exit code is 1.
+Units and names in a file are those of config.data, or given here. Structures that cannot be scored
+are named and left out, and the exit code is 1.
 
-With --submission=FILE.npz, predictions for OC20's four test parts as its leaderboard takes them.
+With --submission=FILE.npz it writes predictions for OC20's four test parts, for its leaderboard.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OF_FILES = {
     "forces_key": flags.DEFINE_string("forces_key", None, "NAME of forces in a file"),
     "stress_key": flags.DEFINE_string("stress_key", None, "NAME of the stress in a file"),
 }
-"""By field of `ASEFile`."""
+"""Flags by field of `ASEFile`."""
 SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")
 
 PROGRAM = program.Program(str(__doc__), [program.WORKDIR], words=True)
@@ -55,7 +55,7 @@ from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Fields, Json
 
 SHOWN = 20
-"""So many structures that cannot be scored are named."""
+"""Largest number of structures that are named because they cannot be scored."""
 
 
 def main(*files: str) -> None:
@@ -98,12 +98,12 @@ def score_files(
     """Prints the errors on files, of the weights that were best on validation.
 
     Args:
-      workdir: of the run.
-      files: that ASE reads.
-      how: fields of `ASEFile` that are others than in the run's config.
+      workdir: folder of the run.
+      files: files that ASE reads.
+      how: fields of `ASEFile` that replace those of the run's config.
 
     Returns:
-      How many structures could not be scored.
+      The number of structures that could not be scored.
 
     Raises:
       InputError, StructureError, CheckpointError: each with one line.

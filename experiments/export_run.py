@@ -36,7 +36,7 @@ def read(path):
 
 
 def neighbors(model, symbols, positions, cell):
-    """Receivers, senders and shifts of all pairs within the cutoff, of bonds or the nearest."""
+    """Receivers, senders and shifts of pairs within the cutoff: all, the bonded or the nearest."""
     inverse = np.linalg.pinv(cell)
     reach = model["cutoff"] * np.linalg.norm(inverse, axis=0) + np.ptp(positions @ inverse, axis=0)
     steps = itertools.product(*(range(-n, n + 1) for n in np.ceil(reach).astype(int)))

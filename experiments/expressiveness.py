@@ -172,7 +172,7 @@ def print_rates(title: str, rows: Sequence[Json], down: str, across: str) -> Non
 
 
 def draw(path: pathlib.Path, rows: Sequence[Json]) -> None:
-    """Success against L and n, a panel for each variant."""
+    """Plots success against L and n, a panel for each variant."""
     figure = empty_figure(3.2 * len(VARIANTS), 3.4)
     for axes, variant in zip(figure.subplots(1, len(VARIANTS)), VARIANTS, strict=True):
         mine = [row for row in rows if row["variant"] == variant]

@@ -1,4 +1,4 @@
-"""Predicts QM9's twelve properties, or what runs were trained on, for structures.
+"""Predicts QM9's twelve properties, or those that runs were trained on, for structures.
 
     python -m experiments.predict smiles:CCO
     python -m experiments.predict --workdir=runs/quick smiles:CCO qm9:1-100 --output=out.csv
@@ -9,24 +9,25 @@ Inputs, any number and mixed:
   FILE          all structures of a file that ASE reads: xyz, extxyz, cif, db, traj, ...
   FILE.lmdb     OC20's records.
   FILE.smi      a SMILES on each line; what follows it on the line is its name.
-  smiles:CCO    a SMILES. Positions are made by RDKit and said so in the output. With
-                --conformers=10 the one of lowest MMFF94 energy is predicted, and how much the
-                prediction differs over the others is a column more.
+  smiles:CCO    a SMILES. RDKit makes the positions, and the output says so. With --conformers=10
+                the one of lowest MMFF94 energy is predicted; a further column has the spread of the
+                prediction over all of them.
   qm9:1-100     QM9's molecules by index, from the package qm9pack.
 
 The output is .csv, .json or .extxyz, with one row for each structure in the order of the inputs and
-a unit with each quantity; without --output it is a table, or CSV where it goes into a pipe. What
-cannot be used, a missing file too, is a row with the reason (an .extxyz has none for what cannot be
-read); the others are predicted, and the exit code is 1. A warning says where a structure is unlike
-all that the model was trained on, or has a charge. Comments of xyz files are kept.
+a unit with each quantity; without --output it is a table, or CSV where it goes into a pipe. An
+input that cannot be used, such as a missing file, gets a row with the reason (but none in .extxyz
+if it cannot be read); the others are predicted, and the exit code is 1. A warning says that a
+structure is unlike all that the model was trained on, or has a charge. Comments of xyz files are
+kept.
 
   --unit=eV gives energies in eV, or kcal/mol, kJ/mol, Ha, Ry; --unit=Å^3 a polarizability. A wrong
-  unit is refused with those there are. The last digits are those of the model's own error on
-  validation, which is written with four.
+  unit is refused, with a list of the units there are. Predictions have as many decimals as
+  the model's error on validation has when it is written with four digits.
 
   Several models: --workdir=runs/U0,runs/gap predicts both properties. Runs of the same property
   are an ensemble: mean and spread (standard deviation).
-  A cheap measure of how sure a model with a learned pathway is: --rolls=8 gives mean and spread
+  --rolls=8 measures cheaply how sure a model with a learned pathway is: it gives mean and spread
   over the arbitrary roll of the edges' frames.
   --forces adds forces (eV/Å) to .json and .extxyz, where one run predicts an energy, which is then
   in eV too. --relax moves the atoms that are not fixed to a minimum of that energy first, all
@@ -75,7 +76,7 @@ from hdgnn_jax.training.metrics import write_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked for beside the predictions; see the flags."""
+    """The options of the command line; see the flags."""
 
     forces: bool = False
     rolls: int = 1
@@ -115,13 +116,13 @@ def run(
     output: pathlib.Path | None,
     options: Options = Options(),
 ) -> int:
-    """Predicts and writes; the number of structures that could not be used.
+    """Predicts and writes; returns the number of structures that could not be used.
 
     Args:
       workdirs: folders of runs.
-      inputs: of the command line.
+      inputs: words of the command line.
       output: a file; None: the standard output.
-      options: what is asked for.
+      options: those of the command line.
 
     Raises:
       InputError: for forces where no run, or several, predict an energy; for a unit that none of
@@ -162,7 +163,7 @@ def run(
 
 
 def own_weights(predictor: Predictor) -> str:
-    """Which weights are used where none are named, and the errors to expect."""
+    """A sentence on the weights that come with the package, and the errors to expect."""
     errors = ", ".join(
         # Two digits, without an exponent.
         f"{one.name} {float(f'{predictor.errors[one.name]:.2g}'):g} {one.target.unit}"
@@ -186,12 +187,12 @@ def summary(rows: Sequence[Row], names: str) -> str:
 
 
 def load(workdirs: Sequence[pathlib.Path], options: Options) -> list[Predictor]:
-    """The models, which can do what is asked.
+    """Loads the models, and checks that they can do what is asked.
 
     Raises:
       As `run`.
     """
-    # So that forces are of the same mean over rolls as the energies.
+    # Forces are then of the same mean over rolls as the energies.
     frames = options.rolls if options.rolls > 1 else None
     predictors = [Predictor.load(workdir, frames) for workdir in workdirs]
     n = sum(predictor.has_forces for predictor in predictors)
@@ -209,7 +210,7 @@ def load(workdirs: Sequence[pathlib.Path], options: Options) -> list[Predictor]:
 
 
 def write(rows: Sequence[Row], output: pathlib.Path | None) -> None:
-    """Into a file; without one, a table for whoever looks on, CSV for a program."""
+    """Writes the rows into a file; without one, as a table to a terminal, else as CSV."""
     if output:
         write_atomically(output, FORMATS[output.suffix](rows).encode())
     elif sys.stdout.isatty():
@@ -221,7 +222,7 @@ def write(rows: Sequence[Row], output: pathlib.Path | None) -> None:
 def prepare(rows: Sequence[Row], runs: Sequence[tuple[str, Predictor]]) -> list[Neighborhoods]:
     """The structures of all rows that every model can use, as each model prepares them.
 
-    The others' rows get the reason.
+    Rows with other structures get the reason.
 
     Args:
       rows: without a reason yet.
@@ -262,9 +263,9 @@ def fill(
     """Puts predictions, warnings and forces into rows that can be predicted.
 
     Args:
-      rows: with as many structures in all as each model has prepared.
-      prepared: of `prepare`, beside the models.
-      options: what is asked for.
+      rows: rows whose structures all models have prepared.
+      prepared: models, each with its structures from `prepare`.
+      options: those of the command line.
       advance: told the number of structures after each batch (a progress bar).
     """
     counts = [len(row.structures) for row in rows]
@@ -278,7 +279,7 @@ def fill(
         row.warning = "; ".join(filter(None, doubts))
     potentials = {p.energy().name for p, _ in prepared if p.has_forces}
     for target, found in predict_all(prepared, options.rolls, advance).items():
-        # A structure has one energy: of several potentials none is it.
+        # A structure has one energy; with several potentials none of them counts as it.
         is_energy = potentials == {target}
         errors = [p.errors[target] for p, _ in prepared if p.errors.get(target)]
         said = functools.partial(quantity, own=found.unit, error=min(errors, default=None))
@@ -299,7 +300,7 @@ def fill(
         for row, of_row in zip(
             rows, np.split(forces, graphs.structures.offsets[1:-1]), strict=True
         ):
-            # More digits of them are noise of float32.
+            # Further digits are noise of float32.
             row.forces = np.round(of_row, 6)
 
 

@@ -65,7 +65,7 @@ from hdgnn_jax.training.metrics import write_atomically
 FILE = 200
 """Number of slabs in an LMDB file; an interruption loses at most this many."""
 MOLECULES_IN_FILE = 50
-"""The same for molecules."""
+"""Number of molecules in a part of the extxyz file; an interruption loses at most this many."""
 WORDS = ("is2re", "slabs", "molecules", "extxyz", "qm9")
 
 

@@ -1,4 +1,4 @@
-"""What every command does first: quiet dependencies, settings of a CPU, one-line errors."""
+"""The start of every command: quiet dependencies, settings of a CPU, one-line errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SEEDS = flags.DEFINE_integer(
     "seeds", None, "N, runs that differ in the seed alone; not given: 3, for peer 1", lower_bound=1
 )
 SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES, PAGE, SEEDS)
-"""Each program says which of these it reads."""
+"""Flags of this module; each program says which of them it reads."""
 
 ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream; 143,
 training that SIGTERM ended, saved. --traceback shows where an error arose.
@@ -53,15 +53,15 @@ PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "show where in the program an error arose")
 ERRORS = (HDGNNError, OSError)
-"""What a user can cause, such as a file that cannot be opened. Anything else is a bug of ours and
-keeps its traceback."""
+"""Errors that a user can cause, such as a file that cannot be opened. Any other is a bug of ours
+and keeps its traceback."""
 
 
 @dataclasses.dataclass
 class Program:
-    """A command: what --help says of it and what it reads.
+    """A command: its --help and the flags that it reads.
 
-    Its file declares its flags and itself before it imports what takes seconds, so that --help and
+    Its file declares flags and command before imports that take seconds, so that --help and
     mistakes on the command line are answered at once:
 
         PROGRAM = program.Program(str(__doc__), [program.WORKDIR])
@@ -76,7 +76,7 @@ class Program:
     Attributes:
       document: what --help prints above the flags.
       needed: the flags that must be given.
-      optional: those of this module that the program reads too; all else belong to others.
+      optional: other flags of this module that the program reads.
       words: whether the command line may have words beside the flags.
     """
 
@@ -105,7 +105,7 @@ class Program:
         """Runs the program; a user's mistake ends it with one line and exit code 1.
 
         Args:
-          main: its arguments are the words of the command line.
+          main: takes the words of the command line.
         """
         quiet()
         try:
@@ -119,11 +119,11 @@ class Program:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled programs for the next call; before JAX is imported, which reads where.
+    """Keeps compiled programs for the next call. Call it before JAX is imported.
 
-    In a folder of the user's cache, one for each kind of processor, for which they are compiled.
-    JAX_COMPILATION_CACHE_DIR names another, or none where it is empty. Where the folder cannot be
-    written, nothing is kept.
+    They are kept in a folder of the user's cache, one for each kind of processor.
+    JAX_COMPILATION_CACHE_DIR names another folder; if it is empty, or the folder cannot be written,
+    nothing is kept.
     """
     if PROGRAMS in os.environ:
         return
@@ -161,7 +161,7 @@ def manual(of: Program) -> str:
 
 
 def _processor() -> str:
-    """A name for the processor's instructions: what is compiled for others may not run on it."""
+    """A name for the processor's instructions: programs compiled for others may not run on it."""
     about = pathlib.Path("/proc/cpuinfo")
     flags_of = re.search("^flags.*", about.read_text() if about.exists() else "", re.MULTILINE)
     instructions = flags_of[0] if flags_of else platform.processor()
@@ -169,7 +169,7 @@ def _processor() -> str:
 
 
 def _value(name: str) -> str:
-    """What stands for a flag's value: the capitals that its help begins with."""
+    """The placeholder of a flag's value: the capitals that its help begins with."""
     word = (flags.FLAGS[name].help or "").split(",")[0].split(" ")[0].rstrip(":")
     return word if word.isupper() or word.startswith(("FILE", "DIR")) else "VALUE"
 
@@ -205,8 +205,8 @@ def fail(message: object) -> NoReturn:
 
 
 def quiet() -> None:
-    """Only our own log reaches the terminal, warnings as one line each."""
-    # Once the flags are parsed: absl's own flags set these levels.
+    """Lets only our own log reach the terminal, each warning in one line."""
+    # Called after the flags are parsed, because absl's own flags set these levels.
     for name in (None, "absl", "jax"):
         logging.getLogger(name).setLevel(logging.ERROR)
     handler = logging.StreamHandler()
@@ -217,10 +217,10 @@ def quiet() -> None:
 
 
 def _shipped(argument: str) -> str:
-    """`--config=qm9:quick` with the file of this package.
+    """Puts the path of this package's file into `--config=qm9:quick`.
 
-    And `--config=experiments/configs/qm9.py:quick`, the README's way, where one is not in the
-    repository; the same of `--space`.
+    Outside the repository it also does so for `--config=experiments/configs/qm9.py:quick`, as the
+    README has it. `--space` is treated in the same way.
     """
     flag, _, value = argument.partition("=")
     folder, ending = {"--config": ("configs", ".py"), "--space": ("spaces", ".json")}.get(
@@ -246,7 +246,7 @@ def _parse(of: Program) -> list[str]:
     for holder in of.needed:
         if not flags.FLAGS[holder.name].value:
             raise InputError(f"--{holder.name} is missing: {flags.FLAGS[holder.name].help}")
-    # Before hours of work, not after.
+    # Checked here, before hours of work.
     for holder in (JSON, PLOT):
         if holder.value and not pathlib.Path(holder.value).absolute().parent.is_dir():
             raise InputError(f"--{holder.name}={holder.value}: its folder does not exist")
@@ -256,7 +256,7 @@ def _parse(of: Program) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line: the last, of a message with a traceback."""
+    """An error in one line; of a message with a traceback, the last line."""
     if isinstance(error, (AttributeError, KeyError)):
         # The first line quotes the field; a second proposes one that is spelt much the same.
         text = error.args[0]
@@ -267,5 +267,5 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if "Traceback" in text:
         return re.sub(r"^[\w.]*(Error|Exception): ", "", text.strip().splitlines()[-1])
-    # A value may have ends of lines of its own.
+    # A value may contain line breaks.
     return " ".join(text.split())

@@ -22,7 +22,7 @@ class Plan:
       config: config of candidate 0, in nested dictionaries that JSON can store.
       space: see `search_space`.
       candidates: number of candidates in the first rung.
-      eta: one of so many candidates goes on, and the next rung's runs are so many times longer.
+      eta: one candidate in `eta` goes on, and the next rung's runs are `eta` times longer.
       rungs: number of rungs.
       finalists: number of candidates that go on from the last rung to the finals.
       seeds: number of runs of each finalist.
@@ -130,7 +130,7 @@ class Candidate:
         return cls(**{**content, **trials})
 
     def steps(self, seconds: float) -> int:
-        """The number of steps of a run that takes so many seconds.
+        """The number of steps of a run that takes this many seconds.
 
         Raises:
           InputError: where it is less than two: one validation must lie half way.

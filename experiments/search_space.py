@@ -23,7 +23,7 @@ from hdgnn_jax.training.optimizer import make_optimizer
 from hdgnn_jax.types import Config, Fields, Json
 
 Values = list[Any] | Json
-"""Of a field: choices, or an object with the ends of a range."""
+"""The values of a field: choices, or an object with the ends of a range."""
 Space = Fields
 """The content of the file: {field: [choices] or {"low": .., "high": .., "log": true}}."""
 

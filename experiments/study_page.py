@@ -188,7 +188,7 @@ def write(
 def _of_runs(
     workdir: pathlib.Path, targets: Sequence[str], variants: Sequence[str], seeds: int, file: str
 ) -> dict[tuple[str, str], list[Json]]:
-    """By target and variant, what a file in the reports of the runs has, in the order of seeds."""
+    """The content of a file in the runs' reports, by target and variant, in the order of seeds."""
     return {
         (t, v): [
             json.loads((workdir / t / v / str(s) / "report" / file).read_text())

@@ -2,17 +2,17 @@
 
     python -m experiments.symmetry --workdir=runs/quick --plot=symmetry.png
 
-The weights that were best on validation, or untrained ones (--config=FILE.py instead of --workdir),
-on test molecules. Mean |E(x) - E(Qx)| over random rotations Q and molecules, its standard error,
-the same of a component of the forces -dE/dx, and the relative change of the node states after each
-layer:
+It uses the weights that were best on validation, or untrained ones (--config=FILE.py instead of
+--workdir), on test molecules. It prints mean |E(x) - E(Qx)| over random rotations Q and molecules,
+its standard error, the same for a component of the forces -dE/dx, and the relative change of the
+node states after each layer:
 
     rotation  the molecule turned: all below at once
     roll      other rolls of the edges' frames
     sphere    the points of the sphere turned: aliasing
     axes      the global axes turned, in which eq. 9 and 10 see the rows |m| <= m_max of x
 
-Then the first against the number of averaged frames, and of points on the sphere.
+Then it prints the first against the number of averaged frames, and of points on the sphere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from absl import flags
 from experiments import program
 
 MOLECULES = flags.DEFINE_integer("molecules", 32, "N, drawn at random from the test split")
-ROTATIONS = flags.DEFINE_integer("rotations", 8, "N of each molecule")
+ROTATIONS = flags.DEFINE_integer("rotations", 8, "N, rotations of each molecule")
 
 PROGRAM = program.Program(
     str(__doc__), [], [program.WORKDIR, program.CONFIG, program.JSON, program.PLOT],
@@ -59,7 +59,7 @@ from hdgnn_jax.types import Json, Params
 
 FRAMES = (1, 2, 4, 8, 16)
 SPHERES = 6
-"""Lebedev rules on the plot, from the smallest that carries the degree on."""
+"""Number of Lebedev rules on the plot, from the smallest that is exact for the degree."""
 
 
 def main() -> None:
@@ -130,14 +130,14 @@ def trained(workdir: pathlib.Path) -> tuple[Task, Params, dict[str, float]]:
 
 
 def untrained(config: Json) -> tuple[Task, Params]:
-    """The task that the config describes, and weights to begin with."""
+    """The task that the config describes, and initial weights."""
     data = dataset(config)
     task, _ = Task.prepare(config, data, examples(config, data, "train"))
     return task, task.init_state(step.make_mesh()).params
 
 
 def errors_of(summary: Json) -> dict[str, float]:
-    """By target, the MAE in a report."""
+    """The MAE in a report, by target."""
     targets = summary.get("targets", {summary.get("target"): summary})
     return {name: of_target["mae"] for name, of_target in targets.items()}
 
@@ -163,9 +163,9 @@ def changes(
 ) -> dict[str, Json]:
     """For each choice, the mean changes of predictions, and of forces, in the targets' units.
 
-    Forces are those of the energy that atoms move in, else slopes of the first target.
+    Forces are slopes of the potential energy, or of the first target where there is none.
     """
-    # The network alone: a linear reference turns with the molecule, and changes none of this.
+    # The network alone, because a linear reference is invariant and changes nothing here.
     energy = potential(task.fitted) or task.fitted[0]
     places = columns(task.fitted)
     found = symmetry.prediction_changes(
@@ -225,7 +225,7 @@ def measure_curves(
 ) -> Json:
     """The rotation error against the number of frames and of points.
 
-    A model that does not depend on the rolls has one number of frames.
+    A model that does not depend on the rolls is measured with one frame.
     """
     model, usual = task.model, usual_frames(task)
     frames = FRAMES if model.hyper.sees_rolls else FRAMES[:1]
@@ -307,11 +307,11 @@ def show_curves(found: Json) -> None:
 
 
 PARTS = ((measure_choices, show_choices), (measure_curves, show_curves))
-"""Each is shown and written as soon as it is there: the second takes several times as long."""
+"""Each is shown and written once it is done, since the second takes several times as long."""
 
 
 def draw(path: pathlib.Path, found: Json) -> None:
-    """MAD against frames and points, with error bars."""
+    """Plots the MAD against frames and points, with error bars."""
     figure = empty_figure(9, 3.6)
     left, right = figure.subplots(1, 2)
     lines = (

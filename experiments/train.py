@@ -4,9 +4,8 @@
 
 Configs: qm9.py, is2re.py, ase.py (forces, dipole moments), ablations.py, each explained in itself.
 Any field of the config can be set: --config.target=gap --config.model.channels=32. The same command
-goes on with a run that was interrupted; with --config.training.steps raised, with one that is
-finished too. What a run leaves in its folder: checkpoints/, metrics.jsonl and TensorBoard curves,
-report/.
+resumes a run that was interrupted, or, with --config.training.steps raised, one that is finished.
+A run leaves checkpoints/, metrics.jsonl and TensorBoard curves, and report/ in its folder.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "train as one of the processes that Cloud TPU or Slurm started"
 )
 COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0, if nothing else says it"
+    "coordinator_address", None, "HOST:PORT of process 0, if the environment does not give it"
 )
 PROCESSES = flags.DEFINE_integer("num_processes", None, "N, processes that train together")
 PROCESS = flags.DEFINE_integer("process_id", None, "K, number of this process, from 0")
@@ -42,8 +41,8 @@ FREE = (
     "data.cache", "data.path", "data.test_path", "data.validation_path",
     "training.log_every", "training.max_skipped",
 )  # fmt: skip
-"""No number depends on these fields, so a run can be continued with other values. Whether the data
-are the same is told by their digest."""
+"""No number depends on these fields, so a run can be continued with other values. A digest tells
+whether the data are the same."""
 
 PROGRAM = program.Program(str(__doc__), [program.CONFIG, program.WORKDIR])
 if __name__ == "__main__":
@@ -67,7 +66,7 @@ from hdgnn_jax.types import Config, Fields, Json
 
 
 def main() -> None:
-    """The program. SIGTERM, as schedulers send it, ends it after the step at hand."""
+    """The program. SIGTERM, as schedulers send it, ends it after the current step."""
     place = COORDINATOR.value, PROCESSES.value, PROCESS.value
     if DISTRIBUTED.value or any(value is not None for value in place):
         distributed.connect(*place, PATIENCE.value)
@@ -153,7 +152,7 @@ def _run(
 def refuse_other_run(
     record: Record, config: Config, workdir: pathlib.Path
 ) -> None:
-    """Stops before a folder's run is continued with another config or on other data.
+    """Checks that a folder's run is not continued with another config or on other data.
 
     `training.steps` may be raised, and the fields in `FREE` may differ.
 
@@ -163,7 +162,7 @@ def refuse_other_run(
     raised = config["training"]["steps"] > record.steps
     free = (*FREE, "training.steps") if raised else FREE
     if config["init"] is not None and record.config["init"] is not None:
-        # It has been read; it may have been moved since.
+        # The initial weights have been read; they may have been moved since.
         free = (*free, "init")
     refuse_other_config(record.config, config, workdir, free=free)
     if record.split_digest != dataset(config).digest():
@@ -179,12 +178,12 @@ def refuse_other_config(
     of_both: bool = False,
     free: Collection[str] = (),
 ) -> None:
-    """Stops before a run is continued, or compared, with other settings than it began with.
+    """Checks that a run is not continued, or compared, with other settings than it began with.
 
     Args:
       saved, asked: nested configs.
-      workdir: of the run.
-      of_both: leaves aside the fields that one of them has not, being of another revision.
+      workdir: folder of the run.
+      of_both: whether to ignore fields that one config lacks because it is of another revision.
       free: fields that may differ, by dotted name.
 
     Raises:

@@ -9,7 +9,7 @@ LAYERS = (6, 12)
 
 
 def run(report: Report) -> dict[str, float]:
-    """Compiles config b's step in turn, after a first that is not counted; the best of two."""
+    """Times compilations of config b's step, the best of two, after one that is not counted."""
     _, problem, batch = workloads.standard("b", report.quick)
     seconds = dict.fromkeys(LAYERS, float("inf"))
     workloads.compile_step(workloads.with_model(problem, layers=1), batch)

@@ -19,7 +19,7 @@ from experiments.benchmarks.timing import Call
 KINDS = ("dot", "scatter", "gather", "elementwise", "other")
 """Kinds of operations. A fused operation has the first of these kinds that it contains."""
 ARRAYS = ("edge", "node", "sphere", "weights")
-"""What the rows of an operation's largest array stand for; `weights` if none of the others."""
+"""Meanings of the rows of an operation's largest array; `weights` if none of the others."""
 
 _NOT_ELEMENTWISE = {"reduce", "reduce-window", "sort", "custom-call", "while", "call"}
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(([^)]*)\)(.*)")

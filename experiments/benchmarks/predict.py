@@ -20,7 +20,7 @@ from hdgnn_jax.training import step
 
 
 def run(report: Report) -> dict[str, float]:
-    """The `quick` model with fresh weights, on one device; compilation is not counted."""
+    """Times the `quick` model with fresh weights, on one device; compilation is not counted."""
     config = workloads.config_of("quick")
     molecules = workloads.training_molecules(config, 40 if report.quick else 4000)
     task, mesh = workloads.task_of(config, molecules), workloads.mesh()

@@ -2,16 +2,16 @@
 
     python -m experiments.train --config=experiments/configs/ablations.py:so2 --workdir=runs/so2
 
-Each is `qm9.py:quick` with the fields of `BASELINE` set, which make it the paper's network, then
-those of `VARIANTS`, and nothing else: `--config.training.steps=300` and the like set the rest.
-Tables are the paper's.
+Each is `qm9.py:quick` with the fields of `BASELINE`, which make it the paper's network, then those
+of `VARIANTS`, and nothing else; `--config.training.steps=300` and the like set the rest. Tables are
+the paper's.
 
-`released` has the authors' latitude-longitude grid, a SiLU behind each edge network, sums as they
-are, no envelope, no residual sum, no lambda term in
-the head, and five sigmoid gates, the fifth for one channel of all degrees. Left as in `baseline`,
-each a departure of theirs that a config does not reach or that no user would want: rolls drawn anew
-in evaluation (predictions would not repeat) and rotations without gradient (forces would be wrong);
-a plain sum over neighbours and x / sqrt(3) before messages; ReLU and a quarter of the width in the
+`released` has the authors' latitude-longitude grid, a SiLU behind each edge network, sums that are
+not rescaled, no envelope, no residual sum, no lambda term in the head, and five sigmoid gates, the
+fifth for one channel of all degrees. Other departures of their code are left as in `baseline`,
+because a config does not reach them or no user would want them: rolls drawn anew in evaluation
+(predictions would not repeat) and rotations without gradient (forces would be wrong); a plain sum
+over neighbours and x / sqrt(3) before messages; ReLU and a quarter of the width in the
 attention; a1 on the sender and a2 on the receiver (names alone, as long as they share NN1); c_ij
 apart for NN1 and NN2; reduction 16 and an unweighted mean in squeeze-and-excitation; the
 embedding's extra layer and its start within 0.001; 128 spiral points in the head; the antipode's
@@ -60,7 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_metp": {"tensor_product": "none"},
     "no_invariant_branch": {"invariant_branch": False},
     "mmax_full": {"m_max": 2},
-    # The authors' published code where it departs from the paper; see below what is not taken over.
+    # The authors' published code where it departs from the paper, except as said at the top.
     "released": {
         "sphere_rule": "product",
         "sphere_order": None,

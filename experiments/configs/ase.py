@@ -8,10 +8,10 @@ trains in ten minutes on two cores, on molecules in motion made by the first com
 `--config.target=dipole --config.training.forces_weight=0` learns its dipole moments. `ase.py` alone
 is at the scale of `qm9.py`.
 
-`training.forces_weight` is what an error of forces weighs beside one of energies, both divided by
-the standard deviation of the energies. `training.stress_weight` is the same of the stress times the
-volume, per atom; it is 0, since molecules have no stress. All choices here are ours: the paper has
-no forces.
+`training.forces_weight` is the weight of an error of forces relative to one of energies, both
+divided by the standard deviation of the energies. `training.stress_weight` is that of the stress
+times the volume, per atom; it is 0, since molecules have no stress. All choices here are
+ours: the paper has no forces.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -34,17 +34,17 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.held_out = 0.1
     config.data.split = "blocks"  # of neighbouring frames, where the file has no groups; or random
     config.data.train_size = config_dict.placeholder(int)  # None: all that are not held out
-    config.data.reference = config_dict.placeholder(str)  # None: the usual one of the target
+    config.data.reference = config_dict.placeholder(str)  # None: the default of the target
     config.data.energy_unit = "eV"  # or meV, Ha, Ry, kcal/mol, kJ/mol
-    config.data.length_unit = "Å"  # or bohr, nm, pm; forces are in the one per the other
+    config.data.length_unit = "Å"  # or bohr, nm, pm; forces are in energy_unit / length_unit
     config.data.energy_key = config_dict.placeholder(str)  # None: as ASE's calculators store them
     config.data.forces_key = config_dict.placeholder(str)
     config.data.stress_key = config_dict.placeholder(str)
     config.data.atom_energies = config_dict.placeholder(str)  # of isolated atoms: H=-13.6,C=-1029.8
     config.data.cache = config_dict.placeholder(str)  # None: ~/.cache/hdgnn_jax
-    # In training: a frame drawn at each step has forces of its own.
+    # In training too: frames drawn at each step would have forces of their own.
     config.model.frame = "canonical"
-    # With 1 energies and forces of `quick` are a fifth and half worse, with 16 energies alone are.
+    # With 1, energies of `quick` are a fifth and forces half worse; with 16, energies are worse.
     config.training.forces_weight = 4.0
     config.training.auxiliary = False
     if variant == "quick":

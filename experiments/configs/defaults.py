@@ -1,4 +1,4 @@
-"""Sections of a config from the defaults of what they describe."""
+"""Makes sections of a config from the defaults of dataclasses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def section(kind: type, leave_out: tuple[str, ...] = ()) -> ConfigDict:
     """A field for each attribute of a dataclass, at its default; a config then says what differs.
 
     Args:
-      kind: of dataclass; every attribute that is not left out has a default.
+      kind: the dataclass; every attribute that is not left out has a default.
       leave_out: attributes that something else gives.
     """
     made, hints = ConfigDict(), get_type_hints(kind)

@@ -20,7 +20,7 @@ from experiments.configs import qm9
 from hdgnn_jax.errors import InputError
 
 SYSTEMS = 460_328
-"""OC20's training part."""
+"""Number of systems in OC20's training part."""
 
 
 def get_config(variant: str = "full") -> ConfigDict:

@@ -3,12 +3,12 @@
     python -m experiments.train --config=experiments/configs/qm9.py --workdir=runs/U0
 
 trains at the paper's scale; `--config=experiments/configs/qm9.py:quick` in ten minutes on two
-cores. Any target: `--config.target=gap`. The fields of `model`: the docstring of `HyperParameters`.
+cores. `--config.target=gap` sets another target. `HyperParameters` explains the fields of `model`.
 
-The paper's (An et al. 2024, sections 3 and 5): 110,000 training molecules, L = 6, the fully
+From the paper (An et al. 2024, sections 3 and 5): 110,000 training molecules, L = 6, the fully
 connected product on QM9, L' = 2 of its 1-4, one architecture for all targets, random edge frames,
-sigmoid attention. The authors' code's: |m| <= 1, 250 Gaussians, EMA 0.999, AdamW. Ours, since the
-paper's appendices are not public: K, C, H, cutoff, batch size, number of epochs, learning rate,
+sigmoid attention. From the authors' code: |m| <= 1, 250 Gaussians, EMA 0.999, AdamW. Ours, since
+the paper's appendices are not public: K, C, H, cutoff, batch size, number of epochs, learning rate,
 warm-up and cosine, and every choice of `quick`.
 """
 
@@ -35,7 +35,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.set = "qm9"
     config.data.split = "standard"
     config.data.train_size = config_dict.placeholder(int)  # None: all of the split
-    config.data.reference = config_dict.placeholder(str)  # None: the usual one of the target
+    config.data.reference = config_dict.placeholder(str)  # None: the default of the target
     config.data.cache = config_dict.placeholder(str)  # None: ~/.cache/hdgnn_jax
 
     # Fields and defaults of `HyperParameters`; the rest of the config gives what is left out.
@@ -79,13 +79,13 @@ def _training() -> ConfigDict:
 
 
 def _quick(config: ConfigDict) -> None:
-    """Ten minutes on two cores: scalars and vectors, L = 1, and what the linear model leaves.
+    """Ten minutes on two cores: scalars and vectors, L = 1, and a linear reference.
 
-    Without the learned pathway, so strictly equivariant but for the points of the sphere: in single
-    runs on as many molecules (28,000 to 32,000) networks of this kind had 95 meV for U0 and those
-    with edge networks 138, at a higher cost. `ablations.py:baseline` has them.
+    It has no learned pathway, so it is strictly equivariant except for the points of the sphere. In
+    single runs on as many molecules (28,000 to 32,000) such networks had 95 meV for U0 and those
+    with edge networks 138, at a higher cost. `ablations.py:baseline` has edge networks.
 
-    The linear model is taken off where `Target` says so. Validation errors with it and without:
+    The linear model is subtracted where `Target` says so. Validation errors with it and without:
     gap 160 and 150 meV, alpha .263 and .218 bohr^3; after 3,000 of the 9,000 steps, zpve 3.7 (of
     all twelve in one network) and 5.8 meV. Single runs. In one network for all twelve homo, lumo
     and gap were 4 to 14 % better with it, in runs of other lengths, and water was tens of eV off.

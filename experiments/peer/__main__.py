@@ -279,8 +279,8 @@ def columns(
 
     Args:
       molecules: a part of the split.
-      target: that is learned.
-      reference: reference that is subtracted from it.
+      target: the target that is learned.
+      reference: the reference that is subtracted from it.
       cutoff: Å; None: the run's.
     """
     structures = molecules.structures
@@ -350,7 +350,7 @@ def train(python: str, molecules: pathlib.Path, task: Fields) -> Json:
 def follow(
     lines: Iterable[str], progress: Progress, title: str, seconds: float
 ) -> tuple[Json, list[Json]]:
-    """Shows what a training of so many seconds prints, until it ends.
+    """Shows the output of a training of this many seconds, until it ends.
 
     Returns:
       The results, empty where it printed none; and the rows that have a validation error.

@@ -166,7 +166,7 @@ def rate_at(t: float) -> float:
 
 
 def update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> bool:
-    """Takes a step, and says so, unless the gradient is not finite."""
+    """Takes a step unless the gradient is not finite; returns whether it did."""
     optimizer.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
