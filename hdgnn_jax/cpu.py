@@ -5,13 +5,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import importlib.util
+import mmap
 import os
+import pathlib
 import platform
+from collections.abc import Iterable
 
 ARENA_MAX, MMAP_MAX, TRIM_THRESHOLD = -8, -4, -1
 """Parameters of glibc's `mallopt`, from its `malloc.h`."""
 COMPILER = ("--xla_cpu_use_fusion_emitters=false",)
-"""XLA's older way to compile fused operations: less compilation, and a step as fast or faster."""
+"""XLA's older way to compile fused operations: less compilation, and a step as fast or faster. JAX
+0.12 has it no more."""
 FEW_CORES = 2
 """With this many cores or fewer, `ON_FEW_CORES` is set too."""
 ON_FEW_CORES = (
@@ -30,7 +35,7 @@ def tune() -> None:
     stay. `make_mesh` calls this, so that training, prediction and the calculator have the settings.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    wanted = (*COMPILER, *ON_FEW_CORES * (cores() <= FEW_CORES))
+    wanted = known_to_xla((*COMPILER, *ON_FEW_CORES * (cores() <= FEW_CORES)))
     added = [flag for flag in wanted if flag.split("=")[0] not in flags]
     os.environ["XLA_FLAGS"] = " ".join([flags, *added]).strip()
     if HAS_GLIBC:
@@ -39,6 +44,25 @@ def tune() -> None:
         # clear their pages at the next step.
         for name, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, -1)):
             ctypes.CDLL(None).mallopt(name, value)
+
+
+def known_to_xla(flags: Iterable[str]) -> list[str]:
+    """Those of the flags for XLA, `--name=value`, that the installed one has.
+
+    XLA ends the process on any other, and flags come and go. It can be asked in no other way than
+    by a look into its library, for the names that end with a NUL.
+    """
+    spec = importlib.util.find_spec("jaxlib")
+    folder = pathlib.Path((spec and spec.origin) or "").parent
+    libraries = sorted(folder.glob("*.so*"), key=lambda path: path.stat().st_size)
+    if not libraries:
+        return []
+    with (
+        libraries[-1].open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+    ):
+        names = {flag: flag.split("=")[0].removeprefix("--").encode() + b"\0" for flag in flags}
+        return [flag for flag, name in names.items() if text.find(name) >= 0]
 
 
 def cores() -> int:

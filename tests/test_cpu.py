@@ -26,9 +26,18 @@ def flags_after(**environment: str) -> str:
 
 def test_flags_of_xla_are_added_once_and_those_that_are_named_are_left():
     few = cpu.ON_FEW_CORES if cpu.cores() <= cpu.FEW_CORES else ()
-    assert flags_after().split() == [*cpu.COMPILER, *few]
-    named = "--xla_cpu_use_fusion_emitters=true --xla_force_host_platform_device_count=3"
-    assert flags_after(XLA_FLAGS=named).split() == [*named.split(), *few]
+    every = cpu.known_to_xla((*cpu.COMPILER, *few))
+    assert set(few) <= set(every)
+    assert flags_after().split() == every
+    named = "--xla_cpu_multi_thread_eigen=true --xla_force_host_platform_device_count=3"
+    others = [flag for flag in every if "multi_thread_eigen" not in flag]
+    assert flags_after(XLA_FLAGS=named).split() == [*named.split(), *others]
+
+
+def test_flags_that_xla_does_not_have_are_left_out():
+    """It would end the process."""
+    there = "--xla_force_host_platform_device_count=4"
+    assert cpu.known_to_xla((there, "--xla_cpu_of_another_year=true")) == [there]
 
 
 def test_cores_are_those_that_the_process_may_use():

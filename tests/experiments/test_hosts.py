@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import train
+from hdgnn_jax import cpu
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import StoppedError
@@ -30,10 +31,12 @@ def start(
     arguments: list[str], devices: int, emitters: bool = False, **environment: str
 ) -> subprocess.Popen:
     """The training program, on so many devices; `emitters`: fusions compiled as for a user."""
-    flags = (
-        f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices} "
-        f"--xla_cpu_use_fusion_emitters={emitters}"
-    )
+    of_emitters = f"--xla_cpu_use_fusion_emitters={emitters}"
+    flags = " ".join([
+        os.environ["XLA_FLAGS"],
+        f"--xla_force_host_platform_device_count={devices}",
+        *cpu.known_to_xla([of_emitters]),
+    ])
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *arguments],
         cwd=ROOT,
