@@ -6,8 +6,8 @@ import runpy
 from collections.abc import Callable
 
 NAMES = (
-    "benchmarks", "doctor", "evaluate", "export", "expressiveness", "peer", "predict", "prepare",
-    "search", "selftest", "soak", "study", "symmetry", "train",
+    "benchmarks", "doctor", "evaluate", "export", "expressiveness", "peer", "plan", "predict",
+    "prepare", "search", "selftest", "soak", "study", "symmetry", "train",
 )  # fmt: skip
 """Names of programs; setup.cfg has a command for each."""
 

@@ -19,8 +19,8 @@ from typing import NoReturn
 from experiments import program
 
 GROUPS = (
-    "wigner", "sphere", "products", "train", "compile", "memory", "pipeline", "scaling", "is2re",
-    "predict", "quick",
+    "wigner", "sphere", "products", "train", "compile", "memory", "plan", "pipeline", "scaling",
+    "is2re", "predict", "quick",
 )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def one_batch(molecules: Examples, places: np.ndarray) -> batching.MolecularGrap
     nodes = molecules.structures.n_atoms[places].sum(keepdims=True)
     edges = molecules.neighbors.n_edges[places].sum(keepdims=True)
     (budget,) = batching.choose_budgets(nodes, edges, len(places), 1)
-    nothing = np.zeros(len(molecules))
+    nothing = np.zeros((len(molecules), 1))
     graph = batching.collate(molecules.structures, molecules.neighbors, nothing, places, budget)
     return batching.stack([graph])
 

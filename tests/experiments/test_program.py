@@ -17,6 +17,7 @@ from experiments import (
     evaluate,
     export,
     expressiveness,
+    plan,
     predict,
     prepare,
     program,
@@ -133,6 +134,23 @@ atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "matplotlib", "scipy", "ase"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([QUICK], "--topology is missing"),
+        ([QUICK, "--topology=v9:2x2"], "unknown topology 'v9:2x2': it must be cpu, or that of a"),
+        ([QUICK, "--topology=cpu", "--atoms=18"], "--atoms and --edges must be given together"),
+        ([QUICK, "--topology=cpu", "--atoms=0"], "--atoms"),
+        ([QUICK, "--topology=cpu", "--json=nowhere/plan.json"], "its folder does not exist"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_one_line(call, arguments, message):
+    code, out, err = call(plan, *arguments)
+    assert (code, out) == (1, "")
+    assert (err.startswith("error: "), err.count("\n")) == (True, 1)
+    assert message in err
+
+
 @pytest.mark.parametrize("name", [*console.NAMES, "hdgnn_jax"])
 def test_help_and_the_package_import_nothing_that_takes_seconds(name):
     run = "import hdgnn_jax"
@@ -149,7 +167,7 @@ def test_help_and_the_package_import_nothing_that_takes_seconds(name):
 @pytest.mark.parametrize(
     "module",
     [
-        train, evaluate, symmetry, expressiveness, study, predict, prepare, export, search,
+        train, evaluate, symmetry, expressiveness, study, plan, predict, prepare, export, search,
         selftest, peer,
     ],
 )

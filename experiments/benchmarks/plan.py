@@ -1,0 +1,88 @@
+"""Compares what `experiments.plan` says of the two reference configs with what is measured."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import tempfile
+
+import jax
+import numpy as np
+
+from experiments import program
+from experiments.benchmarks import processes, timing, train, workloads
+from experiments.benchmarks.report import Report
+from hdgnn_jax.training import chips, plan, step
+
+
+def run(report: Report) -> dict[str, float]:
+    """Plans and measures each config in processes of their own.
+
+    The process that is measured finds its program compiled, as a run that goes on does.
+    """
+    results: dict[str, float] = {}
+    for name in ("a", "b"):
+        words, found = [name, *["quick"] * report.quick], dict[str, float]()
+        with tempfile.TemporaryDirectory() as folder:
+            for task in ("compile", "measure"):
+                found |= processes.alone("plan", task, *words, JAX_COMPILATION_CACHE_DIR=folder)
+            found |= processes.alone("plan", "plan", *words)
+        seconds = found["gflop"] / found["gflops"] + found["gbytes"] / found["gbytes_per_second"]
+        found["planned_step_seconds"] = seconds
+        for what in ("gib", "step_seconds"):
+            found[f"planned_over_measured_{what}"] = (
+                found[f"planned_{what}"] / found[f"measured_{what}"]
+            )
+        report.table(f"Config {name}, planned and measured", ["", ""], list(found.items()))
+        results |= {f"plan_{name}_{key}": value for key, value in found.items()}
+    return results
+
+
+def planned(name: str, quick: bool) -> dict[str, float]:
+    """What the plan says, before anything is compiled or made here."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    _, given, batch = workloads.standard(name, quick)
+    state = jax.eval_shape(lambda: given.init_state(workloads.mesh()))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
+    lowered = workloads.train_step_of(given).lower(state, shapes)
+    found = plan.plan(lowered, chips.this_machine(), 1)
+    return {
+        "planned_gib": found.memory / timing.GIB,
+        "gflop": found.product_flop / 1e9,
+        "gbytes": found.moved / 1e9,
+    }
+
+
+def measured(name: str, quick: bool) -> dict[str, float]:
+    """Peak memory of the process, seconds of a step, and the speeds that the plan is made with."""
+    _, given, batch = workloads.standard(name, quick)
+    _, stepper = train.first_steps(given, batch)
+    peak = timing.peak_memory() / timing.GIB
+    size = 2**20 if quick else 2**26
+    numbers = jax.device_put(np.zeros(size // 4, np.float32), step.replicated(workloads.mesh()))
+    add = jax.jit(lambda a: a + 1)
+    times, rates = timing.with_peak(
+        {"step": stepper, "add": lambda: add(numbers)}, 2 if quick else 10, quick
+    )
+    return {
+        "measured_gib": peak,
+        "measured_step_seconds": float(np.median(times["step"])),
+        "gflops": float(np.median(rates) / 1e9),
+        "gbytes_per_second": float(np.median(2 * size / times["add"]) / 1e9),
+    }
+
+
+def compiled(name: str, quick: bool) -> dict[str, float]:
+    """Fills the cache of compiled programs."""
+    _, given, batch = workloads.standard(name, quick)
+    train.first_steps(given, batch)
+    return {}
+
+
+TASKS = {"compile": compiled, "measure": measured, "plan": planned}
+
+if __name__ == "__main__":
+    program.quiet()
+    file_name, task, config_name, *rest = sys.argv[1:]
+    pathlib.Path(file_name).write_text(json.dumps(TASKS[task](config_name, "quick" in rest)))

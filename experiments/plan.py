@@ -1,0 +1,322 @@
+"""Says what a run will need on chips that are not here: memory, time, what bounds it.
+
+    python -m experiments.plan --config=experiments/configs/qm9.py:quick --topology=v5e:2x2
+
+It compiles the training step of the config for that topology, with the compiler for TPUs, which
+needs no TPU (pip install "hdgnn_jax[tpu-plan]"), and reads the compiled program: nothing is run, no
+weights are made. --topology=cpu plans for this machine. Any field of the config can be set. The
+sizes of batches come from the data; where these are not here, from --atoms and --edges.
+Compilation takes from half a minute to some minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+
+from absl import flags
+
+from experiments import program
+
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "NAME of the chips: cpu, v5e:2x2, v5p:2x2x1, v6e:2x2, v5e:4x4, ..."
+)
+ATOMS = flags.DEFINE_float(
+    "atoms", None, "N, atoms of the mean structure, to plan without data", lower_bound=1
+)
+EDGES = flags.DEFINE_float(
+    "edges", None, "N, its edges: pairs within the cutoff, both directions counted", lower_bound=1
+)
+LARGEST = flags.DEFINE_bool(
+    "largest_batch", False, "search the largest batch that fits, with a compilation for each try"
+)
+TRIES = flags.DEFINE_integer("tries", 10, "N, the most batches to try", lower_bound=1)
+
+PROGRAM = program.Program(str(__doc__), [program.CONFIG, TOPOLOGY], [program.JSON])
+if __name__ == "__main__":
+    # Devices that are here have no part in it, and could be in use.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    PROGRAM.begin()
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.run import planned
+from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.run.task import Task, check
+from hdgnn_jax.training import plan as plans
+from hdgnn_jax.training import step
+from hdgnn_jax.training.chips import GIB, Chip, devices_of
+from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.types import Config, Json
+
+SHOWN, KEPT = 8, 50
+"""Shapes of arrays in the table, and in the JSON file."""
+MODEL = {
+    False: "Assumed: the longest of these is the step's time, all else overlaps with it, and every "
+    "unit works at its peak. A real step takes longer.",
+    True: "Assumed: nothing overlaps, and a step takes their sum; the speeds are those of a "
+    "product and an addition, measured just now.",
+}
+
+
+def main() -> None:
+    """The program."""
+    atoms, edges = ATOMS.value, EDGES.value
+    if (atoms is None) != (edges is None):
+        raise InputError("--atoms and --edges must be given together")
+    mean = planned.Structured(atoms, edges) if atoms and edges else None
+    found = run(
+        program.read_config(), str(TOPOLOGY.value), mean, TRIES.value if LARGEST.value else 0
+    )
+    if program.JSON.value:
+        content = (json.dumps(found, indent=1) + "\n").encode()
+        write_atomically(pathlib.Path(program.JSON.value), content)
+
+
+def run(
+    config: Config, topology: str, mean: planned.Structured | None = None, tries: int = 0
+) -> Json:
+    """Plans a run, prints the plan, and returns it.
+
+    Args:
+      config: nested.
+      topology: see `devices_of`.
+      mean: what to plan with instead of data.
+      tries: the most batches to try for the largest that fits; 0: it is not searched.
+
+    Raises:
+      InputError: for a wrong config or topology, a missing compiler, data that are not here, or a
+        step that needs more memory than there is.
+    """
+    check(config)
+    jax.config.update("jax_enable_compilation_cache", False)
+    devices, chip = devices_of(topology)
+    run_of = Run(config, topology, devices, chip, mean)
+    result: Json = {}
+    overflow: plans.TooLargeError | None = None
+    try:
+        found, batch, seconds = run_of.plan(config)
+    except plans.TooLargeError as error:
+        overflow = error
+    else:
+        result = numbers(found, batch, config, topology)
+        show(found, batch, result, seconds)
+    if tries:
+        result["largest_batch"] = run_of.largest(tries)
+    if overflow is not None:
+        raise overflow
+    return result
+
+
+class Run:
+    """A config and the chips to plan it for."""
+
+    def __init__(
+        self,
+        config: Config,
+        topology: str,
+        devices: list[jax.Device],
+        chip: Chip,
+        mean: planned.Structured | None,
+    ):
+        self.config, self.topology, self.chip, self.mean = config, topology, chip, mean
+        self.mesh = step.make_mesh(devices)
+        self.train: Examples | None = None
+        if mean is None:
+            self.train = planned.training_structures(config)
+
+    def plan(
+        self, config: Config, largest: bool = False
+    ) -> tuple[plans.Plan, planned.Batch, float]:
+        """The plan of a config like this run's, its batch, and the seconds of compilation."""
+        task, batch = self._batch(config, largest)
+        start = time.monotonic()
+        lowered = planned.lowered_step(task, batch, self.mesh)
+        found = plans.plan(lowered, self.chip, self.mesh.size)
+        found.check_memory()
+        return found, batch, time.monotonic() - start
+
+    def _batch(self, config: Config, largest: bool) -> tuple[Task, planned.Batch]:
+        if self.train is None:
+            assert self.mean is not None
+            task = planned.task_of(config, self.mean.edges / self.mean.atoms)
+            return task, planned.batch_of_sizes(task, self.mean, self.mesh.size)
+        edges = self.train.neighbors.n_edges.sum()
+        task = planned.task_of(config, float(edges / len(self.train.structures.atomic_numbers)))
+        return task, planned.batch_of_data(task, self.train, self.mesh.size, largest)
+
+    def largest(self, tries: int) -> Json:
+        """Searches the largest batch that fits, with a line on each try."""
+
+        def attempt(size: int) -> float:
+            training = {**self.config["training"], "batch_size": size}
+            try:
+                found, _, seconds = self.plan({**self.config, "training": training}, True)
+            except plans.TooLargeError as error:
+                print(f"training.batch_size = {size:,}: {str(error).partition(':')[0]}")
+                raise
+            print(
+                f"training.batch_size = {size:,}: {found.memory / GIB:.2f} GiB of "
+                f"{self.chip.memory / GIB:.1f}, {size / found.step_seconds:,.0f} structures/s "
+                f"({seconds:.0f} s)"
+            )
+            return found.memory / self.chip.memory
+
+        most = len(self.train) if self.train is not None else 2**20
+        fits, fails = plans.largest_batch(
+            attempt, self.config["training"]["batch_size"], self.mesh.size, most, tries
+        )
+        failed = "" if fails is None else f"; {fails:,} does not"
+        print(f"the largest batch seen to fit: {fits:,}{failed}" if fits else "none fits")
+        return {"fits": fits, "fails": fails}
+
+
+def numbers(
+    found: plans.Plan, batch: planned.Batch, config: Config, topology: str
+) -> Json:
+    """The plan as JSON: bytes and seconds, of each chip and step unless said otherwise."""
+    training = config["training"]
+    seconds = found.step_seconds * batch.share
+    return {
+        "topology": topology,
+        "chip": found.chip.name,
+        "chips": found.devices,
+        "jax": jax.__version__,
+        "memory": {
+            "available": found.chip.memory, "needed": found.memory, "arguments": found.arguments,
+            "outputs": found.outputs, "temporary": found.temporary, "code": found.code,
+            "process": found.process,
+        },
+        "flop": found.flop,
+        "flop_of_products": found.product_flop,
+        "bytes_moved": found.moved,
+        "bytes_on_chip": found.on_chip,
+        "seconds": found.seconds,
+        "bound": found.bound,
+        "step_seconds": found.step_seconds,
+        "structures_per_second": training["batch_size"] / seconds,
+        "hours": training["steps"] * seconds / 3600,
+        "operations": found.operations,
+        "unknown_loops": found.unknown_loops,
+        "collectives": {
+            kind: {"count": count, "bytes": size} for kind, (count, size) in found.exchanges.items()
+        },
+        "batch": {
+            "structures": training["batch_size"] // found.devices, "atoms": batch.atoms,
+            "edges": batch.edges, "padded_atoms": batch.budget.n_node,
+            "padded_edges": batch.budget.n_edge, "mean_padded_edges": batch.padded_edges,
+        },
+        "arguments": [one._asdict() for one in found.given],
+        "arrays": [one._asdict() for one in found.arrays[:KEPT]],
+    }  # fmt: skip
+
+
+def show(found: plans.Plan, batch: planned.Batch, result: Json, seconds: float) -> None:
+    """Prints the plan."""
+    console, of = Console(highlight=False), result["batch"]
+    console.print(
+        f"{found.devices} x {found.chip.name}; {of['structures']:,} structures a chip, "
+        f"{batch.atoms:,.0f} atoms and {batch.edges:,.0f} edges on average, padded to "
+        f"{batch.budget.n_node:,} and {batch.budget.n_edge:,} (the largest of the run's shapes). "
+        f"Compiled in {seconds:.0f} s. Not a measurement: the compiler's figures."
+    )
+    _show_memory(console, found)
+    _show_time(console, found, result)
+    _show_padding(console, found)
+
+
+def _show_memory(console: Console, found: plans.Plan) -> None:
+    there = found.chip.memory
+    whose = "this machine" if found.on_cpu else "a chip"
+    table = _table(f"Memory of {whose}: {found.memory / GIB:.3g} of {there / GIB:.3g} GiB", "MiB")
+    rows = {
+        "arguments": found.arguments, "outputs that are no arguments": found.outputs,
+        "temporary": found.temporary, "program": found.code, "the process itself": found.process,
+    }  # fmt: skip
+    for name, size in rows.items():
+        if size:
+            table.add_row(name, _mib(size))
+    console.print(table)
+
+
+def _show_time(console: Console, found: plans.Plan, result: Json) -> None:
+    notes = {
+        "matrix products": f"{found.product_flop / 1e9:.3g} of {found.flop / 1e9:.3g} GFLOP",
+        "memory": f"{found.moved / 1e9:.3g} GB to and from memory at "
+        f"{found.chip.bandwidth / 1e9:,.0f} GB/s, {found.on_chip / 1e9:.3g} GB within the chip",
+        "links": ", ".join(
+            f"{count} {kind} of {size / 1e6:.3g} MB"
+            for kind, (count, size) in found.exchanges.items()
+        )
+        or "nothing is exchanged",
+        plans.CYCLES: f"{found.operations:,}, one after another: the compiler's estimate, without "
+        "gathers, scatters and copies",
+    }
+    bound = "takes" if found.on_cpu else "needs at least"
+    table = _table(
+        f"A step {bound} {1e3 * found.step_seconds:.3g} ms, most for {found.bound}", "ms", ""
+    )
+    for name, seconds in found.seconds.items():
+        table.add_row(name, f"{1e3 * seconds:.3g}", notes[name])
+    console.print(table)
+    if found.bound == plans.CYCLES:
+        console.print("Neither products nor memory nor links bound it: its arrays are small.")
+    console.print(
+        f"{result['structures_per_second']:,.0f} structures/s, {_time(result['hours'])} to the end "
+        f"of the config, without validation. {MODEL[found.on_cpu]}"
+    )
+    if found.unknown_loops:
+        console.print(
+            f"{found.unknown_loops} loop(s) of unknown length are counted once: too few FLOP, "
+            "bytes and seconds."
+        )
+
+
+def _show_padding(console: Console, found: plans.Plan) -> None:
+    table = _table(
+        "Padding: arguments, and arrays that a step writes, by shape, in tiles, in fast memory",
+        "number", "MiB", "padded", "times", "",
+    )  # fmt: skip
+    for rows in (found.given, found.arrays[:SHOWN]):
+        for one in rows:
+            table.add_row(*_row(one))
+        table.add_section()
+    everything = plans.Padded(
+        "all that a step writes", sum(one.number for one in found.arrays), "",
+        sum(one.bytes for one in found.arrays), sum(one.tiled for one in found.arrays),
+    )  # fmt: skip
+    table.add_row(*_row(everything))
+    console.print(table)
+
+
+def _row(one: plans.Padded) -> list[str]:
+    times = f"{one.tiled / one.bytes:.2f}" if one.bytes else ""
+    return [one.array, f"{one.number:,}", _mib(one.bytes), _mib(one.tiled), times, one.place]
+
+
+def _time(hours: float) -> str:
+    for unit, factor in (("h", 1), ("min", 60)):
+        if hours * factor > 1:
+            return f"{hours * factor:,.1f} {unit}"
+    return f"{3600 * hours:.0f} s"
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.2f}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
+    return table
+
+
+if __name__ == "__main__":
+    PROGRAM.run(main)

@@ -1,0 +1,156 @@
+"""What is known of the chips that a run is planned for, and how to compile for absent ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+from hdgnn_jax.errors import InputError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Figures of one chip, of its maker or measured.
+
+    Attributes:
+      name: in words.
+      memory: bytes.
+      bfloat16, float32: FLOP/s of matrix products, dense; products in float32 are as the model asks
+        for them, with all their digits.
+      bandwidth: bytes/s to and from its memory.
+      link: bytes/s of one link to another chip, in one direction; None: devices share a memory.
+      clock: 1/s; None: the compiler gives no cycles.
+    """
+
+    name: str
+    memory: float
+    bfloat16: float
+    float32: float
+    bandwidth: float
+    link: float | None = None
+    clock: float | None = None
+
+
+def _tpu(
+    name: str, memory: float, peak: float, bandwidth: float, link: float, clock: float
+) -> Chip:
+    # A product of all digits of float32 takes six of bfloat16.
+    peak *= 1e12
+    return Chip(name, memory * GIB, peak, peak / 6, bandwidth * 1e9, link * 1e9, clock)
+
+
+CHIPS = {
+    # Google's pages on TPU v5e, v5p and v6e (docs.cloud.google.com/tpu/docs/v5e, ...), read in
+    # November 2026: peak in bfloat16, bandwidth, and of the bandwidth between chips the share of
+    # one link and direction: 400, 1,200 and 800 GB/s over 2 x 4, 2 x 6 and 2 x 4. Memory: what
+    # libtpu 0.0.42 leaves to a program of 16, 95 and 32 GB, in its messages. Clock: the peak over
+    # the FLOP that its estimates have the matrix units do in a cycle, 2^17, 2^18 and 2^19.
+    "TPU v5 lite": _tpu("TPU v5e", 15.75, 197, 819, 50, 1.5e9),
+    "TPU v5": _tpu("TPU v5p", 95.74, 459, 2765, 100, 1.75e9),
+    "TPU v6 lite": _tpu("TPU v6e", 31.25, 918, 1638, 100, 1.75e9),
+    # NVIDIA's data sheet of the H100 SXM: without sparsity; NVLink in one direction.
+    "NVIDIA H100 80GB HBM3": Chip("H100 SXM", 80e9, 989e12, 67e12, 3350e9, 450e9),
+}  # fmt: skip
+"""By the name that JAX gives the device."""
+
+GENERATIONS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+"""TPUs in `CHIPS`, and the smallest topology of each."""
+COMPILE_ONLY = {
+    # Other processes may compile too, or use the chips of this machine: this one only compiles.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    # Without these libtpu asks a server that only Google's machines have, and complains.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+FORMS = f"cpu, or that of a TPU: {', '.join(GENERATIONS.values())}, v5e:4x4, ..."
+
+
+def devices_of(topology: str) -> tuple[list[jax.Device], Chip]:
+    """The devices to compile for, which need not exist, and what one of them can do.
+
+    Args:
+      topology: `cpu`: this machine; else a TPU's generation and shape, such as `v5e:2x2`.
+
+    Raises:
+      InputError: where there is no such topology, or no compiler for it is installed.
+    """
+    if topology == "cpu":
+        return jax.devices("cpu"), this_machine()
+    generation = topology.partition(":")[0]
+    if generation not in GENERATIONS:
+        raise InputError(f"unknown topology {topology!r}: it must be {FORMS}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(
+            "libtpu, the compiler for TPUs, is not installed (it needs no TPU): "
+            'pip install "hdgnn_jax[tpu-plan]"'
+        )
+    for name, value in COMPILE_ONLY.items():
+        os.environ.setdefault(name, value)
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"libtpu has no topology {topology!r} ({reason}): it must be {FORMS}"
+        ) from error
+    devices: list[Any] = list(found.devices)
+    return devices, CHIPS[devices[0].device_kind]
+
+
+def this_machine() -> Chip:
+    """This machine as a chip: its memory, and its speed as measured in some seconds."""
+    product = measured_product()
+    return Chip("this CPU", _installed(), product, product, measured_bandwidth())
+
+
+def measured_product(size: int = 1024, tries: int = 4) -> float:
+    """FLOP/s of the fastest of some float32 matrix products of all cores."""
+    a = jax.device_put(np.ones((size, size), np.float32), jax.devices("cpu")[0])
+    product = jax.jit(lambda a: jax.numpy.dot(a, a, precision="highest"))
+    return 2 * size**3 / _fastest(lambda: product(a), tries)
+
+
+def measured_bandwidth(size: int = 2**26, tries: int = 4) -> float:
+    """Bytes/s of the fastest of some additions of 1 to an array of `size` bytes."""
+    a = jax.device_put(np.zeros(size // 4, np.float32), jax.devices("cpu")[0])
+    add = jax.jit(lambda a: a + 1)
+    return 2 * size / _fastest(lambda: add(a), tries)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now; 0 where the system does not tell."""
+    status = pathlib.Path("/proc/self/status")
+    text = status.read_text() if status.exists() else ""
+    held = re.search(r"VmRSS:\s+(\d+) kB", text)
+    return int(held[1]) * 1024 if held else 0
+
+
+def _installed() -> float:
+    about = pathlib.Path("/proc/meminfo")
+    text = about.read_text() if about.exists() else ""
+    total = re.search(r"MemTotal: +(\d+) kB", text)
+    return int(total[1]) * 1024.0 if total else float("inf")
+
+
+def _fastest(call: Callable[[], jax.Array], tries: int) -> float:
+    """Seconds of the fastest call, after one that compiles."""
+    seconds = []
+    for _ in range(tries + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])

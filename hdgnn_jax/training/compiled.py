@@ -1,0 +1,344 @@
+"""Reads the text of a compiled program: loops, bytes moved, products, exchanges, padded arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128}
+COLLECTIVES = (
+    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
+    "collective-broadcast",
+)  # fmt: skip
+FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
+    "conditional", "after-all", "partition-id", "replica-id", "opt-barrier", "async-start",
+    "async-update", "async-done",
+}  # fmt: skip
+"""Operations that move no bytes themselves."""
+SLICES = {"slice", "dynamic-slice", "gather"}
+"""Operations that read no more of their first operand than they write."""
+PASSES = {"highest": 6, "high": 3}
+"""Products of bfloat16 in one of float32, by the precision that it asks for."""
+CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)|branch_computations=\{([^}]*)")
+SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
+LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
+HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+
+
+class Array(NamedTuple):
+    """An array of the program.
+
+    Attributes:
+      dtype: XLA's name.
+      shape: logical.
+      order: axes from the minor to the major one.
+      tile: of the minor axes, which memory pads to whole tiles; empty: no padding.
+      on_chip: whether it lives in the fast memory on the chip.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    order: tuple[int, ...] = ()
+    tile: tuple[int, ...] = ()
+    on_chip: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of the numbers alone."""
+        return self._bytes(self.shape)
+
+    @property
+    def tiled(self) -> int:
+        """Bytes that it takes, padding included."""
+        sizes = [self.shape[axis] for axis in reversed(self.order)] or list(self.shape)
+        sizes = [1] * (len(self.tile) - len(sizes)) + sizes
+        start = len(sizes) - len(self.tile)
+        for k, tile in enumerate(self.tile):
+            sizes[start + k] = -(-sizes[start + k] // tile) * tile
+        return self._bytes(tuple(sizes))
+
+    def _bytes(self, sizes: tuple[int, ...]) -> int:
+        bits = BITS.get(self.dtype) or int((re.findall(r"\d+", self.dtype) or ["0"])[0])
+        return math.prod(sizes) * bits // 8
+
+    def __str__(self) -> str:
+        tile = f" in {'x'.join(map(str, self.tile))}" if self.tile else ""
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]{tile}{', fast' * self.on_chip}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """A line of a computation.
+
+    Attributes:
+      name: its own.
+      kind: XLA's name of the operation.
+      arrays: what it writes; several of a tuple.
+      operands: names.
+      rest: attributes, as text.
+    """
+
+    name: str
+    kind: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    rest: str
+
+    @functools.cached_property
+    def called(self) -> list[str]:
+        """Names of the computations that it runs."""
+        found = []
+        for one, several in CALLED.findall(self.rest):
+            found += [one] if one else [name.strip(" %") for name in several.split(",")]
+        return found
+
+    @property
+    def place(self) -> str:
+        """Where in the model it arises; empty where the compiler made it."""
+        found = re.search(r'op_name="([^"]*)"', self.rest)
+        return found[1].replace("\\'", "'") if found else ""
+
+
+class Run(NamedTuple):
+    """An operation, with how often a step runs it and the computation that it is in."""
+
+    operation: Operation
+    times: int
+    inside: str
+
+
+def read(text: str) -> Compiled:
+    """Parses the text of a compiled program (`compiled.as_text()`)."""
+    computations: dict[str, dict[str, Operation]] = {}
+    entry = inside = ""
+    for line in text.splitlines():
+        if header := HEADER.match(line):
+            inside = header[2]
+            computations[inside] = {}
+            entry = inside if header[1] else entry
+        elif (found := LINE.match(line)) and inside:
+            operation = _operation(*found.groups())
+            computations[inside][operation.name] = operation
+    return Compiled(computations, entry)
+
+
+def _operation(name: str, text: str) -> Operation:
+    """Of `type kind(operands), attributes`."""
+    end = _closing(text) if text.startswith("(") else text.index(" ")
+    kind, _, rest = text[end:].strip().partition("(")
+    stop = _closing("(" + rest) - 1
+    inner = rest[: stop - 1]
+    operands = tuple(inner.split()[:1]) if kind == "constant" else _names(inner)
+    return Operation(name, kind, tuple(_arrays(text[:end])), operands, rest[stop:])
+
+
+def _names(text: str) -> tuple[str, ...]:
+    found = re.findall(r"%([\w.\-]+)", text)
+    return tuple(found or [text.strip()])
+
+
+def _closing(text: str) -> int:
+    """The place behind the bracket that closes the first one."""
+    depth = 0
+    for place, sign in enumerate(text):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0:
+            return place + 1
+    return len(text)
+
+
+def _arrays(text: str) -> Iterator[Array]:
+    for dtype, shape, order, layout in SHAPE.findall(text):
+        if dtype in ("token", "opaque"):
+            continue
+        sizes = tuple(int(size.strip("<=")) for size in shape.split(",") if size)
+        tile = re.match(r"T\(([\d,]*)\)", layout)
+        yield Array(
+            dtype,
+            sizes,
+            tuple(int(axis) for axis in order.split(",") if axis),
+            tuple(int(size) for size in tile[1].split(",")) if tile else (),
+            "S(1)" in layout,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled program.
+
+    Attributes:
+      computations: by name, operations by name, in order.
+      entry: the name of the computation that the program starts with.
+    """
+
+    computations: dict[str, dict[str, Operation]]
+    entry: str
+
+    @functools.cached_property
+    def runs(self) -> list[Run]:
+        """All operations that write arrays of their own: not those inside of fused ones."""
+        return [run for run, fused in self._walk(self.entry, 1, False) if not fused]
+
+    @functools.cached_property
+    def all_runs(self) -> list[Run]:
+        """The same, and those inside of fused ones."""
+        return [run for run, _ in self._walk(self.entry, 1, False)]
+
+    def _walk(self, name: str, times: int, fused: bool) -> Iterator[tuple[Run, bool]]:
+        for operation in self.computations.get(name, {}).values():
+            yield Run(operation, times, name), fused
+            kind = operation.kind
+            if kind in ("while", "call", "conditional", "async-start", "fusion"):
+                turns = times * (self.turns(operation, name) or 1 if kind == "while" else 1)
+                for called in operation.called:
+                    yield from self._walk(called, turns, fused or kind == "fusion")
+
+    @property
+    def parameters(self) -> list[Operation]:
+        """The arguments of the program."""
+        operations = self.computations[self.entry].values()
+        return [operation for operation in operations if operation.kind == "parameter"]
+
+    @property
+    def unknown_loops(self) -> int:
+        """Number of loops whose number of turns the text does not tell; they count as one turn."""
+        return sum(
+            run.operation.kind == "while" and not self.turns(run.operation, run.inside)
+            for run in self.all_runs
+        )
+
+    def turns(self, loop: Operation, inside: str) -> int | None:
+        """How often a loop turns; None: the text does not tell."""
+        if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
+            return int(known[1])
+        condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+        if condition is None:
+            return None
+        # A counter from 0 is compared with a constant, in the condition or among what it carries.
+        limits = []
+        for operation in self.computations.get(condition[1], {}).values():
+            place = re.search(r"index=(\d+)", operation.rest)
+            if operation.kind == "constant" and operation.arrays[0].shape == ():
+                limits.append(operation)
+            elif operation.kind == "get-tuple-element" and place:
+                made = self.computations[inside].get(loop.operands[0])
+                if made and made.kind == "tuple":
+                    given = self.computations[inside].get(made.operands[int(place[1])])
+                    limits += [given] if given and given.kind == "constant" else []
+        numbers = [int(o.operands[0]) for o in limits if re.fullmatch(r"\d+", o.operands[0])]
+        return max(numbers, default=0) or None
+
+    def moved(self, repeated: bool = True, on_chip: bool = False) -> int:
+        """Bytes that a step reads and writes, padding included.
+
+        A fused operation reads its operands and writes its result once. Of an operand that it only
+        slices or gathers from, it reads what it takes.
+
+        Args:
+          repeated: whether a loop counts as often as it turns; if not, once.
+          on_chip: whether arrays in the fast memory on the chip count.
+        """
+        total = 0
+        for operation, times, inside in self.runs:
+            if operation.kind not in FREE and not operation.kind.endswith("-done"):
+                total += (times if repeated else 1) * self._moved_by(operation, inside, on_chip)
+        return total
+
+    def _moved_by(self, operation: Operation, inside: str, on_chip: bool) -> int:
+        def size(arrays: tuple[Array, ...]) -> int:
+            return sum(array.tiled for array in arrays if on_chip or not array.on_chip)
+
+        # A copy that is started writes its first result; the second is what it reads.
+        started = operation.kind.endswith("-start")
+        written = size(operation.arrays[:1] if started else operation.arrays)
+        scope, read = self.computations[inside], 0
+        if operation.kind in SLICES:
+            return 2 * written
+        if operation.kind == "dynamic-update-slice":
+            return 2 * size(scope[operation.operands[1]].arrays)
+        for k, name in enumerate(operation.operands):
+            arrays = scope[name].arrays if name in scope else ()
+            taken = self._taken(operation, k) if operation.kind == "fusion" else None
+            read += size(arrays) if taken is None else min(size(arrays), taken)
+        updated = self._updated(operation) if operation.kind == "fusion" else None
+        return read + (written if updated is None else min(written, updated))
+
+    def _taken(self, fusion: Operation, k: int) -> int | None:
+        """Bytes that a fused operation takes of its operand k; None: all."""
+        inner = self.computations.get(fusion.called[0], {}) if fusion.called else {}
+        name = next(
+            (o.name for o in inner.values() if o.kind == "parameter" and o.operands[0] == str(k)),
+            None,
+        )
+        taken = 0
+        for operation in inner.values():
+            if name is None or name not in operation.operands:
+                continue
+            if operation.kind in SLICES and operation.operands[0] == name:
+                taken += sum(array.tiled for array in operation.arrays)
+            elif operation.kind != "dynamic-update-slice" or operation.operands[0] != name:
+                return None
+        return taken if name is not None else None
+
+    def _updated(self, fusion: Operation) -> int | None:
+        """Bytes that a fused operation writes into an array which it changes in place."""
+        inner = self.computations.get(fusion.called[0], {}) if fusion.called else {}
+        *_, last = inner.values() if inner else (None,)
+        if last is None or last.kind != "dynamic-update-slice":
+            return None
+        return sum(array.tiled for array in inner[last.operands[1]].arrays)
+
+    @functools.cached_property
+    def products(self) -> list[tuple[float, int, int]]:
+        """FLOP of each matrix product in one turn, the number of turns, passes of bfloat16."""
+        found = []
+        for operation, times, inside in self.all_runs:
+            if operation.kind in ("dot", "convolution"):
+                first, second = (self.computations[inside][name] for name in operation.operands)
+                inputs = _inputs(operation, first.arrays[0], second.arrays[0])
+                asked = re.search(r"operand_precision=\{(\w+)", operation.rest)
+                is_float = first.arrays[0].dtype == "f32"
+                passes = PASSES.get(asked[1] if asked else "", 1) if is_float else 1
+                flop = 2.0 * math.prod(operation.arrays[0].shape) * inputs
+                found.append((flop, times, passes))
+        return found
+
+    @property
+    def exchanges(self) -> dict[str, tuple[int, int]]:
+        """By kind of collective, the number in a step and the bytes of one device's arrays."""
+        found: dict[str, tuple[int, int]] = {}
+        for operation, times, inside in self.all_runs:
+            kind = operation.kind.removesuffix("-start")
+            if kind in COLLECTIVES:
+                scope = self.computations[inside]
+                given = sum(a.bytes for n in operation.operands if n in scope
+                            for a in scope[n].arrays)  # fmt: skip
+                # A started one writes a tuple, of which the last large array is the result.
+                largest = max((array.bytes for array in operation.arrays), default=0)
+                count, size = found.get(kind, (0, 0))
+                found[kind] = (count + times, size + times * max(given, largest))
+        return found
+
+    @property
+    def cycles(self) -> int:
+        """What the compiler expects its fused operations to take, where it says so."""
+        total = 0
+        for operation, times, _ in self.runs:
+            if found := re.search(r'"estimated_cycles":"(\d+)"', operation.rest):
+                total += times * int(found[1])
+        return total
+
+
+def _inputs(operation: Operation, first: Array, second: Array) -> int:
+    """Numbers that are summed up for each of the product's results."""
+    if operation.kind == "dot":
+        axes = re.search(r"lhs_contracting_dims=\{([\d,]+)\}", operation.rest)
+        return math.prod(first.shape[int(axis)] for axis in axes[1].split(",")) if axes else 1
+    labels = re.search(r"dim_labels=\w+_(\w+)->", operation.rest)
+    outputs = second.shape[labels[1].index("o")] if labels and "o" in labels[1] else 1
+    return math.prod(second.shape) // max(outputs, 1)

@@ -1,0 +1,111 @@
+"""A run is planned without its chips and without its data."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import plan
+from experiments.configs.qm9 import get_config
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.run import planned
+from hdgnn_jax.training import chips, step
+from hdgnn_jax.training import plan as plans
+
+MEAN = planned.Structured(18, 190)
+SLOW = chips.Chip("a chip", 1e12, 1e12, 1e11, 1e11)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """This machine's speed is not measured in tests, and the cache stays as it is."""
+    monkeypatch.setattr(plan, "devices_of", lambda name: (jax.devices("cpu"), SLOW))
+    kept = jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", kept)
+
+
+def test_a_plan_is_of_the_step_that_training_takes(changed, capsys):
+    """The same shapes and memory as the step of a run on these data, with all that it fits."""
+    config = changed(**{"training.batch_size": 64})
+    found = plan.run(config, "cpu")
+    train = planned.training_structures(config)
+    mesh = step.make_mesh()
+    task, _ = planned.Task.prepare(config, planned.dataset(config), train)
+    batch = planned.batch_of_data(task, train, mesh.size)
+    state = task.init_state(mesh)
+    arrays = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    arrays += sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(batch.graph))
+    # The compiler leaves out what the network does not look at.
+    assert found["memory"]["arguments"] == arrays - np.asarray(batch.graph.nodes.tags).nbytes
+    assert found["chips"] == mesh.size == 4
+    assert found["batch"]["padded_edges"] == batch.budget.n_edge
+    assert found["batch"]["edges"] <= found["batch"]["padded_edges"]
+    assert found["collectives"]["all-reduce"]["bytes"] >= arrays / 8
+    assert found["structures_per_second"] > 64 / found["step_seconds"] * 0.99
+    assert found["unknown_loops"] == 0
+    parts = {one["array"]: one["number"] for one in found["arguments"]}
+    assert parts["weights"] == parts["averaged weights"] == len(jax.tree.leaves(state.params))
+    json.dumps(found)
+    out = capsys.readouterr().out
+    assert "structures/s" in out
+    assert "Not a measurement" in out
+
+
+def test_without_data_the_sizes_are_given(changed, tmp_path):
+    config = changed(**{"training.batch_size": 64, "data.set": "is2re", "data.name": "nowhere",
+                        "target": "relaxed_energy", "model.max_neighbors": 12,
+                        "data.cache": str(tmp_path), "data.reference": None})  # fmt: skip
+    for name in ("split", "train_size"):
+        config["data"].pop(name)
+    config["data"]["validation_size"] = 10
+    with pytest.raises(InputError, match=r"prepare is2re .*; or plan without data: --atoms"):
+        plan.run(config, "cpu")
+    found = plan.run(config, "cpu", MEAN)
+    assert found["batch"]["edges"] == 190 * 16
+    assert found["batch"]["padded_edges"] == 190 * 16
+
+
+@pytest.mark.parametrize("divide", [False, True])
+def test_divided_state_takes_less_of_a_chip(changed, divide):
+    config = changed(**{"training.batch_size": 4, "training.divide_state": divide})
+    found = plan.run(config, "cpu", MEAN)
+    kinds = {"all-reduce", "all-gather", "reduce-scatter"} if divide else {"all-reduce"}
+    assert kinds <= found["collectives"].keys()
+
+
+def test_what_does_not_fit_names_the_fields(changed, monkeypatch, capsys):
+    tiny = chips.Chip("a chip", 3e5, 1e12, 1e11, 1e11, 1e9)
+    monkeypatch.setattr(plan, "devices_of", lambda name: (jax.devices("cpu"), tiny))
+    config = changed(**{"training.batch_size": 64})
+    with pytest.raises(plans.TooLargeError, match=r"and a chip has .*: lower training.batch_size"):
+        plan.run(config, "cpu", MEAN, tries=3)
+    out = capsys.readouterr().out
+    assert out.count("training.batch_size = ") == 3
+
+
+@pytest.mark.slow
+def test_quick_can_run_on_a_tpu(tmp_path):
+    """What libtpu does not compile, or does not fit into a chip, fails here."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip('libtpu is not installed: pip install "hdgnn_jax[tpu-plan]"')
+    file = tmp_path / "plan.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.plan", "--config=qm9:quick", "--topology=v5e:2x2",
+         "--atoms=18", "--edges=190", f"--json={file}"],
+        env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert found["chips"] == 4
+    assert 0 < found["memory"]["needed"] < found["memory"]["available"]
+    assert found["collectives"].keys() == {"all-reduce"}
+    assert found["unknown_loops"] == 0
+    assert get_config("quick").training.batch_size == 16 == 4 * found["batch"]["structures"]
