@@ -4,9 +4,9 @@
 
 It compiles the training step of the config for that topology, with the compiler for TPUs, which
 needs no TPU (pip install "hdgnn_jax[tpu-plan]"), and reads the compiled program: nothing is run, no
-weights are made. --topology=cpu plans for this machine. Any field of the config can be set. The
-sizes of batches come from the data; where these are not here, from --atoms and --edges.
-Compilation takes from half a minute to some minutes.
+weights are made. --topology=cpu plans for this machine, h100:8 for GPUs (pip install
+"jax[cuda12]"). Any field of the config can be set. The sizes of batches come from the data; where
+these are not here, from --atoms and --edges. Compilation takes from half a minute to some minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from absl import flags
 from experiments import program
 
 TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "NAME of the chips: cpu, v5e:2x2, v5p:2x2x1, v6e:2x2, v5e:4x4, ..."
+    "topology", None, "NAME of the chips: cpu, v5e:2x2, v5p:2x2x1, v6e:2x2, v5e:4x4, ..., h100:8"
 )
 ATOMS = flags.DEFINE_float(
     "atoms", None, "N, atoms of the mean structure, to plan without data", lower_bound=1

@@ -60,8 +60,9 @@ CHIPS = {
     "TPU v5 lite": _tpu("TPU v5e", 15.75, 197, 819, 50, 1.5e9),
     "TPU v5": _tpu("TPU v5p", 95.74, 459, 2765, 100, 1.75e9),
     "TPU v6 lite": _tpu("TPU v6e", 31.25, 918, 1638, 100, 1.75e9),
-    # NVIDIA's data sheet of the H100 SXM: without sparsity; NVLink in one direction.
-    "NVIDIA H100 80GB HBM3": Chip("H100 SXM", 80e9, 989e12, 67e12, 3350e9, 450e9),
+    # NVIDIA's data sheet of the H100 SXM: without sparsity; NVLink in one direction. Memory: three
+    # quarters, which JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+    "NVIDIA H100 80GB HBM3": Chip("H100 SXM", 0.75 * 84.9e9, 989e12, 67e12, 3350e9, 450e9),
 }  # fmt: skip
 """By the name that JAX gives the device."""
 
@@ -76,23 +77,61 @@ COMPILE_ONLY = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_STDERR_LOG_LEVEL": "3",
 }
-FORMS = f"cpu, or that of a TPU: {', '.join(GENERATIONS.values())}, v5e:4x4, ..."
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472 core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 device_memory_size: 84942979072
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  cuda_compute_capability { major: 9 minor: 0 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+"""What XLA's compiler has to know of it (`GpuTargetConfigProto`)."""
+FORMS = f"cpu, h100:1, h100:8, or a TPU: {', '.join(GENERATIONS.values())}, v5e:4x4, ..."
 
 
 def devices_of(topology: str) -> tuple[list[jax.Device], Chip]:
     """The devices to compile for, which need not exist, and what one of them can do.
 
     Args:
-      topology: `cpu`: this machine; else a TPU's generation and shape, such as `v5e:2x2`.
+      topology: `cpu`: this machine; `h100:8`: so many on one host; else a TPU's generation and
+        shape, such as `v5e:2x2`.
 
     Raises:
       InputError: where there is no such topology, or no compiler for it is installed.
     """
     if topology == "cpu":
         return jax.devices("cpu"), this_machine()
-    generation = topology.partition(":")[0]
-    if generation not in GENERATIONS:
+    if re.fullmatch(r"h100:[1-8]", topology):
+        devices = _gpus(int(topology[-1]))
+    elif topology.partition(":")[0] in GENERATIONS:
+        devices = _tpus(topology)
+    else:
         raise InputError(f"unknown topology {topology!r}: it must be {FORMS}")
+    return devices, CHIPS[devices[0].device_kind]
+
+
+def _gpus(count: int) -> list[Any]:
+    """H100s of one host, to compile for."""
+    if not any(importlib.util.find_spec(f"jax_cuda{major}_plugin") for major in (12, 13)):
+        raise InputError(
+            "JAX's compiler for GPUs is not installed (it needs no GPU): "
+            'pip install "jax[cuda12]"'
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    found = topologies.get_topology_desc(
+        "h100", "cuda", target_config=H100, topology=f"1x1x{count}"
+    )
+    return list(found.devices)
+
+
+def _tpus(topology: str) -> list[Any]:
+    """The chips of a TPU's topology, to compile for."""
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
             "libtpu, the compiler for TPUs, is not installed (it needs no TPU): "
@@ -107,8 +146,7 @@ def devices_of(topology: str) -> tuple[list[jax.Device], Chip]:
         raise InputError(
             f"libtpu has no topology {topology!r} ({reason}): it must be {FORMS}"
         ) from error
-    devices: list[Any] = list(found.devices)
-    return devices, CHIPS[devices[0].device_kind]
+    return list(found.devices)
 
 
 def this_machine() -> Chip:

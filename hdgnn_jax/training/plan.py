@@ -146,7 +146,8 @@ def plan(lowered: jax.stages.Lowered, chip: Chip, devices: int) -> Plan:
             raise
         raise _overflow(str(error), chip) from error
     memory: Any = made.memory_analysis()
-    counted: Any = made.cost_analysis()
+    # None from the compiler for GPUs.
+    counted: Any = made.cost_analysis() or {}
     return Plan(
         chip,
         devices,
@@ -155,20 +156,21 @@ def plan(lowered: jax.stages.Lowered, chip: Chip, devices: int) -> Plan:
         memory.temp_size_in_bytes,
         memory.generated_code_size_in_bytes,
         process,
-        **_work(program.read(made.as_text() or ""), counted["flops"], chip, devices),
+        **_work(program.read(made.as_text() or ""), counted.get("flops"), chip, devices),
     )
 
 
-def _work(text: program.Compiled, flop: float, chip: Chip, devices: int) -> Json:
+def _work(text: program.Compiled, flop: float | None, chip: Chip, devices: int) -> Json:
     """What a step computes, moves and exchanges, as fields of `Plan`.
 
     Args:
       text: the program.
-      flop: XLA's count, with each loop as one turn.
+      flop: XLA's count, with each loop as one turn; None: that of matrix products is all there is.
       chip, devices: as in `plan`.
     """
     products = text.products
     once, all_turns = (sum(f * (t if k else 1) for f, t, _ in products) for k in (0, 1))
+    flop = once if flop is None else flop
     # Of a product that reads windows, not all that its shapes suggest is computed.
     true_share = min(1.0, flop / once) if once else 1.0
     on_matrix_units = sum(f * t / _rate(chip, p) for f, t, p in products)

@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_a_sentence_with_the_fields_that_lower_it(text, wor
         assert field in said
 
 
-@pytest.mark.parametrize("topology", ["v5e", "v7:2x2", "gpu", ""])
+@pytest.mark.parametrize("topology", ["v5e", "v7:2x2", "gpu", "h100:0", "h100", ""])
 def test_an_unknown_topology_is_one_line(topology, monkeypatch):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"unknown topology|libtpu, the compiler") as error:
@@ -66,6 +66,8 @@ def test_a_missing_compiler_is_said(monkeypatch):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install \"hdgnn_jax\[tpu-plan\]\""):
         chips.devices_of("v5e:2x2")
+    with pytest.raises(InputError, match=r"pip install \"jax\[cuda12\]\""):
+        chips.devices_of("h100:1")
 
 
 def test_this_machine_has_memory_and_speed():
