@@ -96,20 +96,17 @@ def run(
     check(config)
     jax.config.update("jax_enable_compilation_cache", False)
     devices, chip = devices_of(topology)
-    run_of = Run(config, topology, devices, chip, mean)
-    result: Json = {}
-    overflow: plans.TooLargeError | None = None
+    run_of = Run(config, devices, chip, mean)
     try:
         found, batch, seconds = run_of.plan(config)
     except plans.TooLargeError as error:
-        overflow = error
-    else:
-        result = numbers(found, batch, config, topology)
-        show(found, batch, result, seconds)
+        if tries:
+            run_of.largest(tries, error)
+        raise
+    result = numbers(found, batch, config, topology)
+    show(found, batch, result, seconds)
     if tries:
-        result["largest_batch"] = run_of.largest(tries)
-    if overflow is not None:
-        raise overflow
+        result["largest_batch"] = run_of.largest(tries, found)
     return result
 
 
@@ -119,12 +116,11 @@ class Run:
     def __init__(
         self,
         config: Config,
-        topology: str,
         devices: list[jax.Device],
         chip: Chip,
         mean: planned.Structured | None,
     ):
-        self.config, self.topology, self.chip, self.mean = config, topology, chip, mean
+        self.config, self.chip, self.mean = config, chip, mean
         self.mesh = step.make_mesh(devices)
         self.train: Examples | None = None
         if mean is None:
@@ -150,27 +146,37 @@ class Run:
         task = planned.task_of(config, float(edges / len(self.train.structures.atomic_numbers)))
         return task, planned.batch_of_data(task, self.train, self.mesh.size, largest)
 
-    def largest(self, tries: int) -> Json:
-        """Searches the largest batch that fits, with a line on each try."""
+    def largest(self, tries: int, known: plans.Plan | plans.TooLargeError) -> Json:
+        """Searches the largest batch that fits, with a line on each try.
+
+        Args:
+          tries: the most that are compiled.
+          known: what is known of the config's own batch.
+        """
+        start = self.config["training"]["batch_size"]
 
         def attempt(size: int) -> float:
-            training = {**self.config["training"], "batch_size": size}
+            if size == start and isinstance(known, plans.TooLargeError):
+                raise known
+            if size == start and isinstance(known, plans.Plan):
+                return known.memory / known.chip.memory
+            training, began = {**self.config["training"], "batch_size": size}, time.monotonic()
             try:
-                found, _, seconds = self.plan({**self.config, "training": training}, True)
+                found, _, _ = self.plan({**self.config, "training": training}, True)
             except plans.TooLargeError as error:
-                print(f"training.batch_size = {size:,}: {str(error).partition(':')[0]}")
+                said = str(error).partition(":")[0]
+                print(f"training.batch_size = {size:,}: {said}", flush=True)
                 raise
             print(
                 f"training.batch_size = {size:,}: {found.memory / GIB:.2f} GiB of "
                 f"{self.chip.memory / GIB:.1f}, {size / found.step_seconds:,.0f} structures/s "
-                f"({seconds:.0f} s)"
+                f"({time.monotonic() - began:.0f} s)",
+                flush=True,
             )
             return found.memory / self.chip.memory
 
         most = len(self.train) if self.train is not None else 2**20
-        fits, fails = plans.largest_batch(
-            attempt, self.config["training"]["batch_size"], self.mesh.size, most, tries
-        )
+        fits, fails = plans.largest_batch(attempt, start, self.mesh.size, most, tries + 1)
         failed = "" if fails is None else f"; {fails:,} does not"
         print(f"the largest batch seen to fit: {fits:,}{failed}" if fits else "none fits")
         return {"fits": fits, "fails": fails}

@@ -89,6 +89,7 @@ def test_what_does_not_fit_names_the_fields(changed, monkeypatch, capsys):
         plan.run(config, "cpu", MEAN, tries=3)
     out = capsys.readouterr().out
     assert out.count("training.batch_size = ") == 3
+    assert "none fits" in out
 
 
 @pytest.mark.slow
