@@ -276,6 +276,11 @@ def _show_time(console: Console, found: plans.Plan, result: Json) -> None:
         f"{result['structures_per_second']:,.0f} structures/s, {_time(result['hours'])} to the end "
         f"of the config, without validation. {MODEL[found.on_cpu]}"
     )
+    if plans.CYCLES not in found.seconds and not found.on_cpu:
+        console.print(
+            f"Not counted: the start of each of {found.operations:,} operations, which takes a GPU "
+            "some microseconds."
+        )
     if found.unknown_loops:
         console.print(
             f"{found.unknown_loops} loop(s) of unknown length are counted once: too few FLOP, "
