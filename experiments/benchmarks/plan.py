@@ -67,9 +67,10 @@ def measured(name: str, quick: bool) -> dict[str, float]:
     )
     return {
         "measured_gib": peak,
-        "measured_step_seconds": float(np.median(times["step"])),
-        "gflops": float(np.median(rates) / 1e9),
-        "gbytes_per_second": float(np.median(2 * size / times["add"]) / 1e9),
+        # The fastest of each: what other programs take of the machine is no part of a plan.
+        "measured_step_seconds": float(times["step"].min()),
+        "gflops": float(rates.max() / 1e9),
+        "gbytes_per_second": float((2 * size / times["add"]).max() / 1e9),
     }
 
 
