@@ -108,7 +108,8 @@ class HDGNNCalculator(Calculator):
         own: Any = self.atoms
         structure = structure_of(own, "the atoms")
         graphs = self.predictor.prepare(Structures.pack([structure]))
-        self._warn([structure.doubt] * bool(structure.doubt) + self.predictor.doubts(graphs)[0])
+        doubts = [structure.doubt] * bool(structure.doubt) + self.predictor.doubts(graphs)[0]
+        self._warn(doubts, stacklevel=7)
         found = self.predictor.derivatives(graphs)
         energy = float(found.value[0])
         self.results = {"energy": energy, "free_energy": energy, "forces": np.array(found.forces)}
@@ -125,11 +126,16 @@ class HDGNNCalculator(Calculator):
           DomainWarning: for forces and stress of a model that was trained on energies alone.
         """
         if name in ("forces", "stress"):
-            self._warn(self.predictor.doubts_of_forces())
+            self._warn(self.predictor.doubts_of_forces(), stacklevel=5)
         return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]  # ASE
 
-    def _warn(self, doubts: Sequence[str]) -> None:
-        """Warns, once for each kind, why a prediction is doubtful; raises if `strict`."""
+    def _warn(self, doubts: Sequence[str], stacklevel: int) -> None:
+        """Warns, once for each kind, why a prediction is doubtful; raises if `strict`.
+
+        Args:
+          doubts: in words.
+          stacklevel: of `warnings.warn`, up to the line that calls `atoms.get_...`.
+        """
         for doubt in doubts:
             # The distances in a doubt change with each step; its kind does not.
             kind = re.sub(r"[\d.]+", "", doubt)
@@ -137,4 +143,4 @@ class HDGNNCalculator(Calculator):
                 raise StructureError(f"leave what the model was trained on: {doubt}", "the atoms")
             if kind not in self._warned:
                 self._warned.add(kind)
-                warnings.warn(doubt, DomainWarning, stacklevel=4)
+                warnings.warn(doubt, DomainWarning, stacklevel=stacklevel)

@@ -205,6 +205,7 @@ def test_atoms_unlike_those_of_training_are_said_once_for_each_kind(predictor):
     with pytest.warns(DomainWarning, match=nearer) as caught:
         water.get_potential_energy()
     assert len(caught) == 2
+    assert {warning.filename for warning in caught} == {__file__}
     # Nor again: a warning would be an error here.
     water.positions *= 0.9
     water.get_potential_energy()
@@ -217,8 +218,9 @@ def test_forces_that_were_not_trained_on_are_said(predictor):
     water = molecule("H2O")
     water.calc = HDGNNCalculator(dataclasses.replace(predictor, trained_on_forces=False))
     water.get_potential_energy()
-    with pytest.warns(DomainWarning, match="forces of a model trained on energies alone"):
+    with pytest.warns(DomainWarning, match="trained on energies alone") as caught:
         water.get_forces()
+    assert caught[0].filename == __file__
     water.calc.strict = True
     with pytest.raises(StructureError, match="trained on energies alone"):
         water.get_forces()
