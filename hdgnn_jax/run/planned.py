@@ -153,7 +153,7 @@ def batch_of_sizes(task: Task, mean: Structured, shards: int) -> Batch:
     virials = np.zeros((1, 3, 3)) if settings.stress_weight else None
     graph = batching.collate(
         atom,
-        neighbors_of(atom, hyper.cutoff, hyper.max_neighbors),
+        neighbors_of(atom, hyper.cutoff, hyper.max_neighbors, hyper.neighborhood),
         np.zeros((1, _columns(task))),
         np.zeros(1, int),
         budget,
