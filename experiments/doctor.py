@@ -14,7 +14,6 @@ import importlib.metadata
 import os
 import pathlib
 import platform
-import re
 import shutil
 import sys
 import tempfile
@@ -33,7 +32,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hdgnn_jax.cpu import cores
+from hdgnn_jax.cpu import cores, reported
 from hdgnn_jax.data import is2re, qm9
 from hdgnn_jax.data.cache import cache_folder, is_complete
 from hdgnn_jax.errors import HDGNNError
@@ -153,10 +152,8 @@ def _devices() -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    text = pathlib.Path("/proc/meminfo").read_text() if sys.platform == "linux" else ""
-    free = re.search(r"MemAvailable: +(\d+) kB", text)
-    if free:
-        available = int(free[1]) * 1024
+    available = reported("meminfo", "MemAvailable")
+    if available is not None:
         low = available < ENOUGH_MEMORY
         yield Finding(
             "memory", f"{available / GIB:.1f} GiB free, {cores()} cores",

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import time
@@ -85,8 +84,8 @@ class Watch:
     def sample(self, step: int) -> None:
         """Takes a sample."""
         self.samples.append(
-            (self.run, step, time.monotonic() - self.began, time.process_time(), resident(),
-             self.compilations)
+            (self.run, step, time.monotonic() - self.began, time.process_time(),
+             cpu.resident() / 2**20, self.compilations)
         )  # fmt: skip
 
 
@@ -195,12 +194,6 @@ def draw(path: pathlib.Path, found: Json) -> None:
         for start in minutes[1:][np.diff(columns["run"]) > 0]:
             axes.axvline(start, color=GREY, linewidth=0.5, linestyle=":")
     figure.savefig(path)
-
-
-def resident() -> float:
-    """Resident memory of this process, MiB."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import mmap
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Iterable
 
 ARENA_MAX, MMAP_MAX, TRIM_THRESHOLD = -8, -4, -1
@@ -70,6 +71,21 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now; 0 where the system does not tell."""
+    return reported("self/status", "VmRSS") or 0
+
+
+def reported(file: str, field: str) -> int | None:
+    """Bytes that Linux reports in a field of a file in /proc, as MemTotal in meminfo.
+
+    None: the system does not tell.
+    """
+    path = pathlib.Path("/proc") / file
+    found = re.search(rf"^{field}:\s+(\d+) kB", path.read_text(), re.M) if path.exists() else None
+    return int(found[1]) * 1024 if found else None
 
 
 def release() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import pathlib
 import re
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
+from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 
 GIB = 2**30
@@ -151,8 +151,8 @@ def _tpus(topology: str) -> list[Any]:
 
 def this_machine() -> Chip:
     """This machine as a chip: its memory, and its speed as measured in some seconds."""
-    product = measured_product()
-    return Chip("this CPU", _installed(), product, product, measured_bandwidth())
+    memory, product = cpu.reported("meminfo", "MemTotal") or float("inf"), measured_product()
+    return Chip("this CPU", memory, product, product, measured_bandwidth())
 
 
 def measured_product(size: int = 1024, tries: int = 4) -> float:
@@ -167,21 +167,6 @@ def measured_bandwidth(size: int = 2**26, tries: int = 4) -> float:
     a = jax.device_put(np.zeros(size // 4, np.float32), jax.devices("cpu")[0])
     add = jax.jit(lambda a: a + 1)
     return 2 * size / _fastest(lambda: add(a), tries)
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds now; 0 where the system does not tell."""
-    status = pathlib.Path("/proc/self/status")
-    text = status.read_text() if status.exists() else ""
-    held = re.search(r"VmRSS:\s+(\d+) kB", text)
-    return int(held[1]) * 1024 if held else 0
-
-
-def _installed() -> float:
-    about = pathlib.Path("/proc/meminfo")
-    text = about.read_text() if about.exists() else ""
-    total = re.search(r"MemTotal: +(\d+) kB", text)
-    return int(total[1]) * 1024.0 if total else float("inf")
 
 
 def _fastest(call: Callable[[], jax.Array], tries: int) -> float:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training import compiled as program
-from hdgnn_jax.training.chips import GIB, Chip, resident
+from hdgnn_jax.training.chips import GIB, Chip
 from hdgnn_jax.types import Json
 
 PARTS = {
@@ -138,7 +139,7 @@ def plan(lowered: jax.stages.Lowered, chip: Chip, devices: int) -> Plan:
     Raises:
       TooLargeError: where the compiler finds too little memory.
     """
-    process = resident() if chip.link is None else 0
+    process = cpu.resident() if chip.link is None else 0
     try:
         made = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
