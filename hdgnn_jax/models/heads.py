@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -54,10 +55,19 @@ def columns(heads: Sequence[Head]) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def shares(heads: Sequence[Head]) -> np.ndarray:
-    """[F] weights of the numbers in the mean over heads of the mean over a head's numbers."""
+def shares(heads: Sequence[Head], owners: Sequence[str]) -> np.ndarray:
+    """[F] weights of the numbers in the loss, whose sum is 1.
+
+    Each property weighs the same, and so do the heads of one property and the numbers of one head.
+
+    Args:
+      heads: the heads.
+      owners: the name of each head's property.
+    """
     widths = np.array([3 ** HEADS[head].rank for head in heads])
-    return np.repeat(1 / (len(heads) * widths), widths).astype(np.float32)
+    sizes = collections.Counter(owners)
+    of_heads = np.array([1 / (len(sizes) * sizes[owner]) for owner in owners])
+    return np.repeat(of_heads / widths, widths).astype(np.float32)
 
 
 VECTORS: tuple[Head, ...] = ("dipole", "dipole_vector")

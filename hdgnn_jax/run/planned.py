@@ -199,7 +199,7 @@ def _shape(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> 
 
 def _columns(task: Task) -> int:
     """Numbers that the network predicts of a structure, auxiliary ones included."""
-    return len(heads.shares(task.model.hyper.heads))
+    return heads.columns(task.model.hyper.heads)[-1].stop
 
 
 def _slopes(

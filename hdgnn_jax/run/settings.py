@@ -25,9 +25,9 @@ class Training:
       spike: if a logged loss is above this factor times the median of those before it, the run
         goes back to its last checkpoint and leaves out the batches since; 0: never.
       divide_state: whether each device holds only its part of weights and optimiser state (FSDP).
-      auxiliary: whether the network also learns, with a second output and the same weight, what
-        the composition leaves of the target. With `data.reference = linear` what is left is too
-        little to learn features from; those learned for this output serve both.
+      auxiliary: whether the network also learns, with a second output that takes half of the
+        target's weight, what the composition leaves of the target. With `data.reference = linear`
+        what is left is too little to learn features from; those learned for this output serve both.
       forces_weight: Å; weight of the error of forces in the loss, relative to that of the target;
         0: forces are not trained on.
       stress_weight: weight of the error of the stress times the volume, per atom; 0: the stress is

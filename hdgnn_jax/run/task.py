@@ -196,7 +196,8 @@ class Task:
     def weights(self) -> Weights:
         """The weights of errors in the loss."""
         training = self.config["training"]
-        of_outputs = heads.shares(self.model.hyper.heads)
+        learned = (*self.fitted, *auxiliary(self.config, self.fitted))
+        of_outputs = heads.shares(self.model.hyper.heads, [one.name for one in learned])
         return Weights(of_outputs, training["forces_weight"], training["stress_weight"])
 
     @property

@@ -139,10 +139,12 @@ def test_several_heads_give_what_each_gives_alone():
         np.testing.assert_allclose(together[:n, column], alone[:n], rtol=2e-5, atol=2e-5)
 
 
-def test_each_head_weighs_the_same():
-    """Whatever its number of components."""
-    weights = shares(["invariant", "polarizability", "dipole_vector"])
-    np.testing.assert_allclose(weights, np.repeat([1 / 3, 1 / 27, 1 / 9], [1, 9, 3]), rtol=1e-6)
+def test_each_property_weighs_the_same():
+    """Whatever its number of heads, an auxiliary one included, and of components."""
+    weights = shares(["invariant", "polarizability", "dipole_vector", "invariant"], "abca")
+    np.testing.assert_allclose(
+        weights, np.repeat([1 / 6, 1 / 27, 1 / 9, 1 / 6], [1, 9, 3, 1]), rtol=1e-6
+    )
 
 
 def test_invariant_branch_enters_with_weight_lambda():
