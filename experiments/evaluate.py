@@ -31,6 +31,7 @@ OF_FILES = {
     "energy_key": flags.DEFINE_string("energy_key", None, "NAME of energies in a file"),
     "forces_key": flags.DEFINE_string("forces_key", None, "NAME of forces in a file"),
     "stress_key": flags.DEFINE_string("stress_key", None, "NAME of the stress in a file"),
+    "dipole_key": flags.DEFINE_string("dipole_key", None, "NAME of dipole moments in a file"),
 }
 """Flags by field of `ASEFile`."""
 SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")

@@ -40,6 +40,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.energy_key = config_dict.placeholder(str)  # None: as ASE's calculators store them
     config.data.forces_key = config_dict.placeholder(str)
     config.data.stress_key = config_dict.placeholder(str)
+    config.data.dipole_key = config_dict.placeholder(str)
     config.data.atom_energies = config_dict.placeholder(str)  # of isolated atoms: H=-13.6,C=-1029.8
     config.data.cache = config_dict.placeholder(str)  # None: ~/.cache/hdgnn_jax
     # In training too: frames drawn at each step would have forces of their own.

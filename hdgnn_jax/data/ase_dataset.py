@@ -10,7 +10,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -51,8 +51,8 @@ class ASEFile(Dataset):
       reference: `none`, `fitted` or `linear`; None: the default of the target.
       energy_unit, length_unit: units of the file, from `ENERGIES` and `LENGTHS`. Forces are in
         energy_unit / length_unit, dipole moments in e length_unit.
-      energy_key, forces_key, stress_key: names in the file, such as `REF_energy` and `REF_forces`;
-        None: the names that ASE's calculators use.
+      energy_key, forces_key, stress_key, dipole_key: names in the file, such as `REF_energy` and
+        `REF_forces`; None: the names that ASE's calculators use.
       atom_energies: energies of isolated atoms in `energy_unit`, such as "H=-13.6,C=-1029.8";
         isolated atoms in the file add theirs.
       cache: folder; None: see `cache_folder`.
@@ -70,6 +70,7 @@ class ASEFile(Dataset):
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
+    dipole_key: str | None = None
     atom_energies: str | None = None
     cache: str | None = None
 
@@ -98,18 +99,21 @@ class ASEFile(Dataset):
         """Caveats of a comparison with errors of others; empty without any."""
         return "" if self.path else "Made here: no published number can be compared with these."
 
-    def target(self, name: str) -> Target:
-        """The target of that name.
+    def chosen(self, names: Sequence[str]) -> list[Target]:
+        """The targets of one run.
 
         Raises:
-          InputError: where there is no such target, or a field for energies is set for another.
+          InputError: where one is none of the data set, or a field is set for another.
         """
-        target = super().target(name)
+        targets = super().chosen(names)
         of_energies = ("energy_key", "forces_key", "stress_key", "atom_energies")
-        for field in of_energies if name != "energy" else ():
-            if getattr(self, field) is not None:
-                raise InputError(f"data.{field} is for energies, but config.target is {name}")
-        return target
+        for name, fields in {"energy": of_energies, "dipole": ("dipole_key",)}.items():
+            for field in fields if name not in names else ():
+                if getattr(self, field) is not None:
+                    raise InputError(
+                        f"data.{field} is for {name}, but config.target is {','.join(names)}"
+                    )
+        return targets
 
     def digest(self) -> str:
         """A SHA-256 of the files, and of all that decides which part a structure is in."""
@@ -121,6 +125,8 @@ class ASEFile(Dataset):
             content += how
         if self.stress_key is not None:
             content.append(self.stress_key)
+        if self.dipole_key is not None:
+            content.append(f"dipole {self.dipole_key}")
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def part(self, name: str, target: str) -> LabelledStructures:
@@ -207,7 +213,8 @@ class ASEFile(Dataset):
 
     def _names(self, target: str) -> tuple[str, str]:
         """The names of the values and of the forces in the file."""
-        return self.energy_key or target, self.forces_key or "forces"
+        key = self.energy_key if target == "energy" else self.dipole_key
+        return key or target, self.forces_key or "forces"
 
     def _examples(self, target: str) -> LabelledStructures:
         return without_atoms(self._whole(target))
@@ -231,7 +238,7 @@ class ASEFile(Dataset):
             keys = (self.energy_key, self.forces_key, self.stress_key)
             unit, names = ENERGIES[self.energy_unit], keys
         else:
-            unit, names = length, (None, None, None)
+            unit, names = length, (self.dipole_key, None, None)
         found = read_labelled(path, target, *names, left_out)
         structures = dataclasses.replace(
             found.structures,

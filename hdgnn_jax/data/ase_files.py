@@ -264,12 +264,16 @@ def _record(
     results = {} if found.calc is None else found.calc.results
     known = {**found.info, **found.arrays, **results}
     value = _numbers(known.get(key or name), (3,) if name == "dipole" else ())
+    if value is None and name == "dipole" and len(found) == 1:
+        # An atom alone has none, and dipole moments of crystals are refused.
+        value = np.zeros(3)
     if value is None:
         kind = "three numbers" if name == "dipole" else "a number"
         there = ", ".join(sorted(known.keys() - {"numbers", "positions"})) or "nothing"
-        option = ": set config.data.energy_key (evaluate: --energy_key)" * (name == "energy")
         raise StructureError(
-            f"has no {key or name} that is {kind}; beside positions it has {there}{option}", at
+            f"has no {key or name} that is {kind}; beside positions it has {there}: set "
+            f"config.data.{name}_key (evaluate: --{name}_key)",
+            at,
         )
     forces = known.get(forces_key or "forces") if name == "energy" else None
     if forces is None and forces_key and len(found) > 1:

@@ -53,6 +53,14 @@ class Dataset(Protocol):
         """
         return find_target(name, self.targets, self.family)
 
+    def chosen(self, names: Sequence[str]) -> list[Target]:
+        """The targets of one run.
+
+        Raises:
+          InputError: where one is none of the data set, or a field has no use for any of them.
+        """
+        return [self.target(name) for name in names]
+
     @property
     def all_targets(self) -> tuple[str, ...]:
         """The names of the targets that `config.target = all` stands for."""

@@ -32,7 +32,7 @@ def targets_of(config: Config) -> list[Target]:
         raise InputError(f"config.target = {config['target']} names a target twice")
     if len(names) > 1 and config["head"] != "auto":
         raise InputError("config.head must be auto where config.target names several")
-    return [data.target(name) for name in names]
+    return data.chosen(names)
 
 
 def head_of(config: Config, target: Target) -> Head:

@@ -80,6 +80,27 @@ def test_other_units_and_names_are_read(tmp_path, unit, ev, length, size):
         ASEFile(path, energy_key="REF_energy", forces_key="MY_forces").part("train", "energy")
 
 
+def test_energies_and_dipoles_may_have_names_of_their_own(waters, tmp_path):
+    """Both in one run; an isolated atom needs no dipole moment."""
+    frames = ase.io.read(waters(atom("O", -2000.0)), ":")
+    for k, frame in enumerate(frames):
+        frame.info["REF_energy"] = frame.get_potential_energy()
+        if len(frame) > 1:
+            frame.info["REF_dipole"] = np.array([0.1, 0.0, k])
+        frame.calc = None
+    ase.io.write(tmp_path / "own.extxyz", frames)
+    keys = {"energy_key": "REF_energy", "dipole_key": "REF_dipole"}
+    data = ASEFile(str(tmp_path / "own.extxyz"), length_unit="bohr", **keys)
+    both = [target.name for target in data.chosen(["energy", "dipole"])]
+    energies, dipoles = (data.part("train", name) for name in both)
+    np.testing.assert_array_equal(energies.structures.ids, dipoles.structures.ids)
+    k = dipoles.structures.ids - 1
+    expected = np.stack([0.1 + 0 * k, 0 * k, k], 1) * ase.units.Bohr
+    np.testing.assert_allclose(dipoles.labels["dipole"], expected, rtol=1e-6)
+    assert "REF_dipole up to" in data.read("dipole")[0]
+    assert data.digest() != ASEFile(data.path, length_unit="bohr", energy_key="REF_energy").digest()
+
+
 def test_a_unit_that_there_is_not_is_refused():
     with pytest.raises(InputError, match="one of eV, meV, Ha, Ry, kcal/mol, kJ/mol, not 'kcal'"):
         ASEFile("file.xyz", energy_unit="kcal")

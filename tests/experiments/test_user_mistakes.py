@@ -91,9 +91,11 @@ def test_values_that_can_hardly_be_right_are_said(tmp_path, mistake):
         ({"path": "atoms.xyz"}, "energy", "has 0 groups of structures: none is left to train on"),
         ({"energy_key": "REF"}, "energy", "structure 1 has no REF that is a number; beside pos"),
         ({"forces_key": "REF"}, "energy", "structure 1 has no REF"),
-        ({"energy_key": "REF"}, "dipole", "data.energy_key is for energies, but config.target is"),
-        ({"atom_energies": "H=-1"}, "dipole", "data.atom_energies is for energies, but config"),
+        ({"energy_key": "REF"}, "dipole", "data.energy_key is for energy, but config.target is"),
+        ({"atom_energies": "H=-1"}, "dipole", "data.atom_energies is for energy, but config."),
         ({}, "dipole", "has no dipole that is three numbers; beside positions it has energy, for"),
+        ({"dipole_key": "MU"}, "energy", "data.dipole_key is for dipole, but config.target is e"),
+        ({"dipole_key": "MU"}, "dipole", "has no MU that is three numbers; beside positions it "),
         ({}, "u0", "unknown target 'u0'; a file of ASE has energy, dipole"),
         ({"energy_unit": "hartree"}, "energy", "must be one of eV, meV, Ha, Ry, kcal/mol, kJ/mol"),
         ({"held_out": 0.7}, "energy", "data.held_out must lie between 0 and 0.5, not 0.7"),
@@ -108,7 +110,7 @@ def test_data_that_cannot_be_trained_on_are_one_line(tmp_path, monkeypatch, fiel
 
     def read() -> None:
         data = ASEFile(**{"path": "mine.extxyz", **fields})
-        data.part("train", data.target(target).name)
+        data.part("train", data.chosen([target])[0].name)
 
     with pytest.raises(InputError) as error:
         read()
