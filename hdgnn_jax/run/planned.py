@@ -199,7 +199,8 @@ def _shape(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> 
 
 def _columns(task: Task) -> int:
     """Numbers that the network predicts of a structure, auxiliary ones included."""
-    return heads.columns(task.model.hyper.heads)[-1].stop
+    count: int = heads.columns(task.model.hyper.heads)[-1].stop
+    return count
 
 
 def _slopes(
