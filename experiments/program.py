@@ -48,8 +48,10 @@ ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error
 training that SIGTERM ended, saved. --traceback shows where an error arose.
 Environment: HDGNN_CACHE, folder of data sets, ~/.cache/hdgnn_jax if not set;
 JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call: "programs" in
-that of HDGNN_CACHE if not set; if it is empty, none are kept."""
+that of HDGNN_CACHE if not set, kept below about 1 GiB; if it is empty, none are kept."""
 PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+LARGEST = 2**30
+"""Bytes of compiled programs that are kept, about."""
 
 TRACEBACK = flags.DEFINE_bool("traceback", False, "show where in the program an error arose")
 ERRORS = (HDGNNError, OSError)
@@ -132,6 +134,20 @@ def keep_compiled() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             os.environ[PROGRAMS] = str(folder)
+            _forget(folder.parent)
+
+
+def _forget(folder: pathlib.Path) -> None:
+    """Removes the files that were not read for longest, until the rest has at most `LARGEST` bytes.
+
+    JAX's own limit fails on folders that were filled without it.
+    """
+    files = [(path.stat(), path) for path in folder.rglob("*") if path.is_file()]
+    size = 0
+    for found, path in sorted(files, key=lambda file: file[0].st_atime, reverse=True):
+        size += found.st_size
+        if size > LARGEST:
+            path.unlink(missing_ok=True)
 
 
 def manual(of: Program) -> str:

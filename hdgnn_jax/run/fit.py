@@ -128,6 +128,8 @@ class Fit:
         )  # fmt: skip
         if record is not None:
             run.resume()
+        elif source is not None:
+            run.course.init_digest = source.digest
         return run
 
     @property
@@ -356,6 +358,7 @@ class Fit:
                 resumed=done.resumed,
                 extended=done.extended,
                 left_out=done.left_out,
+                init_digest=done.init_digest,
             ),
         )
         print_results(task, results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from hdgnn_jax.models.hdgnn import OF_ELEMENTS
 from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.run.chosen import auxiliary
 from hdgnn_jax.run.settings import Training
-from hdgnn_jax.training import step
+from hdgnn_jax.training import leaves, step
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Config, Params
 
@@ -80,6 +81,14 @@ class Pretrained:
         if differing:
             raise InputError(f"config.init = {path} has another network: {' '.join(differing)}")
         return cls(record, jax.device_get(params))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its weights, with their names."""
+        digest = hashlib.sha256()
+        for name, leaf in leaves.named_leaves(self.params).items():
+            digest.update(name.encode() + np.asarray(leaf).tobytes())
+        return digest.hexdigest()
 
     @property
     def neighbors(self) -> float:

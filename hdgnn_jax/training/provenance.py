@@ -30,6 +30,7 @@ def reproduction_card(
     resumed: Sequence[int] = (),
     extended: Sequence[Mapping[str, int]] = (),
     left_out: int = 0,
+    init_digest: str | None = None,
 ) -> Json:
     """A dictionary, which JSON can store, of all that is needed to get the same numbers.
 
@@ -42,6 +43,7 @@ def reproduction_card(
       resumed: steps at which the run was interrupted and resumed.
       extended: steps at which `training.steps` was raised, with its value until then.
       left_out: number of batches left out after spikes of the loss.
+      init_digest: SHA-256 of the weights of `config.init`; None without any.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -51,6 +53,7 @@ def reproduction_card(
         "batches_left_out": left_out,
         "seed": seed,
         "split_digest": split_digest,
+        "init_digest": init_digest,
         "parameters": parameters,
         "git": _git_state(),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},

@@ -26,6 +26,7 @@ class Course:
       resumed: steps from which the run was resumed.
       left_out: number of batches left out after spikes of the loss.
       extended: the steps at which `training.steps` was raised, each with the value until then.
+      init_digest: SHA-256 of the weights of `config.init`; None: the run started from new ones.
     """
 
     seconds: float = 0.0
@@ -33,6 +34,7 @@ class Course:
     resumed: list[int] = dataclasses.field(default_factory=list)
     left_out: int = 0
     extended: list[dict[str, int]] = dataclasses.field(default_factory=list)
+    init_digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ from hdgnn_jax.inference.weights import SHIPPED, load
 from hdgnn_jax.run.pretrained import Pretrained
 from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.training import step
-from hdgnn_jax.training.checkpoint import CheckpointError
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.loop import StoppedError
+from hdgnn_jax.training.record import Record
 
 ELEMENTS = (9, 8, 7, 6, 1)
 
@@ -62,8 +63,12 @@ def test_frozen_layers_stay_and_it_goes_on_without_its_source(finished, changed,
     train.run(config, tmp_path / "whole", report=False)
     with pytest.raises(StoppedError):
         train.run(config, tmp_path / "halves", stop=lambda step: step == 3)
+    digest = Pretrained.of(config).digest
     source.unlink()
     train.run(config, tmp_path / "halves", report=False)
+    for name in ("whole", "halves"):
+        with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
+            assert Record.of(checkpoints).course.init_digest == digest
     old = flat(Predictor.load(finished).params)
     whole, halves = (flat(Predictor.load(tmp_path / name).params) for name in ("whole", "halves"))
     for path, value in whole.items():

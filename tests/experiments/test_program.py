@@ -105,6 +105,19 @@ def test_compiled_programs_are_kept_where_a_folder_can_be_written(monkeypatch, t
     assert folder(tmp_path / "file") is None
 
 
+def test_the_oldest_compiled_programs_are_removed(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "environ", {"HDGNN_CACHE": str(tmp_path)})
+    monkeypatch.setattr(program, "LARGEST", 250)
+    for k, name in enumerate(("used", "old", "new")):
+        file = tmp_path / "programs" / "one" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(100))
+        os.utime(file, (k, k))
+    os.utime(tmp_path / "programs" / "one" / "used", (9, 0))
+    program.keep_compiled()
+    assert {path.name for path in (tmp_path / "programs" / "one").iterdir()} == {"used", "new"}
+
+
 def test_a_traceback_is_shown_on_demand(call, tmp_path):
     folder = f"--workdir={tmp_path / 'nowhere'}"
     code, _, err = call(evaluate, folder)
