@@ -163,10 +163,26 @@ def measured_product(size: int = 1024, tries: int = 4) -> float:
 
 
 def measured_bandwidth(size: int = 2**26, tries: int = 4) -> float:
-    """Bytes/s of the fastest of some additions of 1 to an array of `size` bytes."""
+    """Bytes/s of the fastest of some `additions` to an array of `size` bytes."""
+    call = additions(size)
+    return 2 * size / _fastest(call, tries)
+
+
+def additions(size: int) -> Callable[[], jax.Array]:
+    """A call that adds 1 to an array of `size` bytes.
+
+    In place: the system clears the pages of a new array first, which takes longer than the sum.
+    """
     a = jax.device_put(np.zeros(size // 4, np.float32), jax.devices("cpu")[0])
-    add = jax.jit(lambda a: a + 1)
-    return 2 * size / _fastest(lambda: add(a), tries)
+    add = jax.jit(lambda a: a + 1, donate_argnums=0)
+
+    def call() -> jax.Array:
+        nonlocal a
+        total: jax.Array = add(a)
+        a = total
+        return total
+
+    return call
 
 
 def _fastest(call: Callable[[], jax.Array], tries: int) -> float:

@@ -65,7 +65,8 @@ class Plan:
       devices: number of chips.
       arguments, outputs, temporary, code: bytes of memory; the state is an argument that
         is given away, and no output.
-      process: bytes that the process holds beside them, on a CPU; else 0.
+      process: bytes that the process holds beside them, on a CPU, with what its compiler has taken
+        and keeps; else 0.
       flop: of a step, as XLA counts it, with loops as often as they turn.
       product_flop: of its matrix products.
       moved: bytes that go to and from the chip's memory.
@@ -139,7 +140,6 @@ def plan(lowered: jax.stages.Lowered, chip: Chip, devices: int) -> Plan:
     Raises:
       TooLargeError: where the compiler finds too little memory.
     """
-    process = cpu.resident() if chip.link is None else 0
     try:
         made = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -156,7 +156,7 @@ def plan(lowered: jax.stages.Lowered, chip: Chip, devices: int) -> Plan:
         memory.output_size_in_bytes - memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.generated_code_size_in_bytes,
-        process,
+        cpu.resident() if chip.link is None else 0,
         **_work(program.read(made.as_text() or ""), counted.get("flops"), chip, devices),
     )
 
