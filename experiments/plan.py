@@ -242,7 +242,8 @@ def _show_memory(console: Console, found: plans.Plan) -> None:
     table = _table(f"Memory of {whose}: {found.memory / GIB:.3g} of {there / GIB:.3g} GiB", "MiB")
     rows = {
         "arguments": found.arguments, "outputs that are no arguments": found.outputs,
-        "temporary": found.temporary, "program": found.code, "the process and its compiler": found.process,
+        "temporary": found.temporary, "program": found.code,
+        "the process and its compiler": found.process,
     }  # fmt: skip
     for name, size in rows.items():
         if size:
