@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -85,10 +84,8 @@ class Pretrained:
     @property
     def digest(self) -> str:
         """SHA-256 of its weights, with their names."""
-        digest = hashlib.sha256()
-        for name, leaf in leaves.named_leaves(self.params).items():
-            digest.update(name.encode() + np.asarray(leaf).tobytes())
-        return digest.hexdigest()
+        named = leaves.named_leaves(self.params)
+        return leaves.digest_of({name: leaves.describe(leaf) for name, leaf in named.items()})
 
     @property
     def neighbors(self) -> float:

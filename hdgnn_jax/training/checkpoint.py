@@ -144,7 +144,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.ArraySave(leaves.spread(leaves.pack(arrays.values()))),
                     record=ocp.args.JsonSave(
-                        {"contents": contents, "sha256": _json_digest(contents)}
+                        {"contents": contents, "sha256": leaves.digest_of(contents)}
                     ),
                 ),
             )
@@ -303,7 +303,7 @@ class Checkpoints:
         stored = self._read(step, "record", ocp.args.JsonRestore())
         if not isinstance(stored, dict) or stored.keys() != {"contents", "sha256"}:
             raise self._damaged(step, "its record is incomplete")
-        if _json_digest(stored["contents"]) != stored["sha256"]:
+        if leaves.digest_of(stored["contents"]) != stored["sha256"]:
             raise self._damaged(step, "its record differs from its digest")
         contents: Json = stored["contents"]
         # Files copied from another step agree with each other. Early revisions kept no step.
@@ -378,10 +378,6 @@ def _lowest(metrics: Mapping[int, float | None]) -> int | None:
 def _first_line(error: Exception) -> str:
     """The type of an error and the beginning of its message, which may be long, or empty."""
     return f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}".strip()
-
-
-def _json_digest(contents: Fields) -> str:
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 def _is_not_orbax_chatter(entry: logging.LogRecord) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable
 
@@ -49,6 +50,11 @@ def pack(arrays: Iterable[np.ndarray]) -> np.ndarray:
 def describe(array: np.ndarray) -> Json:
     """Type and digest of an array, JSON-able."""
     return {"type": type_of(array), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+
+
+def digest_of(contents: Fields) -> str:
+    """SHA-256 of JSON-able content, such as the descriptions of arrays by name."""
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 def type_of(leaf: PyTree) -> str:
