@@ -25,6 +25,8 @@ ON_FEW_CORES = (
 )  # fmt: skip
 """One core per operation, several operations at once: on two cores a step with small arrays is 1.3
 times faster, one with large arrays equally fast. More cores were not tried."""
+FOR_ONE_RUN = {"xla_backend_optimization_level": 0}
+"""Options of XLA's compiler for a program that runs once: not to optimise it saves more."""
 HAS_GLIBC = platform.libc_ver()[0] == "glibc"
 
 

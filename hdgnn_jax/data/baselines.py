@@ -209,45 +209,45 @@ class LinearFit:
         cutoff: float,
         size: Size = "neither",
         around: Sequence[Atoms | None] = (None,),
+        sums: np.ndarray | None = None,
     ) -> tuple[list[LinearFit], np.ndarray]:
         """Fits the training values of T properties.
 
         Args:
-          structures, neighbors: the training set, in random order, and its edges. If these are
-            bonds, all pairs within the cutoff are searched for, here and in predictions.
+          structures, neighbors: the training set, in random order, and its edges or bonds.
           values: [n, T].
           elements, cutoff: atomic numbers, and Å.
           size: kind of the properties; see `Composition.fit`.
-          around: for each property, as in `Composition.fit`; all give the same elements.
+          around: for each, as in `Composition.fit`; all give the same elements.
+          sums: `feature_sums` of the structures, where they are known.
 
         Returns:
           T fits, and their parts from geometry, [n, T], for the training structures.
         """
-        terms = Terms(tuple(elements), cutoff, averaged=size == "intensive")
-        neighbors = within_cutoff(structures, neighbors)
-        n = int(np.searchsorted(np.cumsum(neighbors.n_edges), FITTED_EDGES)) or 1
-        rows = np.arange(min(n, len(structures)))
-        some, edges, y = structures.take(rows), neighbors.take(rows), values[rows]
+        sums = feature_sums(structures, neighbors, elements, cutoff) if sums is None else sums
+        averaged, rows = size == "intensive", np.arange(len(sums))
+        some, rest, y = structures.take(rows), np.arange(len(sums), len(structures)), values[rows]
         compositions = [
             Composition.fit(some, of_one, elements, size, atoms)
             for of_one, atoms in zip(y.T, around, strict=True)
         ]
         together = _fitted_together(len(elements), around[0])
-        design, n_counts = _design(terms, some, edges, together), together.shape[1]
-        # Averages are scaled to the size of counts, for which `ridge` is made.
-        mean_size = float(some.n_atoms.mean()) if terms.averaged else 1.0
-        design *= np.float32(mean_size)
+        design = np.hstack([element_counts(some, elements) @ together, sums], dtype=np.float32)
+        # Means are scaled to the size of counts, for which `ridge` is made.
+        mean_size = float(some.n_atoms.mean()) if averaged else 1.0
+        if averaged:
+            design /= (some.n_atoms[:, None] / mean_size).astype(np.float32)
         # The composition is subtracted first, in float64: it is a thousand times what is left.
         left = y - np.stack([composition.predict(some) for composition in compositions], 1)
         weights, constants = ridge(design, left, size != "extensive")
+        n_counts = together.shape[1]
         known = design[:, n_counts:] @ weights[n_counts:].astype(np.float32)
         weights *= mean_size
         fits = []
         for composition, own, constant in zip(compositions, weights.T, constants, strict=True):
             whole = composition.plus(together @ own[:n_counts], constant)
-            of_geometry = tuple(own[n_counts:].tolist())
-            fits.append(cls(whole, Linear(terms.elements, cutoff, of_geometry, terms.averaged)))
-        rest = np.arange(len(rows), len(structures))
+            own = tuple(own[n_counts:].tolist())
+            fits.append(cls(whole, Linear(tuple(elements), cutoff, own, averaged)))
         of_rest = geometry(fits, structures.take(rest), neighbors.take(rest))
         return fits, np.concatenate([known, of_rest])
 
@@ -272,28 +272,30 @@ class LinearFit:
             atoms = structures.atoms_of(at)
             forces[atoms] = found.forces[: len(atoms)]
             energies[at], virials[at] = found.value[: len(at), 0], found.virial[: len(at)]
+        if self.linear.averaged:
+            sizes = structures.n_atoms
+            energies /= sizes
+            forces /= np.repeat(sizes, sizes)[:, None]
+            virials /= sizes[:, None, None]
         return Derivatives(energies, forces, virials)
 
 
-def _design(
-    terms: Terms,
+def feature_sums(
     structures: Structures,
     neighbors: Neighbors | NeighborSearch,
-    together: np.ndarray,
+    elements: Sequence[int],
+    cutoff: float,
 ) -> np.ndarray:
-    """[n, F + features] float32: F sums of counts of elements, then the features of the geometry.
-
-    Args:
-      terms: the features of the geometry.
-      structures, neighbors: the structures, and their edges within the cutoff.
-      together: [elements, F] the elements in each sum.
-    """
-    counts, n_counts = element_counts(structures, terms.elements) @ together, together.shape[1]
-    design = np.empty((len(counts), n_counts + terms.n_features), np.float32)
-    design[:, :n_counts] = counts / structures.n_atoms[:, None] if terms.averaged else counts
-    for at, found in _over_batches(_features(terms), structures, neighbors):
-        design[at, n_counts:] = found[: len(at)]
-    return design
+    """[m, features] float32, of the first m structures, which have about `FITTED_EDGES` edges."""
+    neighbors = within_cutoff(structures, neighbors)
+    m = int(np.searchsorted(np.cumsum(neighbors.n_edges), FITTED_EDGES)) or 1
+    rows = np.arange(min(m, len(structures)))
+    terms = Terms(tuple(elements), cutoff)
+    sums = np.empty((len(rows), terms.n_features), np.float32)
+    some = structures.take(rows), neighbors.take(rows)
+    for at, found in _over_batches(_features(terms), *some):
+        sums[at] = found[: len(at)]
+    return sums
 
 
 def geometry(
@@ -306,7 +308,7 @@ def geometry(
     energies = np.zeros((len(structures), len(fits)))
     if not fits:
         return energies
-    (terms,) = {dataclasses.replace(fit.linear.terms, averaged=False) for fit in fits}
+    (terms,) = {fit.linear.terms for fit in fits}
     weights = np.stack([fit.linear.weights for fit in fits], 1).astype(np.float32)
     compiled = _energies(terms)
     batches = _over_batches(lambda graph: compiled(graph, weights), structures, neighbors)

@@ -68,14 +68,16 @@ class HDGNN(nn.Module):
                 self.invariant_tag_embedding = ElementEmbedding(N_TAGS, hyper.invariant_channels)
         policy = KEEP if hyper.pathway != "none" else jax.checkpoint_policies.everything_saveable
         layer = nn.remat(Layer, prevent_cse=False, policy=None if hyper.remat else policy)
-        # A network of more than UNROLLED layers compiles one of them, whatever K.
+        # A network of more than UNROLLED layers compiles one of them, whatever K; so do initial
+        # weights, which are drawn once.
+        unrolled = hyper.layers <= UNROLLED and not self.is_initializing()
         self.stack = nn.scan(
             layer,
             variable_axes={"params": 0, GATES: 0, STATES: 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),
             length=hyper.layers,
-            unroll=hyper.layers if hyper.layers <= UNROLLED else 1,
+            unroll=hyper.layers if unrolled else 1,
         )(hyper, points)
         weight = hyper.invariant_weight if hyper.invariant_branch else 0.0
         self.molecule_head = MoleculeHead(

@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +49,10 @@ class Terms:
     Attributes:
       elements: atomic numbers.
       cutoff: Å, of the graphs.
-      averaged: whether features are means over atoms instead of sums.
     """
 
     elements: tuple[int, ...]
     cutoff: float
-    averaged: bool = False
 
     @property
     def centres(self) -> np.ndarray:
@@ -97,95 +94,42 @@ class Terms:
     def features(self, graph: batching.MolecularGraph) -> jax.Array:
         """[G, F] features of each structure: those of pairs, then those of triples."""
         graph = jax.tree.map(jnp.asarray, graph)
-        seen, (pairs, triples) = self._see(graph), self.shapes
         n_graphs, owner = graph.n_node.shape[0], batching.graph_of_node(graph)
+        species = element_index(graph.nodes.atomic_numbers, self.elements)
+        kind = jnp.asarray(self.kinds)[species[graph.receivers], species[graph.senders]]
+        vectors, real = edge_vectors(graph), batching.edge_mask(graph)
+        distance = safe.norm(vectors)
+
+        def smeared(centres: np.ndarray, width: float, reach: float) -> jax.Array:
+            """[E, centres] Gaussians that fade out towards `reach`; 0 on padded edges."""
+            fading = jnp.where(real, polynomial_cutoff(distance / reach), 0)
+            return _gaussians(distance, centres, width) * fading[:, None]
+
+        pairs, triples = self.shapes
+        radial = smeared(self.centres, SPACING, self.cutoff) / 2
         of_pairs = jax.ops.segment_sum(
-            seen.radial, owner[graph.receivers] * pairs[0] + seen.kind, n_graphs * pairs[0]
+            radial, owner[graph.receivers] * pairs[0] + kind, n_graphs * pairs[0]
+        ).reshape(n_graphs, -1)
+        if not self.n_channels:
+            return of_pairs
+        bonds = smeared(np.array(CENTRES), WIDTH, min(REACH, self.cutoff))
+        n, n_atoms = len(self.elements), species.shape[0]
+        density = jax.ops.segment_sum(
+            bonds[:, :, None] * harmonics(DEGREE, safe.normalise(vectors))[:, None],
+            graph.receivers * n + species[graph.senders],
+            n_atoms * n,
+        ).reshape(n_atoms, self.n_channels, (DEGREE + 1) ** 2)
+        of_triples = jax.ops.segment_sum(
+            _products(density), owner * triples[0] + species, n_graphs * triples[0]
         )
-        found = [of_pairs.reshape(n_graphs, -1)]
-        if seen.products is not None:
-            of_triples = jax.ops.segment_sum(
-                seen.products,
-                owner * triples[0] + seen.species,
-                n_graphs * triples[0],
-            )
-            found.append(of_triples.reshape(n_graphs, -1))
-        features = jnp.concatenate(found, 1)
-        return features / jnp.maximum(graph.n_node, 1)[:, None] if self.averaged else features
+        return jnp.concatenate([of_pairs, of_triples.reshape(n_graphs, -1)], 1)
 
     def energies(
         self, graph: batching.MolecularGraph, weights: jax.Array | np.ndarray
     ) -> jax.Array:
-        """[G, T] equal to `features(graph) @ weights`, but without the array of features.
-
-        Args:
-          graph: padded.
-          weights: [F, T] of T models.
-        """
-        graph = jax.tree.map(jnp.asarray, graph)
-        seen, (pairs, triples) = self._see(graph), self.shapes
-        own = jnp.asarray(weights, seen.radial.dtype)
-        n_models, precision = own.shape[1], jax.lax.Precision.HIGHEST
-        of_pairs = own[: math.prod(pairs)].reshape(*pairs, n_models)
-        atoms = jax.ops.segment_sum(
-            jnp.einsum("ec,ect->et", seen.radial, of_pairs[seen.kind], precision=precision),
-            graph.receivers,
-            graph.nodes.positions.shape[0],
-        )
-        if seen.products is not None:
-            of_triples = own[math.prod(pairs) :].reshape(triples[0], -1, n_models)
-            atoms += jnp.einsum(
-                "nf,nft->nt", seen.products, of_triples[seen.species], precision=precision
-            )
-        owner, n_graphs = batching.graph_of_node(graph), graph.n_node.shape[0]
-        energies = jax.ops.segment_sum(atoms, owner, n_graphs)
-        return energies / jnp.maximum(graph.n_node, 1)[:, None] if self.averaged else energies
-
-    def _see(self, graph: batching.MolecularGraph) -> _Seen:
-        vectors, real = edge_vectors(graph), batching.edge_mask(graph)
-        distance = safe.norm(vectors)
-        species = element_index(graph.nodes.atomic_numbers, self.elements)
-        kind = jnp.asarray(self.kinds)[species[graph.receivers], species[graph.senders]]
-
-        def fading(reach: float) -> jax.Array:
-            return jnp.where(real, polynomial_cutoff(distance / reach), 0)[:, None]
-
-        radial = _gaussians(distance, self.centres, SPACING) * fading(self.cutoff) / 2
-        if not self.n_channels:
-            return _Seen(radial, kind, species, None)
-        bonds = _gaussians(distance, np.array(CENTRES), WIDTH) * fading(min(REACH, self.cutoff))
-        directions = harmonics(DEGREE, safe.normalise(vectors))
-        n, n_atoms, size = len(self.elements), species.shape[0], (DEGREE + 1) ** 2
-        density = jax.ops.segment_sum(
-            bonds[:, :, None] * directions[:, None],
-            graph.receivers * n + species[graph.senders],
-            n_atoms * n,
-        )
-        density = density.reshape(n_atoms, self.n_channels, size)
-        first, second = np.triu_indices(self.n_channels)
-        products = []
-        for l in range(DEGREE + 1):
-            of_l = density[..., l * l : (l + 1) ** 2]
-            # Computing all pairs and keeping half is faster than gathering and multiplying halves.
-            both = jnp.einsum("nam,nbm->nab", of_l, of_l, precision="highest")
-            products.append(both[:, first, second] / (2 * l + 1))
-        return _Seen(radial, kind, species, jnp.concatenate(products, 1))
-
-
-class _Seen(NamedTuple):
-    """Arrays that features and energies are computed from.
-
-    Attributes:
-      radial: [E, centres] Gaussians, fading out towards the cutoff, halved; 0 on padded edges.
-      kind: [E] kind of pair.
-      species: [N] index of each atom's element.
-      products: [N, (DEGREE + 1) * pairs] each atom's features of triples; None without triples.
-    """
-
-    radial: jax.Array
-    kind: jax.Array
-    species: jax.Array
-    products: jax.Array | None
+        """[G, T] `features(graph) @ weights`, for [F, T] weights of T models."""
+        features = self.features(graph)
+        return jnp.dot(features, jnp.asarray(weights, features.dtype), precision="highest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,8 +137,9 @@ class Linear:
     """A fitted linear model: the features of `Terms` with their weights.
 
     Attributes:
-      elements, cutoff, averaged: see `Terms`.
+      elements, cutoff: see `Terms`.
       weights: [F] float64, in the unit of the energy.
+      averaged: whether features are means over atoms instead of sums.
     """
 
     elements: tuple[int, ...]
@@ -205,7 +150,7 @@ class Linear:
     @property
     def terms(self) -> Terms:
         """The features."""
-        return Terms(self.elements, self.cutoff, self.averaged)
+        return Terms(self.elements, self.cutoff)
 
 
 def energies_of(models: Sequence[Linear], graph: batching.MolecularGraph) -> jax.Array:
@@ -215,7 +160,7 @@ def energies_of(models: Sequence[Linear], graph: batching.MolecularGraph) -> jax
       models: T models of the same elements and cutoff; their features are computed once.
       graph: padded.
     """
-    (terms,) = {dataclasses.replace(model.terms, averaged=False) for model in models}
+    (terms,) = {model.terms for model in models}
     sums = terms.energies(graph, np.stack([model.weights for model in models], 1))
     averaged = jnp.array([model.averaged for model in models])
     return jnp.where(averaged, sums / jnp.maximum(graph.n_node, 1)[:, None], sums)
@@ -224,3 +169,15 @@ def energies_of(models: Sequence[Linear], graph: batching.MolecularGraph) -> jax
 def _gaussians(distance: jax.Array, centres: np.ndarray, width: float) -> jax.Array:
     apart = distance[:, None] - jnp.asarray(centres, distance.dtype)
     return jnp.exp(-0.5 * (apart / width) ** 2)
+
+
+def _products(density: jax.Array) -> jax.Array:
+    """[N, (DEGREE + 1) * pairs] products of channels a <= b, summed over m (of [N, a, lm])."""
+    first, second = np.triu_indices(density.shape[1])
+    products = []
+    for l in range(DEGREE + 1):
+        of_l = density[..., l * l : (l + 1) ** 2]
+        # Computing all pairs and keeping half is faster than gathering and multiplying halves.
+        both = jnp.einsum("nam,nbm->nab", of_l, of_l, precision="highest")
+        products.append(both[:, first, second] / (2 * l + 1))
+    return jnp.concatenate(products, 1)

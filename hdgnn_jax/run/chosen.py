@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from hdgnn_jax.data.baselines import LinearFit
+from hdgnn_jax.data.baselines import LinearFit, feature_sums
 from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.fitted import FittedTarget
@@ -96,9 +96,15 @@ def fit_targets(
         groups.setdefault(key, (rows, []))[1].append(target)
     found: dict[str, FittedTarget] = {}
     known: dict[str, np.ndarray] = {}
+    sums: dict[bytes, np.ndarray] = {}
     for rows, group in groups.values():
-        some = train.take(rows)
-        for fitted, of_geometry in zip(*_fit_alike(config, data, group, some), strict=True):
+        some, of_rows = train.take(rows), rows.tobytes()
+        if group[0].rank == 0 and of_rows not in sums:
+            at = some.structures, some.neighbors
+            # Of these rows alone: they are large.
+            sums = {of_rows: feature_sums(*at, elements, config["model"]["cutoff"])}
+        alike = _fit_alike(config, data, group, some, sums.get(of_rows))
+        for fitted, of_geometry in zip(*alike, strict=True):
             found[fitted.name] = fitted
             known[fitted.name] = np.full(len(train), np.nan)
             known[fitted.name][rows] = of_geometry
@@ -106,9 +112,15 @@ def fit_targets(
 
 
 def _fit_alike(
-    config: Config, data: Dataset, group: Sequence[Target], train: Examples
+    config: Config,
+    data: Dataset,
+    group: Sequence[Target],
+    train: Examples,
+    sums: np.ndarray | None,
 ) -> tuple[list[FittedTarget], np.ndarray]:
     """`fit_targets` for targets of one rank and size that are known for the same structures.
+
+    `sums` are the `feature_sums` of these, where the targets are scalars.
 
     Returns:
       The targets, and the parts from geometry, [T, n], of their linear fits; 0 without such fits.
@@ -124,7 +136,8 @@ def _fit_alike(
             for target, of_one, atoms in zip(group, scalars, given, strict=True)
         ]
         fits, geometry = LinearFit.fit(
-            structures, neighbors, np.stack(scalars, 1), elements, cutoff, group[0].size, around
+            *(structures, neighbors, np.stack(scalars, 1), elements, cutoff),
+            *(group[0].size, around, sums),
         )
     found = []
     for k, target in enumerate(group):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from hdgnn_jax import cpu
 from hdgnn_jax.config import check_type, from_section
 from hdgnn_jax.data import applicability, baselines
 from hdgnn_jax.data.dataset import Dataset
@@ -222,7 +223,9 @@ class Task:
     ) -> step.TrainState:
         """The state before the first step, a function of the seed and the source; see `step`."""
         key = jax.random.fold_in(jax.random.key(self.config["seed"]), 0)
-        params = jax.jit(self.model.init)(key, one_atom(self.model))["params"]
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        init = jax.jit(self.model.init, compiler_options=cpu.FOR_ONE_RUN if on_cpu else None)
+        params = init(key, one_atom(self.model))["params"]
         if source is None:
             return step.init_state(params, self.optimizer, mesh, divide)
         start = source.start(params, self.config, self.fitted, self.model.hyper)

@@ -111,8 +111,9 @@ def test_an_adsorbate_that_training_never_saw_gets_the_mean_over_all():
     assert baseline.predict(gold).tolist() == [19.5]
 
 
-def linear_fit(n: int = 300) -> tuple[Structures, np.ndarray, LinearFit, np.ndarray]:
+def linear_fit(size: str = "neither") -> tuple[Structures, np.ndarray, LinearFit, np.ndarray]:
     """Energies of atoms, and a smooth function of all distances."""
+    n = 300
     molecules = random_molecules(n, 5)
     edges = find_neighbors(molecules, CUTOFF)
     owner = np.repeat(np.arange(n), edges.n_edges)
@@ -121,7 +122,7 @@ def linear_fit(n: int = 300) -> tuple[Structures, np.ndarray, LinearFit, np.ndar
     d = np.linalg.norm(x[at + edges.senders] - x[at + edges.receivers], axis=1)
     pairs = np.bincount(owner, (d - 1.4) ** 2 * (CUTOFF - d) ** 2, n)
     values = element_counts(molecules, ELEMENTS) @ (-3e4 * np.arange(1, 6)) + 100 * pairs
-    (fit,), known = LinearFit.fit(molecules, edges, values[:, None], ELEMENTS, CUTOFF)
+    (fit,), known = LinearFit.fit(molecules, edges, values[:, None], ELEMENTS, CUTOFF, size)
     return molecules, values, fit, known[:, 0]
 
 
@@ -142,8 +143,9 @@ def test_the_linear_fit_learns_from_distances(fitted):
     np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-4 * scale)
 
 
-def test_its_forces_are_slopes(fitted):
-    molecules, _, fit, _ = fitted
+@pytest.mark.parametrize("size", ["neither", "intensive"])
+def test_its_forces_are_slopes(size):
+    molecules, _, fit, _ = linear_fit(size)
     some = molecules.take(np.arange(5))
     along = np.random.default_rng(0).normal(size=some.positions.shape)
     forces = fit.slopes(some, find_neighbors(some, CUTOFF)).forces
