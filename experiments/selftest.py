@@ -102,7 +102,9 @@ def measure(
     predictor.energy_unit()
     _, reasons = predictor.usable(Structures.pack(structures))
     for place, reason in reasons.items():
-        raise StructureError(f"{reason}: leave it out", structures[place].name)
+        raise StructureError(
+                f"{reason}: give a file of structures that it knows", structures[place].name
+            )
     rows = []
     with progress_bar("tests") as progress:
         task = progress.add_task("testing", total=3 * len(structures))

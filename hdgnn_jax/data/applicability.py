@@ -37,6 +37,8 @@ class Domain:
         water they are (1, (8,)) and (8, (1, 1)). 10,000 molecules of QM9 have 83 kinds, all 110,000
         have 88. Structures with cells have too many kinds to know them all, and are left out.
       odd: whether any molecule has an odd sum of atomic numbers, as radicals and ions have.
+      heavy: most atoms other than hydrogen of a molecule; None where all structures have cells, and
+        in records older than this field.
     """
 
     atoms: tuple[int, int]
@@ -45,6 +47,7 @@ class Domain:
     closest: tuple[tuple[int, int, float], ...]
     bonded: frozenset[Bonded] = frozenset()
     odd: bool = False
+    heavy: int | None = None
 
     @classmethod
     def of(cls, structures: Structures, neighbors: Neighbors) -> Domain:
@@ -69,6 +72,7 @@ class Domain:
             tuple((*kind, r) for kind, r in zip(kinds.tolist(), low.tolist(), strict=True)),
             frozenset(map(_kind, np.unique(pairs.bonded(z)[in_molecules], axis=0).tolist())),
             bool(_odd_molecules(structures).any()),
+            int(_heavy(structures).max()) or None,
         )
 
     def reach(self, elements: Sequence[int]) -> np.ndarray:
@@ -92,6 +96,12 @@ class Domain:
             n = int(structures.n_atoms[k])
             trained = f"{fewest} to {most}" if fewest < most else f"{fewest}"
             words[k].append(f"{n} atom{'s' * (n != 1)} (trained on {trained})")
+        if self.heavy is not None:
+            heavy = _heavy(structures)
+            for k in np.flatnonzero(heavy > self.heavy):
+                words[k].append(
+                    f"{heavy[k]} atoms other than hydrogen (trained on up to {self.heavy})"
+                )
         for text, of_structure in zip(words, structures.periodic, strict=True):
             cell = bool(of_structure.any())
             if cell and not self.periodic[0]:
@@ -190,8 +200,8 @@ class Domain:
         closest = tuple((a, b, near) for a, b, near in content["closest"])
         bonded = frozenset((z, tuple(others)) for z, others in content["bonded"])
         # Records older than this field are of QM9, where no molecule is odd.
-        odd = content.get("odd", False)
-        return cls((low, high), (some, every), farthest, closest, bonded, odd)
+        odd, heavy = content.get("odd", False), content.get("heavy")
+        return cls((low, high), (some, every), farthest, closest, bonded, odd, heavy)
 
 
 class _Pairs(NamedTuple):
@@ -230,6 +240,13 @@ def _odd_molecules(structures: Structures) -> np.ndarray:
     total = np.add.reduceat(structures.atomic_numbers, structures.offsets[:-1])
     odd: np.ndarray = (total % 2 == 1) & np.logical_not(structures.periodic.any(1))
     return odd
+
+
+def _heavy(structures: Structures) -> np.ndarray:
+    """[n] number of atoms other than hydrogen; 0 of a structure with a cell."""
+    heavy = np.add.reduceat((structures.atomic_numbers != 1).astype(int), structures.offsets[:-1])
+    molecules: np.ndarray = np.logical_not(structures.periodic.any(1))
+    return np.where(molecules, heavy, 0)
 
 
 def _kind(row: Sequence[int]) -> Bonded:

@@ -50,6 +50,18 @@ def test_ranges_are_those_of_brute_force():
         np.testing.assert_allclose(low, min(pairs[a, b]), rtol=1e-12)
 
 
+def test_more_atoms_other_than_hydrogen_than_in_training_are_named():
+    """Naphthalene has fewer atoms than the largest molecules of QM9, and one more carbon."""
+    domain = dataclasses.replace(domain_of(KNOWN), atoms=(3, 29))
+    assert domain.heavy == 3
+    with_four = Structure.from_symbols("COOF", 1.3 * np.arange(12.0).reshape(4, 3))
+    assert "4 atoms other than hydrogen (trained on up to 3)" in warning(domain, with_four)
+    assert "hydrogen" not in warning(domain, WATER)
+    older = domain.to_dict() | {"heavy": None}
+    assert "hydrogen" not in warning(Domain.from_dict(older), with_four)
+    assert domain_of(Structures.pack([random_crystal(0)])).heavy is None
+
+
 def test_atoms_repel_each_other_where_training_has_none():
     reach = domain_of(KNOWN).reach((1, 8, 9))
     np.testing.assert_array_equal(reach, reach.T)
