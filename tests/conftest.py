@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         # Parts compiled side by side are more work, and two workers leave no core idle.
         "--xla_cpu_parallel_codegen_split_count=1",
         # Those of `cpu.tune`, whatever the number of cores.
-        *cpu.COMPILER,
+        cpu.OLDER_FUSIONS,
         *cpu.ON_FEW_CORES,
     ))
 )

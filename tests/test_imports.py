@@ -32,8 +32,7 @@ MAY_IMPORT = {
     "evaluation": {"data", "graphs", "inference", "models", "so3"},
     # From a config to a report: the one part that no other imports.
     "run": {
-        "config", "cpu", "data", "evaluation", "graphs", "inference", "models", "progress",
-        "training",
+        "config", "data", "evaluation", "graphs", "inference", "models", "progress", "training"
     },
 }  # fmt: skip
 EVERYWHERE = {"errors", "types"}

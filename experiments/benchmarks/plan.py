@@ -43,7 +43,7 @@ def planned(name: str, quick: bool) -> dict[str, float]:
     """What the plan says, before anything is compiled or made here."""
     jax.config.update("jax_enable_compilation_cache", False)
     _, given, batch = workloads.standard(name, quick)
-    state = jax.eval_shape(lambda: given.init_state(workloads.mesh()))
+    state = given.state_shapes(workloads.mesh())
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
     lowered = workloads.train_step_of(given).lower(state, shapes)
     found = plan.plan(lowered, chips.this_machine(), 1)

@@ -170,7 +170,7 @@ def train_step_of(given: Task) -> jax.stages.Wrapped:
 
 def compile_step(given: Task, batch: batching.MolecularGraph) -> Compiled:
     """Compiles the training step; seconds include tracing."""
-    state = jax.eval_shape(lambda: given.init_state(mesh()))
+    state = given.state_shapes(mesh())
     start = time.perf_counter()
     call = train_step_of(given).lower(state, batch).compile()
     seconds = time.perf_counter() - start

@@ -183,7 +183,9 @@ class Predictor:
           StructureError: naming the first structure that the model cannot use.
         """
         of = self._batches(structures, advance)
-        outputs = batches.predict(self.programs.predict, self.params, of)
+        # Compilation takes most of the time that one structure takes.
+        program = self.programs.predict_one if len(of.graphs) == 1 else self.programs.predict
+        outputs = batches.predict(program, self.params, of)
         return restored(self.fitted, of.graphs.structures, outputs)
 
     def of_rolls(

@@ -34,6 +34,11 @@ class Programs:
         return step.make_predict_step(self.apply, self.mesh)
 
     @functools.cached_property
+    def predict_one(self) -> Callable[..., jax.Array]:
+        """`predict` for a single structure, compiled as fast as can be."""
+        return step.make_predict_step(self.apply, self.mesh, step.for_one_run(self.mesh))
+
+    @functools.cached_property
     def differentiate(self) -> Callable[..., Derivatives]:
         """(params, stacked batch) -> outputs with forces and virial."""
 

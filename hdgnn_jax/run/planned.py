@@ -176,7 +176,7 @@ def lowered_step(task: Task, batch: Batch, mesh: jax.sharding.Mesh) -> jax.stage
         task.apply, task.optimizer, mesh, key, settings.ema, task.weights, settings.divide_state
     )
     here = step.make_mesh(jax.devices("cpu")[:1])
-    state = jax.eval_shape(lambda: task.init_state(here, settings.divide_state))
+    state = task.state_shapes(here, settings.divide_state)
     everywhere = step.replicated(mesh)
     placed = (
         step.divided(state, mesh)

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import optax
 
-from hdgnn_jax import cpu
 from hdgnn_jax.config import check_type, from_section
 from hdgnn_jax.data import applicability, baselines
 from hdgnn_jax.data.dataset import Dataset
@@ -21,7 +20,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import neighbors_of
 from hdgnn_jax.graphs.structure import SYMBOLS
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.inference.weights import network, one_atom
+from hdgnn_jax.inference.weights import network, one_atom, shapes
 from hdgnn_jax.models import heads
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -223,13 +222,21 @@ class Task:
     ) -> step.TrainState:
         """The state before the first step, a function of the seed and the source; see `step`."""
         key = jax.random.fold_in(jax.random.key(self.config["seed"]), 0)
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        init = jax.jit(self.model.init, compiler_options=cpu.FOR_ONE_RUN if on_cpu else None)
+        init = jax.jit(self.model.init, compiler_options=step.for_one_run(mesh))
         params = init(key, one_atom(self.model))["params"]
         if source is None:
             return step.init_state(params, self.optimizer, mesh, divide)
         start = source.start(params, self.config, self.fitted, self.model.hyper)
         return step.init_state(start.params, self._optimizer(start.rates), mesh, divide)
+
+
+    def state_shapes(self, mesh: jax.sharding.Mesh, divide: bool = False) -> step.TrainState:
+        """The shapes of `init_state`, of which nothing is computed."""
+        state: step.TrainState = jax.eval_shape(
+            lambda params: step.init_state(params, self.optimizer, mesh, divide),
+            shapes(self.model),
+        )
+        return state
 
 
 def check(config: Config) -> None:

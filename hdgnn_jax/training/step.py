@@ -62,6 +62,11 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     )  # fmt: skip
 
 
+def for_one_run(mesh: Mesh) -> dict[str, int] | None:
+    """Options of the compiler for a program that will run once on these devices."""
+    return cpu.FOR_ONE_RUN if mesh.devices.flat[0].platform == "cpu" else None
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of the state: a copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -219,7 +224,7 @@ def compilations(jitted: Apply) -> int:
 
 
 def make_predict_step(
-    apply: Apply, mesh: Mesh
+    apply: Apply, mesh: Mesh, options: dict[str, int] | None = None
 ) -> Callable[[Params, batching.MolecularGraph], PyTree]:
     """A function (params, stacked batch) -> the outputs of `apply`, with a first axis of devices.
 
@@ -228,6 +233,7 @@ def make_predict_step(
     Args:
       apply: (variables, graph) -> arrays.
       mesh: the devices.
+      options: of the compiler.
     """
 
     def shard_predict(params: Params, batch: batching.MolecularGraph) -> PyTree:
@@ -241,4 +247,4 @@ def make_predict_step(
         out_specs=PartitionSpec(AXIS),
         check_vma=False,
     )
-    return jax.jit(predict, out_shardings=replicated(mesh))
+    return jax.jit(predict, out_shardings=replicated(mesh), compiler_options=options)

@@ -67,8 +67,8 @@ def test_operations_are_known_by_kind_and_array():
 
     lowered = jax.jit(program).lower(jnp.ones((304, 16)), jnp.zeros(5008, int), jnp.ones((16, 16)))
     # As a user's programs are compiled.
-    emitters = {"xla_cpu_use_fusion_emitters": True} if cpu.known_to_xla(cpu.COMPILER) else None
-    text = lowered.compile(emitters).as_text()
+    has_both = cpu.known_to_xla([cpu.OLDER_FUSIONS])
+    text = lowered.compile({"xla_cpu_use_fusion_emitters": True} if has_both else None).as_text()
     found = {(o.kind, o.array(sizes)) for o in operations.read_program(text).values()}
     assert {("dot", "edge"), ("gather", "edge"), ("scatter", "edge"),
             ("elementwise", "weights")} <= found  # fmt: skip
