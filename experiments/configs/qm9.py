@@ -82,10 +82,10 @@ def _quick(config: ConfigDict) -> None:
     """Ten minutes on two cores: scalars and vectors, L = 1, and a linear reference.
 
     It has no learned pathway, so it is strictly equivariant except for the points of the sphere. In
-    the same 330 s of training on one core it takes 3,000 steps, 750 with `model.pathway=so2` and 1,100
-    with the paper's `edge_networks`. Test errors for U0 are then 48.7 and 49.2 meV (two seeds), 57.5
-    and 57.5, 57.5 and 57.6; the linear model alone has 57.6. The difference is 8.5 +- 1.3 meV (95 %,
-    pooled over seeds). `ablations.py:baseline` has edge networks.
+    the same 330 s of training on one core it takes 3,000 steps, 750 with `model.pathway=so2` and
+    1,100 with the paper's `edge_networks`. Test errors for U0 are then 48.7 and 49.2 meV (two
+    seeds), 57.5 and 57.5, 57.5 and 57.6; the linear model alone has 57.6. The difference is 8.5 +-
+    1.3 meV (95 %, pooled over seeds). `ablations.py:baseline` has edge networks.
 
     The linear model is subtracted where `Target` says so. Validation errors with it and without:
     gap 160 and 150 meV, alpha .263 and .218 bohr^3; after 3,000 of the 9,000 steps, zpve 3.7 (of

@@ -10,7 +10,6 @@ import functools
 import math
 from typing import NamedTuple
 
-import e3nn_jax
 import numpy as np
 
 from hdgnn_jax.so3 import degrees
@@ -61,4 +60,7 @@ def paths(degree: int, degree_out: int) -> Paths:
 
 
 def _clebsch_gordan(l1: int, l2: int, l: int) -> np.ndarray:
+    # Imported here: it takes longer to import than all the rest, and not every network needs it.
+    import e3nn_jax
+
     return np.asarray(e3nn_jax.clebsch_gordan(l1, l2, l), np.float64)
