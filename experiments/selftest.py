@@ -102,9 +102,8 @@ def measure(
     predictor.energy_unit()
     _, reasons = predictor.usable(Structures.pack(structures))
     for place, reason in reasons.items():
-        raise StructureError(
-                f"{reason}: give a file of structures that it knows", structures[place].name
-            )
+        text = f"{reason}: give a file of structures that it knows"
+        raise StructureError(text, structures[place].name)
     rows = []
     with progress_bar("tests") as progress:
         task = progress.add_task("testing", total=3 * len(structures))

@@ -19,7 +19,8 @@ OLDER_FUSIONS = "--xla_cpu_use_fusion_emitters=false"
 """XLA's older way to compile fused operations: less compilation, and a step as fast or faster. JAX
 0.12 has it no more."""
 COMPILER = (OLDER_FUSIONS, "--xla_backend_optimization_level=2")
-"""LLVM's level 2 in place of 3 saves a quarter of the compilation and slows no step."""
+"""LLVM's level 2 in place of 3 saves a quarter of the compilation; no step that was measured is
+slower."""
 FEW_CORES = 2
 """With this many cores or fewer, `ON_FEW_CORES` is set too."""
 ON_FEW_CORES = (

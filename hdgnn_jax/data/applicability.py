@@ -237,16 +237,19 @@ class _Pairs(NamedTuple):
 
 def _odd_molecules(structures: Structures) -> np.ndarray:
     """[n] whether the atomic numbers of a structure without a cell have an odd sum."""
-    total = np.add.reduceat(structures.atomic_numbers, structures.offsets[:-1])
-    odd: np.ndarray = (total % 2 == 1) & np.logical_not(structures.periodic.any(1))
+    odd: np.ndarray = _of_molecules(structures, structures.atomic_numbers) % 2 == 1
     return odd
 
 
 def _heavy(structures: Structures) -> np.ndarray:
     """[n] number of atoms other than hydrogen; 0 of a structure with a cell."""
-    heavy = np.add.reduceat((structures.atomic_numbers != 1).astype(int), structures.offsets[:-1])
-    molecules: np.ndarray = np.logical_not(structures.periodic.any(1))
-    return np.where(molecules, heavy, 0)
+    return _of_molecules(structures, (structures.atomic_numbers != 1).astype(int))
+
+
+def _of_molecules(structures: Structures, of_atoms: np.ndarray) -> np.ndarray:
+    """[n] sums of integers over the atoms of a structure; 0 of a structure with a cell."""
+    sums = np.add.reduceat(of_atoms, structures.offsets[:-1])
+    return np.where(structures.periodic.any(1), 0, sums)
 
 
 def _kind(row: Sequence[int]) -> Bonded:

@@ -81,7 +81,7 @@ def fit_targets(
       InputError: for isolated atoms of other elements, or a target without any label.
     """
     chosen, elements = targets_of(config), config["model"]["elements"]
-    groups: dict[object, tuple[np.ndarray, list[Target]]] = {}
+    parts: dict[bytes, tuple[np.ndarray, dict[object, list[Target]]]] = {}
     for target in chosen:
         given, rows = data.atoms(target.name), train.labelled(target.name)
         if unknown := [SYMBOLS[z] for z in sorted(given) if z not in elements]:
@@ -91,23 +91,24 @@ def fit_targets(
             )
         if not len(rows):
             raise InputError(f"no training structure has a value of {target.name}")
-        # Targets that are alike share the sums of the linear fit.
-        key = target.size, rows.tobytes(), tuple(sorted(given)), target.rank
-        groups.setdefault(key, (rows, []))[1].append(target)
+        # Targets of the same structures share features, alike ones the sums of the linear fit too.
+        alike = target.size, tuple(sorted(given)), target.rank
+        groups = parts.setdefault(rows.tobytes(), (rows, {}))[1]
+        groups.setdefault(alike, []).append(target)
     found: dict[str, FittedTarget] = {}
     known: dict[str, np.ndarray] = {}
-    sums: dict[bytes, np.ndarray] = {}
-    for rows, group in groups.values():
-        some, of_rows = train.take(rows), rows.tobytes()
-        if group[0].rank == 0 and of_rows not in sums:
+    for rows, groups in parts.values():
+        some, sums = train.take(rows), None
+        if any(group[0].rank == 0 for group in groups.values()):
             at = some.structures, some.neighbors
-            # Of these rows alone: they are large.
-            sums = {of_rows: feature_sums(*at, elements, config["model"]["cutoff"])}
-        alike = _fit_alike(config, data, group, some, sums.get(of_rows))
-        for fitted, of_geometry in zip(*alike, strict=True):
-            found[fitted.name] = fitted
-            known[fitted.name] = np.full(len(train), np.nan)
-            known[fitted.name][rows] = of_geometry
+            sums = feature_sums(*at, elements, config["model"]["cutoff"])
+        for group in groups.values():
+            for fitted, of_geometry in zip(
+                *_fit_alike(config, data, group, some, sums), strict=True
+            ):
+                found[fitted.name] = fitted
+                known[fitted.name] = np.full(len(train), np.nan)
+                known[fitted.name][rows] = of_geometry
     return tuple(found[target.name] for target in chosen), known
 
 

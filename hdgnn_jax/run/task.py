@@ -229,7 +229,6 @@ class Task:
         start = source.start(params, self.config, self.fitted, self.model.hyper)
         return step.init_state(start.params, self._optimizer(start.rates), mesh, divide)
 
-
     def state_shapes(self, mesh: jax.sharding.Mesh, divide: bool = False) -> step.TrainState:
         """The shapes of `init_state`, of which nothing is computed."""
         state: step.TrainState = jax.eval_shape(
