@@ -130,14 +130,17 @@ class ASEFile(Dataset):
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def part(self, name: str, target: str) -> LabelledStructures:
-        """The structures of a part, in eV, eV/Å and e Å.
+        """The structures of a part whose label is known, in eV, eV/Å and e Å.
 
         Raises:
-          InputError: where the part does not exist or `train_size` is out of range.
+          InputError: where the part does not exist or is empty, or `train_size` is out of range.
           StructureError: naming what a file lacks, or a structure that two parts have.
         """
         check_part(name, ("train", *self.reported))
-        return self._parts(target)[name]
+        part = self._parts(target)[name]
+        if not len(part):
+            raise InputError(f"no structure of the part {name} has a {target}")
+        return part
 
     def how_divided(self, target: str) -> str:
         """Number of structures in validation and test, and where they are from."""
@@ -172,7 +175,8 @@ class ASEFile(Dataset):
                     parts[part] = without_atoms(self.labelled(path, target))
             if any(given.values()):
                 refuse_shared({part: of.structures for part, of in parts.items()})
-            return parts
+            # Divided before: a structure is in the same part for each target.
+            return {part: with_label(of, target) for part, of in parts.items()}
 
         return functools.cache(divide)
 
@@ -202,6 +206,7 @@ class ASEFile(Dataset):
         """Lines on the file: its structures, their values, what was left out, and doubts."""
         data, atoms = self._examples(target), self.atoms(target)
         lone = len(self._whole(target)) - len(data)
+        data = with_label(data, target)
         lines = [f"{self.title}: {plausible.described(data, target, self._names(target))}"]
         if lone:
             lines.append(f"isolated atoms, which are no examples: {lone:,}")
@@ -292,6 +297,12 @@ def without_atoms(data: LabelledStructures) -> LabelledStructures:
         # Numbers of groups have no gaps.
         groups = np.unique(groups[~lone], return_inverse=True)[1]
     return dataclasses.replace(data.take(np.flatnonzero(~lone)), groups=groups)
+
+
+def with_label(data: LabelledStructures, target: str) -> LabelledStructures:
+    """The structures whose label of this target is known."""
+    unknown = np.isnan(data.labels[target]).reshape(len(data), -1).any(1)
+    return data.take(np.flatnonzero(~unknown)) if unknown.any() else data
 
 
 def atom_table(text: str) -> dict[int, float]:

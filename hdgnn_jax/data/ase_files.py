@@ -145,7 +145,7 @@ class _Record(NamedTuple):
 
     number: int
     structure: Structure
-    value: np.ndarray
+    value: np.ndarray | None
     forces: np.ndarray | None
     virial: np.ndarray | None
     group: str | None
@@ -172,8 +172,9 @@ def read_labelled(
       name: `energy` or `dipole`.
       key, forces_key, stress_key: names in the file; None: as ASE's calculators store them. If
         another key is given but no `stress_key`, the stress is not read.
-      left_out: gets the error of each structure without such values, which is then left out;
-        None: the first such error is raised.
+      left_out: gets the error of each structure without such values, which is then left out.
+        None: the first such error is raised, but for a dipole moment that other structures have,
+        which is NaN.
 
     Raises:
       StructureError: naming the file and the structure that cannot be read or lacks the value.
@@ -194,7 +195,23 @@ def read_labelled(
             records.append(_record(found, name, key, forces_key, stress_key, k, at))
         except StructureError as error:
             refuse(error)
+    some = any(r.value is not None for r in records)
+    if name == "energy" or left_out is not None or not some:
+        for r in records:
+            if r.value is None:
+                refuse(_unlabelled(r, name, key))
+        records = [r for r in records if r.value is not None]
     return _packed(_all_or_none_with_forces(records, refuse), name, path.name)
+
+
+def _unlabelled(r: _Record, name: str, key: str | None) -> StructureError:
+    kind = "three numbers" if name == "dipole" else "a number"
+    there = ", ".join(sorted(r.names - {"numbers", "positions"})) or "nothing"
+    return StructureError(
+        f"has no {key or name} that is {kind}; beside positions it has {there}: set "
+        f"config.data.{name}_key (evaluate: --{name}_key)",
+        r.structure.name,
+    )
 
 
 def _all_or_none_with_forces(
@@ -226,18 +243,21 @@ def _packed(records: list[_Record], name: str, file: str) -> LabelledStructures:
     virials = [unknown if r.virial is None else r.virial for r in records]
     return LabelledStructures(
         dataclasses.replace(packed, ids=np.array([r.number for r in records])),
-        {name: np.stack([r.value for r in records])},
+        {name: np.stack([np.full(3, np.nan) if r.value is None else r.value for r in records])},
         np.concatenate(forces) if forces else None,
         np.stack(virials) if any(r.virial is not None for r in records) else None,
         np.unique(groups, return_inverse=True)[1] if any(r.group for r in records) else None,
-        _notes(records),
+        _notes(records, name),
     )
 
 
-def _notes(records: list[_Record]) -> tuple[str, ...]:
-    """Lines for the user on virials, stress, charges and spins in a file."""
+def _notes(records: list[_Record], label: str) -> tuple[str, ...]:
+    """Lines for the user on missing labels, virials, stress, charges and spins in a file."""
     names = {name for r in records for name in r.names}
-    notes = [f"{word} of the file: nothing is trained on it" for word in UNREAD if word in names]
+    missing = [r.number for r in records if r.value is None]
+    words = f"{len(missing):,} structures have no {label}, the first is structure "
+    notes = [f"{words}{k}" for k in missing[:1]]
+    notes += [f"{word} of the file: nothing is trained on it" for word in UNREAD if word in names]
     n_virials = sum(r.virial is not None for r in records)
     if n_virials:
         words = "trained on where training.stress_weight is not 0"
@@ -267,14 +287,6 @@ def _record(
     if value is None and name == "dipole" and len(found) == 1:
         # An atom alone has none, and dipole moments of crystals are refused.
         value = np.zeros(3)
-    if value is None:
-        kind = "three numbers" if name == "dipole" else "a number"
-        there = ", ".join(sorted(known.keys() - {"numbers", "positions"})) or "nothing"
-        raise StructureError(
-            f"has no {key or name} that is {kind}; beside positions it has {there}: set "
-            f"config.data.{name}_key (evaluate: --{name}_key)",
-            at,
-        )
     forces = known.get(forces_key or "forces") if name == "energy" else None
     if forces is None and forces_key and len(found) > 1:
         raise StructureError(f"has no {forces_key}", at)

@@ -11,6 +11,7 @@ from ase.build import bulk, molecule
 
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.baselines import undetermined
+from hdgnn_jax.data.labelled import merged
 from hdgnn_jax.data.targets import CALCULATED, Reference
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import StructureError
@@ -99,6 +100,37 @@ def test_energies_and_dipoles_may_have_names_of_their_own(waters, tmp_path):
     np.testing.assert_allclose(dipoles.labels["dipole"], expected, rtol=1e-6)
     assert "REF_dipole up to" in data.read("dipole")[0]
     assert data.digest() != ASEFile(data.path, length_unit="bohr", energy_key="REF_energy").digest()
+
+
+def test_a_dipole_may_be_missing(waters, tmp_path):
+    """The structure stays in its part, is trained on for the energy, and is counted."""
+    path = waters()
+    frames = ase.io.read(path, ":")
+    for k in range(0, 10, 3):
+        frames[k].info["REF_dipole"] = np.array([0.1, 0.0, k])
+    ase.io.write(path, frames)
+    data = ASEFile(path, dipole_key="REF_dipole", split="random", held_out=0.2)
+    parts = {}
+    for name in ("train", "validation", "test"):
+        energies = data.part(name, "energy")
+        given = [k in (1, 4, 7, 10) for k in energies.structures.ids]
+        if not any(given):
+            with pytest.raises(InputError, match=f"no structure of the part {name} has a dipole"):
+                data.part(name, "dipole")
+            continue
+        parts[name] = merged({t: data.part(name, t) for t in ("energy", "dipole")})
+        np.testing.assert_array_equal(parts[name].structures.ids, energies.structures.ids)
+        known = np.isfinite(parts[name].labels["dipole"]).all(1)
+        np.testing.assert_array_equal(known, given)
+        z = parts[name].labels["dipole"][known, 2]
+        np.testing.assert_allclose(z, energies.structures.ids[known] - 1)
+    assert "train" in parts
+    assert "6 structures have no dipole, the first is structure 2" in data.read("dipole")
+    for frame in frames:
+        frame.info.pop("REF_dipole", None)
+    ase.io.write(tmp_path / "none.extxyz", frames)
+    with pytest.raises(StructureError, match="structure 1 has no dipole that is three numbers"):
+        ASEFile(str(tmp_path / "none.extxyz")).part("train", "dipole")
 
 
 def test_a_unit_that_there_is_not_is_refused():
