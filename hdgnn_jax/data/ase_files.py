@@ -195,6 +195,8 @@ def read_labelled(
             records.append(_record(found, name, key, forces_key, stress_key, k, at))
         except StructureError as error:
             refuse(error)
+    if not records and not left_out:
+        raise StructureError(f"ASE finds no structure in {path}")
     some = any(r.value is not None for r in records)
     if name == "energy" or left_out is not None or not some:
         for r in records:
@@ -205,11 +207,10 @@ def read_labelled(
 
 
 def _unlabelled(r: _Record, name: str, key: str | None) -> StructureError:
-    kind = "three numbers" if name == "dipole" else "a number"
     there = ", ".join(sorted(r.names - {"numbers", "positions"})) or "nothing"
     return StructureError(
-        f"has no {key or name} that is {kind}; beside positions it has {there}: set "
-        f"config.data.{name}_key (evaluate: --{name}_key)",
+        f"has no {key or name}; beside positions it has {there}: set config.data.{name}_key "
+        f"(evaluate: --{name}_key)",
         r.structure.name,
     )
 
@@ -283,7 +284,10 @@ def _record(
         raise found
     results = {} if found.calc is None else found.calc.results
     known = {**found.info, **found.arrays, **results}
-    value = _numbers(known.get(key or name), (3,) if name == "dipole" else ())
+    shape, kind = ((3,), "three numbers") if name == "dipole" else ((), "a number")
+    value = _numbers(known.get(key or name), shape)
+    if value is None and (key or name) in known:
+        raise StructureError(f"has a value of {key or name} that is not {kind}", at)
     if value is None and name == "dipole" and len(found) == 1:
         # An atom alone has none, and dipole moments of crystals are refused.
         value = np.zeros(3)

@@ -74,7 +74,7 @@ def test_other_units_and_names_are_read(tmp_path, unit, ev, length, size):
     np.testing.assert_allclose(part.structures[0].positions, first, atol=1e-7)
     np.testing.assert_allclose(part.forces, expected, rtol=1e-6, atol=1e-5)
     assert named.digest() != ASEFile(path).digest()
-    there = "has no energy that is a number; beside positions it has REF_energy, REF_forces: set "
+    there = "has no energy; beside positions it has REF_energy, REF_forces: set "
     with pytest.raises(StructureError, match=there + "config.data.energy_key"):
         ASEFile(path).part("train", "energy")
     with pytest.raises(StructureError, match="has no MY_forces"):
@@ -129,7 +129,7 @@ def test_a_dipole_may_be_missing(waters, tmp_path):
     for frame in frames:
         frame.info.pop("REF_dipole", None)
     ase.io.write(tmp_path / "none.extxyz", frames)
-    with pytest.raises(StructureError, match="structure 1 has no dipole that is three numbers"):
+    with pytest.raises(StructureError, match="structure 1 has no dipole; beside"):
         ASEFile(str(tmp_path / "none.extxyz")).part("train", "dipole")
 
 

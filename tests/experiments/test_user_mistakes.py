@@ -88,14 +88,15 @@ def test_values_that_can_hardly_be_right_are_said(tmp_path, mistake):
         ({"path": "nowhere.xyz"}, "energy", "there is no file nowhere.xyz: set config.data.path"),
         ({"path": "."}, "energy", ". is a folder: set config.data.path"),
         ({"path": "empty.xyz"}, "energy", "empty.xyz, structure 1 cannot be read (Empty file"),
+        ({"path": "NOTES.md"}, "energy", "ASE finds no structure in NOTES.md"),
         ({"path": "atoms.xyz"}, "energy", "has 0 groups of structures: none is left to train on"),
-        ({"energy_key": "REF"}, "energy", "structure 1 has no REF that is a number; beside pos"),
+        ({"energy_key": "REF"}, "energy", "structure 1 has no REF; beside positions it has"),
         ({"forces_key": "REF"}, "energy", "structure 1 has no REF"),
         ({"energy_key": "REF"}, "dipole", "data.energy_key is for energy, but config.target is"),
         ({"atom_energies": "H=-1"}, "dipole", "data.atom_energies is for energy, but config."),
-        ({}, "dipole", "has no dipole that is three numbers; beside positions it has energy, for"),
+        ({}, "dipole", "has no dipole; beside positions it has energy, for"),
         ({"dipole_key": "MU"}, "energy", "data.dipole_key is for dipole, but config.target is e"),
-        ({"dipole_key": "MU"}, "dipole", "has no MU that is three numbers; beside positions it "),
+        ({"dipole_key": "MU"}, "dipole", "has no MU; beside positions it "),
         ({}, "u0", "unknown target 'u0'; a file of ASE has energy, dipole"),
         ({"energy_unit": "hartree"}, "energy", "must be one of eV, meV, Ha, Ry, kcal/mol, kJ/mol"),
         ({"held_out": 0.7}, "energy", "data.held_out must lie between 0 and 0.5, not 0.7"),
@@ -107,6 +108,7 @@ def test_data_that_cannot_be_trained_on_are_one_line(tmp_path, monkeypatch, fiel
     file_of("mine.extxyz")
     file_of("atoms.xyz", lone="HCO", n=0)
     (tmp_path / "empty.xyz").write_text("")
+    (tmp_path / "NOTES.md").write_text("# Notes\n")
 
     def read() -> None:
         data = ASEFile(**{"path": "mine.extxyz", **fields})
