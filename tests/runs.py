@@ -104,3 +104,20 @@ def changed(config):
         return new
 
     return change
+
+
+@pytest.fixture(scope="session")
+def several(config, once):
+    """The folder of a run for three targets, on what the linear model leaves; not to be changed."""
+    new = {
+        **config,
+        "target": "gap,mu,U0",
+        "data": {**config["data"], "reference": "linear"},
+        "training": {**config["training"], "auxiliary": True},
+    }
+
+    def make(folder):
+        train.run(new, folder / "several")
+        return folder / "several"
+
+    return once("several", make)

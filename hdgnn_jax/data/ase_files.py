@@ -197,22 +197,24 @@ def read_labelled(
             refuse(error)
     if not records and not left_out:
         raise StructureError(f"ASE finds no structure in {path}")
-    some = any(r.value is not None for r in records)
-    if name == "energy" or left_out is not None or not some:
-        for r in records:
-            if r.value is None:
-                refuse(_unlabelled(r, name, key))
-        records = [r for r in records if r.value is not None]
-    return _packed(_all_or_none_with_forces(records, refuse), name, path.name)
+    masked = name == "dipole" and left_out is None and any(r.value is not None for r in records)
+    labelled = records if masked else _with_label(records, name, key, refuse)
+    return _packed(_all_or_none_with_forces(labelled, refuse), name, path.name)
 
 
-def _unlabelled(r: _Record, name: str, key: str | None) -> StructureError:
-    there = ", ".join(sorted(r.names - {"numbers", "positions"})) or "nothing"
-    return StructureError(
-        f"has no {key or name}; beside positions it has {there}: set config.data.{name}_key "
-        f"(evaluate: --{name}_key)",
-        r.structure.name,
-    )
+def _with_label(
+    records: list[_Record], name: str, key: str | None, refuse: Callable[[StructureError], None]
+) -> list[_Record]:
+    """The records with a value; the others are refused."""
+    for r in records:
+        if r.value is None:
+            there = ", ".join(sorted(r.names - {"numbers", "positions"})) or "nothing"
+            refuse(StructureError(
+                f"has no {key or name}; beside positions it has {there}: set "
+                f"config.data.{name}_key (evaluate: --{name}_key)",
+                r.structure.name,
+            ))  # fmt: skip
+    return [r for r in records if r.value is not None]
 
 
 def _all_or_none_with_forces(

@@ -78,6 +78,7 @@ class HDGNN(nn.Module):
             in_axes=(0, *[nn.broadcast] * 4),
             length=hyper.layers,
             unroll=hyper.layers if unrolled else 1,
+            check_constancy_invariants=False,  # Flax would trace each layer once more.
         )(hyper, points)
         weight = hyper.invariant_weight if hyper.invariant_branch else 0.0
         self.molecule_head = MoleculeHead(

@@ -48,6 +48,7 @@ def test_a_plan_is_of_the_step_that_training_takes(changed, capsys):
     assert found["chips"] == mesh.size == 4
     assert found["batch"]["padded_edges"] == batch.budget.n_edge
     assert found["batch"]["edges"] <= found["batch"]["padded_edges"]
+    assert found["collectives"].keys() == {"all-reduce"}
     assert found["collectives"]["all-reduce"]["bytes"] >= arrays / 8
     assert found["structures_per_second"] > 64 / found["step_seconds"] * 0.99
     assert found["unknown_loops"] == 0
@@ -73,12 +74,10 @@ def test_without_data_the_sizes_are_given(changed, tmp_path):
     assert found["batch"]["padded_edges"] == 190 * 16
 
 
-@pytest.mark.parametrize("divide", [False, True])
-def test_divided_state_takes_less_of_a_chip(changed, divide):
-    config = changed(**{"training.batch_size": 4, "training.divide_state": divide})
+def test_a_divided_state_is_gathered_and_scattered(changed):
+    config = changed(**{"training.batch_size": 4, "training.divide_state": True})
     found = plan.run(config, "cpu", MEAN)
-    kinds = {"all-reduce", "all-gather", "reduce-scatter"} if divide else {"all-reduce"}
-    assert kinds <= found["collectives"].keys()
+    assert {"all-reduce", "all-gather", "reduce-scatter"} <= found["collectives"].keys()
 
 
 def test_what_does_not_fit_names_the_fields(changed, monkeypatch, capsys):
@@ -86,9 +85,9 @@ def test_what_does_not_fit_names_the_fields(changed, monkeypatch, capsys):
     monkeypatch.setattr(plan, "devices_of", lambda name: (jax.devices("cpu"), tiny))
     config = changed(**{"training.batch_size": 64})
     with pytest.raises(plans.TooLargeError, match=r"and a chip has .*: lower training.batch_size"):
-        plan.run(config, "cpu", MEAN, tries=3)
+        plan.run(config, "cpu", MEAN, tries=2)
     out = capsys.readouterr().out
-    assert out.count("training.batch_size = ") == 3
+    assert out.count("training.batch_size = ") == 2
     assert "none fits" in out
 
 

@@ -15,55 +15,39 @@ from hdgnn_jax.training.result import format_mae
 NAMES = ["gap", "mu", "U0"]
 
 
-@pytest.fixture(scope="module")
-def run(config, once):
-    several = {
-        **config,
-        "target": ",".join(NAMES),
-        "data": {**config["data"], "reference": "linear"},
-        "training": {**config["training"], "auxiliary": True},
-    }
-
-    def make(folder):
-        train.run(several, folder / "several")
-        return folder / "several"
-
-    return once("several", make)
-
-
-def test_the_report_has_a_row_and_a_folder_for_each_and_evaluate_repeats_it(run, capsys):
-    summary = json.loads((run / "report" / "summary.json").read_text())
+def test_the_report_has_a_row_and_a_folder_for_each_and_evaluate_repeats_it(several, capsys):
+    summary = json.loads((several / "report" / "summary.json").read_text())
     assert list(summary["targets"]) == NAMES
-    evaluate.run(run, "test")
+    evaluate.run(several, "test")
     printed = capsys.readouterr().out
     for name in NAMES:
-        own = json.loads((run / "report" / name / "summary.json").read_text())
+        own = json.loads((several / "report" / name / "summary.json").read_text())
         assert own["mae"] == summary["targets"][name]["mae"]
         assert format_mae(own["mae"]) in printed
-        assert (run / "report" / name / "learning_curve.png").stat().st_size
-    last = read_metrics(run)[-1]
-    predictor = Predictor.load(run)
+        assert (several / "report" / name / "learning_curve.png").stat().st_size
+    last = read_metrics(several)[-1]
+    predictor = Predictor.load(several)
     assert predictor.model.hyper.heads == ("mean", "dipole", "invariant", "invariant")
     scales = [one.reference.scale for one in predictor.fitted]
     errors = [last[f"validation_mae_{name}"] for name in NAMES]
     assert last["validation_mae"] == pytest.approx(np.mean(np.divide(errors, scales)))
     assert all(last[f"rotation_error_{name}"] > 0 for name in NAMES)
     # The network of the best validation is shown with the errors of that validation.
-    best = min((row for row in read_metrics(run) if "validation_mae" in row),
+    best = min((row for row in read_metrics(several) if "validation_mae" in row),
                key=lambda row: row["validation_mae"])  # fmt: skip
     assert predictor.errors == {name: best[f"validation_mae_{name}"] for name in NAMES}
 
 
-def test_predictions_have_a_column_for_each_and_forces_of_the_energy(run, tmp_path):
-    predict.run([run], ["smiles:CCO"], tmp_path / "out.json", predict.Options(forces=True))
+def test_predictions_have_a_column_for_each_and_forces_of_the_energy(several, tmp_path):
+    predict.run([several], ["smiles:CCO"], tmp_path / "out.json", predict.Options(forces=True))
     (row,) = json.loads((tmp_path / "out.json").read_text())
     assert {"gap [eV]", "mu [D]", "U0 [eV]", "forces [eV/Å]"} <= row.keys()
     assert row["energy [eV]"] == row["U0 [eV]"]
 
 
-def test_the_meter_has_a_row_for_each(run, monkeypatch, capsys):
+def test_the_meter_has_a_row_for_each(several, monkeypatch, capsys):
     monkeypatch.setattr(symmetry, "PARTS", symmetry.PARTS[:1])
-    found = symmetry.run(run, None, 3, 2, None, None)
+    found = symmetry.run(several, None, 3, 2, None, None)
     assert list(found["targets"]) == NAMES
     for row in found["choices"].values():
         assert list(row["targets"]) == NAMES

@@ -27,9 +27,9 @@ STEP = 1e-4
 
 @functools.cache
 def machinery(periodic: bool):
-    options = (
-        {"elements": ELEMENTS, "max_neighbors": 10} if periodic else {"evaluation_frame": 2}
-    )
+    options = {"evaluation_frame": 2}
+    if periodic:
+        options = {"elements": ELEMENTS, "max_neighbors": 10, "layers": 1}
     model = network(**{**SMALL, **options})
     graph = doubled(graph_with(random_crystal(0))) if periodic else doubled(graph_of(KNOWN))
     params = jax.tree.map(jnp.float64, stirred(model.init, graph))

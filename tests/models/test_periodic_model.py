@@ -24,7 +24,8 @@ CUTOFF = 5.0
 CRYSTAL = {**SMALL, "elements": ELEMENTS, "cutoff": CUTOFF, "max_neighbors": 10, "tags": True}
 SHELLS = {**CRYSTAL, "near_neighbors": 4, "far_degree": 1, "far_hidden": 4, "product_degree": 1}
 BUDGET = batching.Budget(400, 40, 3)
-OPTIONS = (CRYSTAL, SHELLS)
+ONE_LAYER = {**SHELLS, "layers": 1}
+OPTIONS = (CRYSTAL, SHELLS, ONE_LAYER)
 
 
 @functools.cache
@@ -71,9 +72,9 @@ def test_tags_and_cells_matter():
 @pytest.mark.usefixtures("x64")
 def test_energy_is_continuous_where_neighbours_change_ranks():
     """It changes no faster than its slope says; without an envelope it jumps."""
-    which = OPTIONS.index(SHELLS)
     crystal = random_crystal(5, 4)
-    params = jax.tree.map(jnp.float64, compiled(which)[1])
+    model = network(**ONE_LAYER)
+    params = jax.tree.map(jnp.float64, stirred(model.init, graph_of(crystal, model)))
     direction = np.random.default_rng(0).normal(size=crystal.positions.shape)
     step, steps = 1e-3, 120
 
@@ -95,10 +96,10 @@ def test_energy_is_continuous_where_neighbours_change_ranks():
             lists.append([graph.senders.tolist(), graph.edges.shift.round(2).tolist()])
         return np.array(values), np.array(slopes), lists
 
-    values, slopes, lists = path(network(**OPTIONS[which]))
+    values, slopes, lists = path(model)
     assert any(a != b for a, b in itertools.pairwise(lists)), "no ranks change"
     assert np.abs(np.diff(values)).max() < 1.1 * step * np.abs(slopes).max()
-    values, slopes, _ = path(network(**OPTIONS[which], envelope=False))
+    values, slopes, _ = path(model.changed(envelope=False))
     assert np.abs(np.diff(values)).max() > 10 * step * np.abs(slopes).max()
 
 
@@ -127,7 +128,7 @@ def test_weights_of_two_shells_add_up():
 
 def test_padding_changes_no_energy_and_no_gradient():
     """With limits and shells, isolated atoms and one-atom cells among the crystals."""
-    model, params, _ = compiled(1)
+    model, params, _ = compiled(OPTIONS.index(ONE_LAYER))
     alone = Structure(np.array([29]), np.zeros((1, 3)), cell=np.eye(3) * 30)
     atom = Structure(np.array([79]), np.zeros((1, 3)), cell=1.8 * (1 - np.eye(3)))
     packed = Structures.pack([random_crystal(0), alone, atom])

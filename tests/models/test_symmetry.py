@@ -55,7 +55,7 @@ def test_company_changes_nothing(options):
 
 def test_padding_changes_no_value_and_no_gradient():
     """Two budgets, one loss, one gradient to parameters and positions, and no NaN."""
-    model, params = network(**SMALL), parameters()
+    model, params = network(**{**SMALL, "layers": 1}), parameters(layers=1)
 
     def loss(params, positions, graph):
         graph = graph._replace(nodes=graph.nodes._replace(positions=positions))

@@ -43,10 +43,12 @@ def test_harmonics_are_orthonormal_under_the_rule(degree, rule):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("written_out", [0, 1000])
 @RULES
 @DEGREES
-def test_signals_are_evaluated_at_the_points_and_come_back(degree, rule):
+def test_signals_are_evaluated_at_the_points_and_come_back(monkeypatch, degree, rule, written_out):
     """Even and odd L; p(-r) is the signal at the antipode; the mean is the l = 0 coefficient."""
+    monkeypatch.setattr(sphere, "WRITTEN_OUT", written_out)
     rule, x = sphere.sphere(degree, rule), signal(degree)
     values = sphere.to_sphere(rule, *sphere.split_parity(x))
     here, *there = np.split(values, 1 + rule.antipodal)
