@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -77,6 +79,18 @@ def test_budgets_cover_every_batch_and_the_efficiency_is_counted(seed, shards, n
     assert len(one.budgets) <= n_budgets
     padded = sum(b.senders.size for b in batches)
     assert one.padding_efficiency == pytest.approx(sum(map(real_edges, batches)) / padded)
+
+
+def test_a_shape_that_saves_little_is_not_compiled():
+    """Batches of one molecule over and over; and of molecules of all sizes."""
+    same = np.zeros(64, int)
+    alike = Loader(MOLECULES.take(same), find_neighbors(MOLECULES.take(same), CUTOFF),
+                   TARGETS[same], 8, 0, 30)  # fmt: skip
+    assert len(alike.budgets) == 1
+    several = loader(batch_size=1)
+    assert len(several.budgets) == 3
+    one = dataclasses.replace(several, n_budgets=1)
+    assert several.padding_efficiency > 1.02 * one.padding_efficiency
 
 
 def test_a_batch_holds_the_molecules_it_names():

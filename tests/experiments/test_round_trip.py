@@ -24,7 +24,8 @@ from hdgnn_jax.training.result import format_mae
 
 MOLECULES = 10
 TINY = {
-    "model.cutoff": 3.0, "model.degree": 1, "model.product_degree": 1, "model.layers": 1,
+    "model.cutoff": 3.0, "model.pathway": "none", "model.layers": 1,
+    "model.degree": 1, "model.product_degree": 1,
     "model.channels": 4, "model.hidden": 8, "model.invariant_channels": 8,
     "model.edge_channels": 8, "model.n_gaussians": 8, "data.held_out": 0.2,
     "training.batch_size": 8, "training.steps": 12, "training.first_validation": 6,

@@ -34,7 +34,7 @@ def made(target: Target = ENERGY, rank: int = 0, **options) -> Predictor:
     """With random weights."""
     elements = options.setdefault("elements", (29, 47, 79))
     options.setdefault("heads", (target.head,))
-    model = network(**{**SMALL, "layers": 1, **options})
+    model = network(**{**SMALL, "layers": 1, "pathway": "none", **options})
     params = stirred(model.init, one_atom(model))["params"]
     known = tuple(-1000.0 * z for z in elements)
     reference = Reference(1.0, Composition(elements, known, 3.0), 50.0, rank)

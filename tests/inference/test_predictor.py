@@ -44,8 +44,8 @@ NAMES = ("H2O", "CH3OH", "C2H6", "CH4")
 @pytest.fixture(scope="module")
 def predictor():
     """Of molecules, in meV."""
-    params = parameters()["params"]
-    return Predictor(network(**SMALL), params, (U0,), Budget(160, 48, 9), MESH)
+    params = parameters(layers=1)["params"]
+    return Predictor(network(**{**SMALL, "layers": 1}), params, (U0,), Budget(160, 48, 9), MESH)
 
 
 def atoms_of(name: str) -> Atoms:
@@ -242,7 +242,7 @@ def test_other_weights_are_served_by_what_is_compiled(predictor):
 
 def test_models_of_one_property_are_an_ensemble(predictor):
     packed = packed_of("H2O", "CH3OH")
-    params = parameters()["params"]
+    params = parameters(layers=1)["params"]
     other = dataclasses.replace(predictor, params=jax.tree.map(lambda leaf: 0.9 * leaf, params))
     of_gap = FittedTarget(TARGETS["gap"], "invariant", REFERENCE, {})
     gap = dataclasses.replace(other, fitted=(of_gap,))
