@@ -91,7 +91,11 @@ class Program:
     def begin(self) -> None:
         """Reads the command line; --help and a mistake end the program, with exit code 0 and 1."""
         if {"-h", "--help"} & set(sys.argv[1:]):
-            print(manual(self))
+            try:
+                print(manual(self), flush=True)
+            except BrokenPipeError:
+                # Of `--help | head`. At its end Python would write the rest again.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         cpu.tune()
         keep_compiled()

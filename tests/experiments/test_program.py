@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -192,6 +193,18 @@ def test_help_says_how_to_call_the_command(call, module):
     assert re.search(rf"\n\n    python -m {name} \S", out), "no example"
     assert "\n\nFlags\n" in out
     assert "\n\nExit codes: 0" in out
+
+
+def test_help_ends_without_a_word_where_nobody_reads_on():
+    """As of `--help | head -0`."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.train", "--help"], stdout=write, stderr=subprocess.PIPE,
+        cwd=pathlib.Path(train.__file__).parents[1], text=True, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_run_prints_its_progress_in_80_columns_and_nothing_else(command, finished):
