@@ -36,12 +36,9 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from hdgnn_jax.models import hdgnn  # noqa: E402
-from hdgnn_jax.so3 import sphere  # noqa: E402
 
-# A loop over layers compiles one of them, a matrix product is one operation where a sum that is
-# written out is dozens; `test_hdgnn.py` and `test_sphere.py` hold both against what users have.
+# A loop over layers compiles one of them; `test_hdgnn.py` holds it against what users have.
 hdgnn.UNROLLED = 0
-sphere.WRITTEN_OUT = 0
 
 # Tracing makes many objects and few cycles: the collector took a fifth of its time.
 gc.freeze()
