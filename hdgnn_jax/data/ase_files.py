@@ -197,7 +197,9 @@ def read_labelled(
             refuse(error)
     if not records and not left_out:
         raise StructureError(f"ASE finds no structure in {path}")
-    masked = name == "dipole" and left_out is None and any(r.value is not None for r in records)
+    # That of an atom alone is known without the file.
+    given = any(r.value is not None and len(r.structure.positions) > 1 for r in records)
+    masked = name == "dipole" and left_out is None and given
     labelled = records if masked else _with_label(records, name, key, refuse)
     return _packed(_all_or_none_with_forces(labelled, refuse), name, path.name)
 

@@ -17,8 +17,8 @@ from hdgnn_jax.graphs.neighbors import Neighbors, NeighborSearch
 from hdgnn_jax.graphs.structure import Structures
 
 WORTH = 0.02
-"""A further shape must save this share of the padded edges: to compile it takes as long as hundreds
-of steps of a small network."""
+"""Share of the padded edges that may be given up for fewer shapes: to compile one takes as long as
+hundreds of steps of a small network."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Loader:
 
     @functools.cached_property
     def budgets(self) -> list[batching.Budget]:
-        """The padded shapes of the run, in ascending order: as few as `WORTH` lets be."""
+        """The padded shapes of the run, ascending: as few as come within `WORTH` of the best."""
         nodes, edges, _ = self._all_sizes
         choices = [
             batching.choose_budgets(nodes, edges, self.batch_size // self.shards, count)

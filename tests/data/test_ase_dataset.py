@@ -131,6 +131,10 @@ def test_a_dipole_may_be_missing(waters, tmp_path):
     ase.io.write(tmp_path / "none.extxyz", frames)
     with pytest.raises(StructureError, match="structure 1 has no dipole; beside"):
         ASEFile(str(tmp_path / "none.extxyz")).part("train", "dipole")
+    # Nor does an isolated atom, which needs none, make it a file of dipoles.
+    ase.io.write(tmp_path / "none.extxyz", [atom("O", -2000.0), *frames])
+    with pytest.raises(StructureError, match="structure 2 has no MU; beside"):
+        ASEFile(str(tmp_path / "none.extxyz"), dipole_key="MU").part("train", "dipole")
 
 
 def test_a_unit_that_there_is_not_is_refused():
