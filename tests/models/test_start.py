@@ -16,6 +16,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structure
 from hdgnn_jax.models.gates import STATES
 from hdgnn_jax.models.hdgnn import HDGNN, Layer
+from hdgnn_jax.so3 import sphere
 from hdgnn_jax.types import PyTree
 
 ALIVE = {
@@ -30,6 +31,12 @@ ALIVE = {
     "dipole": {"heads": ("dipole",)},
     "extent": {"heads": ("extent",), "tensor_product": "fully_connected"},
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _matrix_products(monkeypatch):
+    """One operation where a sum that is written out is dozens."""
+    monkeypatch.setattr(sphere, "WRITTEN_OUT", 0)
 
 
 def at_start(
