@@ -78,7 +78,8 @@ class HDGNN(nn.Module):
             in_axes=(0, *[nn.broadcast] * 4),
             length=hyper.layers,
             unroll=hyper.layers if unrolled else 1,
-            check_constancy_invariants=False,  # Flax would trace each layer once more.
+            # The check traces each layer once more, and initial weights depend on it.
+            check_constancy_invariants=self.is_initializing(),
         )(hyper, points)
         weight = hyper.invariant_weight if hyper.invariant_branch else 0.0
         self.molecule_head = MoleculeHead(

@@ -67,7 +67,7 @@ def test_what_a_file_lacks_is_named(moved, tmp_path):
     path = tmp_path / "moved.extxyz"
     bare = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.74]])
     ase.io.write(path, [moved[0][0], bare])
-    with pytest.raises(StructureError, match=r"moved.extxyz, structure 2 has no energy that is"):
+    with pytest.raises(StructureError, match=r"moved.extxyz, structure 2 has no energy; beside"):
         read_labelled(path, "energy")
     with pytest.raises(StructureError, match=r"there is no file .*nowhere.xyz"):
         read_labelled(tmp_path / "nowhere.xyz", "energy")

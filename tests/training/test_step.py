@@ -131,7 +131,8 @@ def test_a_state_divided_among_devices_trains_as_a_copied_one(tmp_path):
 
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("n_budgets", [1, 3])
-def test_there_is_one_compilation_for_each_budget(devices, n_budgets):
+def test_there_is_one_compilation_for_each_budget(monkeypatch, devices, n_budgets):
+    monkeypatch.setattr("hdgnn_jax.data.loader.WORTH", 0)
     jitted = step.make_train_step(linear, optimizer(), mesh(devices), KEY, EMA, WEIGHTS)
     state = fresh("linear", devices)
     for batch in batches(devices, n_budgets=n_budgets):
