@@ -19,7 +19,7 @@ from hdgnn_jax.data import plausible
 from hdgnn_jax.data.ase_files import read_labelled
 from hdgnn_jax.data.cache import cache_folder, sha256
 from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
-from hdgnn_jax.data.labelled import LabelledStructures
+from hdgnn_jax.data.labelled import LabelledStructures, labelled_rows
 from hdgnn_jax.data.partition import SPLITS, blocks, hold_out, refuse_shared
 from hdgnn_jax.data.targets import CALCULATED, ReferenceKind, Target
 from hdgnn_jax.data.units import ENERGIES, LENGTHS, check_unit
@@ -301,8 +301,7 @@ def without_atoms(data: LabelledStructures) -> LabelledStructures:
 
 def with_label(data: LabelledStructures, target: str) -> LabelledStructures:
     """The structures whose label of this target is known."""
-    unknown = np.isnan(data.labels[target]).reshape(len(data), -1).any(1)
-    return data.take(np.flatnonzero(~unknown)) if unknown.any() else data
+    return data.take(labelled_rows(data.labels[target]))
 
 
 def atom_table(text: str) -> dict[int, float]:

@@ -48,6 +48,11 @@ class LabelledStructures:
         )
 
 
+def labelled_rows(values: np.ndarray) -> np.ndarray:
+    """Indices of the labels [n, ...] that are known."""
+    return np.flatnonzero(~np.isnan(values).reshape(len(values), -1).any(1))
+
+
 def known(virials: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     """The virials at these rows; None where all are unknown."""
     some: np.ndarray | None = None if virials is None else virials[rows]

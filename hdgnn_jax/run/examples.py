@@ -9,7 +9,7 @@ import numpy as np
 
 from hdgnn_jax.data.baselines import geometry_of
 from hdgnn_jax.data.fitted import FittedTarget
-from hdgnn_jax.data.labelled import known
+from hdgnn_jax.data.labelled import known, labelled_rows
 from hdgnn_jax.graphs.neighbors import Neighborhoods
 
 
@@ -42,7 +42,7 @@ class Examples(Neighborhoods):
 
     def labelled(self, target: str) -> np.ndarray:
         """Indices of the examples whose value of a target is known."""
-        return np.flatnonzero(~np.isnan(self.labels[target]).reshape(len(self), -1).any(1))
+        return labelled_rows(self.labels[target])
 
     def places(self, target: str, hidden: bool) -> np.ndarray:
         """As `labelled`, or all indices where the value may be hidden."""
