@@ -1,0 +1,137 @@
+"""The runs of a study: variants x sizes of the training set x seeds x targets, with one budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from experiments.configs import ablations
+from hdgnn_jax.data.targets import find_target
+from hdgnn_jax.errors import InputError
+from hdgnn_jax.types import Json
+
+BASELINE = "baseline"
+SIZE = {
+    "model.degree": 1,
+    "model.product_degree": 1,
+    "model.layers": 2,
+    "model.channels": 32,
+    "model.update_channels": 32,
+    "model.sphere_order": 5,
+}
+"""Fields of all runs that differ from `ablations.py`: a step of 50 to 120 ms on one core."""
+VALIDATIONS = 4
+
+
+class Run(NamedTuple):
+    """One training. `size`: number of training molecules; `folder`: as `train` leaves it."""
+
+    target: str
+    size: int
+    variant: str
+    seed: int
+    folder: pathlib.Path
+
+    @property
+    def title(self) -> str:
+        """What tells it from the other runs."""
+        return f"{self.target}, {self.size:,} molecules, {self.variant}, seed {self.seed}"
+
+    @property
+    def rotation_file(self) -> pathlib.Path:
+        """The file of its rotation error."""
+        return self.folder / "report" / "rotation.json"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has its report."""
+        return (self.folder / "report" / "summary.json").exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has its report and its rotation error."""
+        return self.trained and self.rotation_file.exists()
+
+    def read(self, file: str) -> Json:
+        """The content of a file of its report."""
+        content: Json = json.loads((self.folder / "report" / file).read_text())
+        return content
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The runs of a study.
+
+    Attributes:
+      workdir: folder of all runs.
+      targets: names of QM9's targets.
+      sizes: numbers of training molecules, ascending.
+      variants: names in `ablations.VARIANTS`, `baseline` first.
+      seeds: number of runs of each variant, size and target.
+      steps: number of steps of each run.
+    """
+
+    workdir: pathlib.Path
+    targets: tuple[str, ...]
+    sizes: tuple[int, ...]
+    variants: tuple[str, ...]
+    seeds: int
+    steps: int
+
+    def check(self) -> None:
+        """Stops before a training where a run could not be made or compared.
+
+        Raises:
+          InputError: for a wrong variant, target, size or number of seeds.
+        """
+        if self.variants[:1] != (BASELINE,) or not self.targets:
+            raise InputError("--variants must begin with baseline, and --targets name one or more")
+        if self.seeds < 2:
+            raise InputError("--seeds must be at least 2: one run has no interval")
+        if not self.sizes or list(self.sizes) != sorted({*self.sizes}) or self.sizes[0] < 1:
+            raise InputError("--sizes must be numbers of training molecules that ascend")
+        for name in self.targets:
+            find_target(name)
+        for name in self.variants:
+            ablations.get_config(name)
+
+    def runs(self) -> Iterator[Run]:
+        """All runs; seeds come last, so that the first ones have everything once."""
+        for seed in range(self.seeds):
+            for target in self.targets:
+                for size in self.sizes:
+                    for variant in self.variants:
+                        yield self.run(target, size, variant, seed)
+
+    def run(self, target: str, size: int, variant: str, seed: int) -> Run:
+        """One of the runs."""
+        folder = self.workdir / target / str(size) / variant / str(seed)
+        return Run(target, size, variant, seed, folder)
+
+    def of(self, target: str, size: int, variant: str) -> list[Run]:
+        """The runs that differ in their seed alone, in its order."""
+        return [self.run(target, size, variant, seed) for seed in range(self.seeds)]
+
+    def complete(self) -> Plan:
+        """The plan with as many seeds as have all their runs finished."""
+        first = min((run.seed for run in self.runs() if not run.finished), default=self.seeds)
+        return dataclasses.replace(self, seeds=first)
+
+    def config(self, run: Run) -> Json:
+        """The config of one run."""
+        config = ablations.get_config(run.variant)
+        every = max(self.steps // VALIDATIONS, 1)
+        config.update_from_flattened_dict({
+            **SIZE,
+            "training.steps": self.steps,
+            "training.validate_every": every,
+            "training.first_validation": every,
+            "data.train_size": run.size,
+            "target": run.target,
+            "seed": run.seed,
+        })  # fmt: skip
+        plain: Json = json.loads(config.to_json())
+        return plain
