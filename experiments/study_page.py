@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import json
 import pathlib
@@ -13,15 +12,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy.stats
 
+from experiments import study_sizes
 from experiments.peer import results as results_of_peers
+from experiments.study_plan import BASELINE, Plan, Run
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
 from hdgnn_jax.training.result import format_mae
-from hdgnn_jax.types import Fields, Json
+from hdgnn_jax.types import Fields
 
-BASELINE = "baseline"
 PAPER = {
     "baseline": 554, "linear": 632, "fully_tp": 591, "unrestricted": 883, "softmax": 562,
     "equal_weights": 564, "learned_weights": 567, "no_layer_norm": 577, "extra_linear": 568,
@@ -84,21 +84,6 @@ class Comparison:
         return sign + (", not the paper's size" if abs(self.paper - here) > margin else "")
 
 
-def trained(folder: pathlib.Path) -> bool:
-    """Whether a run has its report."""
-    return (folder / "report" / "summary.json").exists()
-
-
-def finished(folder: pathlib.Path) -> bool:
-    """Whether a run has its report and its rotation error."""
-    return trained(folder) and rotation_file(folder).exists()
-
-
-def rotation_file(folder: pathlib.Path) -> pathlib.Path:
-    """The file of a run's rotation error."""
-    return folder / "report" / "rotation.json"
-
-
 def compare(maes: Mapping[str, Sequence[float]]) -> list[Comparison]:
     """Compares every variant with the first, by analysis of variance with seeds as blocks.
 
@@ -134,68 +119,70 @@ def compare(maes: Mapping[str, Sequence[float]]) -> list[Comparison]:
     ]
 
 
-def write(
-    page: pathlib.Path,
-    workdir: pathlib.Path,
-    targets: Sequence[str],
-    variants: Sequence[str],
-    seeds: int,
-) -> None:
-    """Writes the page, with its plot and numbers beside it.
+def write(page: pathlib.Path, plan: Plan) -> None:
+    """Writes the page of the seeds that are complete, with its plots and numbers beside it.
 
     Args:
       page: FILE.md.
-      workdir: folder of the study, whose runs are all finished.
-      targets, variants, seeds: those of the study.
+      plan: the study; other seeds may be under way.
 
     Raises:
       InputError: where another model beside a run has not finished its trainings.
     """
-    read = functools.partial(_of_runs, workdir, targets, variants, seeds)
-    summaries, rotations, cards = map(read, ("summary.json", "rotation.json", "card.json"))
-    results = {
-        t: compare({v: [summary["mae"] for summary in summaries[t, v]] for v in variants})
-        for t in targets
-    }
-    turned = {
-        t: {v: [rotation["rotation_error"] for rotation in rotations[t, v]] for v in variants}
-        for t in targets
-    }
-    references = {t: summaries[t, variants[0]][0] for t in targets}
+    plan = plan.complete()
+    if not plan.seeds:
+        print("no page yet: no seed has all its runs finished")
+        return
     page.parent.mkdir(parents=True, exist_ok=True)
-    numbers = {
-        t: [{**dataclasses.asdict(c), "rotation_errors": turned[t][c.variant]} for c in rows]
-        for t, rows in results.items()
-    }
-    plot = page.with_suffix(".png")
+    parts, numbers = [_head(plan, page)], study_sizes.numbers(plan)
+    results = _results(plan) if plan.seeds > 1 else {}
+    if results:
+        parts.append(_decided(results))
+    else:
+        parts.append("One seed is complete: no intervals and no tests yet.\n")
+    if len(plan.sizes) > 1:
+        study_sizes.draw(page.with_suffix(".png"), plan)
+        parts += [study_sizes.section(plan, target) for target in plan.targets]
+    if results:
+        plot = page.with_name(f"{page.stem}_variants.png")
+        draw(plot, results)
+        parts += [f"![Differences from the baseline]({plot.name})\n", *_tables(plan, results)]
     write_atomically(page.with_suffix(".json"), (json.dumps(numbers, indent=1) + "\n").encode())
-    draw(plot, results)
-    peers = {t: workdir / t / variants[0] / "0" / "report" / results_of_peers.FILE for t in targets}
-    parts = [
-        _head(list(itertools.chain(*cards.values())), seeds, plot.name),
-        *(_target(references[t], rows, turned[t]) for t, rows in results.items()),
-        _conclusions(results),
-        *(
-            _peers(references[t], rows[0], json.loads(peers[t].read_text()))
-            for t, rows in results.items()
-            if peers[t].exists()
-        ),
-    ]
     write_atomically(page, "\n".join(parts).encode())
     print(f"page: {page}")
 
 
-def _of_runs(
-    workdir: pathlib.Path, targets: Sequence[str], variants: Sequence[str], seeds: int, file: str
-) -> dict[tuple[str, str], list[Json]]:
-    """The content of a file in the runs' reports, by target and variant, in the order of seeds."""
+def _title(plan: Plan, target: str, size: int) -> str:
+    return target if len(plan.sizes) == 1 else f"{target}, {size:,} molecules"
+
+
+def _results(plan: Plan) -> dict[str, list[Comparison]]:
+    """The comparison of the variants for each target and size, by its title."""
     return {
-        (t, v): [
-            json.loads((workdir / t / v / str(s) / "report" / file).read_text())
-            for s in range(seeds)
-        ]
-        for t, v in itertools.product(targets, variants)
-    }
+        _title(plan, target, size): compare({
+            v: study_sizes.errors(plan.of(target, size, v)) for v in plan.variants
+        })
+        for target in plan.targets
+        for size in plan.sizes
+    }  # fmt: skip
+
+
+def _tables(plan: Plan, results: Mapping[str, Sequence[Comparison]]) -> list[str]:
+    """The sections with one comparison each, then what they say of the paper's."""
+    parts = []
+    for target, size in itertools.product(plan.targets, plan.sizes):
+        runs = {v: plan.of(target, size, v) for v in plan.variants}
+        title, first = _title(plan, target, size), runs[BASELINE][0]
+        turned = {
+            v: [run.read("rotation.json")["rotation_error"] for run in of_v]
+            for v, of_v in runs.items()
+        }
+        reference = first.read("summary.json")
+        parts.append(_target(title, reference, results[title], turned))
+        if (first.folder / "report" / results_of_peers.FILE).exists():
+            others = first.read(results_of_peers.FILE)
+            parts.append(_peers(title, reference, runs[BASELINE], others))
+    return [*parts, _conclusions(results)]
 
 
 def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> None:
@@ -219,37 +206,59 @@ def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> Non
     figure.savefig(path)
 
 
-def _head(cards: Sequence[Fields], seeds: int, plot: str) -> str:
+def _head(plan: Plan, page: pathlib.Path) -> str:
+    cards = [run.read("card.json") for run in plan.runs()]
     config = cards[0]["config"]
     model, training = config["model"], config["training"]
     unknown = {"revision": "unknown"}
     revisions = sorted({(card["git"] or unknown)["revision"][:10] for card in cards})
     machines = sorted({f"jax {c['versions']['jax']}, {c['hardware']['cpu']}" for c in cards})
+    sizes = " or ".join(f"{size:,}" for size in plan.sizes)
+    curves = f"\n![Error against training molecules]({page.stem}.png)\n"
     return f"""# Variants of HDGNN on QM9
 
-Written by the command below; nothing here is typed by hand. Intervals are 95 %, over {seeds} seeds.
-Differences: analysis of variance with seeds as blocks, p after Holm's correction for one target.
+Written by the command below; nothing here is typed by hand. Intervals are 95 %, over {plan.seeds}
+seeds. Differences: analysis of variance with seeds as blocks, p after Holm's correction for one
+table. [Protocol](protocol.md), written before the runs.
 
 ```
 python -m experiments.study {" ".join(arg for arg in sys.argv[1:] if "--share" not in arg)}
 ```
 
-Each run: {config["data"]["train_size"]:,} training molecules, {training["steps"]:,} steps of
-{training["batch_size"]}, K = {model["layers"]}, L = {model["degree"]}, C = {model["channels"]},
-H = {model["hidden"]}, cutoff {model["cutoff"]:g} Å, the rest as in `ablations.py`. Error on all
-test molecules. Trained at revision {", ".join(revisions)}; {"; ".join(machines)}.
+Each run: {sizes} training molecules, {training["steps"]:,} steps of {training["batch_size"]},
+K = {model["layers"]}, L = {model["degree"]}, C = {model["channels"]}, H = {model["hidden"]},
+cutoff {model["cutoff"]:g} Å, the rest as in `ablations.py`. Error on all test molecules. Trained at
+revision {", ".join(revisions)}; {"; ".join(machines)}.
+{curves if len(plan.sizes) > 1 else ""}"""
 
-![Differences from the baseline]({plot})
 
-"""
+def _decided(results: Mapping[str, Sequence[Comparison]]) -> str:
+    """What the tests say, first on the page."""
+    lines = ["## What is decided\n"]
+    for title, (_, *others) in results.items():
+        sure = [c for c in others if c.p < LEVEL]
+        words = {
+            "smaller error than `baseline`": [c for c in sure if c.difference < 0],
+            "larger": [c for c in sure if c.difference > 0],
+        }
+        listed = [
+            f"{word}: {', '.join(f'`{c.variant}` ({c.percent[0]:+.1f} %)' for c in rows) or 'none'}"
+            for word, rows in words.items()
+        ]
+        unsure = ", ".join(f"`{c.variant}`" for c in others if c.p >= LEVEL) or "none"
+        lines.append(f"- {title}: {'; '.join(listed)}; undecided: {unsure}.")
+    return "\n".join([*lines, ""])
 
 
 def _target(
-    reference: Fields, rows: Sequence[Comparison], turned: Mapping[str, Sequence[float]]
+    title: str,
+    reference: Fields,
+    rows: Sequence[Comparison],
+    turned: Mapping[str, Sequence[float]],
 ) -> str:
     unit = reference["unit"]
     lines = [
-        f"## {reference['target']}\n",
+        f"## {title}\n",
         f"Test MAE and rotation error, mean |E(x) - E(Qx)|, in {unit}. Mean predictor "
         f"{format_mae(reference['mae_mean_predictor'])}, linear composition "
         f"{format_mae(reference['mae_composition'])}.\n",
@@ -273,32 +282,34 @@ def _target(
     return "\n".join([*lines, markdown_table(COLUMNS, table, left=(0, 6)), ""])
 
 
-def _peers(reference: Fields, base: Comparison, found: Fields) -> str:
+def _peers(title: str, reference: Fields, runs: Sequence[Run], found: Fields) -> str:
     """The section with the results of `experiments.peer` on the first run of the baseline."""
-    target, unit, settings = reference["target"], reference["unit"], found["settings"]
-    command = f"python -m experiments.peer --workdir=DIR/{target}/{BASELINE}/0 --seeds=N"
+    base = Comparison(BASELINE, study_sizes.errors(runs))
+    first, unit, settings = runs[0], reference["unit"], found["settings"]
+    place = f"{first.target}/{first.size}/{first.variant}/{first.seed}"
+    command = f"python -m experiments.peer --workdir=DIR/{place} --seeds=N"
     ours = f"{format_mae(base.mean)} ± {base.spread:.2g}"
     rows, differences = [[base.variant, f"{reference['parameters']:,}", "", ours]], []
-    for name, title in results_of_peers.MODELS.items():
+    for name, software in results_of_peers.MODELS.items():
         model = found["models"].get(name, {"runs": []})
         if len(model["runs"]) < 2:
             raise InputError(
-                f"{title} needs two seeds or more of {target}, for an interval: run {command}"
+                f"{software} needs two seeds or more of {title}, for an interval: run {command}"
             )
-        other = Comparison(title, tuple(run["test"] for run in model["runs"]))
+        other = Comparison(software, tuple(run["test"] for run in model["runs"]))
         # Welch's test, since seeds of two programs cannot be paired.
         test = scipy.stats.ttest_ind(other.maes, base.maes, equal_var=False)
         low, high = test.confidence_interval()
         molecules = np.mean([run["molecules"] for run in model["runs"]])
         rows.append([
-            f"{title} ({model['software']}, {model['size']})", f"{model['parameters']:,}",
+            f"{software} ({model['software']}, {model['size']})", f"{model['parameters']:,}",
             f"{molecules:,.0f}", f"{format_mae(other.mean)} ± {other.spread:.2g}",
         ])  # fmt: skip
         differences.append(
-            f"{title}: {(low + high) / 2:+.3g} ± {(high - low) / 2:.2g} {unit}, "
+            f"{software}: {(low + high) / 2:+.3g} ± {(high - low) / 2:.2g} {unit}, "
             f"p = {test.pvalue:.2g} (Welch)."
         )
-    return f"""## {target}, beside other models
+    return f"""## {title}, beside other models
 
 The same molecules and time ({settings["seconds"]:.0f} s; batches of {settings["batch_size"]},
 cutoff {settings["cutoff"]:g} Å, the best of {len(settings["rates"])} rates on validation). Their

@@ -11,6 +11,7 @@ import pytest
 from ase.build import molecule
 
 from experiments import evaluate, export, predict, study, symmetry, train
+from experiments.study_plan import Run
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.data.qm9 import QM9
@@ -103,7 +104,7 @@ def test_a_run_of_another_version_is_refused_by_name_and_left_alone(
             lambda: evaluate.run(finished, "test"),
             lambda: export.run(finished, tmp_path / "model", None),
             lambda: predict.run([finished], ["smiles:CCO"], tmp_path / "out.csv"),
-            lambda: study.measure(finished, seed=0),
+            lambda: study.measure(Run("U0", 300, "baseline", 0, finished)),
             lambda: symmetry.run(finished, None, 2, 2, None, None),
             lambda: train.run(config, finished),
         ):

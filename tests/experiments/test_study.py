@@ -11,19 +11,23 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import study, study_page, train
+from experiments import study, study_page, study_sizes, train
+from experiments.configs import ablations
+from experiments.study_plan import SIZE as FIELDS
+from experiments.study_plan import Plan
 from hdgnn_jax.training.checkpoint import CheckpointError
 
 pytestmark = pytest.mark.slow
 
 SETTINGS = {"seconds": 60.0, "batch_size": 32, "cutoff": 4.0, "rates": [1e-3, 3e-3]}
 PEER = {"software": "SchNetPack", "size": "F = 64", "parameters": 7}
+SIZE = 30_000
 VARIANTS = ("baseline", "linear", "unrestricted", "softmax", "so2")
 
 
 @pytest.fixture
 def plan(tmp_path):
-    return study.Plan(tmp_path / "study", VARIANTS, ("U0", "gap"), 3, 7)
+    return Plan(tmp_path / "study", ("U0", "gap"), (SIZE,), VARIANTS, 3, 7)
 
 
 @pytest.fixture
@@ -32,13 +36,16 @@ def trained(monkeypatch):
     done = []
 
     def run(config, folder):
-        variant, seed = folder.parent.name, int(folder.name)
-        done.append((config["target"], variant, seed))
+        *_, size, variant, seed = folder.parts
+        size, seed = int(size), int(seed)
+        done.append((config["target"], size, variant, seed))
         place = VARIANTS.index(variant)
         noise = 0.3 * ((7 * place + 5 * seed) % 3 - 1)
         mae = {"unrestricted": 900.0}.get(variant, 100.0) + seed + noise
+        mae *= (SIZE / size) ** (0.5 if variant == "baseline" else 0.4)
         summary = {"mae": mae, "unit": "meV", "target": config["target"], "parameters": 1234,
-                   "mae_mean_predictor": 1e3, "mae_composition": 5e2, "seconds": 60}  # fmt: skip
+                   "mae_mean_predictor": 1e3, "mae_composition": 5e2, "mae_linear": 4e2,
+                   "seconds": 60}  # fmt: skip
         card = {"config": config, "git": {"revision": "0123456789abc"},
                 "versions": {"jax": "1.2"}, "hardware": {"cpu": "Z80", "cores": 2}}  # fmt: skip
         (folder / "report").mkdir(parents=True)
@@ -49,8 +56,8 @@ def trained(monkeypatch):
     for module, name in ((study.cpu, "release"), (study.jax, "clear_caches")):
         monkeypatch.setattr(module, name, lambda: None)
     monkeypatch.setattr(train, "run", run)
-    monkeypatch.setattr(study, "measure", lambda folder, seed: study_page.rotation_file(
-        folder).write_text(json.dumps({"rotation_error": 5.0 + seed})))  # fmt: skip
+    monkeypatch.setattr(study, "measure", lambda one: one.rotation_file.write_text(
+        json.dumps({"rotation_error": 5.0 + one.seed})))  # fmt: skip
     return done
 
 
@@ -68,11 +75,12 @@ def test_shares_together_are_all_runs_and_none_is_trained_twice(plan, trained, t
 
 def test_all_variants_have_one_budget(plan):
     """They differ in their fields alone."""
-    configs = [train.flatten(plan.config("U0", variant, 1)) for variant in VARIANTS]
+    runs = [plan.run("U0", SIZE, variant, 1) for variant in VARIANTS]
+    configs = [train.flatten(plan.config(run)) for run in runs]
     for variant, config in zip(VARIANTS, configs, strict=True):
         differing = {name for name in config if config[name] != configs[0][name]}
-        assert differing == {f"model.{name}" for name in study.ablations.VARIANTS[variant]}
-    assert configs[0]["data.train_size"] >= 5000
+        assert differing == {f"model.{name}" for name in ablations.VARIANTS[variant]} - {*FIELDS}
+    assert configs[0]["data.train_size"] == SIZE
     assert configs[0]["training.steps"] == 7
 
 
@@ -82,7 +90,7 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     study.run(plan, "0/1", None)
     runs = [{"seed": s, "molecules": 900, "test": 81 + s} for s in range(3)]
     write_peers(plan, "U0", runs)
-    study_page.write(page, plan.workdir, plan.targets, plan.variants, plan.seeds)
+    study_page.write(page, plan)
     text = page.read_text()
     assert re.search(r"\| baseline \| 101.0 ± 2.9 \|.*\| 6.000 \|", text)
     assert "- U0, agrees: unrestricted." in text
@@ -93,7 +101,9 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     assert "PaiNN: -19 ± " in text
     assert text.count("beside other models") == 1
     numbers = json.loads(page.with_suffix(".json").read_text())
-    assert numbers["gap"][2]["maes"] == pytest.approx([900.3, 901, 901.7])
+    (maes,) = numbers["targets"]["gap"]["variants"]["unrestricted"]["mae"]
+    assert maes == pytest.approx([900.3, 901, 901.7])
+    assert "- U0: smaller error than `baseline`: none; larger: `unrestricted` (+792.1 %)" in text
     assert page.with_suffix(".png").stat().st_size
 
 
@@ -142,6 +152,8 @@ def test_a_share_that_is_none_is_refused(plan, share):
         ({"variants": ()}, "--variants must begin with baseline"),
         ({"targets": ("U0", "gpa")}, "unknown target 'gpa'"),
         ({"seeds": 1}, "--seeds must be at least 2"),
+        ({"sizes": (3000, 1000)}, "--sizes must be numbers of training molecules that ascend"),
+        ({"sizes": ()}, "--sizes must be numbers"),
     ],
 )
 def test_a_bad_plan_is_refused_before_anything_is_trained(plan, trained, change, message):
@@ -154,12 +166,13 @@ def test_a_bad_plan_is_refused_before_anything_is_trained(plan, trained, change,
 def test_runs_of_two_budgets_are_not_compared(plan):
     """Nor trained on; what an older revision did not know is left aside."""
     study.run(plan, "0/30", None)
-    card = plan.workdir / "U0" / "baseline" / "0" / "report" / "card.json"
+    card = plan.run("U0", SIZE, "baseline", 0).folder / "report" / "card.json"
     content = json.loads(card.read_text())
     del content["config"]["model"]["full_product"]
     card.write_text(json.dumps(content))
     study.run(plan, "0/30", None)
-    with pytest.raises(CheckpointError, match=r"U0/baseline/0 .*training.steps = 7 there, 8 here"):
+    message = r"U0/30000/baseline/0 .*training.steps = 7 there, 8 here"
+    with pytest.raises(CheckpointError, match=message):
         study.run(dataclasses.replace(plan, steps=8), "0/30", None)
 
 
@@ -168,22 +181,58 @@ def test_peers_of_one_seed_are_said_to_have_runs_to_go(plan, tmp_path):
     plan = dataclasses.replace(plan, variants=VARIANTS[:2], seeds=2)
     study.run(plan, "0/1", None)
     write_peers(plan, "gap", [{"seed": 0, "molecules": 900, "test": 81}])
-    message = r"PaiNN needs two seeds or more of gap.* --workdir=DIR/gap/baseline/0 --seeds=N"
+    message = r"PaiNN needs two seeds or more of gap.* --workdir=DIR/gap/30000/baseline/0 --seeds=N"
     with pytest.raises(ValueError, match=message):
-        study_page.write(
-            tmp_path / "page.md", plan.workdir, plan.targets, plan.variants, plan.seeds
-        )
+        study_page.write(tmp_path / "page.md", plan)
 
 
 def write_peers(plan, target, runs):
     """As `experiments.peer` leaves them beside the first run of the baseline."""
     models = {name: {**PEER, "runs": runs} for name in ("painn", "schnet")}
-    file = plan.workdir / target / "baseline" / "0" / "report" / "peers.json"
+    file = plan.run(target, SIZE, "baseline", 0).folder / "report" / "peers.json"
     file.write_text(json.dumps({"settings": SETTINGS, "models": models}))
 
 
+@pytest.mark.usefixtures("trained")
+def test_sizes_give_curves_before_the_last_seed_is_there(plan, tmp_path, capsys):
+    """Errors here fall with the roots of the size, and those of the baseline fall faster."""
+    plan = dataclasses.replace(
+        plan, targets=("gap",), sizes=(1000, 10_000, 100_000), variants=("baseline", "so2")
+    )
+    page = tmp_path / "sizes.md"
+    study.run(plan, "1/18", page)
+    assert "no page yet: no seed" in capsys.readouterr().out
+    one_seed = dataclasses.replace(plan, seeds=2)
+    study.run(one_seed, "0/2", None)
+    study.run(one_seed, "1/2", None)
+    study.run(plan, "17/18", page)
+    assert "Intervals are 95 %, over 2\nseeds." in page.read_text()
+    text = page.read_text()
+    assert "| linear model | 400.0 | 400.0 | 400.0 |" in text
+    assert "with the most molecules baseline is better" in text
+    assert "- gap, 1,000 molecules: " in text
+    numbers = json.loads(page.with_suffix(".json").read_text())
+    mae = np.array(numbers["targets"]["gap"]["variants"]["baseline"]["mae"])
+    assert mae.shape == (3, 2)
+    np.testing.assert_allclose(mae[0] / mae[2], 10)
+    assert page.with_suffix(".png").stat().st_size
+
+
+def test_the_crossing_is_where_two_power_laws_meet():
+    sizes = np.array([1000, 3000, 10_000, 30_000])
+    first, second = 8 * sizes**-0.5, 2 * sizes**-0.35
+    where = study_sizes.crossing(sizes, first, second)
+    assert where == pytest.approx(4 ** (1 / 0.15))
+    assert study_sizes.crossing(sizes, first, 2 * first) is None
+
+
 def test_the_rotation_error_of_a_finished_run_is_measured(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    study.measure(tmp_path / "run", seed=0)
-    content = json.loads(study_page.rotation_file(tmp_path / "run").read_text())
-    assert content["rotation_error"] > 0
+    plan = Plan(tmp_path, ("U0",), (300,), ("baseline",), 1, 12)
+    (run,) = plan.runs()
+    assert not run.trained
+    shutil.copytree(finished, run.folder)
+    assert run.trained
+    assert not run.finished
+    study.measure(run)
+    assert run.finished
+    assert run.read("rotation.json")["rotation_error"] > 0

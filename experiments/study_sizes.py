@@ -1,0 +1,153 @@
+"""Error against the number of training molecules: the part of a study's page with curves."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.peer import results as peers
+from experiments.study_plan import BASELINE, Plan, Run
+from hdgnn_jax.training.markdown import markdown_table
+from hdgnn_jax.training.plots import GREEN, GREY, empty_figure, superscripts, tidy
+from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.types import Json
+
+LINEAR = "linear model"
+
+
+def errors(runs: Sequence[Run]) -> tuple[float, ...]:
+    """Their test errors."""
+    return tuple(float(run.read("summary.json")["mae"]) for run in runs)
+
+
+def table(plan: Plan, target: str) -> dict[str, np.ndarray]:
+    """`[sizes, seeds]` test errors of each variant."""
+    return {
+        v: np.array([errors(plan.of(target, size, v)) for size in plan.sizes])
+        for v in plan.variants
+    }
+
+
+def others(plan: Plan, target: str) -> dict[str, np.ndarray]:
+    """`[sizes]` test errors of the linear model and of SchNetPack's models; NaN: not trained."""
+    found: dict[str, list[float]] = {name: [] for name in (LINEAR, *peers.MODELS.values())}
+    for size in plan.sizes:
+        run = plan.run(target, size, BASELINE, 0)
+        found[LINEAR].append(float(run.read("summary.json")["mae_linear"]))
+        trained: Json = {}
+        if (run.folder / "report" / peers.FILE).exists():
+            trained = run.read(peers.FILE)["models"]
+        for key, title in peers.MODELS.items():
+            of_model = [float(one["test"]) for one in trained.get(key, {"runs": []})["runs"]]
+            found[title].append(float(np.mean(of_model)) if of_model else np.nan)
+    return {
+        name: np.array(values) for name, values in found.items() if not np.isnan(values).all()
+    }
+
+
+def crossing(sizes: Sequence[int], first: np.ndarray, second: np.ndarray) -> float | None:
+    """The size at which the smaller of two errors changes last; None where it never does.
+
+    Between neighbouring sizes the logarithm of an error is a straight line in that of the size.
+
+    Args:
+      sizes: ascending.
+      first, second: [sizes] errors.
+    """
+    ahead, at = np.log(first) - np.log(second), np.log(sizes)
+    changes = np.flatnonzero(ahead[:-1] * ahead[1:] < 0)
+    if not len(changes):
+        return None
+    k = changes[-1]
+    share = ahead[k] / (ahead[k] - ahead[k + 1])
+    return float(np.exp(at[k] + share * (at[k + 1] - at[k])))
+
+
+def numbers(plan: Plan) -> Json:
+    """All that the page is made from, for its JSON file."""
+    content: Json = {"sizes": plan.sizes, "steps": plan.steps, "targets": {}}
+    for target in plan.targets:
+        runs = {v: [plan.of(target, size, v) for size in plan.sizes] for v in plan.variants}
+        content["targets"][target] = {
+            "variants": {
+                v: {
+                    "mae": table(plan, target)[v].tolist(),
+                    "rotation_error": [
+                        [run.read("rotation.json")["rotation_error"] for run in of_size]
+                        for of_size in runs[v]
+                    ],
+                    "seconds": [
+                        [run.read("summary.json")["seconds"] for run in of_size]
+                        for of_size in runs[v]
+                    ],
+                }
+                for v in plan.variants
+            },
+            "others": {
+                name: [None if np.isnan(value) else value for value in values]
+                for name, values in others(plan, target).items()
+            },
+        }
+    return content
+
+
+def section(plan: Plan, target: str) -> str:
+    """Means over seeds at each size, and where `baseline` overtakes or is overtaken."""
+    found = table(plan, target)
+    unit = plan.run(target, plan.sizes[0], BASELINE, 0).read("summary.json")["unit"]
+    rows = [
+        [name, *(format_mae(float(value)) for value in values.mean(1))]
+        for name, values in found.items()
+    ]
+    rows += [
+        [name, *("" if np.isnan(value) else format_mae(float(value)) for value in values)]
+        for name, values in others(plan, target).items()
+    ]
+    columns = ["", *(f"{size:,}" for size in plan.sizes)]
+    lines = [
+        f"## {target} against the number of training molecules\n",
+        f"Test MAE in {unit}, mean over {plan.seeds} seeds.\n",
+        markdown_table(columns, rows),
+        "\nMolecules at which the better of `baseline` and another changes last, for each seed:\n",
+        *_crossings(plan, found),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _crossings(plan: Plan, found: Mapping[str, np.ndarray]) -> list[str]:
+    lines = []
+    for name in plan.variants[1:]:
+        places = [
+            crossing(plan.sizes, found[BASELINE][:, seed], found[name][:, seed])
+            for seed in range(plan.seeds)
+        ]
+        words = ["none" if place is None else f"{place:,.0f}" for place in places]
+        at_end = found[BASELINE][-1].mean() < found[name][-1].mean()
+        better = BASELINE if at_end else name
+        lines.append(f"- {name}: {', '.join(words)}; with the most molecules {better} is better")
+    return lines
+
+
+def draw(path: pathlib.Path, plan: Plan) -> None:
+    """Plots mean, least and greatest error over seeds against the size, a panel for each target."""
+    figure = empty_figure(6 * len(plan.targets), 4.6)
+    panels = np.atleast_1d(figure.subplots(1, len(plan.targets)))
+    for axes, target in zip(panels, plan.targets, strict=True):
+        for name, values in table(plan, target).items():
+            mean = values.mean(1)
+            spread = np.abs([values.min(1) - mean, values.max(1) - mean])
+            axes.errorbar(plan.sizes, mean, yerr=spread, marker="o", ms=4, capsize=3, label=name)
+        for (name, values), colour in zip(
+            others(plan, target).items(), (GREY, "black", GREEN), strict=False
+        ):
+            axes.plot(plan.sizes, values, color=colour, ls="--", marker=".", label=name)
+        unit = plan.run(target, plan.sizes[0], BASELINE, 0).read("summary.json")["unit"]
+        axes.set(xscale="log", yscale="log", title=target, xlabel="training molecules")
+        axes.set_ylabel(f"test MAE [{superscripts(unit)}]")
+        axes.set_xticks(plan.sizes, [f"{size:,}" for size in plan.sizes])
+        axes.minorticks_off()
+        tidy(axes)
+        axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path)
