@@ -104,7 +104,7 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     (maes,) = numbers["targets"]["gap"]["variants"]["unrestricted"]["mae"]
     assert maes == pytest.approx([900.3, 901, 901.7])
     assert "- U0: smaller error than `baseline`: none; larger: `unrestricted` (+792.1 %)" in text
-    assert page.with_suffix(".png").stat().st_size
+    assert page.with_name("page_variants.png").stat().st_size
 
 
 def test_of_two_variants_the_test_is_the_paired_one():
