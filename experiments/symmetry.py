@@ -12,7 +12,9 @@ node states after each layer:
     sphere    the points of the sphere turned: aliasing
     axes      the global axes turned, in which eq. 9 and 10 see the rows |m| <= m_max of x
 
-Then it prints the first against the number of averaged frames, and of points on the sphere.
+Then it prints the weights a1, a2, ... that attention gives the terms of eq. 11 (`attention`, by
+distance in --json and --plot), and the rotation error against the number of averaged frames, and of
+points on the sphere.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ if __name__ == "__main__":
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from experiments import symmetry_view
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.fitted import columns, potential
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import symmetry
+from hdgnn_jax.evaluation.attention import attention_weights
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighborhoods
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -54,7 +56,6 @@ from hdgnn_jax.so3 import sphere
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
-from hdgnn_jax.training.plots import empty_figure
 from hdgnn_jax.types import Json, Params
 
 FRAMES = (1, 2, 4, 8, 16)
@@ -116,7 +117,7 @@ def run(
         show(found)
         write()
     if plot:
-        draw(pathlib.Path(plot), found)
+        symmetry_view.draw(pathlib.Path(plot), found)
     return found
 
 
@@ -220,6 +221,30 @@ def measure_choices(
     }
 
 
+def measure_attention(
+    task: Task, params: Params, graph: batching.MolecularGraph, rotations: np.ndarray
+) -> Json:
+    """The weights of the terms, for each layer; None by distance where there is no edge."""
+    found = attention_weights(task.model, params, graph)
+    return {
+        "attention": {
+            "terms": found.terms,
+            "limits": found.limits.tolist(),
+            "edges": found.edges.tolist(),
+            "layers": [
+                {
+                    "mean": mean.tolist(),
+                    "by_distance": [
+                        [None if np.isnan(value) else float(value) for value in of_term]
+                        for of_term in of_layer
+                    ],
+                }
+                for mean, of_layer in zip(found.mean, found.by_distance, strict=True)
+            ],
+        }
+    }
+
+
 def measure_curves(
     task: Task, params: Params, graph: batching.MolecularGraph, rotations: np.ndarray
 ) -> Json:
@@ -256,84 +281,12 @@ def measure_curves(
     return {"against_frames": against_frames, "against_points": against_points}
 
 
-def show_choices(found: Json) -> None:
-    """Prints the table of choices."""
-    unit, mae = found["unit"], found["test_mae"]
-    table = Table(
-        title=f"Rotation error of {found['target']}, {found['molecules']} molecules x "
-        f"{found['rotations']} rotations, {found['frames']} frame(s), {found['points']} points",
-        title_justify="left",
-    )
-    layers = range(1, len(found["layers"]) + 1)
-    for name in ("", f"MAD, {unit}", "of the test MAE", f"forces, {unit}/Å"):
-        table.add_column(name, justify="right" if name else "left")
-    for k in layers:
-        table.add_column(f"state {k}", justify="right")
-    for choice, row in found["choices"].items():
-        table.add_row(
-            choice,
-            f"{row['mad']:.3g} ± {row['error']:.2g}",
-            "-" if mae is None else f"{row['mad'] / mae:.1%}",
-            f"{row['forces_mad']:.3g} ± {row['forces_error']:.2g}",
-            *(f"{layer[choice]['relative']:.1%}" for layer in found["layers"]),
-        )
-    Console().print(table)
-    if len(found["targets"]) > 1:
-        show_targets(found)
-
-
-def show_targets(found: Json) -> None:
-    """Prints the changes of each of several targets."""
-    table = Table(title="MAD of each target", title_justify="left")
-    for name in ("target", "unit", "test MAE", *found["choices"]):
-        table.add_column(name, justify="left" if name in ("target", "unit") else "right")
-    for target, known in found["targets"].items():
-        mae = known["test_mae"]
-        cells = [row["targets"][target]["mad"] for row in found["choices"].values()]
-        numbers = ["-" if mae is None else f"{mae:.3g}", *(f"{cell:.3g}" for cell in cells)]
-        table.add_row(target, known["unit"], *numbers)
-    Console().print(table)
-
-
-def show_curves(found: Json) -> None:
-    """Prints the rotation error against frames and points."""
-    console = Console()
-    for key, title in (("against_frames", "averaged frames"), ("against_points", "points")):
-        table = Table(title=f"MAD against the number of {title}", title_justify="left")
-        for row in found[key]:
-            table.add_column(str(row["n"]), justify="right")
-        table.add_row(*(f"{row['mad']:.3g} ± {row['error']:.2g}" for row in found[key]))
-        console.print(table)
-
-
-PARTS = ((measure_choices, show_choices), (measure_curves, show_curves))
-"""Each is shown and written once it is done, since the second takes several times as long."""
-
-
-def draw(path: pathlib.Path, found: Json) -> None:
-    """Plots the MAD against frames and points, with error bars."""
-    figure = empty_figure(9, 3.6)
-    left, right = figure.subplots(1, 2)
-    lines = (
-        (left, "against_frames", "mad", "error", "rotation"),
-        (right, "against_points", "mad", "error", "rotation"),
-        (right, "against_points", "sphere_mad", "sphere_error", "sphere alone"),
-    )
-    for axes, key, value, error, label in lines:
-        n, mean, bar = ([row[name] for row in found[key]] for name in ("n", value, error))
-        axes.errorbar(n, mean, yerr=bar, marker="o", capsize=3, label=label)
-    for axes, label in ((left, "averaged frames"), (right, "points on the sphere")):
-        axes.set(xscale="log", yscale="log", xlabel=label)
-        axes.grid(alpha=0.3, which="both")
-        if found["test_mae"] is not None:
-            axes.axhline(found["test_mae"], color="black", ls="--", lw=0.8, label="test MAE")
-    for axes, key in ((left, "against_frames"), (right, "against_points")):
-        n = [row["n"] for row in found[key]]
-        axes.set_xticks(n, map(str, n))
-        axes.minorticks_off()
-    left.set_ylabel(f"mean |E(x) - E(Qx)| of {found['target']} [{found['unit']}]")
-    right.legend()
-    figure.savefig(path)
+PARTS = (
+    (measure_choices, symmetry_view.show_choices),
+    (measure_attention, symmetry_view.show_attention),
+    (measure_curves, symmetry_view.show_curves),
+)
+"""Each is shown and written once it is done, since the last takes several times as long."""
 
 
 if __name__ == "__main__":

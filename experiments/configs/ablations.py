@@ -75,12 +75,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "so2": {"pathway": "so2"},
 }
 
+DIAL: dict[str, dict[str, Any]] = {
+    f"dial_{share}": {"attention": (*(share / 300,) * 3, 1 - share / 100)}
+    for share in (0, 25, 50, 75, 100)
+}
+"""Ours: a fixed share of the weights of eq. 11, in percent, for the learned terms together."""
+
 
 def get_config(variant: str = "baseline") -> ConfigDict:
     """`qm9.py:quick` with the paper's network and one variant's fields."""
-    if variant not in VARIANTS:
-        raise InputError(f"ablations.py has {', '.join(VARIANTS)}, not {variant!r}")
+    variants = VARIANTS | DIAL
+    if variant not in variants:
+        raise InputError(f"ablations.py has {', '.join(variants)}, not {variant!r}")
     config = qm9.get_config("quick")
-    for name, value in {**BASELINE, **VARIANTS[variant]}.items():
+    for name, value in {**BASELINE, **variants[variant]}.items():
         config.model[name] = value
     return config

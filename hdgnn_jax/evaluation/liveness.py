@@ -11,7 +11,7 @@ import numpy as np
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.models.gates import GATES, STATES
+from hdgnn_jax.models.gates import ATTENTION, GATES, STATES
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.types import Fields, Params, PyTree
 
@@ -40,7 +40,7 @@ def without_degrees(model: HDGNN, params: Params) -> PyTree:
 
 
 def sizes(model: HDGNN, params: Params, graph: batching.MolecularGraph) -> dict[str, float]:
-    """Root mean square of each degree of the states, and the share of stuck gates.
+    """Root mean square of each degree of the states, the share of stuck gates, and attention.
 
     Args:
       model, params: any.
@@ -48,16 +48,19 @@ def sizes(model: HDGNN, params: Params, graph: batching.MolecularGraph) -> dict[
 
     Returns:
       `rms_L` for each degree L, the smallest over layers; `gates_stuck`, the share of gates below
-      0.01 or above 0.99, for the worst kind of gate and layer, 0 without gates.
+      0.01 or above 0.99, for the worst kind of gate and layer, 0 without gates; `attention_N`, the
+      mean weight of term N of eq. 11 over edges, channels and layers.
     """
 
     seen = jax.device_get(_look(model, params, jax.tree.map(jnp.asarray, graph)))
     size = model.hyper.degree + 1
     rms = np.concatenate([leaf.reshape(-1, size) for leaf in _leaves(seen, STATES)])
     stuck = [float(leaf.max()) for leaf in _leaves(seen, GATES)]
+    attention = np.mean([leaf.mean((0, 1)) for leaf in _leaves(seen, ATTENTION)], 0)
     return {
         **{f"rms_{l}": float(value) for l, value in enumerate(rms.min(0))},
         "gates_stuck": max(stuck, default=0.0),
+        **{f"attention_{n}": float(value) for n, value in enumerate(attention, start=1)},
     }
 
 
@@ -84,7 +87,7 @@ def dead_parts(found: Mapping[str, float]) -> list[str]:
 @functools.partial(jax.jit, static_argnums=0)
 def _look(model: HDGNN, params: Params, graph: batching.MolecularGraph) -> PyTree:
     rolls = jnp.zeros(graph.senders.shape)
-    kept = [STATES, GATES]
+    kept = [STATES, GATES, ATTENTION]
     return model.apply({"params": params}, graph, rolls, method="predict", mutable=kept)[1]
 
 

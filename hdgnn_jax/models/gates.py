@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from hdgnn_jax.so3 import degrees
 
-GATES, STATES = "gates", "states"
-"""Names of the collections: shares of stuck gates, and the root mean square of each degree."""
+GATES, STATES, ATTENTION = "gates", "states", "attention"
+"""Names of the collections: shares of stuck gates, the root mean square of each degree, and the
+weights of the terms of eq. 11."""
 CLOSED = 0.01
 """A gate below this, or above 1 minus this, is stuck: its gradient is near 0."""
 
@@ -29,3 +32,14 @@ def watch(module: nn.Module, x: jax.Array) -> None:
     if module.is_initializing():
         return
     module.sow(STATES, "rms", jnp.stack([jnp.sqrt(jnp.mean(part**2)) for part in blocks]))
+
+
+def attend(module: nn.Module, weights: Sequence[jax.Array]) -> None:
+    """Stores the mean over channels of each term's weight, [E, terms], in `ATTENTION`, if mutable.
+
+    Args:
+      module: the message block.
+      weights: a1, a2, ... of eq. 11, [E, C] each.
+    """
+    if not module.is_initializing():
+        module.sow(ATTENTION, "weights", jnp.stack([a.mean(-1) for a in weights], -1))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hdgnn_jax.graphs.batching import gather
 from hdgnn_jax.models.dense import AFTER_SILU, DegreeDense, Dense, Precision, dot
-from hdgnn_jax.models.gates import gate
+from hdgnn_jax.models.gates import attend, gate
 from hdgnn_jax.models.geometry import Shell
 from hdgnn_jax.models.pathways import Pathway, learned_pathway
 from hdgnn_jax.so3 import degrees, products, wigner
@@ -78,6 +78,7 @@ class MessageBlock(nn.Module):
         n_learned = 0 if learned is None else learned.n_terms
         n_exact = (self.tensor_product != "none") + (shell.full is not None)
         gates = self.weigh(n_learned, n_exact, f, e, channels, senders, receivers)
+        attend(self, gates)
         a = [fade * weight for weight in gates]
 
         def collect(messages: jax.Array) -> jax.Array:

@@ -26,7 +26,9 @@ def edited(name: str, change) -> dict:
 
 def test_a_stirred_network_is_alive():
     found = liveness.sizes(network(**SMALL), parameters()["params"], GRAPH)
-    assert {"rms_0", "rms_1", "rms_2", "gates_stuck"} == found.keys()
+    attention = {f"attention_{term}" for term in range(1, 5)}
+    assert {"rms_0", "rms_1", "rms_2", "gates_stuck"} | attention == found.keys()
+    assert all(0 < found[name] < 1 for name in attention)
     assert liveness.dead_parts({**found, **SOUND}) == []
 
 

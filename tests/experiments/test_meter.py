@@ -31,7 +31,13 @@ def test_a_trained_model_is_measured_against_its_own_error(finished, tmp_path, c
     assert found["choices"]["rotation"]["mad"] < found["test_mae"]
     assert len(found["layers"]) == 1
     assert plot.stat().st_size
-    assert "Rotation error of U0" in capsys.readouterr().out
+    (layer,) = found["attention"]["layers"]
+    assert len(layer["mean"]) == len(found["attention"]["terms"]) == 4
+    # Nothing is nearer than a tenth of the cutoff.
+    assert all(of_term[0] is None and any(of_term) for of_term in layer["by_distance"])
+    out = capsys.readouterr().out
+    assert "Rotation error of U0" in out
+    assert "a4 (product)" in out
 
 
 def test_an_untrained_model_has_no_error_to_compare_with(config, monkeypatch):

@@ -105,14 +105,25 @@ def test_nn_of_rotated_leaves_the_global_frame_out():
     np.testing.assert_allclose(value, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", ablations.VARIANTS)
+VARIANTS = ablations.VARIANTS | ablations.DIAL
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_is_a_config_alone(variant):
     """It differs from baseline in the named fields."""
     config, baseline = ablations.get_config(variant), ablations.get_config()
     changed = {name for name in baseline.model if config.model[name] != baseline.model[name]}
-    assert changed == set(ablations.VARIANTS[variant])
+    assert changed == set(VARIANTS[variant])
     config.model, baseline.model = {}, {}
     assert config == baseline
+
+
+def test_the_dial_shares_out_a_weight_of_one():
+    shares = [sum(fields["attention"][:3]) for fields in ablations.DIAL.values()]
+    np.testing.assert_allclose(shares, [0, 0.25, 0.5, 0.75, 1], rtol=1e-12)
+    assert all(sum(fields["attention"]) == pytest.approx(1) for fields in ablations.DIAL.values())
+    equal = ablations.VARIANTS["equal_weights"]["attention"]
+    assert ablations.DIAL["dial_75"]["attention"] == pytest.approx(equal)
 
 
 def test_every_parameter_of_the_released_variant_receives_a_gradient():
