@@ -41,9 +41,9 @@ class Run(NamedTuple):
         return f"{self.target}, {self.size:,} molecules, {self.variant}, seed {self.seed}"
 
     @property
-    def rotation_file(self) -> pathlib.Path:
-        """The file of its rotation error."""
-        return self.folder / "report" / "rotation.json"
+    def measured_file(self) -> pathlib.Path:
+        """The file of its rotation error and its error on training molecules."""
+        return self.folder / "report" / "measured.json"
 
     @property
     def trained(self) -> bool:
@@ -52,8 +52,8 @@ class Run(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether it has its report and its rotation error."""
-        return self.trained and self.rotation_file.exists()
+        """Whether it has its report, and what the study measures besides."""
+        return self.trained and self.measured_file.exists()
 
     def read(self, file: str) -> Json:
         """The content of a file of its report."""

@@ -66,22 +66,23 @@ def crossing(sizes: Sequence[int], first: np.ndarray, second: np.ndarray) -> flo
 
 
 def numbers(plan: Plan) -> Json:
-    """All that the page is made from, for its JSON file."""
+    """All that the page is made from, for its JSON file: [sizes][seeds] of each variant."""
     content: Json = {"sizes": plan.sizes, "steps": plan.steps, "targets": {}}
     for target in plan.targets:
-        runs = {v: [plan.of(target, size, v) for size in plan.sizes] for v in plan.variants}
+
+        def of(variant: str, file: str, name: str, target: str = target) -> list[list[float]]:
+            return [
+                [run.read(file)[name] for run in plan.of(target, size, variant)]
+                for size in plan.sizes
+            ]
+
         content["targets"][target] = {
             "variants": {
                 v: {
-                    "mae": table(plan, target)[v].tolist(),
-                    "rotation_error": [
-                        [run.read("rotation.json")["rotation_error"] for run in of_size]
-                        for of_size in runs[v]
-                    ],
-                    "seconds": [
-                        [run.read("summary.json")["seconds"] for run in of_size]
-                        for of_size in runs[v]
-                    ],
+                    "mae": of(v, "summary.json", "mae"),
+                    "seconds": of(v, "summary.json", "seconds"),
+                    "train_mae": of(v, "measured.json", "train_mae"),
+                    "rotation_error": of(v, "measured.json", "rotation_error"),
                 }
                 for v in plan.variants
             },

@@ -15,7 +15,8 @@ from experiments import study, study_page, study_sizes, train
 from experiments.configs import ablations
 from experiments.study_plan import SIZE as FIELDS
 from experiments.study_plan import Plan
-from hdgnn_jax.training.checkpoint import CheckpointError
+from hdgnn_jax.run.results import restored, results
+from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +57,8 @@ def trained(monkeypatch):
     for module, name in ((study.cpu, "release"), (study.jax, "clear_caches")):
         monkeypatch.setattr(module, name, lambda: None)
     monkeypatch.setattr(train, "run", run)
-    monkeypatch.setattr(study, "measure", lambda one: one.rotation_file.write_text(
-        json.dumps({"rotation_error": 5.0 + one.seed})))  # fmt: skip
+    monkeypatch.setattr(study, "measure", lambda one: one.measured_file.write_text(
+        json.dumps({"rotation_error": 5.0 + one.seed, "train_mae": 30.0})))  # fmt: skip
     return done
 
 
@@ -92,7 +93,7 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     write_peers(plan, "U0", runs)
     study_page.write(page, plan)
     text = page.read_text()
-    assert re.search(r"\| baseline \| 101.0 ± 2.9 \|.*\| 6.000 \|", text)
+    assert re.search(r"\| baseline \| 101.0 ± 2.9 \|.*\| 6.000 \| 30.00 \|", text)
     assert "- U0, agrees: unrestricted." in text
     assert "- U0, not the paper's size: linear, unrestricted, softmax." in text
     assert "- U0, contradicts: none." in text
@@ -235,4 +236,9 @@ def test_the_rotation_error_of_a_finished_run_is_measured(finished, tmp_path):
     assert not run.finished
     study.measure(run)
     assert run.finished
-    assert run.read("rotation.json")["rotation_error"] > 0
+    measured = run.read("measured.json")
+    assert measured["rotation_error"] > 0
+    # The same molecules, weights and baselines give the error of `evaluate --split=train`.
+    with Checkpoints(run.folder / "checkpoints") as checkpoints:
+        (of_train,) = results(*restored(checkpoints), ["train"])["U0"]
+    assert measured["train_mae"] == pytest.approx(of_train.mae)
