@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from experiments.configs import ablations
+from hdgnn_jax.data import splits
 from hdgnn_jax.data.targets import find_target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.types import Json
@@ -91,8 +92,12 @@ class Plan:
             raise InputError("--variants must begin with baseline, and --targets name one or more")
         if self.seeds < 2:
             raise InputError("--seeds must be at least 2: one run has no interval")
-        if not self.sizes or list(self.sizes) != sorted({*self.sizes}) or self.sizes[0] < 1:
-            raise InputError("--sizes must be numbers of training molecules that ascend")
+        most = len(splits.split("standard").train)
+        ascend = list(self.sizes) == sorted({*self.sizes})
+        if not self.sizes or not ascend or not 0 < self.sizes[0] <= self.sizes[-1] <= most:
+            raise InputError(
+                f"--sizes must be numbers of training molecules that ascend, up to {most:,}"
+            )
         for name in self.targets:
             find_target(name)
         for name in self.variants:

@@ -155,6 +155,8 @@ def test_a_share_that_is_none_is_refused(plan, share):
         ({"seeds": 1}, "--seeds must be at least 2"),
         ({"sizes": (3000, 1000)}, "--sizes must be numbers of training molecules that ascend"),
         ({"sizes": ()}, "--sizes must be numbers"),
+        ({"sizes": (0, 1000)}, "--sizes must be numbers"),
+        ({"sizes": (1000, 110_001)}, "--sizes must be .* up to 110,000"),
     ],
 )
 def test_a_bad_plan_is_refused_before_anything_is_trained(plan, trained, change, message):
