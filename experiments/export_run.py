@@ -3,7 +3,8 @@
     python run.py molecules.xyz
 
 It needs NumPy, flatbuffers and jax (with its plugin for a GPU or TPU). From an extended xyz file it
-also reads Lattice, pbc and a column `tags`. model.json describes the model and its inputs.
+also reads Lattice, pbc and a column `tags`. model.json describes the model and its inputs. It does
+not say how a structure differs from the training data: hdgnn_jax does.
 """
 
 import hashlib
@@ -113,7 +114,8 @@ def main(path):
             unit, numbers = target["unit"], map(repr, value.ravel().tolist())
             print(f"structure {k + 1}: {name} [{unit}]", *numbers)
         for symbol, force in zip(species, forces, strict=False):
-            print(f"  {symbol:2} force [{energy['unit']}/Å]", *map(repr, force.tolist()))
+            unit = f"{energy['unit']}/Å"
+            print(f"  {symbol:2} force of {model['energy']} [{unit}]", *map(repr, force.tolist()))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ def main(*files: str) -> None:
         raise StructureError(f"there is no structure in {', '.join(files)}")
     structures = structures or [ETHANOL]
     found = measure(predictor, structures, MD_STEPS.value, KELVIN.value)
-    show(found)
+    show(found, predictor.energy().name)
+    for doubt in predictor.doubts_of_forces():
+        print(f"warning: {doubt}")
     if program.JSON.value:
         write_atomically(pathlib.Path(program.JSON.value), json.dumps(found, indent=1).encode())
     if program.PLOT.value:
@@ -124,9 +126,9 @@ def measure(
     return rows
 
 
-def show(rows: list[Json]) -> None:
-    """Prints the table."""
-    table = Table(title="Self-test of forces", title_justify="left")
+def show(rows: list[Json], energy: str) -> None:
+    """Prints the table; `energy` is the name of the target whose slopes the forces are."""
+    table = Table(title=f"Self-test of forces, the slopes of {energy}", title_justify="left")
     for name in (
         "structure", "finite differences, relative", "turned forces, meV/Å (of their size)",
         "drift, meV/(atom ps)", "ripple, meV/atom",

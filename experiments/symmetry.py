@@ -95,9 +95,11 @@ def run(
     else:
         raise InputError("give --workdir=DIR for a trained model or --config=FILE for a new one")
     graph = one_graph(task.examples("test"), n_molecules)
+    energy = potential(task.fitted) or task.fitted[0]
     found = {
         "target": task.fitted[0].name,
         "unit": task.fitted[0].target.unit,
+        "forces_of": {"target": energy.name, "unit": energy.target.unit},
         "molecules": int(batching.graph_mask(graph).sum()),
         "rotations": n_rotations,
         "test_mae": maes.get(task.fitted[0].name),

@@ -22,7 +22,9 @@ def show_choices(found: Json) -> None:
         title_justify="left",
     )
     layers = range(1, len(found["layers"]) + 1)
-    for name in ("", f"MAD, {unit}", "of the test MAE", f"forces, {unit}/Å"):
+    of_forces = found["forces_of"]
+    slopes = f"slopes of {of_forces['target']}, {of_forces['unit']}/Å"
+    for name in ("", f"MAD, {unit}", "of the test MAE", slopes):
         table.add_column(name, justify="right" if name else "left")
     for k in layers:
         table.add_column(f"state {k}", justify="right")
@@ -35,6 +37,7 @@ def show_choices(found: Json) -> None:
             *(f"{layer[choice]['relative']:.1%}" for layer in found["layers"]),
         )
     Console().print(table)
+    print("MAD: mean |E(x) - E(Qx)|")
     if len(found["targets"]) > 1:
         show_targets(found)
 

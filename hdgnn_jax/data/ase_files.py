@@ -208,15 +208,16 @@ def _with_label(
     records: list[_Record], name: str, key: str | None, refuse: Callable[[StructureError], None]
 ) -> list[_Record]:
     """The records with a value; the others are refused."""
+    known = [r for r in records if r.value is not None]
     for r in records:
         if r.value is None:
             there = ", ".join(sorted(r.names - {"numbers", "positions"})) or "nothing"
-            refuse(StructureError(
-                f"has no {key or name}; beside positions it has {there}: set "
-                f"config.data.{name}_key (evaluate: --{name}_key)",
-                r.structure.name,
-            ))  # fmt: skip
-    return [r for r in records if r.value is not None]
+            how = f"set config.data.{name}_key (evaluate: --{name}_key)"
+            if known:
+                how = f"{len(known):,} of {len(records):,} structures have it: leave the others out"
+            reason = f"has no {key or name}; beside positions it has {there}: {how}"
+            refuse(StructureError(reason, r.structure.name))
+    return known
 
 
 def _all_or_none_with_forces(

@@ -302,10 +302,14 @@ class Structures:
         reasons = {int(k): "has no atoms" for k in np.flatnonzero(self.n_atoms == 0)}
         for k, _ in self._first(~np.isfinite(self.positions).all(-1)):
             reasons.setdefault(k, "has a coordinate that is not a finite number")
-        for k, atom in self._first(~np.isin(self.atomic_numbers, elements)):
-            z = int(self.atomic_numbers[atom])
-            symbol = SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"atomic number {z}"
-            reasons.setdefault(k, f"contains {symbol}; this model knows {names}")
+        unknown = ~np.isin(self.atomic_numbers, elements)
+        for k, _ in self._first(unknown):
+            atoms = self.atoms_of(np.array([k]))
+            new = np.unique(self.atomic_numbers[atoms][unknown[atoms]]).tolist()
+            symbols = " and ".join(
+                SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"atomic number {z}" for z in new
+            )
+            reasons.setdefault(k, f"contains {symbols}; this model knows {names}")
         if tags:
             for k, atom in self._first((self.tags < 0) | (self.tags > 2)):
                 reasons.setdefault(

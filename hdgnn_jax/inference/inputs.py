@@ -112,4 +112,5 @@ def _of_qm9(text: str) -> Iterator[Row]:
         if there:
             yield Row(f"qm9:{index}", [molecules[at]])
         else:
-            yield Row(f"qm9:{index}", reason="no index of QM9, or one of the 3,054 left out")
+            left_out = "one of the 3,054 of QM9 that are left out: their graphs did not survive"
+            yield Row(f"qm9:{index}", reason=left_out if index else "QM9 begins with index 1")

@@ -235,8 +235,12 @@ class Fit:
                 "compiling", total=settings.steps, completed=start, per=settings.batch_size
             )
 
+            # Of several targets it is a mean over them: see `results.overall`.
+            (unit, *others) = (one.target.unit for one in self.task.fitted)
+            error = "error / spread {:.4g}" if others else f"MAE {{:.4g}} {unit}"
+
             def show(done: int, loss: float, mae: float | None) -> None:
-                text = f"loss {loss:.4f}" + ("" if mae is None else f", MAE {mae:.4g}")
+                text = f"loss {loss:.4f}" + ("" if mae is None else f", {error.format(mae)}")
                 progress.update(task, completed=done, description=text)
 
             def write(at: int, row: Fields) -> None:

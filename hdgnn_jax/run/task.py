@@ -18,7 +18,7 @@ from hdgnn_jax.data.labelled import merged
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import neighbors_of
-from hdgnn_jax.graphs.structure import SYMBOLS
+from hdgnn_jax.graphs.structure import SYMBOLS, StructureError
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.weights import network, one_atom, shapes
 from hdgnn_jax.models import heads
@@ -328,7 +328,17 @@ def examples(config: Config, data: Dataset, name: str) -> Examples:
     chosen, model = targets_of(config), from_section(config, "model", HyperParameters)
     labelled = merged({one.name: data.part(name, one.name) for one in chosen})
     structures, forces = labelled.structures, labelled.forces
-    structures.check(model.elements, model.tags)
+    try:
+        structures.check(model.elements, model.tags)
+    except StructureError as error:
+        there = np.unique(structures.atomic_numbers).tolist()
+        if set(there) <= {*model.elements}:
+            raise
+        all_ = ",".join(map(str, there))
+        raise StructureError(
+            f'{error.reason}: set --config.model.elements="({all_},)" for those of {data.title}',
+            error.name,
+        ) from error
     if not config["training"]["forces_weight"]:
         forces = None
     elif forces is None and name == "train":

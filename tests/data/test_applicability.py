@@ -15,7 +15,7 @@ from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 
-WATER = KNOWN[0]
+WATER, ETHANOL = KNOWN[0], KNOWN[6]
 
 
 def domain_of(structures: Structures) -> Domain:
@@ -53,13 +53,32 @@ def test_ranges_are_those_of_brute_force():
 def test_more_atoms_other_than_hydrogen_than_in_training_are_named():
     """Naphthalene has fewer atoms than the largest molecules of QM9, and one more carbon."""
     domain = dataclasses.replace(domain_of(KNOWN), atoms=(3, 29))
-    assert domain.heavy == 3
+    assert max(domain.sizes) == 3
     with_four = Structure.from_symbols("COOF", 1.3 * np.arange(12.0).reshape(4, 3))
     assert "4 atoms other than hydrogen (trained on up to 3)" in warning(domain, with_four)
     assert "hydrogen" not in warning(domain, WATER)
-    older = domain.to_dict() | {"heavy": None}
-    assert "hydrogen" not in warning(Domain.from_dict(older), with_four)
-    assert domain_of(Structures.pack([random_crystal(0)])).heavy is None
+    for heavy, words in ((3, "(trained on up to 3)"), (None, "")):
+        older = {**domain.to_dict(), "heavy": heavy}
+        del older["sizes"]
+        assert words in warning(Domain.from_dict(older), with_four)
+        assert "hydrogen" not in warning(Domain.from_dict(older), WATER)
+    assert domain_of(Structures.pack([random_crystal(0)])).sizes == {}
+
+
+def test_a_molecule_as_small_as_few_in_training_are_is_named():
+    """Of QM9's 130,831 molecules 175 have up to five heavy atoms: 0.13 %."""
+    molecules = Structures.pack([WATER] + [ETHANOL] * 300)
+    domain = domain_of(molecules)
+    heavy = int((ETHANOL.atomic_numbers != 1).sum())
+    assert domain.sizes == {1: 1, heavy: 300}
+    assert heavy > 1
+    expected = "1 atom other than hydrogen, as few as 1 of the 301 molecules trained on have"
+    assert expected in warning(domain, WATER)
+    assert warning(domain, ETHANOL) == ""
+    # Five of a thousand are not rare.
+    often = dataclasses.replace(domain, sizes={1: 5, heavy: 995})
+    assert warning(often, WATER) == ""
+    assert warning(dataclasses.replace(domain, sizes={1: 4, heavy: 996}), WATER) != ""
 
 
 def test_atoms_repel_each_other_where_training_has_none():

@@ -161,7 +161,7 @@ def test_ase_relaxes_with_it_and_the_self_test_passes(run, tmp_path):
     (row,) = selftest.measure(Predictor.load(run), [selftest.ETHANOL], steps=4, kelvin=300.0)
     assert row["finite_differences"] < selftest.BOUND
     assert len(row["total"]) == 5
-    selftest.show([row])
+    selftest.show([row], "energy")
     selftest.draw(tmp_path / "plot.png", [row])
     assert (tmp_path / "plot.png").stat().st_size > 1000
 

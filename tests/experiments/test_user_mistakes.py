@@ -88,6 +88,7 @@ def test_values_that_can_hardly_be_right_are_said(tmp_path, mistake):
         ({"path": "nowhere.xyz"}, "energy", "there is no file nowhere.xyz: set config.data.path"),
         ({"path": "."}, "energy", ". is a folder: set config.data.path"),
         ({"path": "empty.xyz"}, "energy", "empty.xyz, structure 1 cannot be read (Empty file"),
+        ({"path": "some.xyz"}, "energy", "11 of 12 structures have it: leave the others out"),
         ({"path": "NOTES.md"}, "energy", "ASE finds no structure in NOTES.md"),
         ({"path": "atoms.xyz"}, "energy", "has 0 groups of structures: none is left to train on"),
         ({"energy_key": "REF"}, "energy", "structure 1 has no REF; beside positions it has"),
@@ -107,6 +108,9 @@ def test_data_that_cannot_be_trained_on_are_one_line(tmp_path, monkeypatch, fiel
     monkeypatch.chdir(tmp_path)
     file_of("mine.extxyz")
     file_of("atoms.xyz", lone="HCO", n=0)
+    file_of("some.xyz", n=11)
+    with (tmp_path / "some.xyz").open("a") as more:
+        more.write(WATER.format("Properties=species:S:1:pos:R:3"))
     (tmp_path / "empty.xyz").write_text("")
     (tmp_path / "NOTES.md").write_text("# Notes\n")
 

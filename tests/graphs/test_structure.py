@@ -124,7 +124,7 @@ def test_each_unusable_molecule_has_the_reason_that_is_its_own():
         1: "has no atoms",
         2: "has a coordinate that is not a finite number",
         4: "has a coordinate that is not a finite number",
-        5: "contains Br; this model knows H, C, N, O, F",
+        5: "contains Cl and Br; this model knows H, C, N, O, F",
     }
     assert packed.reasons_against(ELEMENTS) == reasons
     of_tags = packed.reasons_against(ELEMENTS, tags=True)
