@@ -64,8 +64,8 @@ def test_molecules_of_all_sizes_in_one_call(finished, folder, tmp_path):
     slope = predictor.fitted[0].reference.scale / 1000
     np.testing.assert_allclose(values, expected.value, rtol=0, atol=1e-5 * slope)
     assert [words[0] for words in forces] == [s for atoms in several for s in atoms.symbols]
-    assert {words[2] for words in forces} == {"[meV/Å]"}
-    found = np.array([words[3:] for words in forces], float) / 1000
+    assert {" ".join(words[1:5]) for words in forces} == {"force of U0 [meV/Å]"}
+    found = np.array([words[5:] for words in forces], float) / 1000
     size = np.abs(expected.forces).max()
     np.testing.assert_allclose(found, expected.forces, rtol=0, atol=1e-4 * size)
 
