@@ -179,7 +179,7 @@ def _tables(plan: Plan, results: Mapping[str, Sequence[Comparison]]) -> list[str
         parts.append(_target(title, reference, results[title], measured))
         if (first.folder / "report" / results_of_peers.FILE).exists():
             others = first.read(results_of_peers.FILE)
-            parts.append(_peers(title, reference, runs[BASELINE], others))
+            parts.append(_peers(title, first, reference, results[title][0], others))
     return [*parts, _conclusions(results)]
 
 
@@ -283,10 +283,9 @@ def _target(
     return "\n".join([*lines, markdown_table(COLUMNS, table, left=(0, 6)), ""])
 
 
-def _peers(title: str, reference: Fields, runs: Sequence[Run], found: Fields) -> str:
+def _peers(title: str, first: Run, reference: Fields, base: Comparison, found: Fields) -> str:
     """The section with the results of `experiments.peer` on the first run of the baseline."""
-    base = Comparison(BASELINE, study_sizes.errors(runs))
-    first, unit, settings = runs[0], reference["unit"], found["settings"]
+    unit, settings = reference["unit"], found["settings"]
     place = f"{first.target}/{first.size}/{first.variant}/{first.seed}"
     command = f"python -m experiments.peer --workdir=DIR/{place} --seeds=N"
     ours = f"{format_mae(base.mean)} ± {base.spread:.2g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ class Plan:
       workdir: folder of all runs.
       targets: names of QM9's targets.
       sizes: numbers of training molecules, ascending.
-      variants: names in `ablations.VARIANTS`, `baseline` first.
+      variants: names of `ablations.get_config`, `baseline` first.
       seeds: number of runs of each variant, size and target.
       steps: number of steps of each run.
     """
@@ -105,11 +106,9 @@ class Plan:
 
     def runs(self) -> Iterator[Run]:
         """All runs; seeds come last, so that the first ones have everything once."""
-        for seed in range(self.seeds):
-            for target in self.targets:
-                for size in self.sizes:
-                    for variant in self.variants:
-                        yield self.run(target, size, variant, seed)
+        fields = range(self.seeds), self.targets, self.sizes, self.variants
+        for seed, target, size, variant in itertools.product(*fields):
+            yield self.run(target, size, variant, seed)
 
     def run(self, target: str, size: int, variant: str, seed: int) -> Run:
         """One of the runs."""

@@ -22,6 +22,11 @@ def errors(runs: Sequence[Run]) -> tuple[float, ...]:
     return tuple(float(run.read("summary.json")["mae"]) for run in runs)
 
 
+def unit_of(plan: Plan, target: str) -> str:
+    """The unit of a target's errors."""
+    return str(plan.run(target, plan.sizes[0], BASELINE, 0).read("summary.json")["unit"])
+
+
 def table(plan: Plan, target: str) -> dict[str, np.ndarray]:
     """`[sizes, seeds]` test errors of each variant."""
     return {
@@ -97,7 +102,7 @@ def numbers(plan: Plan) -> Json:
 def section(plan: Plan, target: str) -> str:
     """Means over seeds at each size, and where `baseline` overtakes or is overtaken."""
     found = table(plan, target)
-    unit = plan.run(target, plan.sizes[0], BASELINE, 0).read("summary.json")["unit"]
+    unit = unit_of(plan, target)
     rows = [
         [name, *(format_mae(float(value)) for value in values.mean(1))]
         for name, values in found.items()
@@ -144,7 +149,7 @@ def draw(path: pathlib.Path, plan: Plan) -> None:
             others(plan, target).items(), (GREY, "black", GREEN), strict=False
         ):
             axes.plot(plan.sizes, values, color=colour, ls="--", marker=".", label=name)
-        unit = plan.run(target, plan.sizes[0], BASELINE, 0).read("summary.json")["unit"]
+        unit = unit_of(plan, target)
         axes.set(xscale="log", yscale="log", title=target, xlabel="training molecules")
         axes.set_ylabel(f"test MAE [{superscripts(unit)}]")
         axes.set_xticks(plan.sizes, [f"{size:,}" for size in plan.sizes])

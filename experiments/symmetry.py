@@ -42,7 +42,7 @@ import numpy as np
 
 from experiments import symmetry_view
 from hdgnn_jax.data.datasets import dataset
-from hdgnn_jax.data.fitted import columns, potential
+from hdgnn_jax.data.fitted import FittedTarget, columns, potential
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import symmetry
 from hdgnn_jax.evaluation.attention import attention_weights
@@ -95,7 +95,7 @@ def run(
     else:
         raise InputError("give --workdir=DIR for a trained model or --config=FILE for a new one")
     graph = one_graph(task.examples("test"), n_molecules)
-    energy = potential(task.fitted) or task.fitted[0]
+    energy = sloped(task)
     found = {
         "target": task.fitted[0].name,
         "unit": task.fitted[0].target.unit,
@@ -157,6 +157,11 @@ def one_graph(graphs: Neighborhoods, n: int) -> batching.MolecularGraph:
     return batching.collate(structures, neighbors, np.zeros(n), np.arange(len(rows)), budget)
 
 
+def sloped(task: Task) -> FittedTarget:
+    """The target whose slopes are measured: the potential energy, or the first without one."""
+    return potential(task.fitted) or task.fitted[0]
+
+
 def changes(
     task: Task,
     model: HDGNN,
@@ -164,12 +169,9 @@ def changes(
     graph: batching.MolecularGraph,
     **how: Any,
 ) -> dict[str, Json]:
-    """For each choice, the mean changes of predictions, and of forces, in the targets' units.
-
-    Forces are slopes of the potential energy, or of the first target where there is none.
-    """
+    """For each choice, the mean changes of predictions, and of slopes, in the targets' units."""
     # The network alone, because a linear reference is invariant and changes nothing here.
-    energy = potential(task.fitted) or task.fitted[0]
+    energy = sloped(task)
     places = columns(task.fitted)
     found = symmetry.prediction_changes(
         model, params, graph, columns=places,

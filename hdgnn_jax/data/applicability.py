@@ -120,18 +120,21 @@ class Domain:
         return words
 
     def _unusual_size(self, words: list[list[str]], structures: Structures) -> None:
-        largest, total = max(self.sizes, default=0), sum(self.sizes.values())
-        molecules = np.flatnonzero(np.logical_not(structures.periodic.any(1)))
-        heavy = _heavy(structures)
-        for k in molecules if self.sizes else ():
-            n = int(heavy[k])
-            as_few = sum(count for size, count in self.sizes.items() if size <= n)
-            if n > largest:
-                words[k].append(f"{n} atoms other than hydrogen (trained on up to {largest})")
-            elif as_few < RARE * total and not words[k]:
+        if not self.sizes:
+            return
+        sizes, counts = np.array(sorted(self.sizes.items())).T
+        largest, up_to, heavy = sizes[-1], np.append(0, np.cumsum(counts)), _heavy(structures)
+        as_few, total = up_to[np.searchsorted(sizes, heavy, "right")], up_to[-1]
+        molecules = np.logical_not(structures.periodic.any(1))
+        for k in np.flatnonzero(molecules & (heavy > largest)):
+            words[k].append(f"{heavy[k]} atoms other than hydrogen (trained on up to {largest})")
+        for k in np.flatnonzero(molecules & (heavy <= largest) & (as_few < RARE * total)):
+            # A size that no training molecule has is named already.
+            if not words[k]:
                 words[k].append(
-                    f"{n} atom{'s' * (n != 1)} other than hydrogen, as few as {as_few:,} of the "
-                    f"{total:,} molecules trained on have: expect larger errors"
+                    f"{heavy[k]} atom{'s' * int(heavy[k] != 1)} other than hydrogen, as few as "
+                    f"{as_few[k]:,} of the {total:,} molecules trained on have: expect larger "
+                    "errors"
                 )
 
     def _too_far(

@@ -304,7 +304,7 @@ class Structures:
             reasons.setdefault(k, "has a coordinate that is not a finite number")
         unknown = ~np.isin(self.atomic_numbers, elements)
         for k, _ in self._first(unknown):
-            atoms = self.atoms_of(np.array([k]))
+            atoms = slice(*self.offsets[k : k + 2])
             new = np.unique(self.atomic_numbers[atoms][unknown[atoms]]).tolist()
             symbols = " and ".join(
                 SYMBOLS[z] if 0 < z < len(SYMBOLS) else f"atomic number {z}" for z in new

@@ -112,5 +112,5 @@ def _of_qm9(text: str) -> Iterator[Row]:
         if there:
             yield Row(f"qm9:{index}", [molecules[at]])
         else:
-            left_out = "one of the 3,054 of QM9 that are left out: their graphs did not survive"
+            left_out = "one of the 3,054 of QM9 left out, which relaxed to other molecules"
             yield Row(f"qm9:{index}", reason=left_out if index else "QM9 begins with index 1")

@@ -328,17 +328,13 @@ def examples(config: Config, data: Dataset, name: str) -> Examples:
     chosen, model = targets_of(config), from_section(config, "model", HyperParameters)
     labelled = merged({one.name: data.part(name, one.name) for one in chosen})
     structures, forces = labelled.structures, labelled.forces
-    try:
-        structures.check(model.elements, model.tags)
-    except StructureError as error:
-        there = np.unique(structures.atomic_numbers).tolist()
-        if set(there) <= {*model.elements}:
-            raise
+    there = np.unique(structures.atomic_numbers).tolist()
+    structures.check(there, model.tags)
+    # All that can be left against them is their elements.
+    for place, reason in structures.reasons_against(model.elements).items():
         all_ = ",".join(map(str, there))
-        raise StructureError(
-            f'{error.reason}: set --config.model.elements="({all_},)" for those of {data.title}',
-            error.name,
-        ) from error
+        how = f'set --config.model.elements="({all_},)" for those of {data.title}'
+        raise StructureError(f"{reason}: {how}", structures.name(place))
     if not config["training"]["forces_weight"]:
         forces = None
     elif forces is None and name == "train":
