@@ -35,8 +35,8 @@ from rich.table import Table
 from hdgnn_jax.cpu import cores, reported
 from hdgnn_jax.data import is2re, qm9
 from hdgnn_jax.data.cache import cache_folder, is_complete
-from hdgnn_jax.errors import HDGNNError
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.errors import CheckpointError, HDGNNError
+from hdgnn_jax.training.checkpoint import Checkpoints
 
 GIB = 2**30
 ENOUGH_DISK, ENOUGH_MEMORY = 5 * GIB, 4 * GIB

@@ -47,10 +47,10 @@ from rich.table import Column, Table
 
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.is2re import IS2RE
-from hdgnn_jax.errors import InputError
+from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.run.results import print_results, restored, results
 from hdgnn_jax.run.score import score
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Fields, Json

@@ -52,13 +52,14 @@ import numpy as np
 
 from hdgnn_jax.config import from_section
 from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.run.fit import Fit
 from hdgnn_jax.run.results import print_results, reported_results, restored
 from hdgnn_jax.run.settings import Training
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training import distributed, step
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied

@@ -9,3 +9,7 @@ class HDGNNError(Exception):
 
 class InputError(HDGNNError, ValueError):
     """A value that cannot be used: an argument, a field of a config, a structure, a file."""
+
+
+class CheckpointError(HDGNNError):
+    """A checkpoint that cannot be used; the message says where, which step, and what to do."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hdgnn_jax.data.baselines import Baseline, LinearFit, from_dict
@@ -128,6 +129,8 @@ def completed(
     """
     places = dict(zip((one.name for one in fitted), columns(fitted), strict=True))
     linear = [(one, one.reference.linear) for one in fitted if one.reference.linear]
+    linear_columns = np.array([places[one.name].start for one, _ in linear], int)
+    scales = np.array([one.reference.scale for one, _ in linear])
     energy = potential(fitted)
 
     def complete(
@@ -136,9 +139,7 @@ def completed(
         outputs: jax.Array = apply(variables, graph, *arguments, **options)
         if linear:
             known = energies_of([model for _, model in linear], graph)
-            for k, (one, _) in enumerate(linear):
-                added = known[:, k : k + 1] / one.reference.scale
-                outputs = outputs.at[..., places[one.name]].add(added)
+            outputs = outputs.at[..., linear_columns].add(known / jnp.asarray(scales, known.dtype))
         if repulsion is not None and energy is not None:
             added = repulsion.energies(graph)[:, None] / energy.reference.scale
             outputs = outputs.at[..., places[energy.name]].add(added)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import pdist
 
 from hdgnn_jax.graphs.structure import Structure, StructureError
 
@@ -56,7 +55,9 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
         for k in np.argsort(energies, kind="stable")
     ]
     for structure in found:
-        distance = pdist(structure.positions).min(initial=np.inf)
+        first, second = np.triu_indices(len(numbers), 1)
+        apart = structure.positions[first] - structure.positions[second]
+        distance = np.linalg.norm(apart, axis=1).min(initial=np.inf)
         if distance < NEAREST:
             raise StructureError(
                 f"RDKit places two atoms of {smiles!r} {distance:.2f} Å from each other"

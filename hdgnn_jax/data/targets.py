@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.data.atom_energies import B3LYP, GFN2_XTB
 from hdgnn_jax.data.baselines import (
@@ -333,6 +332,9 @@ NOT_POTENTIALS = {
 
 def turned(values: np.ndarray, rotations: np.ndarray, rank: int) -> np.ndarray:
     """Turns values [n, ...] with their structures, by unit quaternions (w, x, y, z), [n, 4]."""
+    # As in `Structures.turned`.
+    from scipy.spatial.transform import Rotation
+
     turns = Rotation.from_quat(rotations, scalar_first=True)
     if rank == 1:
         vectors: np.ndarray = turns.apply(values)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.errors import InputError
 
@@ -269,6 +268,9 @@ class Structures:
 
     def turned(self, rotations: np.ndarray) -> Structures:
         """Each structure turned about the origin by its own quaternion (w, x, y, z), [n, 4]."""
+        # It takes 0.4 s to import, and to predict nothing is turned.
+        from scipy.spatial.transform import Rotation
+
         turns = Rotation.from_quat(np.repeat(rotations, self.n_atoms, 0), scalar_first=True)
         of_cells = Rotation.from_quat(np.repeat(rotations, 3, 0), scalar_first=True)
         return dataclasses.replace(

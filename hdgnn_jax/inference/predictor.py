@@ -242,7 +242,10 @@ class Predictor:
     @property
     def apply(self) -> Apply:
         """(variables, graph, ...) -> [G, F] standardised: network, linear references, repulsion."""
-        return completed(self.model.apply, self.fitted, self.repulsion)
+        return self._completed(self.model)
+
+    def _completed(self, model: HDGNN) -> Apply:
+        return completed(model.apply, self.fitted, self.repulsion)
 
     @property
     def repulsion(self) -> Repulsion | None:
@@ -260,7 +263,9 @@ class Predictor:
     def programs(self) -> Programs:
         """The compiled programs."""
         # Without an energy nothing is differentiated.
-        return Programs(self.apply, self.mesh, energy_column(self.fitted) if self.has_forces else 0)
+        energy = energy_column(self.fitted) if self.has_forces else 0
+        in_loop = HDGNN(self.model.hyper, loop=True)
+        return Programs(self._completed(in_loop), self.apply, self.mesh, energy)
 
     def warnings(self, graphs: Neighborhoods) -> list[str]:
         """[n] the `doubts` of each structure as one text; empty where there are none."""

@@ -10,21 +10,26 @@ import json
 import os
 import pathlib
 import zipfile
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hdgnn_jax.data.cache import is_complete, is_unchanged, write_with_digest
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import neighbors_of
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.training import step
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Json, Params
+
+if TYPE_CHECKING:
+    # As in `training.record`.
+    from hdgnn_jax.training.checkpoint import Checkpoints
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "qm9.npz"
 """The weights that come with the package, of QM9's twelve targets."""
@@ -37,6 +42,8 @@ def pack(workdir: str | os.PathLike[str], file: pathlib.Path) -> Record:
     Raises:
       CheckpointError: where the run cannot be read.
     """
+    from hdgnn_jax.training.checkpoint import Checkpoints
+
     with Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         record = Record.of(checkpoints, "best")
         params = restore_weights(checkpoints, network(record), step.make_mesh())
@@ -81,6 +88,8 @@ def load(path: str | os.PathLike[str], mesh: jax.sharding.Mesh) -> tuple[Record,
     if path.suffix == ".npz":
         record, params = read(path)
         return record, jax.device_put(params, step.replicated(mesh))
+    from hdgnn_jax.training.checkpoint import Checkpoints
+
     with Checkpoints(path / "checkpoints") as checkpoints:
         record = Record.of(checkpoints, "best")
         return record, restore_weights(checkpoints, network(record), mesh)

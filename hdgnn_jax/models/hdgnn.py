@@ -43,14 +43,17 @@ class HDGNN(nn.Module):
 
     Attributes:
       hyper: the hyper-parameters.
+      loop: whether the layers are a loop in the compiled program whatever their number, see
+        `UNROLLED`. Without gradients a loop is as fast, and it compiles in two thirds of the time.
     """
 
     hyper: HyperParameters
+    loop: bool = False
 
     @nn.nowrap
     def changed(self, **fields: Any) -> HDGNN:
         """The network with some hyper-parameters replaced."""
-        return HDGNN(dataclasses.replace(self.hyper, **fields))
+        return HDGNN(dataclasses.replace(self.hyper, **fields), self.loop)
 
     def setup(self) -> None:
         hyper = self.hyper
@@ -70,7 +73,7 @@ class HDGNN(nn.Module):
         layer = nn.remat(Layer, prevent_cse=False, policy=None if hyper.remat else policy)
         # A network of more than UNROLLED layers compiles one of them, whatever K; so do initial
         # weights, which are drawn once.
-        unrolled = hyper.layers <= UNROLLED and not self.is_initializing()
+        unrolled = hyper.layers <= UNROLLED and not (self.loop or self.is_initializing())
         self.stack = nn.scan(
             layer,
             variable_axes={"params": 0, GATES: 0, STATES: 0, ATTENTION: 0},

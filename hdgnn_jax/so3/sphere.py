@@ -15,9 +15,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.integrate
-import scipy.special
-from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.so3 import degrees, harmonics
@@ -115,6 +112,10 @@ def aliasing_error(degree: int, points: np.ndarray, weights: np.ndarray) -> floa
       points: [n, 3].
       weights: [n]; they sum to 1.
     """
+    # As in `_lebedev`.
+    import scipy.special
+    from scipy.spatial.transform import Rotation
+
     rng = np.random.default_rng(0)
     signals = rng.normal(size=(degrees.size(degree), 64)) / (degree + 1)
 
@@ -213,6 +214,9 @@ def _from_points(degree: int, points: np.ndarray, weights: np.ndarray) -> Sphere
 @functools.cache
 def _lebedev(order: int) -> tuple[np.ndarray, np.ndarray] | None:
     """[n, 3] points with the pole y and [n] weights that sum to 1; None if no such rule exists."""
+    # SciPy's larger packages take half a second to import, at each start of a program.
+    import scipy.integrate
+
     try:
         points, weights = scipy.integrate.lebedev_rule(order)
     except NotImplementedError:

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from hdgnn_jax.errors import HDGNNError
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.training import leaves
 from hdgnn_jax.types import Fields, Json, PyTree
 
@@ -36,10 +36,6 @@ PATIENCE = 300
 _AS_BYTES = ocp.args.ArrayRestore(restore_args=ocp.RestoreArgs(restore_type=np.ndarray))
 
 logger = logging.getLogger(__name__)
-
-
-class CheckpointError(HDGNNError):
-    """A checkpoint that cannot be used; the message says where, which step, and what to do."""
 
 
 class _Damaged(Exception):

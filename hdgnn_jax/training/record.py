@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.batching import Budget
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Which
 from hdgnn_jax.training.loop import Memory
 from hdgnn_jax.types import Config, Fields, Json
+
+if TYPE_CHECKING:
+    # Orbax takes half a second to import, and weights in one file are read without it.
+    from hdgnn_jax.training.checkpoint import Checkpoints, Which
 
 VERSION = 7
 """Version of the fields below; records of other versions are refused."""

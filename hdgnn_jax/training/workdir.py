@@ -9,8 +9,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.training import distributed
-from hdgnn_jax.training.checkpoint import CheckpointError
 
 logger = logging.getLogger(__name__)
 

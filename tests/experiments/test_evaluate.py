@@ -15,12 +15,13 @@ from experiments.study_plan import Run
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.data.qm9 import QM9
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.run.results import restored, results
 from hdgnn_jax.run.score import score
 from hdgnn_jax.training import record
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.result import format_mae
 
 

@@ -16,9 +16,9 @@ from ase.build import molecule
 
 from experiments import export
 from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.training.checkpoint import CheckpointError
 
 ALONE = """
 import runpy, sys

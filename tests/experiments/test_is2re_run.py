@@ -16,7 +16,7 @@ from experiments.configs.is2re import get_config
 from hdgnn_jax.data import is2re, oc20_lmdb
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.oc20_lmdb import Is2reError
-from hdgnn_jax.training.checkpoint import CheckpointError
+from hdgnn_jax.errors import CheckpointError
 
 PARTS = ("id", "ood_ads", "ood_cat", "ood_both")
 SYSTEMS = 20

@@ -15,9 +15,9 @@ from experiments import predict
 from experiments.predict import Options
 from hdgnn_jax.data import qm9
 from hdgnn_jax.data.ase_files import structure_of
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.inference.predictor import Predictor, PredictorError
-from hdgnn_jax.training.checkpoint import CheckpointError
 
 
 @pytest.fixture(scope="module")

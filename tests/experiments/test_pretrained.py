@@ -9,12 +9,13 @@ from flax.traverse_util import flatten_dict
 
 from experiments import train
 from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.weights import SHIPPED, load
 from hdgnn_jax.run.pretrained import Pretrained
 from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.training import step
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.record import Record
 

@@ -14,7 +14,7 @@ from experiments.configs.qm9 import get_config
 from experiments.search_record import Plan, Search, Trial
 from hdgnn_jax.data.loader import Loader
 from hdgnn_jax.data.qm9 import QM9
-from hdgnn_jax.training.checkpoint import CheckpointError
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.training.loop import DivergedError
 from hdgnn_jax.training.metrics import read_metrics
 

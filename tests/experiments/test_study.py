@@ -14,8 +14,9 @@ import scipy.stats
 from experiments import study, study_page, study_sizes, train
 from experiments.configs import ablations
 from experiments.study_plan import Plan
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.run.results import restored, results
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,10 @@ from hdgnn_jax.data import splits
 from hdgnn_jax.data.loader import Loader
 from hdgnn_jax.data.qm9 import PACKED
 from hdgnn_jax.data.qm9pack import QM9Error
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.run.task import Task
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import DivergedError, StoppedError
 from hdgnn_jax.training.metrics import read_metrics
 from hdgnn_jax.training.record import Record

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from molecules import KNOWN
 
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.weights import pack
-from hdgnn_jax.training.checkpoint import CheckpointError
 
 
 @pytest.fixture(scope="module")

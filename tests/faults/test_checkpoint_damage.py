@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints, Restored
+from hdgnn_jax.errors import CheckpointError
+from hdgnn_jax.training.checkpoint import Checkpoints, Restored
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,8 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.errors import CheckpointError
+from hdgnn_jax.training.checkpoint import Checkpoints
 
 
 @flax.struct.dataclass

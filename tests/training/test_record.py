@@ -15,9 +15,10 @@ from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.baselines import AdsorbateMean, Composition, LinearFit
 from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.data.targets import ALL_TARGETS, TARGETS, Reference
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.neighbors import find_neighbors
-from hdgnn_jax.training.checkpoint import CheckpointError, Checkpoints
+from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import Memory
 from hdgnn_jax.training.record import VERSION, Course, Record
 from hdgnn_jax.training.step import StepMetrics

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from hdgnn_jax.training.checkpoint import CheckpointError
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.training.workdir import occupied
 
 HOLD = """
