@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import logging
@@ -106,6 +107,9 @@ class Program:
         # config_flags raises anything where a field or a file is wrong.
         except Exception as error:
             fail(_reason(error))
+        # Imports make more than a hundred thousand objects that stay. To look for garbage among them,
+        # again and again until the program has ended, takes a second in all.
+        gc.disable()
 
     def run(self, main: Callable[..., None]) -> None:
         """Runs the program; a user's mistake ends it with one line and exit code 1.
@@ -113,6 +117,8 @@ class Program:
         Args:
           main: takes the words of the command line.
         """
+        gc.freeze()
+        gc.enable()
         quiet()
         try:
             main(*self._given)
