@@ -107,7 +107,7 @@ class Program:
         # config_flags raises anything where a field or a file is wrong.
         except Exception as error:
             fail(_reason(error))
-        # Imports make more than a hundred thousand objects that stay. To look for garbage among them,
+        # Imports make over a hundred thousand objects that stay. To look for garbage among them,
         # again and again until the program has ended, takes a second in all.
         gc.disable()
 
