@@ -55,9 +55,7 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
         for k in np.argsort(energies, kind="stable")
     ]
     for structure in found:
-        first, second = np.triu_indices(len(numbers), 1)
-        apart = structure.positions[first] - structure.positions[second]
-        distance = np.linalg.norm(apart, axis=1).min(initial=np.inf)
+        distance = _shortest(structure.positions)
         if distance < NEAREST:
             raise StructureError(
                 f"RDKit places two atoms of {smiles!r} {distance:.2f} Å from each other"
@@ -66,6 +64,13 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     if (fragments := len(Chem.GetMolFrags(molecule))) > 1:
         many += f"; {fragments} molecules side by side"
     return found, f"RDKit ETKDGv3, {relaxed}{many}"
+
+
+def _shortest(positions: np.ndarray) -> float:
+    """The shortest distance between two of the positions [n, 3]; infinite for one atom."""
+    first, second = np.triu_indices(len(positions), 1)
+    lengths = np.linalg.norm(positions[first] - positions[second], axis=1)
+    return float(lengths.min(initial=np.inf))
 
 
 def _embedded(molecule: Any, n: int) -> list[int]:
