@@ -179,9 +179,11 @@ def summary(rows: Sequence[Row], names: str) -> str:
     """How many rows have predictions of the properties with these names, and how many have none."""
     good = [row for row in rows if row.reason is None]
     bad, doubtful = len(rows) - len(good), sum(bool(row.warning) for row in good)
+    moving = sum(not row.converged for row in good)
     return (
         f"{len(good):,} prediction{'s' * (len(good) != 1)} of {names}"
         + f", {doubtful:,} with a warning" * bool(doubtful)
+        + f", {moving:,} NOT yet relaxed" * bool(moving)
         + f"; no prediction for {bad:,}, each with its reason" * bool(bad)
     )
 
@@ -325,7 +327,8 @@ def relax_rows(
             dataclasses.replace(was, positions=relaxed.structures[k].positions)
             for k, was in zip(places, row.structures, strict=True)
         ]
-        how = "relaxed" if relaxed.converged[places[0]] else "NOT yet relaxed"
+        row.converged = bool(relaxed.converged[places[0]])
+        how = "relaxed" if row.converged else "NOT yet relaxed"
         steps = int(relaxed.steps[places[0]])
         said = f"{how} after {steps} step{'s' * (steps != 1)} of FIRE"
         row.geometry = f"{row.geometry}; {said}" if row.geometry else said

@@ -2,7 +2,8 @@
 
     python -m experiments.selftest --workdir=runs/forces --plot=selftest.png
 
-There are three tests, made on every structure of the files named as words, or on ethanol:
+Without --workdir the weights are those that come with the package. There are three tests, made on
+every structure of the files named as words, or on ethanol:
   finite differences   compares forces (and the stress of cells) with differences of the energy, in
                        float64. If the error exceeds 1e-6 of the slope, the exit code is 1.
   rotation             compares forces of a turned structure with the turned forces. HDGNN gives up
@@ -25,7 +26,7 @@ MD_STEPS = flags.DEFINE_integer("md_steps", 1000, "N, steps of the dynamics", lo
 KELVIN = flags.DEFINE_float("kelvin", 300.0, "T, initial temperature of dynamics", lower_bound=0)
 
 PROGRAM = program.Program(
-    str(__doc__), [program.WORKDIR], [program.JSON, program.PLOT, program.FRAMES], words=True,
+    str(__doc__), [], [program.WORKDIR, program.JSON, program.PLOT, program.FRAMES], words=True,
 )
 if __name__ == "__main__":
     PROGRAM.begin()
@@ -61,7 +62,7 @@ ETHANOL = Structure.from_symbols(
 
 def main(*files: str) -> None:
     """The program."""
-    predictor = Predictor.load(program.workdir(), program.FRAMES.value)
+    predictor = Predictor.load(program.WORKDIR.value, program.FRAMES.value)
     structures = [found for name in files for found in read(pathlib.Path(name))]
     if files and not structures:
         raise StructureError(f"there is no structure in {', '.join(files)}")

@@ -42,7 +42,8 @@ def progress_bar(unit: str) -> Progress:
         _Rate(unit, whole),
         TextColumn("left"),
         TimeRemainingColumn(table_column=whole),
-        console=Console(stderr=True),
+        # As widgets of a notebook, rich's bars end the call where %%capture collects its output.
+        console=Console(stderr=True, force_jupyter=False),
         # Of several processes that train together, only the first shows the bar.
         disable=jax.distributed.is_initialized() and jax.process_index() > 0,
     )

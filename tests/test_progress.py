@@ -38,3 +38,11 @@ def test_of_several_processes_the_second_prints_nothing(capsys, monkeypatch):
     with progress_bar("molecules") as progress:
         progress.advance(progress.add_task("x", total=1))
     assert capsys.readouterr() == ("", "")
+
+
+def test_in_a_notebook_it_is_text_too(capsys, monkeypatch):
+    """rich's widgets fail where %%capture collects the output of a cell."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with progress_bar("molecules") as progress:
+        progress.advance(progress.add_task("x", total=1))
+    assert " 1/1 " in capsys.readouterr().err

@@ -42,6 +42,7 @@ class Domain:
       odd: whether any molecule has an odd sum of atomic numbers, as radicals and ions have.
       sizes: by number of atoms other than hydrogen, the number of molecules; empty where all
         structures have cells.
+      fragments: the most molecules in one structure without a cell, as the bonds have it.
     """
 
     atoms: tuple[int, int]
@@ -51,6 +52,7 @@ class Domain:
     bonded: frozenset[Bonded] = frozenset()
     odd: bool = False
     sizes: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    fragments: int = 1
 
     @classmethod
     def of(cls, structures: Structures, neighbors: Neighbors) -> Domain:
@@ -76,6 +78,7 @@ class Domain:
             frozenset(map(_kind, np.unique(pairs.bonded(z)[in_molecules], axis=0).tolist())),
             bool(_odd_molecules(structures).any()),
             dict(Counter(_heavy(structures)[np.logical_not(with_cell)].tolist())),
+            int(_fragments(few, pairs).max(initial=1)),
         )
 
     def reach(self, elements: Sequence[int]) -> np.ndarray:
@@ -113,6 +116,10 @@ class Domain:
         if self.bonded:
             molecules = np.logical_not(structures.periodic.any(1))[owner]
             self._otherwise_bonded(words, structures.atomic_numbers, owner, pairs, molecules)
+            fragments = _fragments(structures, pairs)
+            for k in np.flatnonzero(fragments > self.fragments):
+                trained = f"up to {self.fragments}" if self.fragments > 1 else "one at a time"
+                words[k].append(f"{fragments[k]} molecules side by side (trained on {trained})")
         for k in np.flatnonzero(_odd_molecules(structures)) if not self.odd else ():
             words[k].append(
                 "an odd sum of atomic numbers, as radicals and ions have (not seen in training)"
@@ -221,7 +228,9 @@ class Domain:
         # Older ones have the largest size alone, without a number of molecules.
         older = {content["heavy"]: 0} if content.get("heavy") else {}
         sizes = {int(n): count for n, count in content.get("sizes", older).items()}
-        return cls((low, high), (some, every), farthest, closest, bonded, odd, sizes)
+        # Records older than this field are of QM9, where a structure is one molecule.
+        fragments = content.get("fragments", 1)
+        return cls((low, high), (some, every), farthest, closest, bonded, odd, sizes, fragments)
 
 
 class _Pairs(NamedTuple):
@@ -270,6 +279,22 @@ def _of_molecules(structures: Structures, of_atoms: np.ndarray) -> np.ndarray:
     """[n] sums of integers over the atoms of a structure; 0 of a structure with a cell."""
     sums = np.add.reduceat(of_atoms, structures.offsets[:-1])
     return np.where(structures.periodic.any(1), 0, sums)
+
+
+def _fragments(structures: Structures, pairs: _Pairs) -> np.ndarray:
+    """[n] number of groups of atoms without a bond between them; 1 for a structure with a cell."""
+    z, n = structures.atomic_numbers, len(structures.atomic_numbers)
+    near = bonded(z[pairs.senders], z[pairs.receivers], pairs.distance)
+    first, second = pairs.senders[near], pairs.receivers[near]
+    # Each atom takes the lowest number among its neighbours, and then that atom's own, so that
+    # chains shorten by half.
+    lowest, before = np.arange(n), np.zeros(0, int)
+    while not np.array_equal(lowest, before):
+        before = lowest.copy()
+        np.minimum.at(lowest, first, before[second])
+        lowest = lowest[lowest]
+    roots = np.add.reduceat((lowest == np.arange(n)).astype(int), structures.offsets[:-1])
+    return np.where(structures.periodic.any(1), 1, roots)
 
 
 def _kind(row: Sequence[int]) -> Bonded:

@@ -16,20 +16,24 @@ import numpy as np
 from hdgnn_jax.data.labelled import LabelledStructures
 from hdgnn_jax.data.oc20_lmdb import Record
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
-from hdgnn_jax.types import Fields
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-NEUTRAL = {"charge": (0,), "spin": (0, 1), "multiplicity": (1,)}
-"""Fields of a structure in a file, and their values for a neutral singlet. Some programs write
-2 S + 1 as `spin`, some the number of unpaired electrons."""
+NEUTRAL = {
+    "charge": (0,), "total_charge": (0,), "net_charge": (0,), "spin": (0, 1), "multiplicity": (1,),
+}  # fmt: skip
+"""Fields of a structure in a file, in any letter case, and their values for a neutral singlet. Some
+programs write 2 S + 1 as `spin`, some the number of unpaired electrons."""
+SMALLEST = 0.1
+"""Charges of atoms that sum to less than this are those of a neutral structure, rounded."""
 
 
 def structure_of(atoms: Any, name: str = "structure") -> Structure:
     """An `ase.Atoms` as a structure: elements, positions, cell, tags, and `FixAtoms` as fixed.
 
-    A charge or a spin in its `info` becomes its `unseen`: no model takes them into account.
+    A charge or a spin, in its `info` or of its atoms, becomes its `unseen`: no model takes them
+    into account.
     """
     from ase.constraints import FixAtoms
 
@@ -46,7 +50,7 @@ def structure_of(atoms: Any, name: str = "structure") -> Structure:
         (a, b, c),
         atoms.get_tags(),
         fixed,
-        unseen=_unseen(atoms.info),
+        unseen=_unseen(atoms),
     )
 
 
@@ -70,17 +74,28 @@ def atoms_of(record: Record) -> Atoms:
     return atoms
 
 
-def _unseen(info: Fields) -> str:
-    """The charge and spin in an `info`, which no model sees; empty where there are none."""
+def _unseen(atoms: Any) -> str:
+    """The charge and spin of an `ase.Atoms`, which no model sees; empty where there are none."""
     words = []
+    info = {str(name).lower(): value for name, value in atoms.info.items()}
     for name, usual in NEUTRAL.items():
         value = info.get(name)
+        # ASE's value of a bare word, as in the comment "charge 1".
+        if value is True:
+            words.append(f"{name} named in its comment")
+            continue
         try:
             known = value is None or float(value) in usual
         except (TypeError, ValueError):
             known = False
         if not known:
             words.append(f"{name} {value!s:.20}")
+    for what, of_atoms in (
+        ("charges", atoms.get_initial_charges()),
+        ("magnetic moments", atoms.get_initial_magnetic_moments()),
+    ):
+        if abs(total := float(np.sum(of_atoms))) >= SMALLEST:
+            words.append(f"{what} of its atoms with the sum {total:+.3g}")
     return ", ".join(words)
 
 
@@ -130,6 +145,8 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
     # ASE's readers raise anything, from ValueError to their own.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, KeyError) and reason.strip("'").isalpha():
+            reason = f"no element or field is called {reason}"
         if type(error).__name__ == "UnknownFileTypeError" and " " not in reason:
             reason = f"ASE knows no format {reason}"
         yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure {number + 1}")

@@ -157,7 +157,10 @@ class Predictor:
         reasons = structures.reasons_against(model.elements, model.tags)
         if centred := [one.name for one in self.fitted if HEADS[one.head].about_centre]:
             for k in np.flatnonzero(structures.periodic.any(1)).tolist():
-                reason = f"is periodic: it has no centre to count {', '.join(centred)} from"
+                reason = (
+                    f"is periodic: it has no centre to count {', '.join(centred)} from; a molecule "
+                    'in a box needs no cell (pbc="F F F")'
+                )
                 reasons.setdefault(k, reason)
         kept = np.array([k for k in range(len(structures)) if k not in reasons], int)
         some = structures.take(kept) if reasons else structures

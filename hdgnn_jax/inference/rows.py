@@ -87,6 +87,7 @@ class Row:
       quantities: the predictions.
       energy: eV, where a potential energy is predicted.
       forces: [n, 3] eV/Å.
+      converged: whether its relaxation has ended at a minimum; True without one.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Row:
     quantities: list[Quantity] = dataclasses.field(default_factory=list)
     energy: float | None = None
     forces: np.ndarray | None = None
+    converged: bool = True
 
     @property
     def comment(self) -> str:

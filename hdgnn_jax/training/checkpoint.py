@@ -239,6 +239,11 @@ class Checkpoints:
         """`read(step)` of the first step that `which` allows and that is not damaged."""
         self._wait()
         steps = self.steps()
+        if not steps and self.directory.parent.is_file():
+            raise CheckpointError(
+                f"{self.directory.parent} is a file, and this needs the folder of a run; predict, "
+                "selftest and the calculator take a file of weights too"
+            )
         if not steps:
             raise CheckpointError(f"{self.directory} holds no checkpoint: check the path")
         if which == "best":

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from ase import build
 from crystals import random_crystal
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from molecules import CUTOFF, KNOWN, random_molecules
+from scipy.sparse.csgraph import connected_components
 
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.graphs.neighbors import find_neighbors
@@ -152,3 +155,30 @@ def test_radicals_are_named_where_training_has_none(name, odd):
 def molecule_of(name: str) -> Structure:
     atoms = build.molecule(name)
     return Structure(atoms.numbers, atoms.positions)
+
+
+@given(st.integers(1, 12), st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_molecules_side_by_side_are_counted_as_scipy_counts_components(n, seed):
+    """Also long chains, whose atoms have any order."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.permutation(np.arange(n * 6))
+    # Carbon atoms 1.5 Å apart; every fourth distance is 4 Å.
+    places = np.cumsum(np.where(rng.random(n * 6) < 0.25, 4.0, 1.5))
+    chain = Structure.from_symbols("C" * (n * 6), np.outer(places, [1.0, 0, 0])[atoms])
+    packed = Structures.pack([chain])
+    found = domain_of(packed).fragments
+    near = np.abs(np.subtract.outer(chain.positions[:, 0], chain.positions[:, 0])) < 1.6
+    assert found == connected_components(near)[0]
+
+
+def test_molecules_side_by_side_are_named_where_training_has_none():
+    apart = WATER.positions + np.array([0, 0, 4.0])
+    two = Structure.from_symbols("OHHOHH", np.concatenate([WATER.positions, apart]))
+    assert "2 molecules side by side (trained on one at a time)" in warning(domain_of(KNOWN), two)
+    seen = domain_of(Structures.pack([two, *KNOWN]))
+    assert seen.fragments == 2
+    assert "side by side" not in warning(seen, two)
+    content = seen.to_dict()
+    del content["fragments"]
+    assert Domain.from_dict(content).fragments == 1

@@ -94,7 +94,7 @@ def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path):
     assert "92 atoms (trained on" in long[5]
 
 
-def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_path):
+def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_path, capsys):
     out = tmp_path / "out.extxyz"
     options = Options(relax=True, forces=True, fmax=0.01, relax_steps=3)
     predict.run([finished], [str(inputs / "good.xyz")], out, options)
@@ -108,6 +108,8 @@ def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_
         assert 0 <= moved < 0.7
         (value,) = Predictor.load(finished)(Structures.pack([structure_of(atoms)]))["U0"]
         assert atoms.info["predicted_U0"] == pytest.approx(value / 1000, rel=1e-5)
+    moving = sum("NOT yet" in atoms.info["geometry"] for atoms in ase.io.read(out, index=":"))
+    assert (f", {moving} NOT yet relaxed" in capsys.readouterr().out) == (moving > 0)
 
 
 def test_a_loaded_predictor_is_that_of_the_report(finished, config):
