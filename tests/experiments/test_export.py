@@ -125,7 +125,7 @@ def test_nothing_is_overwritten_or_made_in_vain(finished, folder, tmp_path):
     assert (folder / "model.json").read_bytes() == before
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         export.run(tmp_path / "typo", tmp_path / "model", None)
+    assert not list(tmp_path.iterdir())
     (tmp_path / "weights").touch()
     with pytest.raises(CheckpointError, match="is a file, and this needs the folder of a run"):
         export.run(tmp_path / "weights", tmp_path / "model", None)
-    assert not list(tmp_path.iterdir())
