@@ -10,6 +10,8 @@ on all their structures:
 Units and names in a file are those of config.data, or given here. Structures that cannot be scored
 are named and left out, and the exit code is 1.
 
+Without --workdir the weights are those that come with the package.
+
 With --submission=FILE.npz it writes predictions for OC20's four test parts, for its leaderboard.
 """
 
@@ -36,7 +38,7 @@ OF_FILES = {
 """Flags by field of `ASEFile`."""
 SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")
 
-PROGRAM = program.Program(str(__doc__), [program.WORKDIR], words=True)
+PROGRAM = program.Program(str(__doc__), [], [program.WORKDIR], words=True)
 if __name__ == "__main__":
     PROGRAM.begin()
 
@@ -48,10 +50,9 @@ from rich.table import Column, Table
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.errors import CheckpointError, InputError
+from hdgnn_jax.inference.weights import record_of
 from hdgnn_jax.run.results import print_results, restored, results
 from hdgnn_jax.run.score import score
-from hdgnn_jax.training.checkpoint import Checkpoints
-from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Fields, Json
 
@@ -67,12 +68,12 @@ def main(*files: str) -> None:
             "give only one of files, --split and --submission; units and keys need files"
         )
     if files:
-        if score_files(program.workdir(), [pathlib.Path(file) for file in files], how):
+        if score_files(program.trained(), [pathlib.Path(file) for file in files], how):
             sys.exit(1)
     elif SUBMISSION.value:
-        submit(program.workdir(), pathlib.Path(SUBMISSION.value))
+        submit(program.trained(), pathlib.Path(SUBMISSION.value))
     else:
-        run(program.workdir(), SPLIT.value)
+        run(program.trained(), SPLIT.value)
 
 
 def run(workdir: pathlib.Path, split: str | None) -> None:
@@ -81,10 +82,8 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
     Raises:
       ValueError, QM9Error, Is2reError, StructureError, CheckpointError: each with one line.
     """
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        task, predictor = restored(checkpoints)
-        digest = Record.of(checkpoints, "best").split_digest
-    if digest != task.data.digest():
+    task, predictor = restored(workdir)
+    if record_of(workdir).split_digest != task.data.digest():
         raise CheckpointError(
             f"{task.data.title} has changed since {workdir} was trained on it: restore the old "
             "data, or name a file to score"
@@ -99,7 +98,7 @@ def score_files(
     """Prints the errors on files, of the weights that were best on validation.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run, or its file of weights.
       files: files that ASE reads.
       how: fields of `ASEFile` that replace those of the run's config.
 
@@ -109,8 +108,7 @@ def score_files(
     Raises:
       InputError, StructureError, CheckpointError: each with one line.
     """
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        task, predictor = restored(checkpoints)
+    task, predictor = restored(workdir)
     of_run = task.data if isinstance(task.data, ASEFile) else ASEFile()
     source, bad = dataclasses.replace(of_run, **(how or {})), 0
     table = Table("file", "", *(Column(name, justify="right") for name in ("n", "MAE", "RMSE")))
@@ -142,8 +140,7 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
     """
     if file.suffix != ".npz" or not file.absolute().parent.is_dir():
         raise InputError(f"--submission={file} must end in .npz and lie in an existing folder")
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        task, predictor = restored(checkpoints)
+    task, predictor = restored(workdir)
     data = task.data
     if not isinstance(data, IS2RE):
         raise InputError(f"{workdir} was trained on {data.title}: no leaderboard takes it")

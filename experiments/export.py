@@ -16,8 +16,10 @@ The folder must be new or empty. It gets three files:
 To use the folder, `pip install jax flatbuffers` is enough. JAX reads exports of its versions of
 the last half year: keep the run, to export it again later.
 
-With --output=FILE.npz it writes the weights and their record instead, which predict, selftest and
-the calculator take for --workdir, and FILE.npz.sha256.
+Without --workdir the weights are those that come with the package.
+
+With --output=FILE.npz it writes the weights and their record instead, and FILE.npz.sha256. All
+programs that use a trained model take such a file for --workdir, and so does the calculator.
 
 --frames=8 averages over 8 rolls of the edges' frames instead of the run's own number: predictions
 depend less on how a molecule is turned, at 8 times the cost.
@@ -31,24 +33,22 @@ import shutil
 
 from experiments import program
 
-PROGRAM = program.Program(str(__doc__), [program.WORKDIR, program.OUTPUT], [program.FRAMES])
+PROGRAM = program.Program(str(__doc__), [program.OUTPUT], [program.WORKDIR, program.FRAMES])
 if __name__ == "__main__":
     PROGRAM.begin()
 
 from experiments import export_run
 from hdgnn_jax.data.fitted import names_of
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.inference import weights
 from hdgnn_jax.inference.export import export_model
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.inference.weights import pack
-from hdgnn_jax.training.checkpoint import Checkpoints
-from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Json
 
 
 def main() -> None:
     """The program."""
-    run(program.workdir(), pathlib.Path(str(program.OUTPUT.value)), program.FRAMES.value)
+    run(program.trained(), pathlib.Path(str(program.OUTPUT.value)), program.FRAMES.value)
 
 
 def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None:
@@ -63,7 +63,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
             raise InputError(f"--output={output} is there already: name a new file")
         if frames is not None:
             raise InputError("--frames goes with a folder: a file has the weights alone")
-        record = pack(workdir, output)
+        record = weights.pack(workdir, output)
         print(f"{output}: {names_of(record.fitted)}, {output.stat().st_size / 1e6:.1f} MB")
         return
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -85,8 +85,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
 
 def record_of(workdir: pathlib.Path) -> Json:
     """The run's config, split, domain and, if it has one, report."""
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        record = Record.of(checkpoints, "best")
+    record = weights.record_of(workdir)
     summary = workdir / "report/summary.json"
     return {
         "config": record.config,

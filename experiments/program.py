@@ -218,6 +218,13 @@ def workdir() -> pathlib.Path:
     return pathlib.Path(str(WORKDIR.value))
 
 
+def trained() -> pathlib.Path:
+    """What --workdir names, a run's folder or a file of weights; else those of the package."""
+    from hdgnn_jax.inference.weights import SHIPPED
+
+    return pathlib.Path(WORKDIR.value or SHIPPED)
+
+
 def fail(message: object) -> NoReturn:
     """Ends the program with one line on the standard error stream."""
     text = " ".join(str(message).split())

@@ -62,7 +62,7 @@ ETHANOL = Structure.from_symbols(
 
 def main(*files: str) -> None:
     """The program."""
-    predictor = Predictor.load(program.WORKDIR.value, program.FRAMES.value)
+    predictor = Predictor.load(program.trained(), program.FRAMES.value)
     structures = [found for name in files for found in read(pathlib.Path(name))]
     if files and not structures:
         raise StructureError(f"there is no structure in {', '.join(files)}")

@@ -45,7 +45,6 @@ from experiments.study_plan import Plan, Run
 from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.run.results import predicted, restored, rotation_error
-from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
 
 
@@ -105,8 +104,7 @@ def measure(run: Run) -> None:
     They are the error on training molecules, and the rotation error on test molecules, of the
     weights that were best on validation.
     """
-    with Checkpoints(run.folder / "checkpoints") as checkpoints:
-        task, predictor = restored(checkpoints)
+    task, predictor = restored(run.folder)
     turned = task.examples("test").first(TURNED)
     (error,) = rotation_error(task, predictor, turned, run.seed).values()
     known = task.examples("train").first(TRAINED)

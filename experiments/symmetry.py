@@ -54,7 +54,6 @@ from hdgnn_jax.run.results import restored
 from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.so3 import sphere
 from hdgnn_jax.training import step
-from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.types import Json, Params
 
@@ -125,8 +124,7 @@ def run(
 
 def trained(workdir: pathlib.Path) -> tuple[Task, Params, dict[str, float]]:
     """The task of a run, its weights that were best on validation, and its test errors if known."""
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        task, predictor = restored(checkpoints)
+    task, predictor = restored(workdir)
     report = workdir / "report" / "summary.json"
     maes = errors_of(json.loads(report.read_text())) if report.exists() else {}
     return task, predictor.params, maes

@@ -134,7 +134,7 @@ def _run(
             refuse_other_run(record, config, workdir)
             if settings.steps == record.steps and summary.exists():
                 print(f"finished already; report in {workdir / 'report'}")
-                task, predictor = restored(checkpoints, dataset(config))
+                task, predictor = restored(workdir, dataset(config))
                 print_results(task, reported_results(task, predictor))
                 return
         fit = Fit.prepare(config, mesh, workdir, checkpoints, record, began)

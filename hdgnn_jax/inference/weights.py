@@ -95,6 +95,21 @@ def load(path: str | os.PathLike[str], mesh: jax.sharding.Mesh) -> tuple[Record,
         return record, restore_weights(checkpoints, network(record), mesh)
 
 
+def record_of(path: str | os.PathLike[str]) -> Record:
+    """The record of what `load` loads.
+
+    Raises:
+      CheckpointError: where it cannot be read.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".npz":
+        return read(path)[0]
+    from hdgnn_jax.training.checkpoint import Checkpoints
+
+    with Checkpoints(path / "checkpoints") as checkpoints:
+        return Record.of(checkpoints, "best")
+
+
 def network(record: Record) -> HDGNN:
     """The network of a run, without weights."""
     return HDGNN(HyperParameters(**record.model))

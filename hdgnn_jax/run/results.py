@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -20,14 +21,12 @@ from hdgnn_jax.evaluation import liveness, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.inference.batches import nobody
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.inference.weights import restore_weights
+from hdgnn_jax.inference.weights import load
 from hdgnn_jax.models.forces import Derivatives
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.task import Task
 from hdgnn_jax.training import step
-from hdgnn_jax.training.checkpoint import Checkpoints
-from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.report import TargetReport, print_tables
 from hdgnn_jax.training.result import SplitResult
 
@@ -40,21 +39,21 @@ LOOKED_AT = 16
 
 
 def restored(
-    checkpoints: Checkpoints, data: Dataset | None = None
+    path: str | os.PathLike[str], data: Dataset | None = None
 ) -> tuple[Task, Predictor]:
     """The task of a run, and its weights that were best on validation, on all devices.
 
     Args:
-      checkpoints: those of the run.
+      path: folder of the run, or a file of `weights.pack`.
       data: the same data, if they have been moved; None: those that the config describes.
 
     Raises:
       CheckpointError: where they cannot be restored.
     """
-    record = Record.of(checkpoints, "best")
-    task, mesh = Task.from_record(record), step.make_mesh()
+    mesh = step.make_mesh()
+    record, params = load(path, mesh)
+    task = Task.from_record(record)
     task = dataclasses.replace(task, data=data or task.data)
-    params = restore_weights(checkpoints, task.model, mesh)
     return task, task.predictor(params, record.budget, mesh)
 
 

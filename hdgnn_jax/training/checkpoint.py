@@ -241,8 +241,7 @@ class Checkpoints:
         steps = self.steps()
         if not steps and self.directory.parent.is_file():
             raise CheckpointError(
-                f"{self.directory.parent} is a file, and this needs the folder of a run; predict, "
-                "selftest and the calculator take a file of weights too"
+                f"{self.directory.parent} is a file, and this needs the folder of a run"
             )
         if not steps:
             raise CheckpointError(f"{self.directory} holds no checkpoint: check the path")

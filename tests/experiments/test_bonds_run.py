@@ -14,7 +14,6 @@ from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.inference.predictor import PredictorError
 from hdgnn_jax.run.results import restored
 from hdgnn_jax.run.score import score
-from hdgnn_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,7 @@ def test_it_stands_beside_the_same_linear_model(of_bonds, finished):
     assert ours["mae"] != theirs["mae"]
     networks = []
     for run in (of_bonds, finished):
-        with Checkpoints(run / "checkpoints") as checkpoints:
-            networks.append(restored(checkpoints)[0].model.hyper)
+        networks.append(restored(run)[0].model.hyper)
     assert [hyper.neighborhood for hyper in networks] == ["bonds", "cutoff"]
     assert networks[0].neighbors < networks[1].neighbors
 
@@ -60,7 +58,6 @@ def test_of_a_file_with_forces_its_energies_are_scored(of_bonds, tmp_path):
     water = molecule("H2O")
     water.calc = SinglePointCalculator(water, energy=-2000.0, forces=water.positions)
     ase.io.write(tmp_path / "file.extxyz", water)
-    with Checkpoints(of_bonds / "checkpoints") as checkpoints:
-        task, predictor = restored(checkpoints)
+    task, predictor = restored(of_bonds)
     found = score(task, predictor, ASEFile(), tmp_path / "file.extxyz").errors
     assert set(found) == {"U0 [meV]", "U0 [meV/atom]"}

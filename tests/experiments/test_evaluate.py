@@ -21,7 +21,6 @@ from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.run.results import restored, results
 from hdgnn_jax.run.score import score
 from hdgnn_jax.training import record
-from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.result import format_mae
 
 
@@ -36,8 +35,7 @@ def test_the_printed_line_is_that_of_the_report(finished, capsys):
 
 
 def test_every_prediction_is_the_same_to_the_bit(finished):
-    with Checkpoints(finished / "checkpoints") as checkpoints:
-        task, predictor = restored(checkpoints)
+    task, predictor = restored(finished)
     ((result,),) = results(task, predictor, ["validation"]).values()
     path = finished / "report" / "predictions_validation.csv"
     ids, truth, prediction = np.loadtxt(path, delimiter=",", skiprows=1).T
@@ -55,8 +53,7 @@ def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
         atoms.info["energy"] = value / 1000 - below
     frames[0].info["charge"] = 1
     ase.io.write(tmp_path / "file.extxyz", frames)
-    with Checkpoints(finished / "checkpoints") as checkpoints:
-        task, predictor = restored(checkpoints)
+    task, predictor = restored(finished)
     scored = score(task, predictor, ASEFile(), tmp_path / "file.extxyz")
     found = scored.errors
     assert scored.notes == ["1 structures have a charge or a spin, which no model sees"]

@@ -84,7 +84,7 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(call, tmp_path, arguments, m
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("module", "arguments"), [(train, [QUICK]), (evaluate, [])])
+@pytest.mark.parametrize(("module", "arguments"), [(train, [QUICK]), (peer, [])])
 def test_a_missing_folder_is_one_line(call, module, arguments):
     code, out, err = call(module, *arguments)
     assert (code, out) == (1, "")

@@ -16,7 +16,6 @@ from experiments.configs.ase import get_config
 from hdgnn_jax.data.ase_files import read_labelled
 from hdgnn_jax.run.results import restored
 from hdgnn_jax.run.score import score
-from hdgnn_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +90,7 @@ def test_it_is_learned_reported_and_scored(crystals, path, config, tmp_path, cap
     assert stress["unit"] == "meV/Å^3"
     assert stress["test"]["mae"] < 0.8 * stress["test"]["mae_no stress"]
     assert "stress [meV/Å^3]" in capsys.readouterr().out
-    with Checkpoints(tmp_path / "run/checkpoints") as checkpoints:
-        task, predictor = restored(checkpoints)
+    task, predictor = restored(tmp_path / "run")
     errors = score(task, predictor, task.data, path).errors["stress [meV/Å^3]"]
     graphs = predictor.prepare(read_labelled(path, "energy").structures)
     volume = np.array([atoms.get_volume() for atoms in crystals])[:, None, None]

@@ -16,7 +16,6 @@ from experiments.configs import ablations
 from experiments.study_plan import Plan
 from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.run.results import restored, results
-from hdgnn_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -241,6 +240,5 @@ def test_the_rotation_error_of_a_finished_run_is_measured(finished, tmp_path):
     measured = run.read("measured.json")
     assert measured["rotation_error"] > 0
     # The same molecules, weights and baselines give the error of `evaluate --split=train`.
-    with Checkpoints(run.folder / "checkpoints") as checkpoints:
-        (of_train,) = results(*restored(checkpoints), ["train"])["U0"]
+    (of_train,) = results(*restored(run.folder), ["train"])["U0"]
     assert measured["train_mae"] == pytest.approx(of_train.mae)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from molecules import KNOWN
 
+from experiments import evaluate, export
 from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.inference.weights import pack
+from hdgnn_jax.inference.weights import pack, record_of
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,19 @@ def test_it_predicts_as_the_run_does_to_the_bit(finished, file):
         assert getattr(packed, field) == getattr(run, field), field
     assert packed.errors["U0"] > 0
     assert dataclasses.replace(packed, errors={}) != packed
+
+
+def test_it_is_evaluated_and_exported_as_the_run_is(finished, file, tmp_path, capsys):
+    tables = []
+    for path in (finished, file):
+        evaluate.run(path, "validation")
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] != ""
+    export.run(file, tmp_path / "model", None)
+    description = json.loads((tmp_path / "model/model.json").read_text())
+    assert description["run"]["config"] == record_of(finished).config
+    with pytest.raises(CheckpointError, match="is a file, and this needs the folder of a run"):
+        pack(file, tmp_path / "again.npz")
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "alone", "missing"])

@@ -19,7 +19,6 @@ from hdgnn_jax.run.chosen import has_reference
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.results import restored, results
 from hdgnn_jax.run.task import Task, examples
-from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import Memory
 from hdgnn_jax.training.record import Course, Record
 
@@ -64,8 +63,7 @@ def test_the_network_learns_what_the_linear_model_leaves(of_linear):
 def test_all_ways_to_predict_have_the_linear_model_in_them(several):
     summary = json.loads((several / "report" / "U0" / "summary.json").read_text())
     assert summary["mae_linear"] < summary["mae_mean_predictor"]
-    with Checkpoints(several / "checkpoints") as checkpoints:
-        task, inside = restored(checkpoints)
+    task, inside = restored(several)
     (result,) = results(task, inside, ["validation"])["U0"]
     assert result.mae == summary["splits"]["validation"]["mae"]
     predictor = Predictor.load(several)
