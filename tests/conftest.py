@@ -9,7 +9,7 @@ import tempfile
 from hdgnn_jax import cpu
 
 # Programs run for seconds here; to optimise them would take longer. To compile fusions by way of
-# MLIR takes as long as all the rest: `test_cpu.py` does, and holds it against what is done here.
+# MLIR takes as long as all the rest: `test_hosts.py` does, and holds it against what is done here.
 os.environ["XLA_FLAGS"] = " ".join(
     cpu.known_to_xla((
         "--xla_force_host_platform_device_count=4",

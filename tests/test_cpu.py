@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
-from molecules import KNOWN, graph_of
-from small import BUDGET, loss_of, parameters
 
 from hdgnn_jax import cpu
 
@@ -64,31 +59,3 @@ def test_memory_that_is_free_goes_back_to_the_system():
         "assert cpu.resident() / 2**20 < full - 90\n"
     )
     subprocess.run([sys.executable, "-c", of_100_mib], check=True)
-
-
-@pytest.mark.slow
-def test_what_is_compiled_for_users_is_what_these_tests_run(tmp_path):
-    """Optimised, layers one after another, and fusions by way of MLIR, as JAX 0.12 has them."""
-    script = (
-        "import sys, jax, numpy as np\n"
-        "from molecules import KNOWN, graph_of\n"
-        "from small import BUDGET, loss_of, parameters\n"
-        "found = loss_of()(parameters(), graph_of(KNOWN, budget=BUDGET))\n"
-        "np.savez(sys.argv[1], *jax.tree.leaves(found))\n"
-    )
-    emitters = cpu.known_to_xla(["--xla_cpu_use_fusion_emitters=true"])
-    subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "found.npz"],
-        env={
-            **os.environ,
-            "XLA_FLAGS": " ".join([*emitters, *cpu.known_to_xla(cpu.COMPILER[1:])]),
-            "PYTHONPATH": str(pathlib.Path(__file__).parent),
-        },
-        check=True,
-    )
-    here = jax.tree.leaves(loss_of()(parameters(), graph_of(KNOWN, budget=BUDGET)))
-    with np.load(tmp_path / "found.npz") as there:
-        for k, own in enumerate(here):
-            # A gradient may be the small difference of large terms.
-            bound = 1e-5 * max(np.abs(own).max(), 1e-3)
-            np.testing.assert_allclose(there[f"arr_{k}"], own, rtol=1e-4, atol=bound)

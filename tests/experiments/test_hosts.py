@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import train
+from hdgnn_jax import cpu
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import StoppedError
@@ -26,9 +27,16 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(train.__file__).parents[1]
 
 
-def start(arguments: list[str], devices: int, **environment: str) -> subprocess.Popen:
-    """The training program, on so many devices."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+def start(
+    arguments: list[str], devices: int, emitters: bool = False, **environment: str
+) -> subprocess.Popen:
+    """The training program, on so many devices; `emitters`: fusions compiled as for a user."""
+    of_emitters = f"--xla_cpu_use_fusion_emitters={emitters}"
+    flags = " ".join([
+        os.environ["XLA_FLAGS"],
+        f"--xla_force_host_platform_device_count={devices}",
+        *cpu.known_to_xla([of_emitters]),
+    ])
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *arguments],
         cwd=ROOT,
@@ -78,7 +86,7 @@ def arguments(command, tmp_path):
 
 
 def test_two_processes_of_two_devices_train_as_one_of_four(finished, arguments, tmp_path):
-    done = finish([start(a, 2) for a in of_two(arguments)])
+    done = finish([start(a, 2, emitters=True) for a in of_two(arguments)])
     assert [code for code, _, _ in done] == [0, 0], done
     assert "on 4 device(s)" in done[0][1]
     # Gloo, which connects CPUs, speaks for itself.
