@@ -101,7 +101,7 @@ def main(*inputs: str) -> None:
         raise InputError(
             f"--output={output} must end in {', '.join(FORMATS)} and lie in an existing folder"
         )
-    workdirs = [pathlib.Path(name) for name in (program.WORKDIR.value or str(SHIPPED)).split(",")]
+    workdirs = [pathlib.Path(name) for name in str(program.trained()).split(",")]
     options = Options(
         FORCES.value, ROLLS.value, CONFORMERS.value, RELAX.value, FMAX.value, STEPS_OF_RELAX.value,
         UNIT.value,

@@ -250,10 +250,15 @@ class _Pairs(NamedTuple):
         """[E, 2] the elements of each edge, ascending."""
         return np.sort(np.stack([z[self.senders], z[self.receivers]], 1), 1)
 
+    def bonds(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[B], [B] receivers and senders of the edges that are bonds."""
+        near = bonded(z[self.senders], z[self.receivers], self.distance)
+        return self.receivers[near], self.senders[near]
+
     def bonded(self, z: np.ndarray) -> np.ndarray:
         """[n atoms, 1 + most bonds] each atom's element, then those it is bonded to, then zeros."""
-        near = bonded(z[self.senders], z[self.receivers], self.distance)
-        atoms, others = self.receivers[near], z[self.senders[near]]
+        atoms, others = self.bonds(z)
+        others = z[others]
         order = np.lexsort((others, atoms))
         atoms, others = atoms[order], others[order]
         number = np.bincount(atoms, minlength=len(z))
@@ -283,9 +288,8 @@ def _of_molecules(structures: Structures, of_atoms: np.ndarray) -> np.ndarray:
 
 def _fragments(structures: Structures, pairs: _Pairs) -> np.ndarray:
     """[n] number of groups of atoms without a bond between them; 1 for a structure with a cell."""
-    z, n = structures.atomic_numbers, len(structures.atomic_numbers)
-    near = bonded(z[pairs.senders], z[pairs.receivers], pairs.distance)
-    first, second = pairs.senders[near], pairs.receivers[near]
+    first, second = pairs.bonds(structures.atomic_numbers)
+    n = len(structures.atomic_numbers)
     # Each atom takes the lowest number among its neighbours, and then that atom's own, so that
     # chains shorten by half.
     lowest, before = np.arange(n), np.zeros(0, int)

@@ -42,9 +42,7 @@ def pack(workdir: str | os.PathLike[str], file: pathlib.Path) -> Record:
     Raises:
       CheckpointError: where the run cannot be read.
     """
-    from hdgnn_jax.training.checkpoint import Checkpoints
-
-    with Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
+    with _checkpoints(workdir) as checkpoints:
         record = Record.of(checkpoints, "best")
         params = restore_weights(checkpoints, network(record), step.make_mesh())
     arrays: Json = flatten_dict(jax.device_get(params), sep="/")
@@ -88,9 +86,7 @@ def load(path: str | os.PathLike[str], mesh: jax.sharding.Mesh) -> tuple[Record,
     if path.suffix == ".npz":
         record, params = read(path)
         return record, jax.device_put(params, step.replicated(mesh))
-    from hdgnn_jax.training.checkpoint import Checkpoints
-
-    with Checkpoints(path / "checkpoints") as checkpoints:
+    with _checkpoints(path) as checkpoints:
         record = Record.of(checkpoints, "best")
         return record, restore_weights(checkpoints, network(record), mesh)
 
@@ -104,10 +100,14 @@ def record_of(path: str | os.PathLike[str]) -> Record:
     path = pathlib.Path(path)
     if path.suffix == ".npz":
         return read(path)[0]
+    with _checkpoints(path) as checkpoints:
+        return Record.of(checkpoints, "best")
+
+
+def _checkpoints(workdir: str | os.PathLike[str]) -> Checkpoints:
     from hdgnn_jax.training.checkpoint import Checkpoints
 
-    with Checkpoints(path / "checkpoints") as checkpoints:
-        return Record.of(checkpoints, "best")
+    return Checkpoints(pathlib.Path(workdir) / "checkpoints")
 
 
 def network(record: Record) -> HDGNN:
