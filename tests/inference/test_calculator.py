@@ -282,8 +282,12 @@ def test_float64_forces_are_the_slope_of_the_energy(predictor, tmp_path):
 
 
 def test_a_charge_is_said(predictor):
-    ion = molecule("OH")
+    ion = molecule("OH")  # with ASE's magnetic moment of the radical
     ion.info["charge"] = -1
     ion.calc = HDGNNCalculator(predictor)
+    both = "charge -1, magnetic moments of its atoms with the sum [+]1, which the model does not see"
+    with pytest.warns(DomainWarning, match=both):
+        ion.get_potential_energy()
+    ion.set_initial_magnetic_moments(None)
     with pytest.warns(DomainWarning, match="charge -1, which the model does not see"):
         ion.get_potential_energy()
