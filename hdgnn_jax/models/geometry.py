@@ -25,7 +25,8 @@ class Shell(NamedTuple):
       senders, receivers: [E']; receivers ascend.
       envelope: [E'] weight of each edge, exactly 0 on padded edges.
       learned: D(R_ij), rows |m| <= m_max, for the learned pathway.
-      product: D(R_ij), rows |m| <= L', which turns inputs of the Clebsch-Gordan product.
+      product: the same rows, and behind them those up to |m| = L', for the inputs of the
+        Clebsch-Gordan product.
       low: D(R_ij) of degrees l <= L', which turns outputs of that product back.
       full: D(R_ij), all rows, for the fifth term; None without it.
       axis: [E', S] the row m = 0 of D(R_ij) for each degree, S(r_ij) / sqrt(2l + 1).
@@ -155,7 +156,7 @@ def edge_geometry(
             receivers,
             weight,
             learned=wigner.wigner(rows, m_max=m_max),
-            product=wigner.wigner(rows, m_max=product_degree),
+            product=wigner.wigner(rows, m_max=max(m_max, product_degree), first=m_max),
             low=wigner.wigner(rows, l_max=product_degree),
             full=wigner.wigner(rows) if full else None,
             axis=polar_rows(degree, of(directions)),

@@ -7,12 +7,13 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from hdgnn_jax.graphs.batching import gather
-from hdgnn_jax.models.dense import AFTER_SILU, DegreeDense, Dense, Precision, dot
+from hdgnn_jax.models.dense import AFTER_SILU, KEPT, DegreeDense, Dense, Precision, dot
 from hdgnn_jax.models.gates import attend, gate
 from hdgnn_jax.models.geometry import Shell
-from hdgnn_jax.models.pathways import Pathway, learned_pathway
+from hdgnn_jax.models.pathways import Ends, Pathway, learned_pathway
 from hdgnn_jax.so3 import degrees, products, wigner
 
 TensorProduct = Literal["metp", "fully_connected", "depthwise", "none"]
@@ -70,7 +71,6 @@ class MessageBlock(nn.Module):
         """
         n_nodes, _, channels = x.shape
         senders, receivers = shell.senders, shell.receivers
-        x_i, x_j = gather(x, receivers), gather(x, senders)
         fade = shell.envelope[:, None] / self.neighbors**0.5
         learned = learned_pathway(
             self.pathway, self.degree, self.m_max, self.hidden, self.precision, self.last_silu
@@ -85,26 +85,33 @@ class MessageBlock(nn.Module):
             return jax.ops.segment_sum(messages, receivers, n_nodes, indices_are_sorted=True)
 
         total = jnp.zeros_like(x)
+        ends = gather(x, receivers), gather(x, senders)
+        turned: Ends | None = None
         if learned is not None:
             nn.share_scope(self, learned)
-            total += collect(learned(x, (x_i, x_j), e, a, shell.learned, (receivers, senders)))
+            # The ends are turned once, for the fully connected product too.
+            frame = shell.product if self.tensor_product == "fully_connected" else shell.learned
+            turned = checkpoint_name(wigner.rotate_both(frame, ends), KEPT)
+            kept = len(degrees.rows(self.degree, self.m_max))
+            seen = turned[0][:, :kept], turned[1][:, :kept]
+            total += collect(learned(x, seen, e, a, shell.learned, (receivers, senders)))
         if self.tensor_product == "depthwise":
-            product = DepthwiseProduct(
+            depthwise = DepthwiseProduct(
                 self.degree, self.product_degree, self.precision, name="product"
             )
-            parts = product(x, e, a[n_learned], shell.axis, senders)
+            parts = depthwise(x, e, a[n_learned], shell.axis, senders)
             # Parts are summed one by one: joining them is cheaper by node than by edge.
             exact = jnp.stack([collect(part) for part in parts], 1)
             total = total.at[:, : exact.shape[1]].add(exact)
         elif self.tensor_product != "none":
-            exact = self.product(x, x_i, x_j, shell.product, senders, receivers)
+            exact = self.product(x, ends, turned, shell)
             exact = collect(wigner.rotate_back(shell.low, a[n_learned][:, None] * exact))
             total = total.at[:, : degrees.size(self.product_degree)].add(exact)
         if shell.full is not None:
-            turned = wigner.rotate(shell.full, mean_channel(x, senders, receivers)) / 2**0.5
+            mean = wigner.rotate(shell.full, mean_channel(x, senders, receivers)) / 2**0.5
             single = TensorProductGate(
                 self.degree, self.degree, 1, self.precision, name="full_product"
-            )(turned)
+            )(mean)
             total += collect(a[-1][:, None] * wigner.rotate_back(shell.full, single))
         return total
 
@@ -138,24 +145,29 @@ class MessageBlock(nn.Module):
         return [gate(self, "attention", logits) for logits in gates]
 
     def product(
-        self,
-        x: jax.Array,
-        x_i: jax.Array,
-        x_j: jax.Array,
-        frame: wigner.Wigner,
-        senders: jax.Array,
-        receivers: jax.Array,
+        self, x: jax.Array, ends: Ends, turned: Ends | None, shell: Shell
     ) -> jax.Array:
         """Gate((x_i + x_j) (x) S(r_ij)) in the edge's frame: [E, (L' + 1)**2, C].
 
         METP (eq. 7) is the fully connected product with one input channel, the mean.
+
+        Args:
+          x: [N, S, C].
+          ends: x of receivers and of senders, [E, S, C].
+          turned: the same, times D of `shell.product`; None: not yet turned.
+          shell: the edges.
         """
-        channels = x.shape[-1]
-        metp = self.tensor_product == "metp"
-        total = mean_channel(x, senders, receivers) if metp else x_i + x_j
+        if self.tensor_product == "metp":
+            mean = mean_channel(x, shell.senders, shell.receivers)
+            summed = wigner.rotate(shell.product, mean)
+        elif turned is None:
+            summed = wigner.rotate(shell.product, ends[0] + ends[1])
+        else:
+            summed = turned[0] + turned[1]
         return TensorProductGate(
-            self.degree, self.product_degree, channels, self.precision, name="product"
-        )(wigner.rotate(frame, total) / 2**0.5)
+            self.degree, self.product_degree, x.shape[-1], self.precision, self.m_max,
+            name="product",
+        )(summed / 2**0.5)  # fmt: skip
 
 
 def mean_channel(x: jax.Array, senders: jax.Array, receivers: jax.Array) -> jax.Array:
@@ -235,11 +247,15 @@ class TensorProductGate(nn.Module):
     degree_out: int
     features: int
     precision: Precision
+    first: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[E, rows |m| <= L', C_in]` to `[E, (L' + 1)**2, features]`, in the edge's frame."""
-        constants = products.paths(self.degree, self.degree_out)
+        """Maps `[E, M, C_in]` to `[E, (L' + 1)**2, features]`, in the edge's frame.
+
+        The M rows are as `products.paths` says for `first`.
+        """
+        constants = products.paths(self.degree, self.degree_out, self.first)
         n_edges, _, channels_in = x.shape
         l_of_path = constants.triples[:, 2]
         weights = []

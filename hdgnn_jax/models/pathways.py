@@ -1,7 +1,7 @@
 """Learned pathways: the choices for the first three terms of eq. 11 (README.md, section 4).
 
-A pathway gets the states of the nodes and of both ends of the edges. It returns the sum of its
-terms, weighted by a1, a2 and a3, in the global frame.
+A pathway gets the states of the nodes, and of both ends of the edges in the edges' frames. It
+returns the sum of its terms, weighted by a1, a2 and a3, in the global frame.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from hdgnn_jax.graphs.batching import gather
-from hdgnn_jax.models.dense import AFTER_SILU, KEPT, DegreeDense, Dense, Precision
+from hdgnn_jax.models.dense import AFTER_SILU, DegreeDense, Dense, Precision
 from hdgnn_jax.models.gates import gate
 from hdgnn_jax.so3 import degrees, wigner
 
@@ -73,7 +72,7 @@ class EdgeNetworks(Networks):
     def __call__(
         self,
         x: jax.Array,
-        ends: Ends,
+        turned: Ends,
         e: jax.Array,
         a: Terms,
         frame: wigner.Wigner,
@@ -83,7 +82,7 @@ class EdgeNetworks(Networks):
 
         Args:
           x: [N, S, C].
-          ends: x of receivers and of senders, [E, S, C].
+          turned: D x of receivers and of senders, [E, M, C].
           e: [E, B] distance block.
           a: three weights [E, C].
           frame: D(R_ij) of the edges.
@@ -100,16 +99,14 @@ class EdgeNetworks(Networks):
 
         def inputs(x_k: jax.Array, at: jax.Array) -> list[list[jax.Array]]:
             """[W_a x'', W_a x], or [W_a D x]; each is a list with an array for every network."""
-            turned = first(
-                checkpoint_name(wigner.rotate(frame, x_k), KEPT).reshape(-1, size)
-            )
+            turned = first(x_k.reshape(-1, size))
             if plain is None:
                 return [jnp.split(turned, len(names), -1)]
             still = gather(plain, at)
             parts = [turned - still, still]
             return [jnp.split(part, len(names), -1) for part in parts]
 
-        of_i, of_j = (inputs(x_k, at) for x_k, at in zip(ends, nodes, strict=True))
+        of_i, of_j = (inputs(x_k, at) for x_k, at in zip(turned, nodes, strict=True))
 
         # The input is a product of two SiLUs, or a sum of two such products. The outputs are the
         # largest arrays of a step: computing them again costs less than storing them.
@@ -142,11 +139,11 @@ class SO2Networks(Networks):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, ends: Ends, e: jax.Array, a: Terms, frame: wigner.Wigner, nodes: Ends
+        self, x: jax.Array, turned: Ends, e: jax.Array, a: Terms, frame: wigner.Wigner, nodes: Ends
     ) -> jax.Array:
         """See `EdgeNetworks`."""
         c = nn.silu(Dense(self.hidden, self.precision, gain=AFTER_SILU, name="c")(e))
-        x_i, x_j = (wigner.rotate(frame, x_k) for x_k in ends)
+        x_i, x_j = turned
         nn1, nn2 = (
             SO2Network(
                 self.degree, self.m_max, self.hidden, self.precision, self.last_silu, name=name
@@ -203,7 +200,7 @@ class EquivariantLinear(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, ends: Ends, e: jax.Array, a: Terms, frame: wigner.Wigner, nodes: Ends
+        self, x: jax.Array, turned: Ends, e: jax.Array, a: Terms, frame: wigner.Wigner, nodes: Ends
     ) -> jax.Array:
         """See `EdgeNetworks`."""
         channels, (receivers, senders) = x.shape[-1], nodes
@@ -224,7 +221,7 @@ class Unrestricted(Networks):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, ends: Ends, e: jax.Array, a: Terms, frame: wigner.Wigner, nodes: Ends
+        self, x: jax.Array, turned: Ends, e: jax.Array, a: Terms, frame: wigner.Wigner, nodes: Ends
     ) -> jax.Array:
         """See `EdgeNetworks`."""
         size = x.shape[1] * x.shape[2]

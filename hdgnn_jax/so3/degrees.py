@@ -38,6 +38,12 @@ def rows(degree: int, m_max: int, l_max: int | None = None) -> np.ndarray:
     return where(keep)
 
 
+def low_first(degree: int, m_max: int, highest: int) -> np.ndarray:
+    """`rows(degree, m_max)`, and behind them the other rows with |m| <= highest."""
+    low, order = rows(degree, m_max), np.abs(order_of(degree))
+    return np.concatenate([low, where((order > m_max) & (order <= highest))])
+
+
 def where(chosen: np.ndarray) -> np.ndarray:
     """The indices where `chosen` is True, in int32.
 

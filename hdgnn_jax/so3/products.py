@@ -20,7 +20,7 @@ class Paths(NamedTuple):
 
     Attributes:
       triples: [paths, 3] the (l1, l2, l) of each path, ordered by l.
-      inputs: per |m| = 0..L', indices of the input rows (among those with |m| <= L').
+      inputs: per |m| = 0..L', places of the input's rows.
       outputs: per |m|, indices of the output coefficients (among (L' + 1)**2).
       couplings: per |m|, [paths, inputs, outputs].
     """
@@ -32,11 +32,12 @@ class Paths(NamedTuple):
 
 
 @functools.cache
-def paths(degree: int, degree_out: int) -> Paths:
+def paths(degree: int, degree_out: int, first: int | None = None) -> Paths:
     """All paths (l1, l2, l) with l1, l2 <= L and l <= L' that the triangle rule allows (eq. 5).
 
     Inputs of unit variance give outputs of unit variance on each path: e3nn's `component`
-    normalisation.
+    normalisation. The input's rows are those with |m| <= L', ascending, or, with `first`, those of
+    `degrees.low_first`.
     """
     triples = [
         (l1, l2, l)
@@ -45,6 +46,8 @@ def paths(degree: int, degree_out: int) -> Paths:
         for l2 in range(abs(l1 - l), min(l1 + l, degree) + 1)
     ]
     rows_in = degrees.rows(degree, degree_out)
+    if first is not None:
+        rows_in = degrees.low_first(degree, first, max(first, degree_out))
     l_in, m_in = degrees.degree_of(degree)[rows_in], degrees.order_of(degree)[rows_in]
     l_out, m_out = degrees.degree_of(degree_out), degrees.order_of(degree_out)
     table = np.zeros((len(triples), len(rows_in), len(l_out)))

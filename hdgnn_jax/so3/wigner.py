@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hdgnn_jax.so3 import degrees, frames, harmonics
+from hdgnn_jax.so3 import degrees, frames, harmonics, platform
 
 
 class Wigner(NamedTuple):
@@ -90,7 +90,7 @@ def generators(degree: int) -> np.ndarray:
 
 
 def block_diagonal(
-    rows: jax.Array, m_max: int | None = None, l_max: int | None = None
+    rows: jax.Array, m_max: int | None = None, l_max: int | None = None, first: int | None = None
 ) -> jax.Array:
     """The block diagonal matrix `[..., M, S]` with the rows of `wigner_rows`.
 
@@ -98,26 +98,44 @@ def block_diagonal(
       rows: from `wigner_rows`.
       m_max: the highest order kept; None keeps all that `rows` has.
       l_max: the highest degree kept, in rows and columns; None keeps all.
+      first: rows of orders up to this one come before the others; None: by degree.
     """
     highest = rows.shape[-2] // 2
     degree = math.isqrt(rows.shape[-1]) - 1
     m_max = highest if m_max is None else min(m_max, highest)
     kept = degrees.rows(degree, m_max, l_max)
+    if first is not None:
+        kept = degrees.low_first(degree, first, m_max)
     columns = degrees.size(degree if l_max is None else l_max)
     l, m = degrees.degree_of(degree)[kept], degrees.order_of(degree)[kept]
     inside = l[:, None] == degrees.degree_of(degree)[:columns]
     return jnp.where(inside, rows[..., highest + m, :columns], 0)
 
 
-def wigner(rows: jax.Array, m_max: int | None = None, l_max: int | None = None) -> Wigner:
+def wigner(
+    rows: jax.Array, m_max: int | None = None, l_max: int | None = None, first: int | None = None
+) -> Wigner:
     """`block_diagonal` and its transpose, ready for `rotate` and `rotate_back`."""
-    forward = block_diagonal(rows, m_max, l_max)
+    forward = block_diagonal(rows, m_max, l_max, first)
     return Wigner(forward, jnp.swapaxes(forward, -1, -2))
 
 
 def rotate(wigner: Wigner, x: jax.Array) -> jax.Array:
     """D x: `[E, S, C] -> [E, M, C]`."""
     return _apply(wigner.forward, wigner.backward, x)
+
+
+def rotate_both(wigner: Wigner, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """D x of two arrays, `[E, S, C] -> [E, M, C]`.
+
+    On a TPU they are one product, since its memory pads the last axis to 128 numbers. On a CPU two
+    products are faster, by a sixth of a training step: they copy nothing.
+    """
+    if platform.platform() != "tpu":
+        return rotate(wigner, ends[0]), rotate(wigner, ends[1])
+    channels = ends[0].shape[-1]
+    both = rotate(wigner, jnp.concatenate(ends, -1))
+    return both[..., :channels], both[..., channels:]
 
 
 def rotate_back(wigner: Wigner, x: jax.Array) -> jax.Array:

@@ -285,8 +285,8 @@ def test_a_charge_is_said(predictor):
     ion = molecule("OH")  # with ASE's magnetic moment of the radical
     ion.info["charge"] = -1
     ion.calc = HDGNNCalculator(predictor)
-    both = "charge -1, magnetic moments of its atoms with the sum [+]1, which the model does not see"
-    with pytest.warns(DomainWarning, match=both):
+    moments = "magnetic moments of its atoms with the sum [+]1"
+    with pytest.warns(DomainWarning, match=f"charge -1, {moments}, which the model does not see"):
         ion.get_potential_energy()
     ion.set_initial_magnetic_moments(None)
     with pytest.warns(DomainWarning, match="charge -1, which the model does not see"):

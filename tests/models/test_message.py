@@ -163,7 +163,7 @@ def test_messages_are_those_of_equation_11(
         receivers=receivers,
         envelope=jnp.array(envelope),
         learned=wigner.wigner(rows, m_max=m_max),
-        product=wigner.wigner(rows, m_max=product_degree),
+        product=wigner.wigner(rows, m_max=max(m_max, product_degree), first=m_max),
         low=wigner.wigner(rows, l_max=product_degree),
         full=wigner.wigner(rows) if full else None,
         axis=polar_rows(degree, jnp.array(direction)),

@@ -30,8 +30,8 @@ def run(kind: str, m_max: int = 1, roll: np.ndarray = ROLL, params: dict | None 
     module = learned_pathway(kind, DEGREE, m_max, HIDDEN, "float32", last_silu=False)
     rotation = frames.edge_frame(jnp.array(DIRECTION), jnp.array(roll))
     frame = wigner.wigner(wigner.wigner_rows(DEGREE, rotation, m_max))
-    arrays = (jnp.array(X), (jnp.array(X[RECEIVERS]), jnp.array(X[SENDERS])), jnp.array(E))
-    given = (*arrays, jnp.array(A), frame, (RECEIVERS, SENDERS))
+    turned = tuple(wigner.rotate(frame, jnp.array(X[end])) for end in (RECEIVERS, SENDERS))
+    given = (jnp.array(X), turned, jnp.array(E), jnp.array(A), frame, (RECEIVERS, SENDERS))
     params = stirred(module.init, *given)["params"] if params is None else params
     return np.asarray(jax.jit(module.apply)({"params": params}, *given)), params
 

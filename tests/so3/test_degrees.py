@@ -21,3 +21,7 @@ def test_coefficients_ascend_by_degree_then_order(degree):
         top = degree if l_max is None else l_max
         kept = [k for k, (l, m) in enumerate(pairs) if abs(m) <= m_max and l <= top]
         assert degrees.rows(degree, m_max, l_max).tolist() == kept
+    for low, high in itertools.product(range(4), range(4)):
+        orders = [(abs(m) > low, k) for k, (_, m) in enumerate(pairs) if abs(m) <= max(low, high)]
+        kept = [k for _, k in sorted(orders)]
+        assert degrees.low_first(degree, low, high).tolist() == kept
