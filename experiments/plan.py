@@ -6,7 +6,8 @@ It compiles the training step of the config for that topology, with the compiler
 needs no TPU (pip install "hdgnn_jax[tpu-plan]"), and reads the compiled program: nothing is run, no
 weights are made. --topology=cpu plans for this machine, h100:8 for GPUs (pip install
 "jax[cuda12]"). Any field of the config can be set. The sizes of batches come from the data; where
-these are not here, from --atoms and --edges. Compilation takes from half a minute to some minutes.
+these are not here, from --atoms and --edges. Compilation takes from half a minute to some minutes;
+several times that for TPUs with --thorough: as a run compiles, with the time of its operations.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ EDGES = flags.DEFINE_float(
 LARGEST = flags.DEFINE_bool(
     "largest_batch", False, "search the largest batch that fits, with a compilation for each try"
 )
+THOROUGH = flags.DEFINE_bool(
+    "thorough", False, "compile for a TPU as a run does: slower, and with the operations' times"
+)
 TRIES = flags.DEFINE_integer("tries", 10, "N, the most batches to try", lower_bound=1)
 
 PROGRAM = program.Program(str(__doc__), [program.CONFIG, TOPOLOGY], [program.JSON])
@@ -46,16 +50,14 @@ from rich.table import Table
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.run import planned
-from hdgnn_jax.run.examples import Examples
-from hdgnn_jax.run.task import Task, check
+from hdgnn_jax.run.task import check
 from hdgnn_jax.training import plan as plans
-from hdgnn_jax.training import step
-from hdgnn_jax.training.chips import GIB, Chip, devices_of
+from hdgnn_jax.training.chips import GIB, devices_of
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.types import Config, Json
 
-SHOWN, KEPT = 8, 50
-"""Shapes of arrays in the table, and in the JSON file."""
+SHOWN = 8
+"""Shapes of arrays in the table."""
 MODEL = {
     False: "Assumed: the longest of these is the step's time, all else overlaps with it, and every "
     "unit works at its peak. A real step takes longer.",
@@ -70,16 +72,20 @@ def main() -> None:
     if (atoms is None) != (edges is None):
         raise InputError("--atoms and --edges must be given together")
     mean = planned.Structured(atoms, edges) if atoms and edges else None
-    found = run(
-        program.read_config(), str(TOPOLOGY.value), mean, TRIES.value if LARGEST.value else 0
-    )
+    tries = TRIES.value if LARGEST.value else 0
+    config, topology = program.read_config(), str(TOPOLOGY.value)
+    found = run(config, topology, mean, tries, bool(THOROUGH.value))
     if program.JSON.value:
         content = (json.dumps(found, indent=1) + "\n").encode()
         write_atomically(pathlib.Path(program.JSON.value), content)
 
 
 def run(
-    config: Config, topology: str, mean: planned.Structured | None = None, tries: int = 0
+    config: Config,
+    topology: str,
+    mean: planned.Structured | None = None,
+    tries: int = 0,
+    thorough: bool = False,
 ) -> Json:
     """Plans a run, prints the plan, and returns it.
 
@@ -88,6 +94,7 @@ def run(
       topology: see `devices_of`.
       mean: what to plan with instead of data.
       tries: the most batches to try for the largest that fits; 0: it is not searched.
+      thorough: see `plans.plan`.
 
     Raises:
       InputError: for a wrong config or topology, a missing compiler, data that are not here, or a
@@ -96,130 +103,58 @@ def run(
     check(config)
     jax.config.update("jax_enable_compilation_cache", False)
     devices, chip = devices_of(topology)
-    run_of = Run(config, devices, chip, mean)
+    planner = planned.Planner(config, devices, chip, mean, thorough)
     try:
-        found, batch, seconds = run_of.plan(config)
+        found, batch, seconds = planner.plan(config)
     except plans.TooLargeError as error:
         if tries:
-            run_of.largest(tries, error)
+            largest_batch(planner, tries, error)
         raise
-    result = numbers(found, batch, config, topology)
+    result = planned.numbers(found, batch, config, topology)
     show(found, batch, result, seconds)
     if tries:
-        result["largest_batch"] = run_of.largest(tries, found)
+        result["largest_batch"] = largest_batch(planner, tries, found)
     return result
 
 
-class Run:
-    """A config and the chips to plan it for."""
-
-    def __init__(
-        self,
-        config: Config,
-        devices: list[jax.Device],
-        chip: Chip,
-        mean: planned.Structured | None,
-    ):
-        self.config, self.chip, self.mean = config, chip, mean
-        self.mesh = step.make_mesh(devices)
-        self.train: Examples | None = None
-        if mean is None:
-            self.train = planned.training_structures(config)
-
-    def plan(
-        self, config: Config, largest: bool = False
-    ) -> tuple[plans.Plan, planned.Batch, float]:
-        """The plan of a config like this run's, its batch, and the seconds of compilation."""
-        task, batch = self._batch(config, largest)
-        start = time.monotonic()
-        lowered = planned.lowered_step(task, batch, self.mesh)
-        found = plans.plan(lowered, self.chip, self.mesh.size)
-        found.check_memory()
-        return found, batch, time.monotonic() - start
-
-    def _batch(self, config: Config, largest: bool) -> tuple[Task, planned.Batch]:
-        if self.train is None:
-            assert self.mean is not None
-            task = planned.task_of(config, self.mean.edges / self.mean.atoms)
-            return task, planned.batch_of_sizes(task, self.mean, self.mesh.size)
-        edges = self.train.neighbors.n_edges.sum()
-        task = planned.task_of(config, float(edges / len(self.train.structures.atomic_numbers)))
-        return task, planned.batch_of_data(task, self.train, self.mesh.size, largest)
-
-    def largest(self, tries: int, known: plans.Plan | plans.TooLargeError) -> Json:
-        """Searches the largest batch that fits, with a line on each try.
-
-        Args:
-          tries: the most that are compiled.
-          known: what is known of the config's own batch.
-        """
-        start = self.config["training"]["batch_size"]
-
-        def attempt(size: int) -> float:
-            if size == start and isinstance(known, plans.TooLargeError):
-                raise known
-            if size == start and isinstance(known, plans.Plan):
-                return known.memory / known.chip.memory
-            training, began = {**self.config["training"], "batch_size": size}, time.monotonic()
-            try:
-                found, _, _ = self.plan({**self.config, "training": training}, True)
-            except plans.TooLargeError as error:
-                said = str(error).partition(":")[0]
-                print(f"training.batch_size = {size:,}: {said}", flush=True)
-                raise
-            print(
-                f"training.batch_size = {size:,}: {found.memory / GIB:.2f} GiB of "
-                f"{self.chip.memory / GIB:.1f}, {size / found.step_seconds:,.0f} structures/s "
-                f"({time.monotonic() - began:.0f} s)",
-                flush=True,
-            )
-            return found.memory / self.chip.memory
-
-        most = len(self.train) if self.train is not None else 2**20
-        fits, fails = plans.largest_batch(attempt, start, self.mesh.size, most, tries + 1)
-        failed = "" if fails is None else f"; {fails:,} does not"
-        print(f"the largest batch seen to fit: {fits:,}{failed}" if fits else "none fits")
-        return {"fits": fits, "fails": fails}
-
-
-def numbers(
-    found: plans.Plan, batch: planned.Batch, config: Config, topology: str
+def largest_batch(
+    planner: planned.Planner, tries: int, known: plans.Plan | plans.TooLargeError
 ) -> Json:
-    """The plan as JSON: bytes and seconds, of each chip and step unless said otherwise."""
-    training = config["training"]
-    seconds = found.step_seconds * batch.share
-    return {
-        "topology": topology,
-        "chip": found.chip.name,
-        "chips": found.devices,
-        "jax": jax.__version__,
-        "memory": {
-            "available": found.chip.memory, "needed": found.memory, "arguments": found.arguments,
-            "outputs": found.outputs, "temporary": found.temporary, "code": found.code,
-            "process": found.process,
-        },
-        "flop": found.flop,
-        "flop_of_products": found.product_flop,
-        "bytes_moved": found.moved,
-        "bytes_on_chip": found.on_chip,
-        "seconds": found.seconds,
-        "bound": found.bound,
-        "step_seconds": found.step_seconds,
-        "structures_per_second": training["batch_size"] / seconds,
-        "hours": training["steps"] * seconds / 3600,
-        "operations": found.operations,
-        "unknown_loops": found.unknown_loops,
-        "collectives": {
-            kind: {"count": count, "bytes": size} for kind, (count, size) in found.exchanges.items()
-        },
-        "batch": {
-            "structures": training["batch_size"] // found.devices, "atoms": batch.atoms,
-            "edges": batch.edges, "padded_atoms": batch.budget.n_node,
-            "padded_edges": batch.budget.n_edge, "mean_padded_edges": batch.padded_edges,
-        },
-        "arguments": [one._asdict() for one in found.given],
-        "arrays": [one._asdict() for one in found.arrays[:KEPT]],
-    }  # fmt: skip
+    """Searches the largest batch that fits, with a line on each try.
+
+    Args:
+      planner: of the config.
+      tries: the most batches that are compiled.
+      known: what is known of the config's own batch.
+    """
+    config, chip = planner.config, planner.chip
+    start = config["training"]["batch_size"]
+
+    def attempt(size: int) -> float:
+        if size == start and isinstance(known, plans.TooLargeError):
+            raise known
+        if size == start and isinstance(known, plans.Plan):
+            return known.memory / known.chip.memory
+        training, began = {**config["training"], "batch_size": size}, time.monotonic()
+        try:
+            found, _, _ = planner.plan({**config, "training": training}, True)
+        except plans.TooLargeError as error:
+            said = str(error).partition(":")[0]
+            print(f"training.batch_size = {size:,}: {said}", flush=True)
+            raise
+        print(
+            f"training.batch_size = {size:,}: {found.memory / GIB:.2f} GiB of "
+            f"{chip.memory / GIB:.1f}, {size / found.step_seconds:,.0f} structures/s "
+            f"({time.monotonic() - began:.0f} s)",
+            flush=True,
+        )
+        return found.memory / chip.memory
+
+    most = len(planner.train) if planner.train is not None else 2**20
+    fits, fails = plans.largest_batch(attempt, start, planner.mesh.size, most, tries + 1)
+    failed = "" if fails is None else f"; {fails:,} does not"
+    print(f"the largest batch seen to fit: {fits:,}{failed}" if fits else "none fits")
+    return {"fits": fits, "fails": fails}
 
 
 def show(found: plans.Plan, batch: planned.Batch, result: Json, seconds: float) -> None:
@@ -255,7 +190,8 @@ def _show_time(console: Console, found: plans.Plan, result: Json) -> None:
     notes = {
         "matrix products": f"{found.product_flop / 1e9:.3g} of {found.flop / 1e9:.3g} GFLOP",
         "memory": f"{found.moved / 1e9:.3g} GB to and from memory at "
-        f"{found.chip.bandwidth / 1e9:,.0f} GB/s, {found.on_chip / 1e9:.3g} GB within the chip",
+        f"{found.chip.bandwidth / 1e9:,.0f} GB/s, {found.padding / 1e9:.3g} of them padding; "
+        f"{found.on_chip / 1e9:.3g} GB within the chip",
         "links": ", ".join(
             f"{count} {kind} of {size / 1e6:.3g} MB"
             for kind, (count, size) in found.exchanges.items()
@@ -278,10 +214,12 @@ def _show_time(console: Console, found: plans.Plan, result: Json) -> None:
         f"of the config, without validation. {MODEL[found.on_cpu]}"
     )
     if plans.CYCLES not in found.seconds and not found.on_cpu:
-        console.print(
-            f"Not counted: the start of each of {found.operations:,} operations, which takes a GPU "
-            "some microseconds."
+        takes = (
+            "how long they take one after another: --thorough estimates it"
+            if found.chip.is_tpu
+            else "the start of each, which takes a GPU some microseconds"
         )
+        console.print(f"Of {found.operations:,} operations it is not counted {takes}.")
     if found.unknown_loops:
         console.print(
             f"{found.unknown_loops} loop(s) of unknown length are counted once: too few FLOP, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import NamedTuple
 
 import jax
@@ -24,11 +25,17 @@ from hdgnn_jax.run.chosen import head_of, targets_of
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.settings import Training
 from hdgnn_jax.run.task import Task, examples, model_of
+from hdgnn_jax.training import plan as plans
 from hdgnn_jax.training import step
-from hdgnn_jax.types import Config, Params
+from hdgnn_jax.training.chips import Chip
+from hdgnn_jax.types import Config, Json, Params
 
 SOME_STEPS = 1000
 """Of a batch size that is tried, so many steps tell its padded shapes."""
+
+
+KEPT = 50
+"""Shapes of arrays in a plan's JSON."""
 
 
 class Structured(NamedTuple):
@@ -208,3 +215,90 @@ def _slopes(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Forces and virials where the network learns them, as `Task.standardised_forces` says."""
     return (forces, virials) if potential(task.fitted) is not None else (None, None)
+
+
+class Planner:
+    """Plans a config, and others like it, for some chips.
+
+    Attributes:
+      config: nested.
+      devices: none need exist.
+      chip: what one of them can do.
+      mean: what to plan with instead of data; None: the data are read.
+      thorough: see `plans.plan`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        devices: list[jax.Device],
+        chip: Chip,
+        mean: Structured | None,
+        thorough: bool = False,
+    ):
+        self.config, self.chip, self.mean, self.thorough = config, chip, mean, thorough
+        self.mesh = step.make_mesh(devices)
+        self.train: Examples | None = None
+        if mean is None:
+            self.train = training_structures(config)
+
+    def plan(
+        self, config: Config, largest: bool = False
+    ) -> tuple[plans.Plan, Batch, float]:
+        """The plan of a config like this run's, its batch, and the seconds of compilation."""
+        task, batch = self._batch(config, largest)
+        start = time.monotonic()
+        lowered = lowered_step(task, batch, self.mesh)
+        found = plans.plan(lowered, self.chip, self.mesh.size, self.thorough)
+        found.check_memory()
+        return found, batch, time.monotonic() - start
+
+    def _batch(self, config: Config, largest: bool) -> tuple[Task, Batch]:
+        if self.train is None:
+            assert self.mean is not None
+            task = task_of(config, self.mean.edges / self.mean.atoms)
+            return task, batch_of_sizes(task, self.mean, self.mesh.size)
+        edges = self.train.neighbors.n_edges.sum()
+        task = task_of(config, float(edges / len(self.train.structures.atomic_numbers)))
+        return task, batch_of_data(task, self.train, self.mesh.size, largest)
+
+
+def numbers(
+    found: plans.Plan, batch: Batch, config: Config, topology: str
+) -> Json:
+    """The plan as JSON: bytes and seconds, of each chip and step unless said otherwise."""
+    training = config["training"]
+    seconds = found.step_seconds * batch.share
+    return {
+        "topology": topology,
+        "chip": found.chip.name,
+        "chips": found.devices,
+        "jax": jax.__version__,
+        "memory": {
+            "available": found.chip.memory, "needed": found.memory, "arguments": found.arguments,
+            "outputs": found.outputs, "temporary": found.temporary, "code": found.code,
+            "process": found.process,
+        },
+        "flop": found.flop,
+        "flop_of_products": found.product_flop,
+        "bytes_moved": found.moved,
+        "bytes_of_padding": found.padding,
+        "bytes_on_chip": found.on_chip,
+        "seconds": found.seconds,
+        "bound": found.bound,
+        "step_seconds": found.step_seconds,
+        "structures_per_second": training["batch_size"] / seconds,
+        "hours": training["steps"] * seconds / 3600,
+        "operations": found.operations,
+        "unknown_loops": found.unknown_loops,
+        "collectives": {
+            kind: {"count": count, "bytes": size} for kind, (count, size) in found.exchanges.items()
+        },
+        "batch": {
+            "structures": training["batch_size"] // found.devices, "atoms": batch.atoms,
+            "edges": batch.edges, "padded_atoms": batch.budget.n_node,
+            "padded_edges": batch.budget.n_edge, "mean_padded_edges": batch.padded_edges,
+        },
+        "arguments": [one._asdict() for one in found.given],
+        "arrays": [one._asdict() for one in found.arrays[:KEPT]],
+    }  # fmt: skip

@@ -42,6 +42,11 @@ class Chip:
     link: float | None = None
     clock: float | None = None
 
+    @property
+    def is_tpu(self) -> bool:
+        """Whether XLA's compiler for TPUs compiles for it, which estimates cycles."""
+        return self.clock is not None
+
 
 def _tpu(
     name: str, memory: float, peak: float, bandwidth: float, link: float, clock: float

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128}
@@ -233,8 +233,10 @@ class Compiled:
         numbers = [int(o.operands[0]) for o in limits if re.fullmatch(r"\d+", o.operands[0])]
         return max(numbers, default=0) or None
 
-    def moved(self, repeated: bool = True, on_chip: bool = False) -> int:
-        """Bytes that a step reads and writes, padding included.
+    def moved(
+        self, repeated: bool = True, on_chip: bool = False, padded: bool = True
+    ) -> int:
+        """Bytes that a step reads and writes.
 
         A fused operation reads its operands and writes its result once. Of an operand that it only
         slices or gathers from, it reads what it takes.
@@ -242,16 +244,18 @@ class Compiled:
         Args:
           repeated: whether a loop counts as often as it turns; if not, once.
           on_chip: whether arrays in the fast memory on the chip count.
+          padded: whether padding counts.
         """
         total = 0
         for operation, times, inside in self.runs:
             if operation.kind not in FREE and not operation.kind.endswith("-done"):
-                total += (times if repeated else 1) * self._moved_by(operation, inside, on_chip)
+                moved = self._moved_by(operation, inside, on_chip, padded)
+                total += (times if repeated else 1) * moved
         return total
 
-    def _moved_by(self, operation: Operation, inside: str, on_chip: bool) -> int:
+    def _moved_by(self, operation: Operation, inside: str, on_chip: bool, padded: bool) -> int:
         def size(arrays: tuple[Array, ...]) -> int:
-            return sum(array.tiled for array in arrays if on_chip or not array.on_chip)
+            return _size([array for array in arrays if on_chip or not array.on_chip], padded)
 
         # A copy that is started writes its first result; the second is what it reads.
         started = operation.kind.endswith("-start")
@@ -263,12 +267,12 @@ class Compiled:
             return 2 * size(scope[operation.operands[1]].arrays)
         for k, name in enumerate(operation.operands):
             arrays = scope[name].arrays if name in scope else ()
-            taken = self._taken(operation, k) if operation.kind == "fusion" else None
+            taken = self._taken(operation, k, padded) if operation.kind == "fusion" else None
             read += size(arrays) if taken is None else min(size(arrays), taken)
-        updated = self._updated(operation) if operation.kind == "fusion" else None
+        updated = self._updated(operation, padded) if operation.kind == "fusion" else None
         return read + (written if updated is None else min(written, updated))
 
-    def _taken(self, fusion: Operation, k: int) -> int | None:
+    def _taken(self, fusion: Operation, k: int, padded: bool) -> int | None:
         """Bytes that a fused operation takes of its operand k; None: all."""
         inner = self.computations.get(fusion.called[0], {}) if fusion.called else {}
         name = next(
@@ -280,18 +284,18 @@ class Compiled:
             if name is None or name not in operation.operands:
                 continue
             if operation.kind in SLICES and operation.operands[0] == name:
-                taken += sum(array.tiled for array in operation.arrays)
+                taken += _size(operation.arrays, padded)
             elif operation.kind != "dynamic-update-slice" or operation.operands[0] != name:
                 return None
         return taken if name is not None else None
 
-    def _updated(self, fusion: Operation) -> int | None:
+    def _updated(self, fusion: Operation, padded: bool) -> int | None:
         """Bytes that a fused operation writes into an array which it changes in place."""
         inner = self.computations.get(fusion.called[0], {}) if fusion.called else {}
         *_, last = inner.values() if inner else (None,)
         if last is None or last.kind != "dynamic-update-slice":
             return None
-        return sum(array.tiled for array in inner[last.operands[1]].arrays)
+        return _size(inner[last.operands[1]].arrays, padded)
 
     @functools.cached_property
     def products(self) -> list[tuple[float, int, int]]:
@@ -332,6 +336,10 @@ class Compiled:
             if found := re.search(r'"estimated_cycles":"(\d+)"', operation.rest):
                 total += times * int(found[1])
         return total
+
+
+def _size(arrays: Iterable[Array], padded: bool) -> int:
+    return sum(array.tiled if padded else array.bytes for array in arrays)
 
 
 def _inputs(operation: Operation, first: Array, second: Array) -> int:
