@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 NAMES = (
     "benchmarks", "doctor", "evaluate", "export", "expressiveness", "peer", "plan", "predict",
-    "prepare", "search", "selftest", "soak", "study", "symmetry", "train",
+    "prepare", "scaling", "search", "selftest", "soak", "study", "symmetry", "train",
 )  # fmt: skip
 """Names of programs; setup.cfg has a command for each."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import plan
+from experiments import plan, scaling
 from experiments.configs.qm9 import get_config
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.run import planned
@@ -109,3 +110,40 @@ def test_quick_can_run_on_a_tpu(tmp_path):
     assert found["collectives"].keys() == {"all-reduce"}
     assert found["unknown_loops"] == 0
     assert get_config("quick").training.batch_size == 16 == 4 * found["batch"]["structures"]
+
+
+def test_the_page_on_scaling_keeps_what_was_planned(tmp_path, monkeypatch):
+    """Small configs; what cannot be planned is named, and a second call plans nothing anew."""
+    small = {
+        "model": {"layers": 1, "degree": 1, "product_degree": 1, "channels": 4, "hidden": 8},
+        "training": {"batch_size": 8, "steps": 100},
+    }
+
+    def config(work):
+        full = json.loads(get_config("full").to_json())
+        return {**full, **{name: full[name] | fields for name, fields in small.items()}}
+
+    def devices_of(name):
+        if name == "h100:1":
+            raise InputError("no compiler")
+        return jax.devices("cpu")[: int(name[-1])], chips.Chip("TPU", 1e12, 1e12, 1e11, 1e11, 1e9)
+
+    monkeypatch.setattr(scaling.Work, "config", config)
+    monkeypatch.setattr(scaling, "devices_of", devices_of)
+    monkeypatch.setattr(scaling, "TOPOLOGIES", ("v5e:2", "v5e:4", "h100:1"))
+    work = scaling.Work("QM9", "qm9.py:full", MEAN, 2, 4)
+    rows = [scaling.row(work, *column, tmp_path) for column in work.columns()]
+    assert [row.get("chips") for row in rows] == [2, 2, 4, 4, None]
+    assert [row.get("state") for row in rows] == ["whole", "divided"] * 2 + [None]
+    assert {row["batch"]["structures"] for row in rows[:-1]} == {2}
+    for row in rows[:-1]:
+        assert row["hours"] * 3600 * row["structures_per_second"] == pytest.approx(800)
+        assert 0 < scaling.kept(row) < 1
+    monkeypatch.setattr(scaling, "made", None)
+    assert rows == [scaling.row(work, *column, tmp_path) for column in work.columns()]
+    assert dataclasses.replace(work, changed=("remat", True)).columns() == [("v5e:2", False)]
+    scaling.write({work: rows}, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "| 4 TPU | divided | 2 |" in text
+    assert "h100:1: no compiler" in text
+    assert (tmp_path / "page.png").stat().st_size > 1000
