@@ -4,8 +4,9 @@
 
 The training step of each config is compiled for each topology (see `experiments.plan`): with
 weights and optimiser whole on every chip, and divided among chips. Nothing is run. A plan takes
-from half a minute to some minutes; finished ones are read from WORKDIR. TPUs need the extra
-`tpu-plan`, the H100 `jax[cuda12]`; plans that cannot be made are named on the page.
+from half a minute to some minutes, and stands on the page when it is made; finished ones are read
+from WORKDIR. TPUs need the extra `tpu-plan`, the H100 `jax[cuda12]`; plans that cannot be made are
+named on the page.
 """
 
 from __future__ import annotations
@@ -127,11 +128,11 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     folder, page = pathlib.Path(str(program.WORKDIR.value)), pathlib.Path(str(program.PAGE.value))
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {
-        work: [row(work, topology, divided, folder) for topology, divided in work.columns()]
-        for work in WORKS
-    }
-    write(rows, page)
+    rows: dict[Work, list[Json]] = {work: [] for work in WORKS}
+    for work, plans in rows.items():
+        for topology, divided in work.columns():
+            plans.append(row(work, topology, divided, folder))
+            write(rows, page)
     print(page)
 
 
@@ -195,7 +196,7 @@ def write(rows: dict[Work, list[Json]], page: pathlib.Path) -> None:
     axes.set_ylabel("structures/s, planned")
     axes.legend(frameon=False, fontsize=9)
     write_atomically(plot, png(figure))
-    tables = "\n".join(_table(work, plans) for work, plans in rows.items())
+    tables = "\n".join(_table(work, plans) for work, plans in rows.items() if plans)
     text = TEXT.format(
         page=page.as_posix(), qm9=QM9, oc20=OC20, jax=jax.__version__, plot=plot.name
     )
