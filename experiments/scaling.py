@@ -97,7 +97,7 @@ WORKS = (
 TOPOLOGIES = ("v5e:2x2", "v5e:16x16", "h100:1")
 COLOURS = (BLUE, ORANGE, GREEN)
 HEADER = (
-    "chips", "state", "structures a chip", "memory of a chip, GiB", "GFLOP", "GB moved", "padding",
+    "chips", "state", "structures a chip", "memory of a chip, GiB", "GB moved", "padding",
     "step, ms", "bound by", "structures/s", "kept", "hours",
 )  # fmt: skip
 TEXT = """# Training on pods, as planned
@@ -212,13 +212,13 @@ def _table(work: Work, plans: list[Json]) -> str:
         lines.append([
             f"{plan['chips']} {plan['chip']}", plan["state"], str(plan["batch"]["structures"]),
             f"{memory['needed'] / GIB:.2f} of {memory['available'] / GIB:.1f}",
-            f"{plan['flop'] / 1e9:,.0f}", f"{plan['bytes_moved'] / 1e9:,.1f}",
+            f"{plan['bytes_moved'] / 1e9:,.1f}",
             f"{plan['bytes_of_padding'] / plan['bytes_moved']:.0%}",
             f"{1e3 * plan['step_seconds']:.1f}", plan["bound"],
             f"{plan['structures_per_second']:,.0f}", f"{kept(plan):.3f}", f"{plan['hours']:,.1f}",
         ])  # fmt: skip
     missing = [f"{plan['topology']}: {plan['missing']}\n" for plan in plans if "missing" in plan]
-    table = markdown_table(HEADER, lines, left=(0, 1, 8))
+    table = markdown_table(HEADER, lines, left=(0, 1, 7))
     return "\n".join([f"## {work.title}: `{work.name}`\n", table, "", *missing])
 
 

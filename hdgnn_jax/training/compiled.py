@@ -304,11 +304,10 @@ class Compiled:
         for operation, times, inside in self.all_runs:
             if operation.kind in ("dot", "convolution"):
                 first, second = (self.computations[inside][name] for name in operation.operands)
-                inputs = _inputs(operation, first.arrays[0], second.arrays[0])
                 asked = re.search(r"operand_precision=\{(\w+)", operation.rest)
                 is_float = first.arrays[0].dtype == "f32"
                 passes = PASSES.get(asked[1] if asked else "", 1) if is_float else 1
-                flop = 2.0 * math.prod(operation.arrays[0].shape) * inputs
+                flop = 2.0 * _multiplications(operation, first.arrays[0], second.arrays[0])
                 found.append((flop, times, passes))
         return found
 
@@ -342,11 +341,54 @@ def _size(arrays: Iterable[Array], padded: bool) -> int:
     return sum(array.tiled if padded else array.bytes for array in arrays)
 
 
-def _inputs(operation: Operation, first: Array, second: Array) -> int:
-    """Numbers that are summed up for each of the product's results."""
+def _multiplications(operation: Operation, first: Array, second: Array) -> int:
+    """How often the product multiplies two numbers."""
+    total = math.prod(operation.arrays[0].shape)
     if operation.kind == "dot":
         axes = re.search(r"lhs_contracting_dims=\{([\d,]+)\}", operation.rest)
-        return math.prod(first.shape[int(axis)] for axis in axes[1].split(",")) if axes else 1
-    labels = re.search(r"dim_labels=\w+_(\w+)->", operation.rest)
-    outputs = second.shape[labels[1].index("o")] if labels and "o" in labels[1] else 1
-    return math.prod(second.shape) // max(outputs, 1)
+        summed = axes[1].split(",") if axes else []
+        return total * math.prod(first.shape[int(axis)] for axis in summed)
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", operation.rest)
+    if labels is None:
+        return total * math.prod(second.shape)
+    of_first, of_second, of_result = labels.groups()
+    total *= second.shape[of_second.index("i")]
+    for axis, window in enumerate(_windows(operation)):
+        given = first.shape[of_first.index(str(axis))]
+        results = operation.arrays[0].shape[of_result.index(str(axis))]
+        total = total // results * window.met(given, results)
+    return total
+
+
+class _Window(NamedTuple):
+    """A convolution's window along an axis; the compiler writes batches of matrices as such."""
+
+    size: int = 1
+    stride: int = 1
+    pad: int = 0
+    dilation: int = 1
+
+    def met(self, given: int, results: int) -> int:
+        """How many of the `given` numbers, not of padding and gaps, all windows meet together."""
+        last, total = (given - 1) * self.dilation, 0
+        for start in range(-self.pad, results * self.stride - self.pad, self.stride):
+            low, high = max(start, 0), min(start + self.size - 1, last)
+            total += max(high // self.dilation - -(-low // self.dilation) + 1, 0)
+        return total
+
+
+def _windows(operation: Operation) -> list[_Window]:
+    found = re.search(r"window=\{([^}]*)\}", operation.rest)
+    fields = dict(re.findall(r"(\w+)=([\d_x-]+)", found[1])) if found else {}
+    if "size" not in fields:
+        return []
+
+    axes = fields["size"].count("x") + 1
+    columns = [
+        # Of padding, what comes before.
+        [int(value.split("_")[0]) for value in fields[name].split("x")]
+        if name in fields
+        else [usual] * axes
+        for name, usual in (("size", 1), ("stride", 1), ("pad", 0), ("lhs_dilate", 1))
+    ]
+    return [_Window(*window) for window in zip(*columns, strict=True)]

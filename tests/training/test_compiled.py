@@ -112,3 +112,31 @@ def test_a_program_for_a_tpu_is_read():
     compares = 6 * (512 + 2 * 512)
     assert text.moved() == size + 6 * 2 * size + compares
     assert text.moved(on_chip=True) - text.moved() == size + 6 * size
+
+
+@pytest.mark.parametrize(
+    ("result", "first", "second", "attributes", "flop"),
+    [
+        # A batch of 46 products of [3, 5] with [5, 7].
+        ("46,3,7", "46,3,5", "46,5,7",
+         "window={size=46 stride=45 lhs_dilate=46}, dim_labels=0bf_0io->0bf", 46 * 3 * 5 * 7),
+        # One number along the axis, so that each window meets one of its own.
+        ("9,4,8", "1,4,6", "9,6,8",
+         "window={size=9 pad=8_8 rhs_reversal=1}, dim_labels=0bf_0io->0bf", 9 * 4 * 6 * 8),
+        # A window of three along ten numbers, padded by one at each end.
+        ("10,4,8", "10,4,6", "3,6,8", "window={size=3 pad=1_1}, dim_labels=0bf_0io->0bf",
+         (3 * 8 + 2 * 2) * 4 * 6 * 8),
+        ("4,8", "4,6", "6,8", "dim_labels=bf_io->bf", 4 * 6 * 8),
+    ],
+)  # fmt: skip
+def test_products_are_counted_without_what_windows_miss(result, first, second, attributes, flop):
+    """The compiler for TPUs writes products as convolutions, batches among them."""
+    text = compiled.read(f"""HloModule m
+
+ENTRY %main (a: f32[{first}], b: f32[{second}]) -> f32[{result}] {{
+  %a = f32[{first}] parameter(0)
+  %b = f32[{second}] parameter(1)
+  ROOT %c = f32[{result}] convolution(%a, %b), {attributes}, operand_precision={{high,high}}
+}}
+""")
+    assert text.products == [(2 * flop, 1, 3)]
