@@ -139,7 +139,7 @@ def main() -> None:
 def row(work: Work, topology: str, divided: bool, folder: pathlib.Path) -> Json:
     """The plan of a config for a topology; from the folder, if it was made before."""
     state = "divided" if divided else "whole"
-    name = re.sub("[^a-z0-9_]+", "-", f"{work.name}-{topology}-{state}".replace(".py", ""))
+    name = re.sub("[^A-Za-z0-9_]+", "-", f"{work.name}-{topology}-{state}".replace(".py", ""))
     file = folder / f"{name}.json"
     if not file.exists():
         print(f"{work.name} for {topology}, {state}", flush=True)

@@ -40,6 +40,10 @@ LESS_EFFORT: Any = {"exec_time_optimization_effort": -0.5}
 memory and a fifth fewer bytes moved, since less is fetched ahead. Its operations would take twice
 as long, `quick`'s three times: their estimate says nothing of a run's program."""
 
+WITHOUT_TRITON: Any = {"xla_gpu_enable_triton_gemm": False}
+"""Option of the compiler for GPUs: products by cuBLAS alone. Without a GPU to try them on, it finds
+no tiles for Triton's products of 49 rows, and stops."""
+
 
 class TooLargeError(InputError):
     """The step needs more memory than a chip has; the message says what lowers it."""
@@ -152,7 +156,7 @@ def plan(
       TooLargeError: where the compiler finds too little memory.
     """
     try:
-        made = lowered.compile(LESS_EFFORT if chip.is_tpu and not thorough else None)
+        made = lowered.compile(_options(chip, thorough))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -170,6 +174,13 @@ def plan(
         cpu.resident() if chip.link is None else 0,
         **_work(program.read(made.as_text() or ""), counted.get("flops"), chip, devices, thorough),
     )
+
+
+def _options(chip: Chip, thorough: bool) -> Any:
+    """Options of the compiler for a chip."""
+    if chip.link is None:
+        return None
+    return (None if thorough else LESS_EFFORT) if chip.is_tpu else WITHOUT_TRITON
 
 
 def _work(
