@@ -143,8 +143,11 @@ def row(work: Work, topology: str, divided: bool, folder: pathlib.Path) -> Json:
     file = folder / f"{name}.json"
     if not file.exists():
         print(f"{work.name} for {topology}, {state}", flush=True)
-        content = json.dumps(made(work, topology, divided), indent=1) + "\n"
-        write_atomically(file, content.encode())
+        new = made(work, topology, divided)
+        if "missing" in new:
+            # Not kept: a compiler may be installed before the next call.
+            return new
+        write_atomically(file, (json.dumps(new, indent=1) + "\n").encode())
     found: Json = json.loads(file.read_text())
     return found
 

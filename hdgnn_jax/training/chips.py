@@ -43,6 +43,11 @@ class Chip:
     clock: float | None = None
 
     @property
+    def is_cpu(self) -> bool:
+        """Whether its devices are this machine, and share its memory."""
+        return self.link is None
+
+    @property
     def is_tpu(self) -> bool:
         """Whether XLA's compiler for TPUs compiles for it, which estimates cycles."""
         return self.clock is not None

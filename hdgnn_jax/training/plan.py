@@ -36,9 +36,10 @@ CYCLES = "operations"
 
 
 LESS_EFFORT: Any = {"exec_time_optimization_effort": -0.5}
-"""Option of the compiler for TPUs. QM9's `full` compiles in a sixth of the time, with a tenth more
-memory and a fifth fewer bytes moved, since less is fetched ahead. Its operations would take twice
-as long, `quick`'s three times: their estimate says nothing of a run's program."""
+"""Option of the compiler for TPUs: products with all digits of float32 compile in 11 s instead of
+75. Less is fetched ahead: with -1.0 QM9's `full` had 7 % more temporary memory than with full
+effort, and moved 15 % fewer bytes. Its operations took about twice as long, `quick`'s three times:
+their estimate says nothing of a run's program."""
 
 WITHOUT_TRITON: Any = {"xla_gpu_enable_triton_gemm": False}
 """Option of the compiler for GPUs: products by cuBLAS alone. Without a GPU to try them on, it finds
@@ -112,7 +113,7 @@ class Plan:
     @property
     def on_cpu(self) -> bool:
         """Whether its chips are this machine, and share its memory."""
-        return self.chip.link is None
+        return self.chip.is_cpu
 
     @property
     def memory(self) -> int:
@@ -171,14 +172,14 @@ def plan(
         memory.output_size_in_bytes - memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.generated_code_size_in_bytes,
-        cpu.resident() if chip.link is None else 0,
+        cpu.resident() if chip.is_cpu else 0,
         **_work(program.read(made.as_text() or ""), counted.get("flops"), chip, devices, thorough),
     )
 
 
 def _options(chip: Chip, thorough: bool) -> Any:
     """Options of the compiler for a chip."""
-    if chip.link is None:
+    if chip.is_cpu:
         return None
     return (None if thorough else LESS_EFFORT) if chip.is_tpu else WITHOUT_TRITON
 
@@ -196,18 +197,16 @@ def _work(
     products = text.products
     once, all_turns = (sum(f * (t if k else 1) for f, t, _ in products) for k in (0, 1))
     flop = once if flop is None else flop
-    # Of a product that reads windows, not all that its shapes suggest is computed.
-    true_share = min(1.0, flop / once) if once else 1.0
     on_matrix_units = sum(f * t / _rate(chip, p) for f, t, p in products)
     moved, everything = text.moved(), text.moved(on_chip=True)
     return {
         "flop": flop * (all_turns / once if once else 1),
-        "product_flop": true_share * all_turns,
+        "product_flop": all_turns,
         "moved": moved,
         "padding": moved - text.moved(padded=False),
         "on_chip": everything - moved,
         "seconds": {
-            "matrix products": true_share * on_matrix_units,
+            "matrix products": on_matrix_units,
             "memory": moved / chip.bandwidth,
             **_on_links(text.exchanges, chip, devices),
             **({CYCLES: text.cycles / chip.clock} if chip.clock and thorough else {}),

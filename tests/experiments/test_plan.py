@@ -139,7 +139,7 @@ def test_the_page_on_scaling_keeps_what_was_planned(tmp_path, monkeypatch):
     for row in rows[:-1]:
         assert row["hours"] * 3600 * row["structures_per_second"] == pytest.approx(800)
         assert 0 < scaling.kept(row) < 1
-    monkeypatch.setattr(scaling, "made", None)
+    monkeypatch.setattr(scaling.planned, "Planner", None)
     assert rows == [scaling.row(work, *column, tmp_path) for column in work.columns()]
     assert dataclasses.replace(work, changed=("remat", True)).columns() == [("v5e:2", False)]
     scaling.write({work: rows}, tmp_path / "page.md")
