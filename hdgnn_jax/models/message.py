@@ -11,9 +11,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from hdgnn_jax.graphs.batching import gather
 from hdgnn_jax.models.dense import AFTER_SILU, KEPT, DegreeDense, Dense, Precision, dot
+from hdgnn_jax.models.ends import Ends, gather_ends, halves
 from hdgnn_jax.models.gates import attend, gate
 from hdgnn_jax.models.geometry import Shell
-from hdgnn_jax.models.pathways import Ends, Pathway, learned_pathway
+from hdgnn_jax.models.pathways import Pathway, learned_pathway
 from hdgnn_jax.so3 import degrees, products, wigner
 
 TensorProduct = Literal["metp", "fully_connected", "depthwise", "none"]
@@ -85,13 +86,14 @@ class MessageBlock(nn.Module):
             return jax.ops.segment_sum(messages, receivers, n_nodes, indices_are_sorted=True)
 
         total = jnp.zeros_like(x)
-        ends = gather(x, receivers), gather(x, senders)
+        ends = gather_ends(x, receivers, senders)
         turned: Ends | None = None
         if learned is not None:
             nn.share_scope(self, learned)
             # The ends are turned once, for the fully connected product too.
             frame = shell.product if self.tensor_product == "fully_connected" else shell.learned
-            turned = checkpoint_name(wigner.rotate_both(frame, ends), KEPT)
+            both = tuple(wigner.rotate(frame, part) for part in ends)
+            turned = halves(checkpoint_name(both, KEPT))
             kept = len(degrees.rows(self.degree, self.m_max))
             seen = turned[0][:, :kept], turned[1][:, :kept]
             total += collect(learned(x, seen, e, a, shell.learned, (receivers, senders)))
@@ -104,7 +106,7 @@ class MessageBlock(nn.Module):
             exact = jnp.stack([collect(part) for part in parts], 1)
             total = total.at[:, : exact.shape[1]].add(exact)
         elif self.tensor_product != "none":
-            exact = self.product(x, ends, turned, shell)
+            exact = self.product(x, halves(ends), turned, shell)
             exact = collect(wigner.rotate_back(shell.low, a[n_learned][:, None] * exact))
             total = total.at[:, : degrees.size(self.product_degree)].add(exact)
         if shell.full is not None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from hdgnn_jax.graphs.batching import gather
 from hdgnn_jax.models.dense import AFTER_SILU, DegreeDense, Dense, Precision
+from hdgnn_jax.models.ends import Ends
 from hdgnn_jax.models.gates import gate
 from hdgnn_jax.so3 import degrees, wigner
 
@@ -25,8 +26,6 @@ Pathway = Literal[
 WITHOUT_ROLLS: tuple[Pathway, ...] = ("linear", "unrestricted", "so2", "none")
 """Pathways whose output does not depend on the rolls of the edges' frames."""
 
-Ends: TypeAlias = tuple[jax.Array, jax.Array]
-"""An array for the receivers and one for the senders."""
 Terms: TypeAlias = Sequence[jax.Array]
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hdgnn_jax.so3 import degrees, frames, harmonics, platform
+from hdgnn_jax.so3 import degrees, frames, harmonics
 
 
 class Wigner(NamedTuple):
@@ -123,19 +123,6 @@ def wigner(
 def rotate(wigner: Wigner, x: jax.Array) -> jax.Array:
     """D x: `[E, S, C] -> [E, M, C]`."""
     return _apply(wigner.forward, wigner.backward, x)
-
-
-def rotate_both(wigner: Wigner, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """D x of two arrays, `[E, S, C] -> [E, M, C]`.
-
-    On a TPU they are one product, since its memory pads the last axis to 128 numbers. On a CPU two
-    products copy nothing, and save up to a sixth of a training step.
-    """
-    if platform.platform() != "tpu":
-        return rotate(wigner, ends[0]), rotate(wigner, ends[1])
-    channels = ends[0].shape[-1]
-    both = rotate(wigner, jnp.concatenate(ends, -1))
-    return both[..., :channels], both[..., channels:]
 
 
 def rotate_back(wigner: Wigner, x: jax.Array) -> jax.Array:

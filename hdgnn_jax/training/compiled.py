@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128}
+from hdgnn_jax.training.hlo import Array, Computations, Operation, parse
+
 COLLECTIVES = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
     "collective-broadcast",
@@ -24,84 +25,6 @@ SLICES = {"slice", "dynamic-slice", "gather"}
 """Operations that read no more of their first operand than they write."""
 PASSES = {"highest": 6, "high": 3}
 """Products of bfloat16 in one of float32, by the precision that it asks for."""
-CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)|branch_computations=\{([^}]*)")
-SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
-LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
-HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
-
-
-class Array(NamedTuple):
-    """An array of the program.
-
-    Attributes:
-      dtype: XLA's name.
-      shape: logical.
-      order: axes from the minor to the major one.
-      tile: of the minor axes, which memory pads to whole tiles; empty: no padding.
-      on_chip: whether it lives in the fast memory on the chip.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    order: tuple[int, ...] = ()
-    tile: tuple[int, ...] = ()
-    on_chip: bool = False
-
-    @property
-    def bytes(self) -> int:
-        """Of the numbers alone."""
-        return self._bytes(self.shape)
-
-    @property
-    def tiled(self) -> int:
-        """Bytes that it takes, padding included."""
-        sizes = [self.shape[axis] for axis in reversed(self.order)] or list(self.shape)
-        sizes = [1] * (len(self.tile) - len(sizes)) + sizes
-        start = len(sizes) - len(self.tile)
-        for k, tile in enumerate(self.tile):
-            sizes[start + k] = -(-sizes[start + k] // tile) * tile
-        return self._bytes(tuple(sizes))
-
-    def _bytes(self, sizes: tuple[int, ...]) -> int:
-        bits = BITS.get(self.dtype) or int((re.findall(r"\d+", self.dtype) or ["0"])[0])
-        return math.prod(sizes) * bits // 8
-
-    def __str__(self) -> str:
-        tile = f" in {'x'.join(map(str, self.tile))}" if self.tile else ""
-        return f"{self.dtype}[{','.join(map(str, self.shape))}]{tile}{', fast' * self.on_chip}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """A line of a computation.
-
-    Attributes:
-      name: its own.
-      kind: XLA's name of the operation.
-      arrays: what it writes; several of a tuple.
-      operands: names.
-      rest: attributes, as text.
-    """
-
-    name: str
-    kind: str
-    arrays: tuple[Array, ...]
-    operands: tuple[str, ...]
-    rest: str
-
-    @functools.cached_property
-    def called(self) -> list[str]:
-        """Names of the computations that it runs."""
-        found = []
-        for one, several in CALLED.findall(self.rest):
-            found += [one] if one else [name.strip(" %") for name in several.split(",")]
-        return found
-
-    @property
-    def place(self) -> str:
-        """Where in the model it arises; empty where the compiler made it."""
-        found = re.search(r'op_name="([^"]*)"', self.rest)
-        return found[1].replace("\\'", "'") if found else ""
 
 
 class Run(NamedTuple):
@@ -113,58 +36,8 @@ class Run(NamedTuple):
 
 
 def read(text: str) -> Compiled:
-    """Parses the text of a compiled program (`compiled.as_text()`)."""
-    computations: dict[str, dict[str, Operation]] = {}
-    entry = inside = ""
-    for line in text.splitlines():
-        if header := HEADER.match(line):
-            inside = header[2]
-            computations[inside] = {}
-            entry = inside if header[1] else entry
-        elif (found := LINE.match(line)) and inside:
-            operation = _operation(*found.groups())
-            computations[inside][operation.name] = operation
-    return Compiled(computations, entry)
-
-
-def _operation(name: str, text: str) -> Operation:
-    """Of `type kind(operands), attributes`."""
-    end = _closing(text) if text.startswith("(") else text.index(" ")
-    kind, _, rest = text[end:].strip().partition("(")
-    stop = _closing("(" + rest) - 1
-    inner = rest[: stop - 1]
-    operands = tuple(inner.split()[:1]) if kind == "constant" else _names(inner)
-    return Operation(name, kind, tuple(_arrays(text[:end])), operands, rest[stop:])
-
-
-def _names(text: str) -> tuple[str, ...]:
-    found = re.findall(r"%([\w.\-]+)", text)
-    return tuple(found or [text.strip()])
-
-
-def _closing(text: str) -> int:
-    """The place behind the bracket that closes the first one."""
-    depth = 0
-    for place, sign in enumerate(text):
-        depth += (sign == "(") - (sign == ")")
-        if depth == 0:
-            return place + 1
-    return len(text)
-
-
-def _arrays(text: str) -> Iterator[Array]:
-    for dtype, shape, order, layout in SHAPE.findall(text):
-        if dtype in ("token", "opaque"):
-            continue
-        sizes = tuple(int(size.strip("<=")) for size in shape.split(",") if size)
-        tile = re.match(r"T\(([\d,]*)\)", layout)
-        yield Array(
-            dtype,
-            sizes,
-            tuple(int(axis) for axis in order.split(",") if axis),
-            tuple(int(size) for size in tile[1].split(",")) if tile else (),
-            "S(1)" in layout,
-        )
+    """The program whose text is `compiled.as_text()`."""
+    return Compiled(*parse(text))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +49,7 @@ class Compiled:
       entry: the name of the computation that the program starts with.
     """
 
-    computations: dict[str, dict[str, Operation]]
+    computations: Computations
     entry: str
 
     @functools.cached_property
@@ -257,12 +130,13 @@ class Compiled:
         def size(arrays: tuple[Array, ...]) -> int:
             return _size([array for array in arrays if on_chip or not array.on_chip], padded)
 
-        # A copy that is started writes its first result; the second is what it reads.
-        started = operation.kind.endswith("-start")
-        written = size(operation.arrays[:1] if started else operation.arrays)
+        written = size(operation.written)
         scope, read = self.computations[inside], 0
         if operation.kind in SLICES:
             return 2 * written
+        if operation.kind == "slice-start":
+            source, part = operation.arrays[:2]
+            return written + size((source._replace(shape=part.shape),))
         if operation.kind == "dynamic-update-slice":
             return 2 * size(scope[operation.operands[1]].arrays)
         for k, name in enumerate(operation.operands):

@@ -16,6 +16,7 @@ import jax
 from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training import compiled as program
+from hdgnn_jax.training import hlo
 from hdgnn_jax.training.chips import GIB, Chip
 from hdgnn_jax.types import Json
 
@@ -37,8 +38,7 @@ CYCLES = "operations"
 
 LESS_EFFORT: Any = {"exec_time_optimization_effort": -0.5}
 """Option of the compiler for TPUs: products with all digits of float32 compile in 11 s instead of
-75. Less is fetched ahead: with -1.0 QM9's `full` had 7 % more temporary memory than with full
-effort, and moved 15 % fewer bytes. Its operations took about twice as long, `quick`'s three times:
+75. Less is fetched ahead. Its operations took about twice as long, `quick`'s three times:
 their estimate says nothing of a run's program."""
 
 WITHOUT_TRITON: Any = {"xla_gpu_enable_triton_gemm": False}
@@ -237,7 +237,7 @@ def _on_links(
 
 def _given(text: program.Compiled) -> list[Padded]:
     """The arguments, by part."""
-    found: dict[str, list[program.Array]] = collections.defaultdict(list)
+    found: dict[str, list[hlo.Array]] = collections.defaultdict(list)
     for operation in text.parameters:
         name = next((part for start, part in PARTS.items() if operation.place.startswith(start)),
                     "others")  # fmt: skip
@@ -250,13 +250,11 @@ def _given(text: program.Compiled) -> list[Padded]:
 
 def _arrays(text: program.Compiled) -> list[Padded]:
     """What operations write, by shape, the largest together first."""
-    count: collections.Counter[program.Array] = collections.Counter()
-    place: dict[program.Array, str] = {}
+    count: collections.Counter[hlo.Array] = collections.Counter()
+    place: dict[hlo.Array, str] = {}
     for operation, _, _ in text.runs:
         if _writes(operation):
-            # A copy that is started names what it reads, too.
-            started = operation.kind.endswith("-start")
-            for array in operation.arrays[:1] if started else operation.arrays:
+            for array in operation.written:
                 count[array] += 1
                 place[array] = place.get(array) or operation.place
     found = [
@@ -266,7 +264,7 @@ def _arrays(text: program.Compiled) -> list[Padded]:
     return sorted(found, key=lambda one: -one.tiled)
 
 
-def _writes(operation: program.Operation) -> bool:
+def _writes(operation: hlo.Operation) -> bool:
     return operation.kind not in program.FREE and not operation.kind.endswith("-done")
 
 

@@ -79,26 +79,6 @@ def test_truncation_keeps_rows_of_the_full_matrix(quaternions):
     np.testing.assert_allclose(wigner.block_diagonal(rows, 2, first=0), expected, atol=1e-15)
 
 
-@pytest.mark.usefixtures("x64")
-def test_both_ends_are_turned_alike_on_all_devices(quaternions, monkeypatch):
-    """One product of both on a TPU, a product of each elsewhere; gradients too."""
-    frame = wigner.wigner(wigner.wigner_rows(3, quaternions), m_max=1)
-    x = np.random.default_rng(0).normal(size=(2, len(quaternions), 16, 5))
-
-    def of(ends):
-        turned = wigner.rotate_both(frame, ends)
-        return sum(jnp.sum(k * part**2) for k, part in enumerate(turned, 1)), turned
-
-    found = {}
-    for name in ("cpu", "tpu"):
-        monkeypatch.setattr(wigner.platform, "platform", lambda name=name: name)
-        found[name] = jax.value_and_grad(of, has_aux=True)((x[0], x[1]))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found["cpu"], found["tpu"]
-    )
-    np.testing.assert_allclose(found["cpu"][0][1][0], frame.forward @ x[0], atol=1e-12)
-
-
 @jax.jit
 def value_and_gradient(edges):
     """[E] a number that sees every entry of D, and [E, 4] its gradient by vector and roll."""

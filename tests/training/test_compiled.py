@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from hdgnn_jax.training import compiled, step
+from hdgnn_jax.training import compiled, hlo, step
 
 TURNS = 7
 
@@ -69,7 +69,7 @@ def test_exchanges_between_devices_are_found():
     ],
 )
 def test_arrays_are_padded_to_tiles(text, logical, tiled, on_chip):
-    (array,) = compiled._arrays(text)
+    (array,) = hlo.arrays_of(text)
     assert (array.bytes, array.tiled, array.on_chip) == (logical, tiled, on_chip)
 
 
@@ -112,6 +112,23 @@ def test_a_program_for_a_tpu_is_read():
     compares = 6 * (512 + 2 * 512)
     assert text.moved() == size + 6 * 2 * size + compares
     assert text.moved(on_chip=True) - text.moved() == size + 6 * size
+
+
+def test_an_array_that_is_fetched_in_parts_is_read_once():
+    """A slice that is started names the whole array first, then the part that it writes."""
+    whole, part = "f32[16,3]{1,0:T(8,128)}", "f32[8,3]{1,0:T(8,128)S(1)}"
+    text = compiled.read(f"""HloModule m
+
+ENTRY %main (a: f32[16,3]) -> f32[8,3] {{
+  %a = {whole} parameter(0)
+  %one = (({whole}), {part}, s32[]{{:S(2)}}) slice-start(%a), slice={{[0:8], [0:3]}}
+  %two = (({whole}), {part}, s32[]{{:S(2)}}) slice-start(%a), slice={{[8:16], [0:3]}}
+  ROOT %c = {part} slice-done(%one)
+}}
+""")
+    assert text.moved() == 16 * 128 * 4
+    assert text.moved(padded=False) == 16 * 3 * 4
+    assert text.moved(on_chip=True) == 2 * 16 * 128 * 4
 
 
 @pytest.mark.parametrize(
