@@ -4,7 +4,8 @@
 
 Each run is a folder in --workdir, as `experiments.train` leaves it. The same command resumes an
 interrupted one. Several commands can share the work, each on its own cores: --share=0/2 and
---share=1/2. Every command writes the page at its end, with its plots and its JSON beside it, from
+--share=1/2. The page's JSON file is the record of finished runs: they are not trained again, even
+on a machine without their folders. Every command writes the page, with its plots, at its end, from
 the seeds whose runs are all finished. What error against training molecules looks like:
 
     python -m experiments.study --workdir=runs/study --page=experiments/results/sizes.md \\
@@ -42,6 +43,7 @@ import jax
 
 from experiments import study_page, train
 from experiments.study_plan import Plan, Run
+from experiments.study_record import Record
 from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.run.results import predicted, restored, rotation_error
@@ -62,10 +64,10 @@ def main() -> None:
 
 
 def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
-    """Trains the missing runs of this call's share; writes the page of the finished ones.
+    """Trains the missing runs of this call's share; writes record and page of the finished ones.
 
     Raises:
-      InputError: for a wrong share or plan, before any training.
+      InputError: for a wrong share, plan or record, before any training.
       Other errors as `train.run` does.
     """
     try:
@@ -75,27 +77,28 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
     if not 0 <= first < every:
         raise InputError(f"--share must be K/N with K < N, as 0/2, not {share!r}")
     plan.check()
+    record = Record(None if page is None else page.with_suffix(".json"))
+    record.gather(plan)
+    record.check(plan)
     runs = list(plan.runs())
-    for one in runs:
-        if one.trained:
-            there = one.read("card.json")["config"]
-            train.refuse_other_config(there, plan.config(one), one.folder, of_both=True)
     mine = runs[first::every]
     for count, one in enumerate(mine, start=1):
+        if one in record:
+            continue
         if not one.trained:
             print(f"\n{count} of {len(mine)}: {one.title}")
             train.run(plan.config(one), one.folder)
-        if not one.finished:
-            measure(one)
+        measure(one)
+        record.gather(plan)
         # A hundred compiled programs would take some GiB.
         jax.clear_caches()
         cpu.release()
-    missing = [one for one in runs if not one.finished]
+    missing = [one for one in runs if one not in record]
     if missing:
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished; first missing: "
               f"{missing[0].folder}")  # fmt: skip
     if page is not None:
-        study_page.write(page, plan)
+        study_page.write(page, plan, record)
 
 
 def measure(run: Run) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,13 @@ import scipy.stats
 from experiments import study_sizes
 from experiments.peer import results as results_of_peers
 from experiments.study_plan import BASELINE, Plan, Run
+from experiments.study_record import Record, Result
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
 from hdgnn_jax.training.result import format_mae
-from hdgnn_jax.types import Fields, Json
+from hdgnn_jax.types import Fields
 
 PAPER = {
     "baseline": 554, "linear": 632, "fully_tp": 591, "unrestricted": 883, "softmax": 562,
@@ -120,35 +120,36 @@ def compare(maes: Mapping[str, Sequence[float]]) -> list[Comparison]:
     ]
 
 
-def write(page: pathlib.Path, plan: Plan) -> None:
-    """Writes the page of the seeds that are complete, with its plots and numbers beside it.
+def write(page: pathlib.Path, plan: Plan, record: Record) -> None:
+    """Writes the page of the seeds that are complete, with its plots beside it.
 
     Args:
       page: FILE.md.
       plan: the study; other seeds may be under way.
+      record: its finished runs.
 
     Raises:
       InputError: where another model beside a run has not finished its trainings.
     """
-    plan = plan.complete()
+    plan = record.complete(plan)
     if not plan.seeds:
         print("no page yet: no seed has all its runs finished")
         return
     page.parent.mkdir(parents=True, exist_ok=True)
-    parts, numbers = [_head(plan, page)], study_sizes.numbers(plan)
-    results = _results(plan) if plan.seeds > 1 else {}
+    parts = [_head(plan, record, page)]
+    results = _results(plan, record) if plan.seeds > 1 else {}
     if results:
         parts.append(_decided(results))
     else:
         parts.append("One seed is complete: no intervals and no tests yet.\n")
     if len(plan.sizes) > 1:
-        study_sizes.draw(page.with_suffix(".png"), plan)
-        parts += [study_sizes.section(plan, target) for target in plan.targets]
+        study_sizes.draw(page.with_suffix(".png"), plan, record)
+        parts += [study_sizes.section(plan, record, target) for target in plan.targets]
     if results:
         plot = page.with_name(f"{page.stem}_variants.png")
         draw(plot, results)
-        parts += [f"![Differences from the baseline]({plot.name})\n", *_tables(plan, results)]
-    write_atomically(page.with_suffix(".json"), (json.dumps(numbers, indent=1) + "\n").encode())
+        parts.append(f"![Differences from the baseline]({plot.name})\n")
+        parts += _tables(plan, record, results)
     write_atomically(page, "\n".join(parts).encode())
     print(f"page: {page}")
 
@@ -157,29 +158,29 @@ def _title(plan: Plan, target: str, size: int) -> str:
     return target if len(plan.sizes) == 1 else f"{target}, {size:,} molecules"
 
 
-def _results(plan: Plan) -> dict[str, list[Comparison]]:
+def _results(plan: Plan, record: Record) -> dict[str, list[Comparison]]:
     """The comparison of the variants for each target and size, by its title."""
     return {
         _title(plan, target, size): compare({
-            v: study_sizes.errors(plan.of(target, size, v)) for v in plan.variants
+            v: [record[run].mae for run in plan.of(target, size, v)] for v in plan.variants
         })
         for target in plan.targets
         for size in plan.sizes
     }  # fmt: skip
 
 
-def _tables(plan: Plan, results: Mapping[str, Sequence[Comparison]]) -> list[str]:
+def _tables(
+    plan: Plan, record: Record, results: Mapping[str, Sequence[Comparison]]
+) -> list[str]:
     """The sections with one comparison each, then what they say of the paper's."""
     parts = []
     for target, size in itertools.product(plan.targets, plan.sizes):
         runs = {v: plan.of(target, size, v) for v in plan.variants}
         title, first = _title(plan, target, size), runs[BASELINE][0]
-        measured = {v: [run.read("measured.json") for run in of_v] for v, of_v in runs.items()}
-        reference = first.read("summary.json")
-        parts.append(_target(title, reference, results[title], measured))
-        if (first.folder / "report" / results_of_peers.FILE).exists():
-            others = first.read(results_of_peers.FILE)
-            parts.append(_peers(title, first, reference, results[title][0], others))
+        found = {v: [record[run] for run in of_v] for v, of_v in runs.items()}
+        parts.append(_target(title, results[title], found))
+        if (beside := record[first].peers) is not None:
+            parts.append(_peers(title, first, record[first], results[title][0], beside))
     return [*parts, _conclusions(results)]
 
 
@@ -204,13 +205,11 @@ def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> Non
     figure.savefig(path)
 
 
-def _head(plan: Plan, page: pathlib.Path) -> str:
-    cards = [run.read("card.json") for run in plan.runs()]
-    config = cards[0]["config"]
-    model, training = config["model"], config["training"]
-    unknown = {"revision": "unknown"}
-    revisions = sorted({(card["git"] or unknown)["revision"][:10] for card in cards})
-    machines = sorted({f"jax {c['versions']['jax']}, {c['hardware']['cpu']}" for c in cards})
+def _head(plan: Plan, record: Record, page: pathlib.Path) -> str:
+    found = [record[run] for run in plan.runs()]
+    config = found[0].config
+    revisions = sorted({one.revision for one in found})
+    machines = sorted({one.machine for one in found})
     sizes = " or ".join(f"{size:,}" for size in plan.sizes)
     curves = f"\n![Error against training molecules]({page.stem}.png)\n"
     return f"""# Variants of HDGNN on QM9
@@ -223,10 +222,11 @@ table. [Protocol](protocol.md), written before the runs.
 python -m experiments.study {" ".join(arg for arg in sys.argv[1:] if "--share" not in arg)}
 ```
 
-Each run: {sizes} training molecules, {training["steps"]:,} steps of {training["batch_size"]},
-K = {model["layers"]}, L = {model["degree"]}, C = {model["channels"]}, H = {model["hidden"]},
-cutoff {model["cutoff"]:g} Å, the rest as in `ablations.py`. Error on all test molecules. Trained at
-revision {", ".join(revisions)}; {"; ".join(machines)}.
+Each run: {sizes} training molecules, {config["training.steps"]:,} steps of
+{config["training.batch_size"]}, K = {config["model.layers"]}, L = {config["model.degree"]},
+C = {config["model.channels"]}, H = {config["model.hidden"]}, cutoff {config["model.cutoff"]:g} Å,
+the rest as in `ablations.py`. Error on all test molecules. Trained at revision
+{", ".join(revisions)}; {"; ".join(machines)}.
 {curves if len(plan.sizes) > 1 else ""}"""
 
 
@@ -249,17 +249,15 @@ def _decided(results: Mapping[str, Sequence[Comparison]]) -> str:
 
 
 def _target(
-    title: str,
-    reference: Fields,
-    rows: Sequence[Comparison],
-    measured: Mapping[str, Sequence[Json]],
+    title: str, rows: Sequence[Comparison], found: Mapping[str, Sequence[Result]]
 ) -> str:
-    unit = reference["unit"]
+    reference = found[BASELINE][0]
+    unit = reference.unit
     lines = [
         f"## {title}\n",
         f"Test MAE, mean |E(x) - E(Qx)| and training MAE in {unit}. Mean predictor "
-        f"{format_mae(reference['mae_mean_predictor'])}, linear composition "
-        f"{format_mae(reference['mae_composition'])}.\n",
+        f"{format_mae(reference.mae_mean_predictor)}, linear composition "
+        f"{format_mae(reference.mae_composition)}.\n",
     ]
     table = []
     for c in rows:
@@ -276,20 +274,19 @@ def _target(
         else:
             cells += [""] * 5
         cells += [
-            format_mae(float(np.mean([of_seed[name] for of_seed in measured[c.variant]])))
+            format_mae(float(np.mean([getattr(one, name) for one in found[c.variant]])))
             for name in ("rotation_error", "train_mae")
         ]
         table.append(cells)
     return "\n".join([*lines, markdown_table(COLUMNS, table, left=(0, 6)), ""])
 
 
-def _peers(title: str, first: Run, reference: Fields, base: Comparison, found: Fields) -> str:
+def _peers(title: str, first: Run, reference: Result, base: Comparison, found: Fields) -> str:
     """The section with the results of `experiments.peer` on the first run of the baseline."""
-    unit, settings = reference["unit"], found["settings"]
-    place = f"{first.target}/{first.size}/{first.variant}/{first.seed}"
-    command = f"python -m experiments.peer --workdir=DIR/{place} --seeds=N"
+    unit, settings = reference.unit, found["settings"]
+    command = f"python -m experiments.peer --workdir=DIR/{first.key} --seeds=N"
     ours = f"{format_mae(base.mean)} ± {base.spread:.2g}"
-    rows, differences = [[base.variant, f"{reference['parameters']:,}", "", ours]], []
+    rows, differences = [[base.variant, f"{reference.parameters:,}", "", ours]], []
     for name, software in results_of_peers.MODELS.items():
         model = found["models"].get(name, {"runs": []})
         if len(model["runs"]) < 2:

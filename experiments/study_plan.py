@@ -43,6 +43,11 @@ class Run(NamedTuple):
         return f"{self.target}, {self.size:,} molecules, {self.variant}, seed {self.seed}"
 
     @property
+    def key(self) -> str:
+        """Its name in the study's record."""
+        return f"{self.target}/{self.size}/{self.variant}/{self.seed}"
+
+    @property
     def measured_file(self) -> pathlib.Path:
         """The file of its rotation error and its error on training molecules."""
         return self.folder / "report" / "measured.json"
@@ -112,17 +117,12 @@ class Plan:
 
     def run(self, target: str, size: int, variant: str, seed: int) -> Run:
         """One of the runs."""
-        folder = self.workdir / target / str(size) / variant / str(seed)
-        return Run(target, size, variant, seed, folder)
+        run = Run(target, size, variant, seed, self.workdir)
+        return run._replace(folder=self.workdir / run.key)
 
     def of(self, target: str, size: int, variant: str) -> list[Run]:
         """The runs that differ in their seed alone, in its order."""
         return [self.run(target, size, variant, seed) for seed in range(self.seeds)]
-
-    def complete(self) -> Plan:
-        """The plan with as many seeds as have all their runs finished."""
-        first = min((run.seed for run in self.runs() if not run.finished), default=self.seeds)
-        return dataclasses.replace(self, seeds=first)
 
     def config(self, run: Run) -> Json:
         """The config of one run."""

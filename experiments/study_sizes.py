@@ -8,42 +8,35 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.peer import results as peers
-from experiments.study_plan import BASELINE, Plan, Run
+from experiments.study_plan import BASELINE, Plan
+from experiments.study_record import Record
 from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.plots import GREEN, GREY, empty_figure, superscripts, tidy
 from hdgnn_jax.training.result import format_mae
-from hdgnn_jax.types import Json
 
 LINEAR = "linear model"
 
 
-def errors(runs: Sequence[Run]) -> tuple[float, ...]:
-    """Their test errors."""
-    return tuple(float(run.read("summary.json")["mae"]) for run in runs)
-
-
-def unit_of(plan: Plan, target: str) -> str:
+def unit_of(plan: Plan, record: Record, target: str) -> str:
     """The unit of a target's errors."""
-    return str(plan.run(target, plan.sizes[0], BASELINE, 0).read("summary.json")["unit"])
+    return record[plan.run(target, plan.sizes[0], BASELINE, 0)].unit
 
 
-def table(plan: Plan, target: str) -> dict[str, np.ndarray]:
+def table(plan: Plan, record: Record, target: str) -> dict[str, np.ndarray]:
     """`[sizes, seeds]` test errors of each variant."""
     return {
-        v: np.array([errors(plan.of(target, size, v)) for size in plan.sizes])
+        v: np.array([[record[run].mae for run in plan.of(target, n, v)] for n in plan.sizes])
         for v in plan.variants
     }
 
 
-def others(plan: Plan, target: str) -> dict[str, np.ndarray]:
+def others(plan: Plan, record: Record, target: str) -> dict[str, np.ndarray]:
     """`[sizes]` test errors of the linear model and of SchNetPack's models; NaN: not trained."""
     found: dict[str, list[float]] = {name: [] for name in (LINEAR, *peers.MODELS.values())}
     for size in plan.sizes:
-        run = plan.run(target, size, BASELINE, 0)
-        found[LINEAR].append(float(run.read("summary.json")["mae_linear"]))
-        trained: Json = {}
-        if (run.folder / "report" / peers.FILE).exists():
-            trained = run.read(peers.FILE)["models"]
+        result = record[plan.run(target, size, BASELINE, 0)]
+        found[LINEAR].append(result.mae_linear)
+        trained = (result.peers or {"models": {}})["models"]
         for key, title in peers.MODELS.items():
             of_model = [float(one["test"]) for one in trained.get(key, {"runs": []})["runs"]]
             found[title].append(float(np.mean(of_model)) if of_model else np.nan)
@@ -70,46 +63,17 @@ def crossing(sizes: Sequence[int], first: np.ndarray, second: np.ndarray) -> flo
     return float(np.exp(at[k] + share * (at[k + 1] - at[k])))
 
 
-def numbers(plan: Plan) -> Json:
-    """All that the page is made from, for its JSON file: [sizes][seeds] of each variant."""
-    content: Json = {"sizes": plan.sizes, "steps": plan.steps, "targets": {}}
-    for target in plan.targets:
-
-        def of(variant: str, file: str, name: str, target: str = target) -> list[list[float]]:
-            return [
-                [run.read(file)[name] for run in plan.of(target, size, variant)]
-                for size in plan.sizes
-            ]
-
-        content["targets"][target] = {
-            "variants": {
-                v: {
-                    "mae": of(v, "summary.json", "mae"),
-                    "seconds": of(v, "summary.json", "seconds"),
-                    "train_mae": of(v, "measured.json", "train_mae"),
-                    "rotation_error": of(v, "measured.json", "rotation_error"),
-                }
-                for v in plan.variants
-            },
-            "others": {
-                name: [None if np.isnan(value) else value for value in values]
-                for name, values in others(plan, target).items()
-            },
-        }
-    return content
-
-
-def section(plan: Plan, target: str) -> str:
+def section(plan: Plan, record: Record, target: str) -> str:
     """Means over seeds at each size, and where `baseline` overtakes or is overtaken."""
-    found = table(plan, target)
-    unit = unit_of(plan, target)
+    found = table(plan, record, target)
+    unit = unit_of(plan, record, target)
     rows = [
         [name, *(format_mae(float(value)) for value in values.mean(1))]
         for name, values in found.items()
     ]
     rows += [
         [name, *("" if np.isnan(value) else format_mae(float(value)) for value in values)]
-        for name, values in others(plan, target).items()
+        for name, values in others(plan, record, target).items()
     ]
     columns = ["", *(f"{size:,}" for size in plan.sizes)]
     lines = [
@@ -136,20 +100,20 @@ def _crossings(plan: Plan, found: Mapping[str, np.ndarray]) -> list[str]:
     return lines
 
 
-def draw(path: pathlib.Path, plan: Plan) -> None:
+def draw(path: pathlib.Path, plan: Plan, record: Record) -> None:
     """Plots mean, least and greatest error over seeds against the size, a panel for each target."""
     figure = empty_figure(6 * len(plan.targets), 4.6)
     panels = np.atleast_1d(figure.subplots(1, len(plan.targets)))
     for axes, target in zip(panels, plan.targets, strict=True):
-        for name, values in table(plan, target).items():
+        for name, values in table(plan, record, target).items():
             mean = values.mean(1)
             spread = np.abs([values.min(1) - mean, values.max(1) - mean])
             axes.errorbar(plan.sizes, mean, yerr=spread, marker="o", ms=4, capsize=3, label=name)
         for (name, values), colour in zip(
-            others(plan, target).items(), (GREY, "black", GREEN), strict=False
+            others(plan, record, target).items(), (GREY, "black", GREEN), strict=False
         ):
             axes.plot(plan.sizes, values, color=colour, ls="--", marker=".", label=name)
-        unit = unit_of(plan, target)
+        unit = unit_of(plan, record, target)
         axes.set(xscale="log", yscale="log", title=target, xlabel="training molecules")
         axes.set_ylabel(f"test MAE [{superscripts(unit)}]")
         axes.set_xticks(plan.sizes, [f"{size:,}" for size in plan.sizes])

@@ -14,7 +14,8 @@ import scipy.stats
 from experiments import study, study_page, study_sizes, train
 from experiments.configs import ablations
 from experiments.study_plan import Plan
-from hdgnn_jax.errors import CheckpointError
+from experiments.study_record import Record
+from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.run.results import restored, results
 
 pytestmark = pytest.mark.slow
@@ -62,15 +63,36 @@ def trained(monkeypatch):
 
 
 def test_shares_together_are_all_runs_and_none_is_trained_twice(plan, trained, tmp_path, capsys):
+    """On another machine, where the record alone is known, none is trained again either."""
     page = tmp_path / "page.md"
     study.run(plan, "0/2", page)
     assert len(trained) == 15
     assert not page.exists()
     assert "15 of 30 runs are finished; first missing" in capsys.readouterr().out
+    shutil.rmtree(plan.workdir)
     study.run(plan, "1/2", page)
+    text = page.read_text()
+    shutil.rmtree(plan.workdir)
     study.run(plan, "0/1", page)
     assert len(trained) == len(set(trained)) == 30
-    assert page.exists()
+    assert page.read_text() == text
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_file_that_is_no_record_is_refused(plan, tmp_path):
+    (tmp_path / "page.json").write_text('{"sizes": [1000]}')
+    with pytest.raises(InputError, match=r"page.json is not the record of a study \(KeyError"):
+        study.run(plan, "0/1", tmp_path / "page.md")
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_record_of_another_budget_is_refused(plan, tmp_path):
+    page = tmp_path / "page.md"
+    study.run(plan, "0/30", page)
+    shutil.rmtree(plan.workdir)
+    message = r"page.json/U0/30000/baseline/0 .*training.steps = 7 there, 8 here"
+    with pytest.raises(CheckpointError, match=message):
+        study.run(dataclasses.replace(plan, steps=8), "0/30", page)
 
 
 def test_all_variants_have_one_budget(plan):
@@ -90,7 +112,7 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     study.run(plan, "0/1", None)
     runs = [{"seed": s, "molecules": 900, "test": 81 + s} for s in range(3)]
     write_peers(plan, "U0", runs)
-    study_page.write(page, plan)
+    study.run(plan, "0/1", page)
     text = page.read_text()
     assert re.search(r"\| baseline \| 101.0 ± 2.9 \|.*\| 6.000 \| 30.00 \|", text)
     assert "- U0, agrees: unrestricted." in text
@@ -100,8 +122,8 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     assert "| SchNet (SchNetPack, F = 64) | 7 | 900 | 82.00 ± 2.5 |" in text
     assert "PaiNN: -19 ± " in text
     assert text.count("beside other models") == 1
-    numbers = json.loads(page.with_suffix(".json").read_text())
-    (maes,) = numbers["targets"]["gap"]["variants"]["unrestricted"]["mae"]
+    runs = json.loads(page.with_suffix(".json").read_text())["runs"]
+    maes = [runs[f"gap/{SIZE}/unrestricted/{seed}"]["mae"] for seed in range(3)]
     assert maes == pytest.approx([900.3, 901, 901.7])
     assert "- U0: smaller error than `baseline`: none; larger: `unrestricted` (+792.1 %)" in text
     assert page.with_name("page_variants.png").stat().st_size
@@ -185,7 +207,7 @@ def test_peers_of_one_seed_are_said_to_have_runs_to_go(plan, tmp_path):
     write_peers(plan, "gap", [{"seed": 0, "molecules": 900, "test": 81}])
     message = r"PaiNN needs two seeds or more of gap.* --workdir=DIR/gap/30000/baseline/0 --seeds=N"
     with pytest.raises(ValueError, match=message):
-        study_page.write(tmp_path / "page.md", plan)
+        study.run(plan, "0/1", tmp_path / "page.md")
 
 
 def write_peers(plan, target, runs):
@@ -213,10 +235,9 @@ def test_sizes_give_curves_before_the_last_seed_is_there(plan, tmp_path, capsys)
     assert "| linear model | 400.0 | 400.0 | 400.0 |" in text
     assert "with the most molecules baseline is better" in text
     assert "- gap, 1,000 molecules: " in text
-    numbers = json.loads(page.with_suffix(".json").read_text())
-    mae = np.array(numbers["targets"]["gap"]["variants"]["baseline"]["mae"])
-    assert mae.shape == (3, 2)
-    np.testing.assert_allclose(mae[0] / mae[2], 10)
+    found = study_sizes.table(one_seed, Record(page.with_suffix(".json")), "gap")["baseline"]
+    assert found.shape == (3, 2)
+    np.testing.assert_allclose(found[0] / found[2], 10)
     assert page.with_suffix(".png").stat().st_size
 
 
