@@ -28,7 +28,7 @@ if __name__ == "__main__":
 import jax
 
 from experiments.configs import is2re, qm9
-from hdgnn_jax.errors import InputError
+from hdgnn_jax.errors import HDGNNError
 from hdgnn_jax.run import planned
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training.chips import GIB, devices_of
@@ -176,7 +176,7 @@ def made(work: Work, topology: str, divided: bool) -> Json:
         check(config)
         planner = planned.Planner(config, devices, chip, work.mean, work.thorough)
         found, of, seconds = planner.plan(config)
-    except InputError as error:
+    except HDGNNError as error:
         return {"topology": topology, "missing": str(error)}
     result = planned.numbers(found, of, config, topology)
     return {**result, "compiled_in": seconds, "state": "divided" if divided else "whole"}

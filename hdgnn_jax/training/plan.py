@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hdgnn_jax import cpu
-from hdgnn_jax.errors import InputError
+from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.training import compiled as program
 from hdgnn_jax.training import hlo
 from hdgnn_jax.training.chips import GIB, Chip
@@ -48,6 +48,10 @@ no tiles for Triton's products of 49 rows, and stops."""
 
 class TooLargeError(InputError):
     """The step needs more memory than a chip has; the message says what lowers it."""
+
+
+class CompilerError(HDGNNError):
+    """The compiler stopped for another reason than memory; the message has its first line."""
 
 
 class Padded(NamedTuple):
@@ -155,13 +159,18 @@ def plan(
 
     Raises:
       TooLargeError: where the compiler finds too little memory.
+      CompilerError: where it stops for another reason.
     """
     try:
         made = lowered.compile(_options(chip, thorough))
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise _overflow(str(error), chip) from error
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise _overflow(str(error), chip) from error
+        raise CompilerError(
+            f"XLA {jax.__version__} cannot compile this step for {chip.name} "
+            f"({str(error).splitlines()[0][:200]}): plan for other chips, or install another "
+            "version of JAX"
+        ) from error
     memory: Any = made.memory_analysis()
     # None from the compiler for GPUs.
     counted: Any = made.cost_analysis() or {}

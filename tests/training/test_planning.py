@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 
 from hdgnn_jax import cpu
@@ -53,6 +54,16 @@ def test_what_does_not_fit_is_a_sentence_with_the_fields_that_lower_it(text, wor
     assert words in said
     for field in ("training.batch_size", "model.remat=True", "model.channels"):
         assert field in said
+
+
+def test_a_compiler_that_stops_is_one_line():
+    class Lowered:
+        def compile(self, options):
+            raise jax.errors.JaxRuntimeError("INTERNAL: Couldn't find output tile sizes\nat x.cc")
+
+    with pytest.raises(plan.CompilerError, match=r"for TPU v5e \(INTERNAL: Couldn't") as error:
+        plan.plan(Lowered(), V5E, 4)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v7:2x2", "gpu", "h100:0", "h100", ""])
