@@ -26,11 +26,13 @@ VARIANTS = (
     "learned_weights", "no_layer_norm", "extra_linear", "unshared_mlp", "nn_of_rotated",
 )  # fmt: skip
 TURNED, TRAINED = 512, 2000
-"""Numbers of molecules, the first of each part: of the test part also predicted after a random
+"""Numbers of structures, the first of each part: of a test part also predicted after a random
 rotation, and of the training set for the error there."""
 
 LIST = flags.DEFINE_list("variants", list(VARIANTS), "NAMES in ablations.py, baseline first")
-TARGETS = flags.DEFINE_list("targets", ["alpha", "gap"], "NAMES of targets of QM9")
+TARGETS = flags.DEFINE_list(
+    "targets", ["alpha", "gap"], "NAMES of targets of QM9, or relaxed_energy of the slabs"
+)
 SIZES = flags.DEFINE_list("sizes", ["30000"], "N,..., numbers of training molecules")
 STEPS = flags.DEFINE_integer("steps", 4000, "N, steps of each run", lower_bound=1)
 SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
@@ -104,11 +106,11 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
 def measure(run: Run) -> None:
     """Measures and writes what a finished run's report has not: Table 4's columns of the paper.
 
-    They are the error on training molecules, and the rotation error on test molecules, of the
+    They are the error on training structures, and the rotation error on the first test part, of the
     weights that were best on validation.
     """
     task, predictor = restored(run.folder)
-    turned = task.examples("test").first(TURNED)
+    turned = task.examples(task.data.reported[1]).first(TURNED)
     (error,) = rotation_error(task, predictor, turned, run.seed).values()
     known = task.examples("train").first(TRAINED)
     (of_known,) = predicted("train", task, predictor, known).values()

@@ -7,6 +7,7 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -154,18 +155,35 @@ def write(page: pathlib.Path, plan: Plan, record: Record) -> None:
     print(f"page: {page}")
 
 
-def _title(plan: Plan, target: str, size: int) -> str:
-    return target if len(plan.sizes) == 1 else f"{target}, {size:,} molecules"
+class Place(NamedTuple):
+    """Where variants are compared: one target, size and test part."""
+
+    target: str
+    size: int
+    part: str
+
+
+def _places(plan: Plan, record: Record) -> dict[str, Place]:
+    """All of them, by a title that tells them apart."""
+    found = {}
+    for target, size in itertools.product(plan.targets, plan.sizes):
+        parts = list(record[plan.run(target, size, BASELINE, 0)].errors)
+        for part in parts:
+            words = [target]
+            words += [f"{size:,} structures"] if len(plan.sizes) > 1 else []
+            words += [part] if len(parts) > 1 else []
+            found[", ".join(words)] = Place(target, size, part)
+    return found
 
 
 def _results(plan: Plan, record: Record) -> dict[str, list[Comparison]]:
-    """The comparison of the variants for each target and size, by its title."""
+    """The comparison of the variants at each place, by its title."""
     return {
-        _title(plan, target, size): compare({
-            v: [record[run].mae for run in plan.of(target, size, v)] for v in plan.variants
+        title: compare({
+            v: [record[run].errors[part]["mae"] for run in plan.of(target, size, v)]
+            for v in plan.variants
         })
-        for target in plan.targets
-        for size in plan.sizes
+        for title, (target, size, part) in _places(plan, record).items()
     }  # fmt: skip
 
 
@@ -174,11 +192,11 @@ def _tables(
 ) -> list[str]:
     """The sections with one comparison each, then what they say of the paper's."""
     parts = []
-    for target, size in itertools.product(plan.targets, plan.sizes):
+    for title, (target, size, part) in _places(plan, record).items():
         runs = {v: plan.of(target, size, v) for v in plan.variants}
-        title, first = _title(plan, target, size), runs[BASELINE][0]
+        first = runs[BASELINE][0]
         found = {v: [record[run] for run in of_v] for v, of_v in runs.items()}
-        parts.append(_target(title, results[title], found))
+        parts.append(_target(title, results[title], found, part))
         if (beside := record[first].peers) is not None:
             parts.append(_peers(title, first, record[first], results[title][0], beside))
     return [*parts, _conclusions(results)]
@@ -212,7 +230,7 @@ def _head(plan: Plan, record: Record, page: pathlib.Path) -> str:
     machines = sorted({one.machine for one in found})
     sizes = " or ".join(f"{size:,}" for size in plan.sizes)
     curves = f"\n![Error against training molecules]({page.stem}.png)\n"
-    return f"""# Variants of HDGNN on QM9
+    return f"""# Variants of HDGNN
 
 Written by the command below; nothing here is typed by hand. Intervals are 95 %, over {plan.seeds}
 seeds. Differences: analysis of variance with seeds as blocks, p after Holm's correction for one
@@ -222,10 +240,10 @@ table. [Protocol](protocol.md), written before the runs.
 python -m experiments.study {" ".join(arg for arg in sys.argv[1:] if "--share" not in arg)}
 ```
 
-Each run: {sizes} training molecules, {config["training.steps"]:,} steps of
+Each run: {sizes} training structures, {config["training.steps"]:,} steps of
 {config["training.batch_size"]}, K = {config["model.layers"]}, L = {config["model.degree"]},
 C = {config["model.channels"]}, H = {config["model.hidden"]}, cutoff {config["model.cutoff"]:g} Å,
-the rest as in `ablations.py`. Error on all test molecules. Trained at revision
+the rest as in `ablations.py`. Error on all test structures. Trained at revision
 {", ".join(revisions)}; {"; ".join(machines)}.
 {curves if len(plan.sizes) > 1 else ""}"""
 
@@ -249,15 +267,17 @@ def _decided(results: Mapping[str, Sequence[Comparison]]) -> str:
 
 
 def _target(
-    title: str, rows: Sequence[Comparison], found: Mapping[str, Sequence[Result]]
+    title: str, rows: Sequence[Comparison], found: Mapping[str, Sequence[Result]], part: str
 ) -> str:
-    reference = found[BASELINE][0]
-    unit = reference.unit
+    first = found[BASELINE][0]
+    unit, without = first.unit, first.errors[part]
+    baselines = ", ".join(
+        f"{name.replace('_', ' ')} {format_mae(without[name])}" for name in without if name != "mae"
+    )
     lines = [
         f"## {title}\n",
-        f"Test MAE, mean |E(x) - E(Qx)| and training MAE in {unit}. Mean predictor "
-        f"{format_mae(reference.mae_mean_predictor)}, linear composition "
-        f"{format_mae(reference.mae_composition)}.\n",
+        f"Test MAE, mean |E(x) - E(Qx)| (on {first.part}) and training MAE in {unit}. Without a "
+        f"network: {baselines}.\n",
     ]
     table = []
     for c in rows:

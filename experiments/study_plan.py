@@ -1,4 +1,7 @@
-"""The runs of a study: variants x sizes of the training set x seeds x targets, with one budget."""
+"""The runs of a study: variants x sizes of the training set x seeds x targets, with one budget.
+
+Targets are QM9's, and `relaxed_energy` on the stand-in for IS2RE (`experiments.prepare slabs`).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from experiments.configs import ablations
+from experiments.configs import ablations, is2re, qm9
 from hdgnn_jax.data import splits
-from hdgnn_jax.data.targets import find_target
+from hdgnn_jax.data.targets import RELAXED_ENERGY, find_target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.types import Json
 
@@ -74,7 +77,7 @@ class Plan:
 
     Attributes:
       workdir: folder of all runs.
-      targets: names of QM9's targets.
+      targets: names of QM9's targets, or `relaxed_energy`.
       sizes: numbers of training molecules, ascending.
       variants: names of `ablations.get_config`, `baseline` first.
       seeds: number of runs of each variant, size and target.
@@ -105,7 +108,8 @@ class Plan:
                 f"--sizes must be numbers of training molecules that ascend, up to {most:,}"
             )
         for name in self.targets:
-            find_target(name)
+            if name != RELAXED_ENERGY.name:
+                find_target(name)
         for name in self.variants:
             ablations.get_config(name)
 
@@ -126,7 +130,8 @@ class Plan:
 
     def config(self, run: Run) -> Json:
         """The config of one run."""
-        config = ablations.get_config(run.variant)
+        of_slabs = run.target == RELAXED_ENERGY.name
+        config = ablations.vary((is2re if of_slabs else qm9).get_config("quick"), run.variant)
         every = max(self.steps // VALIDATIONS, 1)
         config.update_from_flattened_dict({
             **SIZE,

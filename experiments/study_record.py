@@ -22,10 +22,10 @@ class Result:
     """What a finished run leaves.
 
     Attributes:
-      mae: test error; the other errors and `rotation_error` are in its `unit` too.
-      train_mae: error on training molecules.
-      rotation_error: mean |E(x) - E(Qx)| on test molecules.
-      mae_linear, mae_mean_predictor, mae_composition: test errors without a network.
+      errors: by test part, `mae` and, by the baseline's name, the errors without a network; all in
+        the `unit`, as `train_mae` and `rotation_error` are.
+      train_mae: error on training structures.
+      rotation_error: mean |E(x) - E(Qx)| on the first test part.
       parameters: number of weights.
       seconds: of training.
       revision: of git, shortened.
@@ -34,19 +34,21 @@ class Result:
       peers: what `experiments.peer` left in the run's report.
     """
 
-    mae: float
+    errors: dict[str, dict[str, float]]
     train_mae: float
     rotation_error: float
     unit: str
-    mae_linear: float
-    mae_mean_predictor: float
-    mae_composition: float
     parameters: int
     seconds: float
     revision: str
     machine: str
     config: Json
     peers: Json | None = None
+
+    @property
+    def part(self) -> str:
+        """The first test part."""
+        return next(iter(self.errors))
 
 
 class Record:
@@ -145,13 +147,17 @@ def _result(run: Run) -> Result:
         run.read(name) for name in ("summary.json", "measured.json", "card.json")
     )
     return Result(
-        mae=summary["mae"],
+        errors={
+            part: {
+                name.removeprefix("mae_"): error for name, error in of_part.items()
+                if name.startswith("mae") and name != "mae_paper"
+            }
+            for part, of_part in summary["splits"].items()
+            if part not in ("train", "validation", "mean")
+        },
         train_mae=measured["train_mae"],
         rotation_error=measured["rotation_error"],
         unit=summary["unit"],
-        mae_linear=summary["mae_linear"],
-        mae_mean_predictor=summary["mae_mean_predictor"],
-        mae_composition=summary["mae_composition"],
         parameters=summary["parameters"],
         seconds=summary["seconds"],
         revision=(card["git"] or {"revision": "unknown"})["revision"][:10],

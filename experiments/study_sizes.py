@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.peer import results as peers
-from experiments.study_plan import BASELINE, Plan
+from experiments.study_plan import BASELINE, Plan, Run
 from experiments.study_record import Record
 from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.plots import GREEN, GREY, empty_figure, superscripts, tidy
@@ -23,9 +23,14 @@ def unit_of(plan: Plan, record: Record, target: str) -> str:
 
 
 def table(plan: Plan, record: Record, target: str) -> dict[str, np.ndarray]:
-    """`[sizes, seeds]` test errors of each variant."""
+    """`[sizes, seeds]` errors of each variant on the first test part."""
+
+    def mae(run: Run) -> float:
+        result = record[run]
+        return result.errors[result.part]["mae"]
+
     return {
-        v: np.array([[record[run].mae for run in plan.of(target, n, v)] for n in plan.sizes])
+        v: np.array([[mae(run) for run in plan.of(target, n, v)] for n in plan.sizes])
         for v in plan.variants
     }
 
@@ -35,7 +40,7 @@ def others(plan: Plan, record: Record, target: str) -> dict[str, np.ndarray]:
     found: dict[str, list[float]] = {name: [] for name in (LINEAR, *peers.MODELS.values())}
     for size in plan.sizes:
         result = record[plan.run(target, size, BASELINE, 0)]
-        found[LINEAR].append(result.mae_linear)
+        found[LINEAR].append(result.errors[result.part].get("linear", np.nan))
         trained = (result.peers or {"models": {}})["models"]
         for key, title in peers.MODELS.items():
             of_model = [float(one["test"]) for one in trained.get(key, {"runs": []})["runs"]]

@@ -84,10 +84,14 @@ DIAL: dict[str, dict[str, Any]] = {
 
 def get_config(variant: str = "baseline") -> ConfigDict:
     """`qm9.py:quick` with the paper's network and one variant's fields."""
+    return vary(qm9.get_config("quick"), variant)
+
+
+def vary(config: ConfigDict, variant: str) -> ConfigDict:
+    """Gives a config the paper's network and one variant's fields; returns it."""
     variants = VARIANTS | DIAL
     if variant not in variants:
         raise InputError(f"ablations.py has {', '.join(variants)}, not {variant!r}")
-    config = qm9.get_config("quick")
     for name, value in {**BASELINE, **variants[variant]}.items():
         config.model[name] = value
     return config

@@ -44,9 +44,14 @@ def trained(monkeypatch):
         noise = 0.3 * ((7 * place + 5 * seed) % 3 - 1)
         mae = {"unrestricted": 900.0}.get(variant, 100.0) + seed + noise
         mae *= (SIZE / size) ** (0.5 if variant == "baseline" else 0.4)
-        summary = {"mae": mae, "unit": "meV", "target": config["target"], "parameters": 1234,
-                   "mae_mean_predictor": 1e3, "mae_composition": 5e2, "mae_linear": 4e2,
-                   "seconds": 60}  # fmt: skip
+        errors = {"mae": mae, "mae_mean_predictor": 1e3, "mae_linear": 4e2, "mae_paper": 8.0,
+                  "rmse": 2 * mae}  # fmt: skip
+        tests = ("id", "ood_both") if config["data"]["set"] == "is2re" else ("test",)
+        splits = {"validation": errors} | {
+            name: errors | {"mae": mae * k} for k, name in enumerate(tests, 1)
+        }
+        summary = {"unit": "meV", "target": config["target"], "parameters": 1234, "seconds": 60,
+                   "splits": splits | ({"mean": errors} if len(tests) > 1 else {})}  # fmt: skip
         card = {"config": config, "git": {"revision": "0123456789abc"},
                 "versions": {"jax": "1.2"}, "hardware": {"cpu": "Z80", "cores": 2}}  # fmt: skip
         (folder / "report").mkdir(parents=True)
@@ -123,7 +128,8 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     assert "PaiNN: -19 ± " in text
     assert text.count("beside other models") == 1
     runs = json.loads(page.with_suffix(".json").read_text())["runs"]
-    maes = [runs[f"gap/{SIZE}/unrestricted/{seed}"]["mae"] for seed in range(3)]
+    keys = [f"gap/{SIZE}/unrestricted/{seed}" for seed in range(3)]
+    maes = [runs[key]["errors"]["test"]["mae"] for key in keys]
     assert maes == pytest.approx([900.3, 901, 901.7])
     assert "- U0: smaller error than `baseline`: none; larger: `unrestricted` (+792.1 %)" in text
     assert page.with_name("page_variants.png").stat().st_size
@@ -234,11 +240,30 @@ def test_sizes_give_curves_before_the_last_seed_is_there(plan, tmp_path, capsys)
     text = page.read_text()
     assert "| linear model | 400.0 | 400.0 | 400.0 |" in text
     assert "with the most molecules baseline is better" in text
-    assert "- gap, 1,000 molecules: " in text
+    assert "- gap, 1,000 structures: " in text
     found = study_sizes.table(one_seed, Record(page.with_suffix(".json")), "gap")["baseline"]
     assert found.shape == (3, 2)
     np.testing.assert_allclose(found[0] / found[2], 10)
     assert page.with_suffix(".png").stat().st_size
+
+
+@pytest.mark.usefixtures("trained")
+def test_slabs_are_compared_on_each_test_part(plan, tmp_path):
+    plan = dataclasses.replace(plan, targets=("relaxed_energy",), sizes=(3000,))
+    config = plan.config(plan.run("relaxed_energy", 3000, "so2", 0))
+    assert config["data"]["name"] == "slabs"
+    assert config["model"]["pathway"] == "so2"
+    assert config["model"]["max_neighbors"] == 12
+    page = tmp_path / "page.md"
+    study.run(plan, "0/1", page)
+    text = page.read_text()
+    assert "## relaxed_energy, id" in text
+    assert "Without a network: mean predictor 1000, linear 400.0." in text
+    base, twice = (
+        float(re.search(rf"## relaxed_energy, {part}\n(?:.*\n)*?\| baseline \| ([\d.]+)", text)[1])
+        for part in ("id", "ood_both")
+    )
+    assert twice == pytest.approx(2 * base, rel=1e-3)
 
 
 def test_the_crossing_is_where_two_power_laws_meet():
