@@ -99,6 +99,7 @@ def run(
     Raises:
       InputError: for a wrong config or topology, a missing compiler, data that are not here, or a
         step that needs more memory than there is.
+      CompilerError: where the compiler stops for another reason than memory.
     """
     check(config)
     jax.config.update("jax_enable_compilation_cache", False)
@@ -138,10 +139,10 @@ def largest_batch(
         training, began = {**config["training"], "batch_size": size}, time.monotonic()
         try:
             found, _, _ = planner.plan({**config, "training": training}, True)
-        except plans.TooLargeError as error:
+        except (plans.TooLargeError, plans.CompilerError) as error:
             said = str(error).partition(":")[0]
             print(f"training.batch_size = {size:,}: {said}", flush=True)
-            raise
+            raise plans.TooLargeError(said) from error
         print(
             f"training.batch_size = {size:,}: {found.memory / GIB:.2f} GiB of "
             f"{chip.memory / GIB:.1f}, {size / found.step_seconds:,.0f} structures/s "

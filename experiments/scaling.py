@@ -147,7 +147,7 @@ def main() -> None:
 
 def row(work: Work, topology: str, divided: bool, folder: pathlib.Path) -> Json:
     """The plan of a config for a topology; from the folder, if it was made before."""
-    state = "divided" if divided else "whole"
+    state = state_of(divided)
     name = re.sub("[^A-Za-z0-9_]+", "-", f"{work.name}-{topology}-{state}".replace(".py", ""))
     file = folder / f"{name}.json"
     if not file.exists():
@@ -177,9 +177,14 @@ def made(work: Work, topology: str, divided: bool) -> Json:
         planner = planned.Planner(config, devices, chip, work.mean, work.thorough)
         found, of, seconds = planner.plan(config)
     except HDGNNError as error:
-        return {"topology": topology, "missing": str(error)}
+        return {"topology": f"{topology}, {state_of(divided)}", "missing": str(error)}
     result = planned.numbers(found, of, config, topology)
-    return {**result, "compiled_in": seconds, "state": "divided" if divided else "whole"}
+    return {**result, "compiled_in": seconds, "state": state_of(divided)}
+
+
+def state_of(divided: bool) -> str:
+    """Where weights and optimiser are, in a word."""
+    return "divided" if divided else "whole"
 
 
 def kept(plan: Json) -> float:

@@ -86,13 +86,13 @@ class MessageBlock(nn.Module):
             return jax.ops.segment_sum(messages, receivers, n_nodes, indices_are_sorted=True)
 
         total = jnp.zeros_like(x)
-        ends = gather_ends(x, receivers, senders)
+        gathered = gather_ends(x, receivers, senders)
         turned: Ends | None = None
         if learned is not None:
             nn.share_scope(self, learned)
             # The ends are turned once, for the fully connected product too.
             frame = shell.product if self.tensor_product == "fully_connected" else shell.learned
-            both = tuple(wigner.rotate(frame, part) for part in ends)
+            both = tuple(wigner.rotate(frame, part) for part in gathered)
             turned = halves(checkpoint_name(both, KEPT))
             kept = len(degrees.rows(self.degree, self.m_max))
             seen = turned[0][:, :kept], turned[1][:, :kept]
@@ -106,7 +106,7 @@ class MessageBlock(nn.Module):
             exact = jnp.stack([collect(part) for part in parts], 1)
             total = total.at[:, : exact.shape[1]].add(exact)
         elif self.tensor_product != "none":
-            exact = self.product(x, halves(ends), turned, shell)
+            exact = self.product(x, halves(gathered), turned, shell)
             exact = collect(wigner.rotate_back(shell.low, a[n_learned][:, None] * exact))
             total = total.at[:, : degrees.size(self.product_degree)].add(exact)
         if shell.full is not None:

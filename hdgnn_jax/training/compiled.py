@@ -132,11 +132,11 @@ class Compiled:
 
         written = size(operation.written)
         scope, read = self.computations[inside], 0
-        if operation.kind in SLICES:
-            return 2 * written
-        if operation.kind == "slice-start":
-            source, part = operation.arrays[:2]
-            return written + size((source._replace(shape=part.shape),))
+        if operation.kind.removesuffix("-start") in SLICES:
+            source = scope[operation.operands[0]].arrays[0]
+            return written + size(tuple(
+                array._replace(on_chip=source.on_chip) for array in operation.written
+            ))  # fmt: skip
         if operation.kind == "dynamic-update-slice":
             return 2 * size(scope[operation.operands[1]].arrays)
         for k, name in enumerate(operation.operands):
@@ -195,10 +195,9 @@ class Compiled:
                 scope = self.computations[inside]
                 given = sum(a.bytes for n in operation.operands if n in scope
                             for a in scope[n].arrays)  # fmt: skip
-                # A started one writes a tuple, of which the last large array is the result.
-                largest = max((array.bytes for array in operation.arrays), default=0)
+                result = sum(array.bytes for array in operation.written)
                 count, size = found.get(kind, (0, 0))
-                found[kind] = (count + times, size + times * max(given, largest))
+                found[kind] = (count + times, size + times * max(given, result))
         return found
 
     @property

@@ -10,11 +10,6 @@ from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128}
-STARTED = {
-    "copy-start": 0, "slice-start": 1, "all-gather-start": 1, "collective-permute-start": 1
-}  # fmt: skip
-"""Operations that only begin, with the place of what they write among the arrays they name; what
-they read is another."""
 CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)|branch_computations=\{([^}]*)")
 SHAPE = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 LINE = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
@@ -82,9 +77,12 @@ class Operation:
 
     @property
     def written(self) -> tuple[Array, ...]:
-        """What it writes."""
-        place = STARTED.get(self.kind)
-        return self.arrays if place is None else self.arrays[place : place + 1]
+        """What it writes. One that only begins names what it reads too, and a scalar of its own."""
+        if not self.kind.endswith("-start") or self.kind == "all-reduce-start":
+            return self.arrays
+        arrays = tuple(array for array in self.arrays if array.shape)
+        half = len(arrays) // 2
+        return arrays[:half] if self.kind == "copy-start" else arrays[half:]
 
     @functools.cached_property
     def called(self) -> list[str]:

@@ -38,7 +38,7 @@ CYCLES = "operations"
 
 LESS_EFFORT: Any = {"exec_time_optimization_effort": -0.5}
 """Option of the compiler for TPUs: products with all digits of float32 compile in 11 s instead of
-75. Nothing stays in the fast memory: QM9's `full` moves 71 GB a step instead of 42. Its operations
+75. Little is kept in the fast memory: QM9's `full` moves 71 GB a step instead of 42. Its operations
 took about twice as long, `quick`'s three times: their estimate says nothing of a run's program."""
 
 WITHOUT_TRITON: Any = {"xla_gpu_enable_triton_gemm": False}
@@ -166,10 +166,10 @@ def plan(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise _overflow(str(error), chip) from error
+        reason = str(error).partition("\n")[0][:200]
         raise CompilerError(
-            f"XLA {jax.__version__} cannot compile this step for {chip.name} "
-            f"({str(error).splitlines()[0][:200]}): plan for other chips, or install another "
-            "version of JAX"
+            f"the compiler of JAX {jax.__version__} cannot compile this step for {chip.name} "
+            f"({reason}): plan for other chips, or install another version of JAX"
         ) from error
     memory: Any = made.memory_analysis()
     # None from the compiler for GPUs.

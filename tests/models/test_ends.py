@@ -30,6 +30,13 @@ def test_both_ends_are_rows_of_the_nodes(layout):
     np.testing.assert_array_equal(of_j, x[np.asarray(SENDERS)])
 
 
+def test_a_tpu_has_one_array_where_padding_is_saved(monkeypatch):
+    monkeypatch.setattr(ends, "_platform", lambda: "tpu")
+    for channels, number in ((64, 1), (65, 2), (128, 2), (192, 1)):
+        x = jnp.zeros((N, 1, channels))
+        assert len(ends.gather_ends(x, RECEIVERS, SENDERS)) == number
+
+
 @pytest.mark.usefixtures("x64", "layout")
 def test_their_derivatives_are_those_of_indexing():
     """The second ones too: a loss on forces needs them."""

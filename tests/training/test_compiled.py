@@ -132,6 +132,21 @@ ENTRY %main (a: f32[16,3]) -> f32[8,3] {{
 
 
 @pytest.mark.parametrize(
+    ("line", "written"),
+    [
+        ("(f32[4]{0}, f32[4]{0}, u32[]) copy-start(%a)", 16),
+        ("((f32[4]{0}, f32[6]{0}), f32[8]{0}, f32[12]{0}) all-gather-start(%a, %b)", 80),
+        ("((f32[9]{0}, s32[]), f32[2]{0}, s32[]) dynamic-slice-start(%a, %i)", 8),
+        ("(f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%a)", 16),
+        ("(f32[4]{0}, f32[6]{0}) all-reduce-start(%a, %b)", 40),
+    ],
+)
+def test_what_begins_writes_its_results_alone(line, written):
+    operation = hlo._operation("x", line)
+    assert sum(array.bytes for array in operation.written) == written
+
+
+@pytest.mark.parametrize(
     ("result", "first", "second", "attributes", "flop"),
     [
         # A batch of 46 products of [3, 5] with [5, 7].
