@@ -285,6 +285,8 @@ def _parse(of: Program) -> list[str]:
             raise InputError(f"--{holder.name}={holder.value}: its folder does not exist")
     if PLOT.value and pathlib.Path(PLOT.value).suffix != ".png":
         raise InputError(f"--plot={PLOT.value} must end in .png")
+    if PAGE.value and pathlib.Path(PAGE.value).suffix != ".md":
+        raise InputError(f"--page={PAGE.value} must end in .md")
     return rest
 
 

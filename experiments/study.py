@@ -6,7 +6,8 @@ Each run is a folder in --workdir, as `experiments.train` leaves it. The same co
 interrupted one. Several commands can share the work, each on its own cores: --share=0/2 and
 --share=1/2. The page's JSON file is the record of finished runs: they are not trained again, even
 on a machine without their folders. Every command writes the page, with its plots, at its end, from
-the seeds whose runs are all finished. What error against training molecules looks like:
+the seeds whose runs are all finished. Commands on several machines need one folder for the page,
+or their runs' folders side by side. What error against training molecules looks like:
 
     python -m experiments.study --workdir=runs/study --page=experiments/results/sizes.md \\
         --targets=gap --variants=baseline,so2,fully_tp,linear --sizes=1000,3000,10000,30000,110000
@@ -33,7 +34,7 @@ LIST = flags.DEFINE_list("variants", list(VARIANTS), "NAMES in ablations.py, bas
 TARGETS = flags.DEFINE_list(
     "targets", ["alpha", "gap"], "NAMES of targets of QM9, or relaxed_energy of the slabs"
 )
-SIZES = flags.DEFINE_list("sizes", ["30000"], "N,..., numbers of training molecules")
+SIZES = flags.DEFINE_list("sizes", ["30000"], "N,..., numbers of training structures")
 STEPS = flags.DEFINE_integer("steps", 4000, "N, steps of each run", lower_bound=1)
 SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
 
@@ -69,7 +70,9 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
     """Trains the missing runs of this call's share; writes record and page of the finished ones.
 
     Raises:
-      InputError: for a wrong share, plan or record, before any training.
+      InputError: for a wrong share or plan, or a page whose JSON file is no record.
+      CheckpointError: where a run, or the record, has another config than the plan. Both come
+        before any training.
       Other errors as `train.run` does.
     """
     try:
@@ -81,7 +84,6 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
     plan.check()
     record = Record(None if page is None else page.with_suffix(".json"))
     record.gather(plan)
-    record.check(plan)
     runs = list(plan.runs())
     mine = runs[first::every]
     for count, one in enumerate(mine, start=1):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from experiments.configs import ablations, is2re, qm9
 from hdgnn_jax.data import splits
+from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.targets import RELAXED_ENERGY, find_target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.types import Json
@@ -27,12 +28,12 @@ SIZE = {
     "model.update_channels": 32,
     "model.sphere_order": 5,
 }
-"""Fields of all runs that differ from `ablations.py`: a step of 50 to 120 ms on one core."""
+"""Fields of all runs that differ from `ablations.py`: QM9's steps take 50 to 120 ms on one core."""
 VALIDATIONS = 4
 
 
 class Run(NamedTuple):
-    """One training. `size`: number of training molecules; `folder`: as `train` leaves it."""
+    """One training. `size`: number of training structures; `folder`: as `train` leaves it."""
 
     target: str
     size: int
@@ -43,7 +44,7 @@ class Run(NamedTuple):
     @property
     def title(self) -> str:
         """What tells it from the other runs."""
-        return f"{self.target}, {self.size:,} molecules, {self.variant}, seed {self.seed}"
+        return f"{self.target}, {self.size:,} structures, {self.variant}, seed {self.seed}"
 
     @property
     def key(self) -> str:
@@ -52,7 +53,7 @@ class Run(NamedTuple):
 
     @property
     def measured_file(self) -> pathlib.Path:
-        """The file of its rotation error and its error on training molecules."""
+        """The file of its rotation error and its error on training structures."""
         return self.folder / "report" / "measured.json"
 
     @property
@@ -78,7 +79,7 @@ class Plan:
     Attributes:
       workdir: folder of all runs.
       targets: names of QM9's targets, or `relaxed_energy`.
-      sizes: numbers of training molecules, ascending.
+      sizes: numbers of training structures, ascending.
       variants: names of `ablations.get_config`, `baseline` first.
       seeds: number of runs of each variant, size and target.
       steps: number of steps of each run.
@@ -95,7 +96,9 @@ class Plan:
         """Stops before a training where a run could not be made or compared.
 
         Raises:
-          InputError: for a wrong variant, target, size or number of seeds.
+          InputError: for a wrong variant, target, size or number of seeds; `relaxed_energy` must be
+          alone, since its structures are others.
+      HDGNNError: where the slabs are not there, or too few.
         """
         if self.variants[:1] != (BASELINE,) or not self.targets:
             raise InputError("--variants must begin with baseline, and --targets name one or more")
@@ -105,13 +108,16 @@ class Plan:
         ascend = list(self.sizes) == sorted({*self.sizes})
         if not self.sizes or not ascend or not 0 < self.sizes[0] <= self.sizes[-1] <= most:
             raise InputError(
-                f"--sizes must be numbers of training molecules that ascend, up to {most:,}"
+                f"--sizes must be numbers of training structures that ascend, up to {most:,}"
             )
-        for name in self.targets:
-            if name != RELAXED_ENERGY.name:
-                find_target(name)
         for name in self.variants:
             ablations.get_config(name)
+        if self.targets == (RELAXED_ENERGY.name,):
+            config = self.config(self.run(RELAXED_ENERGY.name, self.sizes[-1], BASELINE, 0))
+            dataset(config).part("train", RELAXED_ENERGY.name)
+            return
+        for name in self.targets:
+            find_target(name)
 
     def runs(self) -> Iterator[Run]:
         """All runs; seeds come last, so that the first ones have everything once."""
@@ -121,8 +127,8 @@ class Plan:
 
     def run(self, target: str, size: int, variant: str, seed: int) -> Run:
         """One of the runs."""
-        run = Run(target, size, variant, seed, self.workdir)
-        return run._replace(folder=self.workdir / run.key)
+        folder = self.workdir / target / str(size) / variant / str(seed)
+        return Run(target, size, variant, seed, folder)
 
     def of(self, target: str, size: int, variant: str) -> list[Run]:
         """The runs that differ in their seed alone, in its order."""

@@ -5,14 +5,18 @@ So a study can be spread over days and machines: a run in the record is not trai
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import pathlib
+from collections.abc import Iterator, Mapping
 
 from experiments.peer import results as peers
 from experiments.study_plan import Plan, Run
 from experiments.train import flatten, refuse_other_config
-from hdgnn_jax.errors import InputError
+from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.types import Json
 
@@ -31,6 +35,7 @@ class Result:
       revision: of git, shortened.
       machine: JAX's version and the processor.
       config: {dotted name: value}.
+      data: SHA-256 of the data set's parts.
       peers: what `experiments.peer` left in the run's report.
     """
 
@@ -43,6 +48,7 @@ class Result:
     revision: str
     machine: str
     config: Json
+    data: str
     peers: Json | None = None
 
     @property
@@ -55,14 +61,13 @@ class Record:
     """The results of a study's runs, by `Run.key`.
 
     Attributes:
-      file: where they are kept; None: nowhere.
+      file: where they are kept; None: nowhere. Other commands may write to it too.
       results: those known.
     """
 
     def __init__(self, file: pathlib.Path | None):
         self.file = file
         self.results: dict[str, Result] = {}
-        self._merge()
 
     def __contains__(self, run: Run) -> bool:
         return run.key in self.results
@@ -75,71 +80,97 @@ class Record:
         first = min((run.seed for run in plan.runs() if run not in self), default=plan.seeds)
         return dataclasses.replace(plan, seeds=first)
 
-    def check(self, plan: Plan) -> None:
-        """Refuses results that were made with another config than the plan's.
-
-        Raises:
-          CheckpointError: naming the fields that differ.
-        """
-        for run in plan.runs():
-            if run in self:
-                place = self.file / run.key if self.file else run.folder
-                refuse_other_config(self[run].config, plan.config(run), place, of_both=True)
-
     def gather(self, plan: Plan) -> None:
-        """Adds the finished runs whose folders are here, and peers trained beside them; writes."""
-        for run in plan.runs():
-            known = self.results.get(run.key)
-            beside = _read_peers(run)
-            if known is None and run.finished:
-                self.results[run.key] = _result(run)
-            elif known is not None and beside is not None:
-                self.results[run.key] = dataclasses.replace(known, peers=beside)
-        if self.file is not None and self.results:
-            self._merge()
-            self._write(self.file)
-
-    def _merge(self) -> None:
-        """Adds what the file has and this record has not: other commands may share the work.
+        """Adds what is in the file, finished runs whose folders are here, and peers beside them.
 
         Raises:
+          CheckpointError: before anything is added, where a run was made with another config than
+            the plan's, or two of one target and size with other data.
           InputError: where the file is not a study's record.
         """
-        if self.file is None or not self.file.exists():
-            return
-        try:
-            content = json.loads(self.file.read_text())
-            shared = content["config"]
-            there = {
-                key: Result(**{**one, "config": {**shared, **one["config"]}})
-                for key, one in content["runs"].items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{self.file} is not the record of a study ({error!r}): move it away, or choose "
-                "another --page"
-            ) from error
-        self.results = there | self.results
+        with _alone(self.file):
+            there = {} if self.file is None else _read(self.file)
+            results = self.results | there
+            for run in plan.runs():
+                if run.key not in results and run.trained:
+                    config = flatten(run.read("card.json")["config"])
+                    refuse_other_config(config, plan.config(run), run.folder, of_both=True)
+                    if run.finished:
+                        results[run.key] = _result(run)
+                elif run.key in results and (beside := _read_peers(run)) is not None:
+                    results[run.key] = dataclasses.replace(results[run.key], peers=beside)
+            self._check(plan, results)
+            if self.file is not None and results != there:
+                _write(self.file, results)
+            self.results = results
 
-    def _write(self, file: pathlib.Path) -> None:
-        """A line for each run; what the configs share is written once."""
-        configs = [one.config for one in self.results.values()]
-        shared = {
-            name: value
-            for name, value in configs[0].items()
-            if all(name in other and other[name] == value for other in configs)
+    def _check(self, plan: Plan, results: Mapping[str, Result]) -> None:
+        """See `gather`."""
+        data: dict[tuple[str, int], tuple[str, str]] = {}
+        for run in plan.runs():
+            if run.key not in results:
+                continue
+            one, place = results[run.key], (self.file or plan.workdir) / run.key
+            refuse_other_config(
+                one.config, plan.config(run), place, of_both=True, way="choose another --page"
+            )
+            first, digest = data.setdefault((run.target, run.size), (run.key, one.data))
+            if digest != one.data:
+                raise CheckpointError(
+                    f"{first} and {run.key} of {self.file or plan.workdir} were trained on other "
+                    "data: make the data alike on all machines, and choose another --page"
+                )
+
+
+@contextlib.contextmanager
+def _alone(file: pathlib.Path | None) -> Iterator[None]:
+    """Waits until no other command reads and writes a record in the file's folder."""
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _read(file: pathlib.Path) -> dict[str, Result]:
+    """The results in a record's file; none where it does not exist."""
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+        shared = content["config"]
+        return {
+            key: Result(**{**one, "config": {**shared, **one["config"]}})
+            for key, one in content["runs"].items()
         }
-        lines = []
-        for key, one in sorted(self.results.items()):
-            own = {name: v for name, v in one.config.items() if name not in shared}
-            row = {**dataclasses.asdict(one), "config": own}
-            if one.peers is None:
-                del row["peers"]
-            lines.append(f"{json.dumps(key)}: {json.dumps(row)}")
-        runs = ",\n".join(lines)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = f'{{"config": {json.dumps(shared)},\n"runs": {{\n{runs}\n}}}}\n'
-        write_atomically(file, text.encode())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file} is not the record of a study ({error!r}): move it away, or choose another "
+            "--page"
+        ) from error
+
+
+def _write(file: pathlib.Path, results: Mapping[str, Result]) -> None:
+    """A line for each run; what the configs share is written once."""
+    configs = [one.config for one in results.values()]
+    shared = {
+        name: value
+        for name, value in configs[0].items()
+        if all(name in other and other[name] == value for other in configs)
+    }
+    lines = []
+    for key, one in sorted(results.items()):
+        own = {name: v for name, v in one.config.items() if name not in shared}
+        row = {**dataclasses.asdict(one), "config": own}
+        lines.append(f"{json.dumps(key)}: {json.dumps(row)}")
+    runs = ",\n".join(lines)
+    text = f'{{"config": {json.dumps(shared)},\n"runs": {{\n{runs}\n}}}}\n'
+    write_atomically(file, text.encode())
 
 
 def _result(run: Run) -> Result:
@@ -163,6 +194,7 @@ def _result(run: Run) -> Result:
         revision=(card["git"] or {"revision": "unknown"})["revision"][:10],
         machine=f"jax {card['versions']['jax']}, {card['hardware']['cpu']}",
         config=flatten(card["config"]),
+        data=card["split_digest"],
         peers=_read_peers(run),
     )
 

@@ -1,4 +1,4 @@
-"""Error against the number of training molecules: the part of a study's page with curves."""
+"""Error against the number of training structures: the part of a study's page with curves."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def section(plan: Plan, record: Record, target: str) -> str:
     ]
     columns = ["", *(f"{size:,}" for size in plan.sizes)]
     lines = [
-        f"## {target} against the number of training molecules\n",
-        f"Test MAE in {unit}, mean over {plan.seeds} seeds.\n",
+        f"## {target} against the number of training structures\n",
+        f"Test MAE in {unit}, mean over {plan.seeds} seed{'s' * (plan.seeds > 1)}.\n",
         markdown_table(columns, rows),
-        "\nMolecules at which the better of `baseline` and another changes last, for each seed:\n",
+        "\nNumber at which the better of `baseline` and another changes last, for each seed:\n",
         *_crossings(plan, found),
     ]
     return "\n".join([*lines, ""])
@@ -101,7 +101,7 @@ def _crossings(plan: Plan, found: Mapping[str, np.ndarray]) -> list[str]:
         words = ["none" if place is None else f"{place:,.0f}" for place in places]
         at_end = found[BASELINE][-1].mean() < found[name][-1].mean()
         better = BASELINE if at_end else name
-        lines.append(f"- {name}: {', '.join(words)}; with the most molecules {better} is better")
+        lines.append(f"- {name}: {', '.join(words)}; with the most structures {better} is better")
     return lines
 
 
@@ -119,7 +119,7 @@ def draw(path: pathlib.Path, plan: Plan, record: Record) -> None:
         ):
             axes.plot(plan.sizes, values, color=colour, ls="--", marker=".", label=name)
         unit = unit_of(plan, record, target)
-        axes.set(xscale="log", yscale="log", title=target, xlabel="training molecules")
+        axes.set(xscale="log", yscale="log", title=target, xlabel="training structures")
         axes.set_ylabel(f"test MAE [{superscripts(unit)}]")
         axes.set_xticks(plan.sizes, [f"{size:,}" for size in plan.sizes])
         axes.minorticks_off()

@@ -178,6 +178,7 @@ def refuse_other_config(
     workdir: pathlib.Path,
     of_both: bool = False,
     free: Collection[str] = (),
+    way: str = "choose another --workdir",
 ) -> None:
     """Checks that a run is not continued, or compared, with other settings than it began with.
 
@@ -186,6 +187,7 @@ def refuse_other_config(
       workdir: folder of the run.
       of_both: whether to ignore fields that one config lacks because it is of another revision.
       free: fields that may differ, by dotted name.
+      way: what to do.
 
     Raises:
       CheckpointError: naming the fields that differ.
@@ -196,7 +198,7 @@ def refuse_other_config(
     if differing:
         shown = ", ".join(f"{k} = {old.get(k)} there, {new.get(k)} here" for k in differing[:4])
         raise CheckpointError(
-            f"{workdir} holds a run with another config ({shown}): choose another --workdir"
+            f"{workdir} holds a run with another config ({shown}): {way}"
         )
 
 

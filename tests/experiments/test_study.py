@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import study, study_page, study_sizes, train
+from experiments import study, study_page, study_plan, study_sizes, train
 from experiments.configs import ablations
 from experiments.study_plan import Plan
 from experiments.study_record import Record
@@ -52,7 +52,7 @@ def trained(monkeypatch):
         }
         summary = {"unit": "meV", "target": config["target"], "parameters": 1234, "seconds": 60,
                    "splits": splits | ({"mean": errors} if len(tests) > 1 else {})}  # fmt: skip
-        card = {"config": config, "git": {"revision": "0123456789abc"},
+        card = {"config": config, "split_digest": "d", "git": {"revision": "0123456789abc"},
                 "versions": {"jax": "1.2"}, "hardware": {"cpu": "Z80", "cores": 2}}  # fmt: skip
         (folder / "report").mkdir(parents=True)
         for name, content in (("summary", summary), ("card", card)):
@@ -95,9 +95,24 @@ def test_the_record_of_another_budget_is_refused(plan, tmp_path):
     page = tmp_path / "page.md"
     study.run(plan, "0/30", page)
     shutil.rmtree(plan.workdir)
-    message = r"page.json/U0/30000/baseline/0 .*training.steps = 7 there, 8 here"
+    other = dataclasses.replace(plan, steps=8)
+    message = r"page.json/U0/30000/baseline/0 .*steps = 7 there, 8 here.*: choose another --page"
     with pytest.raises(CheckpointError, match=message):
-        study.run(dataclasses.replace(plan, steps=8), "0/30", page)
+        study.run(other, "0/30", page)
+    study.run(plan, "1/30", None)
+    with pytest.raises(CheckpointError, match=r"linear/0 .*choose another --workdir"):
+        study.run(other, "0/30", tmp_path / "new.md")
+    assert not (tmp_path / "new.json").exists()
+
+
+@pytest.mark.usefixtures("trained")
+def test_runs_on_other_data_are_not_compared(plan, tmp_path):
+    page = tmp_path / "page.md"
+    study.run(plan, "0/30", page)
+    text = page.with_suffix(".json").read_text()
+    page.with_suffix(".json").write_text(text.replace('"data": "d"', '"data": "other"'))
+    with pytest.raises(CheckpointError, match=r"U0/30000/linear/0 of .* trained on other data"):
+        study.run(plan, "1/30", page)
 
 
 def test_all_variants_have_one_budget(plan):
@@ -180,7 +195,8 @@ def test_a_share_that_is_none_is_refused(plan, share):
         ({"variants": ()}, "--variants must begin with baseline"),
         ({"targets": ("U0", "gpa")}, "unknown target 'gpa'"),
         ({"seeds": 1}, "--seeds must be at least 2"),
-        ({"sizes": (3000, 1000)}, "--sizes must be numbers of training molecules that ascend"),
+        ({"targets": ("gap", "relaxed_energy")}, "unknown target 'relaxed_energy'"),
+        ({"sizes": (3000, 1000)}, "--sizes must be numbers of training structures that ascend"),
         ({"sizes": ()}, "--sizes must be numbers"),
         ({"sizes": (0, 1000)}, "--sizes must be numbers"),
         ({"sizes": (1000, 110_001)}, "--sizes must be .* up to 110,000"),
@@ -236,19 +252,26 @@ def test_sizes_give_curves_before_the_last_seed_is_there(plan, tmp_path, capsys)
     study.run(one_seed, "0/2", None)
     study.run(one_seed, "1/2", None)
     study.run(plan, "17/18", page)
-    assert "Intervals are 95 %, over 2\nseeds." in page.read_text()
+    assert "over the seeds\n0 to 1." in page.read_text()
     text = page.read_text()
     assert "| linear model | 400.0 | 400.0 | 400.0 |" in text
-    assert "with the most molecules baseline is better" in text
+    assert "with the most structures baseline is better" in text
     assert "- gap, 1,000 structures: " in text
-    found = study_sizes.table(one_seed, Record(page.with_suffix(".json")), "gap")["baseline"]
+    record = Record(page.with_suffix(".json"))
+    record.gather(one_seed)
+    found = study_sizes.table(one_seed, record, "gap")["baseline"]
     assert found.shape == (3, 2)
     np.testing.assert_allclose(found[0] / found[2], 10)
     assert page.with_suffix(".png").stat().st_size
 
 
 @pytest.mark.usefixtures("trained")
-def test_slabs_are_compared_on_each_test_part(plan, tmp_path):
+def test_slabs_are_compared_on_each_test_part(plan, tmp_path, monkeypatch):
+    class Slabs:
+        def part(self, name, target):
+            assert (name, target) == ("train", "relaxed_energy")
+
+    monkeypatch.setattr(study_plan, "dataset", lambda config: Slabs())
     plan = dataclasses.replace(plan, targets=("relaxed_energy",), sizes=(3000,))
     config = plan.config(plan.run("relaxed_energy", 3000, "so2", 0))
     assert config["data"]["name"] == "slabs"
@@ -259,6 +282,7 @@ def test_slabs_are_compared_on_each_test_part(plan, tmp_path):
     text = page.read_text()
     assert "## relaxed_energy, id" in text
     assert "Without a network: mean predictor 1000, linear 400.0." in text
+    assert "With the paper" not in text
     base, twice = (
         float(re.search(rf"## relaxed_energy, {part}\n(?:.*\n)*?\| baseline \| ([\d.]+)", text)[1])
         for part in ("id", "ood_both")
