@@ -245,7 +245,7 @@ def _head(plan: Plan, record: Record, page: pathlib.Path) -> str:
     revisions = sorted({one.revision for one in found})
     machines = sorted({one.machine for one in found})
     sizes = " or ".join(f"{size:,}" for size in plan.sizes)
-    curves = f"\n![Error against training molecules]({page.stem}.png)\n"
+    curves = f"\n![Error against training structures]({page.stem}.png)\n"
     return f"""# Variants of HDGNN
 
 Written by the command below; nothing here is typed by hand. Intervals are 95 %, over the seeds
@@ -325,6 +325,8 @@ def _peers(title: str, first: Run, reference: Result, base: Comparison, found: F
     rows, differences = [[base.variant, f"{reference.parameters:,}", "", ours]], []
     for name, software in results_of_peers.MODELS.items():
         model = found["models"].get(name, {"runs": []})
+        if not model["runs"]:
+            continue
         if len(model["runs"]) < 2:
             raise InputError(
                 f"{software} needs two seeds or more of {title}, for an interval: run {command}"

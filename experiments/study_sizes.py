@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 from experiments.peer import results as peers
 from experiments.study_plan import BASELINE, Plan, Run
@@ -123,6 +124,9 @@ def draw(path: pathlib.Path, plan: Plan, record: Record) -> None:
         axes.set_ylabel(f"test MAE [{superscripts(unit)}]")
         axes.set_xticks(plan.sizes, [f"{size:,}" for size in plan.sizes])
         axes.minorticks_off()
+        # Errors may lie within one decade, where a logarithmic axis has no number.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
+        axes.yaxis.set_major_formatter("{x:g}")
         tidy(axes)
         axes.legend(frameon=False, fontsize=9)
     figure.savefig(path)
