@@ -145,5 +145,5 @@ def test_the_page_on_scaling_keeps_what_was_planned(tmp_path, monkeypatch):
     scaling.write({work: rows}, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
     assert "| 4 TPU | divided | 2 |" in text
-    assert "h100:1: no compiler" in text
+    assert "h100:1, whole: no compiler" in text
     assert (tmp_path / "page.png").stat().st_size > 1000
