@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from experiments.search_record import Candidate, Search
-from experiments.study_page import LEVEL, Comparison, compare
+from experiments.study_compare import LEVEL, Comparison, compare
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import write_atomically

@@ -16,6 +16,7 @@ or their runs' folders side by side. What error against training molecules looks
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 
 from absl import flags
@@ -29,6 +30,8 @@ VARIANTS = (
 TURNED, TRAINED = 512, 2000
 """Numbers of structures, the first of each part: of a test part also predicted after a random
 rotation, and of the training set for the error there."""
+ATTENDED = 64
+"""Number of the first test structures on whose edges the weights of eq. 11 are averaged."""
 
 LIST = flags.DEFINE_list("variants", list(VARIANTS), "NAMES in ablations.py, baseline first")
 TARGETS = flags.DEFINE_list(
@@ -45,12 +48,17 @@ if __name__ == "__main__":
 import jax
 
 from experiments import study_page, train
-from experiments.study_plan import Plan, Run
+from experiments.study_plan import BASELINE, Plan, Run
 from experiments.study_record import Record
 from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.evaluation.attention import attention_weights
+from hdgnn_jax.graphs import batching
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.results import predicted, restored, rotation_error
-from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.metrics import read_metrics, write_atomically
+from hdgnn_jax.types import Json
 
 
 def main() -> None:
@@ -116,8 +124,29 @@ def measure(run: Run) -> None:
     (error,) = rotation_error(task, predictor, turned, run.seed).values()
     known = task.examples("train").first(TRAINED)
     (of_known,) = predicted("train", task, predictor, known).values()
-    content = {"rotation_error": error, "train_mae": of_known.mae}
+    content: Json = {"rotation_error": error, "train_mae": of_known.mae}
+    if run.variant == BASELINE:
+        content["attention"] = attention(run, predictor, turned.first(ATTENDED))
     write_atomically(run.measured_file, (json.dumps(content) + "\n").encode())
+
+
+def attention(run: Run, predictor: Predictor, examples: Examples) -> Json:
+    """The learned weights of eq. 11: see `study_record.Result.attention`."""
+    graph = batching.one_graph(examples.structures, examples.neighbors)
+    weights = attention_weights(predictor.model, predictor.params, graph)
+    names = [f"attention_{n}" for n in range(1, len(weights.terms) + 1)]
+    rows = [row for row in read_metrics(run.folder) if names[0] in row]
+    return {
+        "terms": list(weights.terms),
+        "steps": [row["step"] for row in rows],
+        "means": [[row[name] for name in names] for row in rows],
+        "limits": weights.limits.tolist(),
+        "by_distance": [
+            # No edge in a bin: null, not NaN, which is no JSON.
+            [[None if math.isnan(a) else round(a, 4) for a in of_term] for of_term in of_layer]
+            for of_layer in weights.by_distance.tolist()
+        ],
+    }
 
 
 if __name__ == "__main__":

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 
-from experiments import study_sizes
+from experiments import study_dial, study_parts, study_sizes
 from experiments.peer import results as results_of_peers
+from experiments.study_compare import LEVEL, PAPER, Comparison, compare
 from experiments.study_plan import BASELINE, Plan, Run
 from experiments.study_record import Record, Result
 from hdgnn_jax.data.targets import RELAXED_ENERGY
@@ -25,102 +24,10 @@ from hdgnn_jax.training.plots import empty_figure
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Fields
 
-PAPER = {
-    "baseline": 554, "linear": 632, "fully_tp": 591, "unrestricted": 883, "softmax": 562,
-    "equal_weights": 564, "learned_weights": 567, "no_layer_norm": 577, "extra_linear": 568,
-    "unshared_mlp": 555, "nn_of_rotated": 572,
-}  # fmt: skip
-"""Test MAE on IS2RE (ID), meV: Tables 3 to 5 of An et al. 2024, one run each."""
-
-LEVEL = 0.05
 COLUMNS = (
     "variant", "MAE", "difference", "%", "p", "paper, %", "with the paper", "rotation error",
     "train MAE",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """One variant on one target.
-
-    Attributes:
-      variant: name of the variant.
-      maes: test errors, one for each seed.
-      difference: mean error minus that of the baseline.
-      margin: half width of the 95 % interval of `difference`.
-      percent: `difference` and `margin` in percent of the baseline's mean.
-      p: p-value of no difference, with Holm's correction over the variants.
-      paper: the paper's difference from its baseline, in percent of that baseline.
-    """
-
-    variant: str
-    maes: tuple[float, ...]
-    difference: float = 0.0
-    margin: float = 0.0
-    percent: tuple[float, float] = (0.0, 0.0)
-    p: float = 1.0
-    paper: float | None = None
-
-    @property
-    def mean(self) -> float:
-        """The mean error over seeds."""
-        return float(np.mean(self.maes))
-
-    @property
-    def spread(self) -> float:
-        """Half width of the 95 % interval of the mean (Student)."""
-        n = len(self.maes)
-        return float(scipy.stats.t.ppf(0.975, n - 1) * np.std(self.maes, ddof=1) / n**0.5)
-
-    @property
-    def verdict(self) -> str:
-        """Whether the sign agrees with the paper's, and whether the interval misses its size."""
-        if self.paper is None or self.variant == BASELINE:
-            return ""
-        sign = "undecided"
-        if self.p < LEVEL:
-            sign = "agrees" if (self.paper > 0) == (self.difference > 0) else "contradicts"
-        here, margin = self.percent
-        return sign + (", not the paper's size" if abs(self.paper - here) > margin else "")
-
-
-def compare(
-    maes: Mapping[str, Sequence[float]], paper: Mapping[str, float] = MappingProxyType({})
-) -> list[Comparison]:
-    """Compares every variant with the first, by analysis of variance with seeds as blocks.
-
-    Runs of one seed see the same molecules in the same order, so their errors rise and fall
-    together. The residuals, after subtracting the means of variants and of seeds, are pooled. For
-    two variants this is the paired t-test.
-
-    Args:
-      maes: for each variant its errors, one for each seed; at least two variants and two seeds.
-      paper: errors in the paper, by variant.
-    """
-    table = np.array(list(maes.values()))
-    variants, seeds = table.shape
-    means = table.mean(1)
-    left = table - means[:, None] - table.mean(0) + table.mean()
-    freedom = (variants - 1) * (seeds - 1)
-    error = np.sqrt((left**2).sum() / freedom * 2 / seeds)
-    margin = float(scipy.stats.t.ppf(0.975, freedom) * error)
-    raw = 2 * scipy.stats.t.sf(np.abs(means[1:] - means[0]) / error, freedom)
-    order = np.argsort(raw)
-    holm = np.empty(len(raw))
-    holm[order] = np.minimum(1, np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1)))
-    first, *others = maes
-    return [Comparison(first, tuple(maes[first]))] + [
-        Comparison(
-            name,
-            tuple(maes[name]),
-            float(mean - means[0]),
-            margin,
-            (float(100 * (mean / means[0] - 1)), float(100 * margin / means[0])),
-            float(p),
-            100 * (paper[name] / paper[first] - 1) if name in paper else None,
-        )
-        for name, mean, p in zip(others, means[1:], holm, strict=True)
-    ]
 
 
 def write(page: pathlib.Path, plan: Plan, record: Record) -> None:
@@ -150,12 +57,25 @@ def write(page: pathlib.Path, plan: Plan, record: Record) -> None:
         study_sizes.draw(page.with_suffix(".png"), plan, record)
         parts += [study_sizes.section(plan, record, target) for target in plan.targets]
     if results:
+        parts += _of_hypotheses(plan, record, page)
         plot = page.with_name(f"{page.stem}_variants.png")
         draw(plot, results)
         parts.append(f"![Differences from the baseline]({plot.name})\n")
         parts += _tables(plan, record, places, results)
     write_atomically(page, "\n".join(parts).encode())
     print(f"page: {page}")
+
+
+def _of_hypotheses(plan: Plan, record: Record, page: pathlib.Path) -> list[str]:
+    """The sections on the symmetry dial and on the slabs' parts, where the plan has their runs."""
+    parts = []
+    for target, size in itertools.product(plan.targets, plan.sizes):
+        if len(study_dial.shares(plan)) >= study_dial.FEWEST:
+            figure = page.with_name(f"{page.stem}_{target}_{size}.png")
+            parts.append(study_dial.section(plan, record, target, size, figure))
+        if target == RELAXED_ENERGY.name and study_parts.REFERENCE in plan.variants:
+            parts.append(study_parts.section(plan, record, target, size))
+    return parts
 
 
 class Place(NamedTuple):

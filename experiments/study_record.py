@@ -37,6 +37,8 @@ class Result:
       config: {dotted name: value}.
       data: SHA-256 of the data set's parts.
       peers: what `experiments.peer` left in the run's report.
+      attention: of the baseline, the weights of eq. 11: the `terms`, their `means` after each of
+        `steps`, and `by_distance` [layers, terms, bins] at the end, with `limits` in Å.
     """
 
     errors: dict[str, dict[str, float]]
@@ -50,11 +52,17 @@ class Result:
     config: Json
     data: str
     peers: Json | None = None
+    attention: Json | None = None
 
     @property
     def part(self) -> str:
         """The first test part."""
         return next(iter(self.errors))
+
+    @property
+    def mae(self) -> float:
+        """The error on the first test part."""
+        return self.errors[self.part]["mae"]
 
 
 class Record:
@@ -196,6 +204,7 @@ def _result(run: Run) -> Result:
         config=flatten(card["config"]),
         data=card["split_digest"],
         peers=_read_peers(run),
+        attention=measured.get("attention"),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator
 
 from experiments.peer import results as peers
-from experiments.study_plan import BASELINE, Plan, Run
+from experiments.study_plan import BASELINE, Plan
 from experiments.study_record import Record
 from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.plots import GREEN, GREY, empty_figure, superscripts, tidy
@@ -25,13 +25,8 @@ def unit_of(plan: Plan, record: Record, target: str) -> str:
 
 def table(plan: Plan, record: Record, target: str) -> dict[str, np.ndarray]:
     """`[sizes, seeds]` errors of each variant on the first test part."""
-
-    def mae(run: Run) -> float:
-        result = record[run]
-        return result.errors[result.part]["mae"]
-
     return {
-        v: np.array([[mae(run) for run in plan.of(target, n, v)] for n in plan.sizes])
+        v: np.array([[record[run].mae for run in plan.of(target, n, v)] for n in plan.sizes])
         for v in plan.variants
     }
 

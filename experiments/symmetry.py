@@ -93,7 +93,7 @@ def run(
         task, params, maes = *untrained(config), {}
     else:
         raise InputError("give --workdir=DIR for a trained model or --config=FILE for a new one")
-    graph = one_graph(task.examples("test"), n_molecules)
+    graph = sample(task.examples("test"), n_molecules)
     energy = sloped(task)
     found = {
         "target": task.fitted[0].name,
@@ -143,16 +143,12 @@ def errors_of(summary: Json) -> dict[str, float]:
     return {name: of_target["mae"] for name, of_target in targets.items()}
 
 
-def one_graph(graphs: Neighborhoods, n: int) -> batching.MolecularGraph:
+def sample(graphs: Neighborhoods, n: int) -> batching.MolecularGraph:
     """n molecules, drawn with a fixed seed, as one graph."""
     size = len(graphs)
     rows = np.sort(np.random.default_rng(0).choice(size, min(n, size), replace=False))
     few = graphs.take(rows)
-    structures, neighbors = few.structures, few.neighbors.found()
-    budget = batching.Budget(
-        len(neighbors.senders), len(structures.positions) + 1, len(structures) + 1
-    )
-    return batching.collate(structures, neighbors, np.zeros(n), np.arange(len(rows)), budget)
+    return batching.one_graph(few.structures, few.neighbors)
 
 
 def sloped(task: Task) -> FittedTarget:

@@ -198,6 +198,14 @@ def pack(
     return [np.array(b) for b in batches if b]
 
 
+def one_graph(structures: Structures, neighbors: Neighbors | NeighborSearch) -> MolecularGraph:
+    """All the structures as one padded graph without targets, for what is measured once."""
+    found = neighbors.found()
+    budget = Budget(len(found.senders), len(structures.positions) + 1, len(structures) + 1)
+    n = len(structures)
+    return collate(structures, found, np.zeros(n), np.arange(n), budget)
+
+
 def collate(
     structures: Structures,
     neighbors: Neighbors | NeighborSearch,

@@ -280,13 +280,7 @@ def alive(task: Task, predictor: Predictor, examples: Examples) -> dict[str, flo
       examples: structures whose predictions are compared.
     """
     model, params, few = predictor.model, predictor.params, examples.first(LOOKED_AT)
-    neighbors = few.neighbors.found()
-    budget = batching.Budget(
-        int(neighbors.n_edges.sum()), len(few.structures.tags) + 1, len(few) + 1
-    )
-    graph = batching.collate(
-        few.structures, neighbors, np.zeros(len(few)), np.arange(len(few)), budget
-    )
+    graph = batching.one_graph(few.structures, few.neighbors)
     found = liveness.sizes(model, jax.device_get(params), graph)
 
     def outputs(predictor: Predictor, examples: Examples) -> np.ndarray:

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import study, study_page, study_plan, study_sizes, train
+from experiments import (
+    study,
+    study_compare,
+    study_dial,
+    study_parts,
+    study_plan,
+    study_sizes,
+    train,
+)  # fmt: skip
 from experiments.configs import ablations
 from experiments.study_plan import Plan
 from experiments.study_record import Record
@@ -24,6 +32,9 @@ SETTINGS = {"seconds": 60.0, "batch_size": 32, "cutoff": 4.0, "rates": [1e-3, 3e
 PEER = {"software": "SchNetPack", "size": "F = 64", "parameters": 7}
 SIZE = 30_000
 VARIANTS = ("baseline", "linear", "unrestricted", "softmax", "so2")
+DIAL = ("equal_weights", "dial_0", "dial_50", "dial_100")
+ATTENTION = {"terms": ["receiver", "product"], "steps": [3, 7], "means": [[0.4, 0.5], [0.6, 0.3]],
+             "limits": [0, 1.5, 3], "by_distance": [[[None, 0.6], [0.2, 0.4]]]}  # fmt: skip
 
 
 @pytest.fixture
@@ -40,8 +51,8 @@ def trained(monkeypatch):
         *_, size, variant, seed = folder.parts
         size, seed = int(size), int(seed)
         done.append((config["target"], size, variant, seed))
-        place = VARIANTS.index(variant)
-        noise = 0.3 * ((7 * place + 5 * seed) % 3 - 1)
+        place = (*VARIANTS, *DIAL, "fully_tp").index(variant)
+        noise = 0.3 * ((7 * place + 5 * seed) % 3 - 1) * (1 + 0.1 * (variant in DIAL))
         mae = {"unrestricted": 900.0}.get(variant, 100.0) + seed + noise
         mae *= (SIZE / size) ** (0.5 if variant == "baseline" else 0.4)
         errors = {"mae": mae, "mae_mean_predictor": 1e3, "mae_linear": 4e2, "mae_paper": 8.0,
@@ -62,8 +73,13 @@ def trained(monkeypatch):
     for module, name in ((study.cpu, "release"), (study.jax, "clear_caches")):
         monkeypatch.setattr(module, name, lambda: None)
     monkeypatch.setattr(train, "run", run)
-    monkeypatch.setattr(study, "measure", lambda one: one.measured_file.write_text(
-        json.dumps({"rotation_error": 5.0 + one.seed, "train_mae": 30.0})))  # fmt: skip
+
+    def measure(one):
+        turned = 5.0 + one.seed + (DIAL.index(one.variant) if one.variant in DIAL else 0)
+        content = {"rotation_error": turned, "train_mae": 30.0, "attention": ATTENTION}
+        one.measured_file.write_text(json.dumps(content))
+
+    monkeypatch.setattr(study, "measure", measure)
     return done
 
 
@@ -153,7 +169,7 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
 def test_of_two_variants_the_test_is_the_paired_one():
     rng = np.random.default_rng(0)
     maes = {"a": list(rng.normal(0, 1, 5)), "b": list(rng.normal(2, 1, 5))}
-    _, b = study_page.compare(maes)
+    _, b = study_compare.compare(maes)
     paired = scipy.stats.ttest_rel(maes["b"], maes["a"])
     low, high = paired.confidence_interval()
     assert b.p == pytest.approx(paired.pvalue)
@@ -174,7 +190,7 @@ def test_of_more_variants_it_is_the_linear_model_with_seeds_as_blocks():
     raw = 2 * scipy.stats.t.sf(np.abs(effects[:2]) / error, 6)
     small, large = np.argsort(raw)
     expected = {small: 2 * raw[small], large: max(raw[large], 2 * raw[small])}
-    _, *found = study_page.compare(dict(zip("abc", table.tolist(), strict=True)))
+    _, *found = study_compare.compare(dict(zip("abc", table.tolist(), strict=True)))
     for k, comparison in enumerate(found):
         assert comparison.difference == pytest.approx(effects[k])
         assert comparison.margin == pytest.approx(scipy.stats.t.ppf(0.975, 6) * error[k])
@@ -272,7 +288,10 @@ def test_slabs_are_compared_on_each_test_part(plan, tmp_path, monkeypatch):
             assert (name, target) == ("train", "relaxed_energy")
 
     monkeypatch.setattr(study_plan, "dataset", lambda config: Slabs())
-    plan = dataclasses.replace(plan, targets=("relaxed_energy",), sizes=(3000,))
+    variants = ("baseline", "so2", "fully_tp")
+    plan = dataclasses.replace(
+        plan, targets=("relaxed_energy",), sizes=(3000,), variants=variants
+    )
     config = plan.config(plan.run("relaxed_energy", 3000, "so2", 0))
     assert config["data"]["name"] == "slabs"
     assert config["model"]["pathway"] == "so2"
@@ -283,11 +302,62 @@ def test_slabs_are_compared_on_each_test_part(plan, tmp_path, monkeypatch):
     assert "## relaxed_energy, id" in text
     assert "Without a network: mean predictor 1000, linear 400.0." in text
     assert "With the paper" not in text
+    assert "## Error in percent of `fully_tp`'s, 3,000 structures" in text
+    assert "|  | id | ood_both |" in text
+    assert "(the paper's Table 1): undecided; " in text
     base, twice = (
         float(re.search(rf"## relaxed_energy, {part}\n(?:.*\n)*?\| baseline \| ([\d.]+)", text)[1])
         for part in ("id", "ood_both")
     )
     assert twice == pytest.approx(2 * base, rel=1e-3)
+
+
+@pytest.mark.usefixtures("trained")
+def test_fixed_shares_of_the_learned_terms_make_a_dial(plan, tmp_path):
+    plan = dataclasses.replace(plan, targets=("gap",), variants=("baseline", *DIAL))
+    assert list(study_dial.shares(plan).items()) == [
+        ("dial_0", 0), ("dial_50", 50), ("equal_weights", 75), ("dial_100", 100)
+    ]  # fmt: skip
+    study.run(plan, "0/1", tmp_path / "dial.md")
+    text = (tmp_path / "dial.md").read_text()
+    assert "| 75 % | equal_weights | " in text
+    assert "| learned | baseline | " in text
+    assert "the share: holds; rank correlations 0.40, 0.40, 0.40." in text
+    assert (tmp_path / f"dial_gap_{SIZE}.png").stat().st_size
+
+
+def test_the_hypotheses_of_the_dial_follow_from_paired_tests():
+    seeds = np.array([0.0, 5.0, -2.0])
+    test = {"dial_0": 130 + seeds, "dial_50": 100 + seeds, "dial_100": 104 + seeds,
+            "baseline": 90 + seeds}  # fmt: skip
+    rng = np.random.default_rng(0)
+    test = {name: maes + rng.normal(0, 0.1, 3) for name, maes in test.items()}
+    fixed = {"dial_0": 0.0, "dial_50": 50.0, "dial_100": 100.0}
+    turned = {"dial_0": seeds + 1, "dial_50": seeds + 2, "dial_100": seeds + 3}
+    first, second, third = study_dial.hypotheses(fixed, test, turned)
+    assert "the share: holds; rank correlations 1.00, 1.00, 1.00." in first
+    raw = [scipy.stats.ttest_rel(test[v], test["dial_50"]).pvalue for v in ("dial_0", "dial_100")]
+    assert raw[0] < raw[1] < 0.05
+    assert "between, 50 %: holds; 0 %: " in second
+    assert f"p {2 * raw[0]:.2g}; 100 %: " in second
+    assert second.endswith(f"p {max(raw[1], 2 * raw[0]):.2g}.")
+    assert "share, 50 %: holds; " in third
+    turned["dial_100"] = turned["dial_100"] - [0, 9, 0]
+    worse = test | {"baseline": 120 + seeds, "dial_100": test["dial_50"] + [0.1, -0.1, 0.2]}
+    first, second, third = study_dial.hypotheses(fixed, worse, turned)
+    assert "does not hold in each seed" in first
+    assert ": undecided; " in second
+    assert ": contradicted; " in third
+
+
+def test_gains_out_of_distribution_are_a_paired_test():
+    percent = np.array([[100, 90, 91, 92], [102, 91, 93, 93], [99, 90, 88, 91.0]])
+    line = study_parts.out_of_distribution(percent)
+    test = scipy.stats.ttest_rel(percent[:, 1:].mean(1), percent[:, 0])
+    assert f"holds; {(percent[:, 1:].mean(1) - percent[:, 0]).mean():+.1f} ± " in line
+    assert line.endswith(f"p {test.pvalue:.2g}.")
+    mirrored = study_parts.out_of_distribution(200 - percent)
+    assert "contradicted; +" in mirrored
 
 
 def test_the_crossing_is_where_two_power_laws_meet():
@@ -309,6 +379,9 @@ def test_the_rotation_error_of_a_finished_run_is_measured(finished, tmp_path):
     assert run.finished
     measured = run.read("measured.json")
     assert measured["rotation_error"] > 0
+    assert len(measured["attention"]["terms"]) == 4
+    assert np.shape(measured["attention"]["by_distance"])[1:] == (4, 10)
+    assert len(measured["attention"]["means"]) == len(measured["attention"]["steps"]) > 0
     # The same molecules, weights and baselines give the error of `evaluate --split=train`.
     (of_train,) = results(*restored(run.folder), ["train"])["U0"]
     assert measured["train_mae"] == pytest.approx(of_train.mae)
