@@ -125,12 +125,11 @@ def run(
       options: those of the command line.
 
     Raises:
-      InputError: for forces where no run, or several, predict an energy; for a unit that none of
-        the runs' properties can have.
+      InputError: for options without effect (see `refuse`); for forces where no run, or several,
+        predict an energy; for a unit that none of the runs' properties can have.
       CheckpointError: where a run cannot be read.
     """
-    if options.forces and (output is None or output.suffix == ".csv"):
-        raise InputError("--forces needs --output=FILE.json or FILE.extxyz")
+    refuse(inputs, output, options)
     predictors = load(workdirs, options)
     if workdirs == [SHIPPED]:
         print(own_weights(predictors[0]), file=sys.stderr)
@@ -160,6 +159,16 @@ def run(
         file=sys.stdout if output else sys.stderr,
     )
     return len(rows) - len(good)
+
+
+def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options) -> None:
+    """Raises InputError for forces that a table cannot hold, and for conformers of files."""
+    if options.forces and (output is None or output.suffix == ".csv"):
+        raise InputError("--forces needs --output=FILE.json or FILE.extxyz")
+    if options.conformers > 1 and not any(
+        name.startswith("smiles:") or name.endswith(".smi") for name in inputs
+    ):
+        raise InputError("--conformers is for SMILES: a file's positions are taken as they are")
 
 
 def own_weights(predictor: Predictor) -> str:
