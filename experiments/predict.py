@@ -162,13 +162,13 @@ def run(
 
 
 def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options) -> None:
-    """Raises InputError for forces that a table cannot hold, and for conformers of files."""
+    """Raises InputError for forces in a table, and for conformers without a SMILES."""
     if options.forces and (output is None or output.suffix == ".csv"):
         raise InputError("--forces needs --output=FILE.json or FILE.extxyz")
     if options.conformers > 1 and not any(
         name.startswith("smiles:") or name.endswith(".smi") for name in inputs
     ):
-        raise InputError("--conformers is for SMILES: a file's positions are taken as they are")
+        raise InputError("--conformers is for SMILES: other positions are taken as they are")
 
 
 def own_weights(predictor: Predictor) -> str:

@@ -16,7 +16,6 @@ or their runs' folders side by side. What error against training molecules looks
 from __future__ import annotations
 
 import json
-import math
 import pathlib
 
 from absl import flags
@@ -114,10 +113,10 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
 
 
 def measure(run: Run) -> None:
-    """Measures and writes what a finished run's report has not: Table 4's columns of the paper.
+    """Measures what a finished run's report has not, with the best weights on validation.
 
-    They are the error on training structures, and the rotation error on the first test part, of the
-    weights that were best on validation.
+    That is the error on training structures and the rotation error on the first test part (columns
+    of the paper's Table 4), and of the baseline the weights of eq. 11.
     """
     task, predictor = restored(run.folder)
     turned = task.examples(task.data.reported[1]).first(TURNED)
@@ -137,15 +136,9 @@ def attention(run: Run, predictor: Predictor, examples: Examples) -> Json:
     names = [f"attention_{n}" for n in range(1, len(weights.terms) + 1)]
     rows = [row for row in read_metrics(run.folder) if names[0] in row]
     return {
-        "terms": list(weights.terms),
+        **weights.to_json(),
         "steps": [row["step"] for row in rows],
         "means": [[row[name] for name in names] for row in rows],
-        "limits": weights.limits.tolist(),
-        "by_distance": [
-            # No edge in a bin: null, not NaN, which is no JSON.
-            [[None if math.isnan(a) else round(a, 4) for a in of_term] for of_term in of_layer]
-            for of_layer in weights.by_distance.tolist()
-        ],
     }
 
 

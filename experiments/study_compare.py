@@ -19,6 +19,7 @@ PAPER = {
 """Test MAE on IS2RE (ID), meV: Tables 3 to 5 of An et al. 2024, one run each."""
 
 LEVEL = 0.05
+"""A difference counts where its p-value is smaller."""
 
 
 @dataclasses.dataclass(frozen=True)

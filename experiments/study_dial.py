@@ -9,18 +9,26 @@ import numpy as np
 import scipy.stats
 from matplotlib.axes import Axes
 
+from experiments import study_sizes
 from experiments.configs import ablations
 from experiments.study_compare import LEVEL, compare, holm
 from experiments.study_plan import BASELINE, Plan
 from experiments.study_record import Record
+from experiments.symmetry_view import draw_attention
 from hdgnn_jax.evaluation.attention import LEARNED
 from hdgnn_jax.training.markdown import markdown_table
-from hdgnn_jax.training.plots import BLUE, GREEN, GREY, ORANGE, RED, empty_figure, tidy
+from hdgnn_jax.training.plots import BLUE, ORANGE, empty_figure, superscripts, tidy
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Json
 
-FEWEST = 3
-"""Shares that make a curve."""
+FEWEST = 5
+"""Number of shares, from 0 to 100 %, that the protocol's hypotheses are about."""
+
+
+def asked(plan: Plan) -> bool:
+    """Whether the plan has the runs for the protocol's hypotheses."""
+    found = set(shares(plan).values())
+    return len(found) >= FEWEST and {0, 100} <= found
 
 
 def shares(plan: Plan) -> dict[str, float]:
@@ -41,12 +49,16 @@ def shares(plan: Plan) -> dict[str, float]:
 
 def section(plan: Plan, record: Record, target: str, size: int, figure: pathlib.Path) -> str:
     """The dial of one target and size: table, figure, and what became of the hypotheses."""
-    fixed = shares(plan)
-    test = _by_variant(plan, record, target, size, "mae")
-    turned = _by_variant(plan, record, target, size, "rotation_error")
-    train = _by_variant(plan, record, target, size, "train_mae")
-    draw(figure, fixed, test, turned, _unit(plan, record, target, size), _attention(
-        plan, record, target, size))  # fmt: skip
+    fixed, unit = shares(plan), study_sizes.unit_of(plan, record, target)
+    test, turned, train = (
+        {
+            v: np.array([getattr(record[run], name) for run in plan.of(target, size, v)])
+            for v in plan.variants
+        }
+        for name in ("mae", "rotation_error", "train_mae")
+    )
+    attention = record[plan.run(target, size, BASELINE, 0)].attention
+    draw(figure, fixed, test, turned, unit, attention)
     rows = [
         [f"{fixed[v]:.0f} %" if v in fixed else "learned", v,
          *(format_mae(float(values[v].mean())) for values in (test, turned, train))]
@@ -55,10 +67,13 @@ def section(plan: Plan, record: Record, target: str, size: int, figure: pathlib.
     columns = ("share of the learned terms", "variant", "test MAE", "rotation error", "train MAE")
     lines = [
         f"## {target}, {size:,} structures, against the share of the learned terms\n",
-        f"In {_unit(plan, record, target, size)}, mean over seeds.\n",
+        f"In {unit}, mean over seeds.\n",
         markdown_table(columns, rows, left=(0, 1)),
         f"\n![The symmetry dial]({figure.name})\n",
         *hypotheses(fixed, test, turned),
+        "\nThe learned weights are shown, not tested."
+        if attention
+        else "\nThe learned weights were not measured: the runs are of an earlier revision.",
     ]
     return "\n".join([*lines, ""])
 
@@ -79,8 +94,8 @@ def hypotheses(
     ]
     lines = [
         "1. The rotation error grows with the share: "
-        f"{'holds' if min(ranks) > 0 else 'does not hold in each seed'}; rank correlations "
-        f"{', '.join(f'{rank:.2f}' for rank in ranks)}."
+        f"{'holds' if all(rank > 0 for rank in ranks) else 'does not hold in each seed'}; "
+        f"rank correlations {', '.join(f'{rank:.2f}' for rank in ranks)}."
     ]
     low, *between, high = fixed
     inner, best = (min(names, key=lambda v: test[v].mean()) for names in (between, fixed))
@@ -111,24 +126,6 @@ def _verdict(p: Sequence[float] | np.ndarray, differences: Sequence[float]) -> s
     return "holds" if all(small for small, _ in sure) else "undecided"
 
 
-def _by_variant(
-    plan: Plan, record: Record, target: str, size: int, name: str
-) -> dict[str, np.ndarray]:
-    """[seeds] values of an attribute of `Result`."""
-    return {
-        v: np.array([getattr(record[run], name) for run in plan.of(target, size, v)])
-        for v in plan.variants
-    }
-
-
-def _unit(plan: Plan, record: Record, target: str, size: int) -> str:
-    return record[plan.run(target, size, BASELINE, 0)].unit
-
-
-def _attention(plan: Plan, record: Record, target: str, size: int) -> Json | None:
-    return record[plan.run(target, size, BASELINE, 0)].attention
-
-
 def draw(
     path: pathlib.Path,
     fixed: dict[str, float],
@@ -137,11 +134,14 @@ def draw(
     unit: str,
     attention: Json | None,
 ) -> None:
-    """Plots both errors against the share; below, the weights that attention learned, if known."""
+    """Plots both errors against the share, mean, least and greatest over seeds.
+
+    Below are the weights that attention learned, where known.
+    """
     figure = empty_figure(11, 8 if attention else 4.2)
     rows = figure.subplots(2 if attention else 1, 2, squeeze=False)
-    titles = ("Test error", "Change under a rotation")
-    for axes, values, title in zip(rows[0], (test, turned), titles, strict=True):
+    labels = ("test MAE", "mean |E(x) - E(Qx)|")
+    for axes, values, label in zip(rows[0], (test, turned), labels, strict=True):
         found = np.array([values[v] for v in fixed])
         mean = found.mean(1)
         spread = np.abs([found.min(1) - mean, found.max(1) - mean])
@@ -150,34 +150,24 @@ def draw(
         learned = values[BASELINE]
         axes.axhline(learned.mean(), color=ORANGE, label="learned weights (baseline)")
         axes.axhspan(learned.min(), learned.max(), color=ORANGE, alpha=0.2, lw=0)
-        axes.set(title=title, xlabel="share of the learned terms, %", ylabel=f"mean error [{unit}]")
+        axes.set(xlabel="share of the learned terms, %",
+                 ylabel=f"{label} [{superscripts(unit)}]")  # fmt: skip
         axes.set_ylim(bottom=0)
         tidy(axes)
         axes.legend(frameon=False, fontsize=9)
     if attention:
-        _draw_attention(rows[1][0], rows[1][1], attention)
+        _draw_training(rows[1][0], attention)
+        draw_attention(rows[1][1], attention)
+        rows[1][1].set(title="... and by distance, after it", ylim=(0, 1))
     figure.savefig(path)
 
 
-def _draw_attention(over_steps: Axes, over_distance: Axes, attention: Json) -> None:
-    """The weights of eq. 11 over training, and at its end by layer and distance."""
-    colours = (BLUE, GREEN, RED, GREY)
-    steps = attention["steps"]
-    for term, colour, means in zip(
-        attention["terms"], colours, np.transpose(attention["means"]), strict=False
-    ):
-        over_steps.plot(steps, means, marker="o", ms=3, color=colour, label=term)
-    middle = np.array(attention["limits"])[:-1] + np.diff(attention["limits"]) / 2
-    for layer, of_layer in enumerate(attention["by_distance"]):
-        for term, colour, weights in zip(attention["terms"], colours, of_layer, strict=False):
-            over_distance.plot(middle, np.array(weights, float), color=colour,
-                               ls=("-", "--", ":")[layer % 3],
-                               label=f"{term}, layer {layer + 1}")  # fmt: skip
-    over_steps.set(title="Learned weights over training (seed 0)", xlabel="step",
-                   ylabel="mean weight")  # fmt: skip
-    over_distance.set(title="Learned weights by layer and distance (seed 0)",
-                      xlabel="distance [Å]", ylabel="mean weight")  # fmt: skip
-    for axes in (over_steps, over_distance):
-        axes.set_ylim(0, 1)
-        tidy(axes)
-        axes.legend(frameon=False, fontsize=8, ncols=2)
+def _draw_training(axes: Axes, attention: Json) -> None:
+    """The mean weights of eq. 11 over training."""
+    for n, term in enumerate(attention["terms"]):
+        means = [row[n] for row in attention["means"]]
+        axes.plot(attention["steps"], means, marker=".", label=f"a{n + 1} ({term})")
+    axes.set(title="Learned weights of eq. 11, seed 0, in training ...", xlabel="step",
+             ylabel="mean weight", ylim=(0, 1))  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)

@@ -70,7 +70,7 @@ def _of_hypotheses(plan: Plan, record: Record, page: pathlib.Path) -> list[str]:
     """The sections on the symmetry dial and on the slabs' parts, where the plan has their runs."""
     parts = []
     for target, size in itertools.product(plan.targets, plan.sizes):
-        if len(study_dial.shares(plan)) >= study_dial.FEWEST:
+        if study_dial.asked(plan):
             figure = page.with_name(f"{page.stem}_{target}_{size}.png")
             parts.append(study_dial.section(plan, record, target, size, figure))
         if target == RELAXED_ENERGY.name and study_parts.REFERENCE in plan.variants:

@@ -53,7 +53,7 @@ class Run(NamedTuple):
 
     @property
     def measured_file(self) -> pathlib.Path:
-        """The file of its rotation error and its error on training structures."""
+        """The file of what `study.measure` found."""
         return self.folder / "report" / "measured.json"
 
     @property

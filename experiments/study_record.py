@@ -37,8 +37,9 @@ class Result:
       config: {dotted name: value}.
       data: SHA-256 of the data set's parts.
       peers: what `experiments.peer` left in the run's report.
-      attention: of the baseline, the weights of eq. 11: the `terms`, their `means` after each of
-        `steps`, and `by_distance` [layers, terms, bins] at the end, with `limits` in Å.
+      attention: of the baseline, the weights of eq. 11 on test structures, as
+        `evaluation.attention.Weights.to_json` has them, and their `means` on validation structures
+        after each of `steps`.
     """
 
     errors: dict[str, dict[str, float]]

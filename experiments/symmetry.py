@@ -223,24 +223,7 @@ def measure_attention(
     task: Task, params: Params, graph: batching.MolecularGraph, rotations: np.ndarray
 ) -> Json:
     """The weights of the terms, for each layer; None by distance where there is no edge."""
-    found = attention_weights(task.model, params, graph)
-    return {
-        "attention": {
-            "terms": found.terms,
-            "limits": found.limits.tolist(),
-            "edges": found.edges.tolist(),
-            "layers": [
-                {
-                    "mean": mean.tolist(),
-                    "by_distance": [
-                        [None if np.isnan(value) else float(value) for value in of_term]
-                        for of_term in of_layer
-                    ],
-                }
-                for mean, of_layer in zip(found.mean, found.by_distance, strict=True)
-            ],
-        }
-    }
+    return {"attention": attention_weights(task.model, params, graph).to_json()}
 
 
 def measure_curves(

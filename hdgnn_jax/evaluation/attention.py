@@ -18,7 +18,7 @@ from hdgnn_jax.models.gates import ATTENTION
 from hdgnn_jax.models.geometry import edge_vectors
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.so3 import safe
-from hdgnn_jax.types import Params, PyTree
+from hdgnn_jax.types import Json, Params, PyTree
 
 LEARNED = ("receiver", "sender", "both")
 """What the networks of a1, a2 and a3 see."""
@@ -40,6 +40,25 @@ class Weights(NamedTuple):
     mean: np.ndarray
     by_distance: np.ndarray
     edges: np.ndarray
+
+    def to_json(self) -> Json:
+        """`terms`, `limits`, `edges` and, by layer, `mean` and `by_distance`; None: no edge."""
+        layers = [
+            {
+                "mean": mean.tolist(),
+                "by_distance": [
+                    [None if np.isnan(value) else value for value in of_term]
+                    for of_term in of_layer.tolist()
+                ],
+            }
+            for mean, of_layer in zip(self.mean, self.by_distance, strict=True)
+        ]
+        return {
+            "terms": list(self.terms),
+            "limits": self.limits.tolist(),
+            "edges": self.edges.tolist(),
+            "layers": layers,
+        }
 
 
 def attention_weights(

@@ -32,9 +32,11 @@ SETTINGS = {"seconds": 60.0, "batch_size": 32, "cutoff": 4.0, "rates": [1e-3, 3e
 PEER = {"software": "SchNetPack", "size": "F = 64", "parameters": 7}
 SIZE = 30_000
 VARIANTS = ("baseline", "linear", "unrestricted", "softmax", "so2")
-DIAL = ("equal_weights", "dial_0", "dial_50", "dial_100")
+DIAL = ("equal_weights", "dial_0", "dial_25", "dial_50", "dial_100")
 ATTENTION = {"terms": ["receiver", "product"], "steps": [3, 7], "means": [[0.4, 0.5], [0.6, 0.3]],
-             "limits": [0, 1.5, 3], "by_distance": [[[None, 0.6], [0.2, 0.4]]]}  # fmt: skip
+             "limits": [0, 1.5, 3], "edges": [0, 5],
+             "layers": [{"mean": [0.6, 0.3], "by_distance": [[None, 0.6], [None, 0.4]]}],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -59,7 +61,8 @@ def trained(monkeypatch):
                   "rmse": 2 * mae}  # fmt: skip
         tests = ("id", "ood_both") if config["data"]["set"] == "is2re" else ("test",)
         splits = {"validation": errors} | {
-            name: errors | {"mae": mae * k} for k, name in enumerate(tests, 1)
+            name: errors | {"mae": mae * k + 1e-3 * (k - 1) * seed * place}
+            for k, name in enumerate(tests, 1)
         }
         summary = {"unit": "meV", "target": config["target"], "parameters": 1234, "seconds": 60,
                    "splits": splits | ({"mean": errors} if len(tests) > 1 else {})}  # fmt: skip
@@ -76,7 +79,9 @@ def trained(monkeypatch):
 
     def measure(one):
         turned = 5.0 + one.seed + (DIAL.index(one.variant) if one.variant in DIAL else 0)
-        content = {"rotation_error": turned, "train_mae": 30.0, "attention": ATTENTION}
+        content = {"rotation_error": turned, "train_mae": 30.0}
+        if one.variant == "baseline" and one.seed < 2:
+            content["attention"] = ATTENTION
         one.measured_file.write_text(json.dumps(content))
 
     monkeypatch.setattr(study, "measure", measure)
@@ -316,7 +321,7 @@ def test_slabs_are_compared_on_each_test_part(plan, tmp_path, monkeypatch):
 def test_fixed_shares_of_the_learned_terms_make_a_dial(plan, tmp_path):
     plan = dataclasses.replace(plan, targets=("gap",), variants=("baseline", *DIAL))
     assert list(study_dial.shares(plan).items()) == [
-        ("dial_0", 0), ("dial_50", 50), ("equal_weights", 75), ("dial_100", 100)
+        ("dial_0", 0), ("dial_25", 25), ("dial_50", 50), ("equal_weights", 75), ("dial_100", 100)
     ]  # fmt: skip
     study.run(plan, "0/1", tmp_path / "dial.md")
     text = (tmp_path / "dial.md").read_text()
@@ -324,6 +329,15 @@ def test_fixed_shares_of_the_learned_terms_make_a_dial(plan, tmp_path):
     assert "| learned | baseline | " in text
     assert "the share: holds; rank correlations 0.40, 0.40, 0.40." in text
     assert (tmp_path / f"dial_gap_{SIZE}.png").stat().st_size
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("left_out", ["dial_0", "dial_50", "dial_100"])
+def test_fewer_shares_make_none(plan, tmp_path, left_out):
+    variants = ("baseline", *(name for name in DIAL if name != left_out))
+    study.run(dataclasses.replace(plan, targets=("gap",), variants=variants), "0/1",
+              tmp_path / "dial.md")  # fmt: skip
+    assert "share of the learned terms" not in (tmp_path / "dial.md").read_text()
 
 
 def test_the_hypotheses_of_the_dial_follow_from_paired_tests():
@@ -380,7 +394,7 @@ def test_the_rotation_error_of_a_finished_run_is_measured(finished, tmp_path):
     measured = run.read("measured.json")
     assert measured["rotation_error"] > 0
     assert len(measured["attention"]["terms"]) == 4
-    assert np.shape(measured["attention"]["by_distance"])[1:] == (4, 10)
+    assert np.shape(measured["attention"]["layers"][0]["by_distance"]) == (4, 10)
     assert len(measured["attention"]["means"]) == len(measured["attention"]["steps"]) > 0
     # The same molecules, weights and baselines give the error of `evaluate --split=train`.
     (of_train,) = results(*restored(run.folder), ["train"])["U0"]

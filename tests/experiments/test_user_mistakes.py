@@ -181,7 +181,7 @@ def test_what_a_model_does_not_see_is_a_warning(tmp_path, monkeypatch, name, dou
         ({"unit": "D"}, "--unit=D must be one of eV, meV, Ha, Ry, kcal/mol, kJ/mol"),
         ({"unit": "hartree"}, "--unit=hartree must be one of eV, meV, Ha, Ry, kcal/mol, kJ/mol"),
         ({"forces": True}, "--forces needs --output=FILE.json or FILE.extxyz"),
-        ({"conformers": 3}, "--conformers is for SMILES: a file's positions are taken"),
+        ({"conformers": 3}, "--conformers is for SMILES: other positions are taken"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(finished, options, line):
