@@ -33,7 +33,6 @@ def get_config(variant: str = "full") -> ConfigDict:
     del config.data.split
     config.data.set = "is2re"
     config.data.name = "oc20"
-    config.data.relaxed = False
     config.data.validation_size = 4_000
     config.training.validation_size = config.data.get_ref("validation_size")
 

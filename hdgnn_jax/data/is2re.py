@@ -23,7 +23,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.types import Json
 
-VERSION = 3
+VERSION = 2
 """Version of the cache's layout."""
 
 
@@ -36,9 +36,6 @@ class IS2RE(Dataset):
         the stand-in made here.
       validation_size: number of training systems held out to choose the best weights.
       train_size: number of other training systems that are used; None: all.
-      relaxed: whether to train on each system in its relaxed positions too, with the same energy.
-        Then the training part has each system twice, first all in initial positions. The paper's
-        setting (direct IS2RE) has these alone.
       reference: `none`, `fitted` or `linear`; None: `none`.
       cache: folder; None: see `cache_folder`.
     """
@@ -46,7 +43,6 @@ class IS2RE(Dataset):
     name: str
     validation_size: int
     train_size: int | None = None
-    relaxed: bool = False
     reference: ReferenceKind | None = None
     cache: str | None = None
 
@@ -79,8 +75,7 @@ class IS2RE(Dataset):
             return "A stand-in: none of these numbers can be compared with OC20's."
         if not self._comparable:
             return "Few systems of each part: no published number can be compared with these."
-        extra = "Ours were trained on relaxed positions too, the paper's were not. "
-        return extra * self.relaxed + (
+        return (
             "The paper's numbers are of the hidden test parts, ours of the public validation "
             "parts. The two differ: Equiformer (direct) has 504, 688, 521, 630 meV on the former "
             "and 509, 627, 505, 555 on the latter. The paper prints 548 for the mean of its four."
@@ -110,17 +105,17 @@ class IS2RE(Dataset):
         return {name: self.PAPER[name.removeprefix("val_")] for name in self._comparable}
 
     def digest(self) -> str:
-        """A SHA-256 of the files' digests, `validation_size`, `train_size` and `relaxed`."""
+        """A SHA-256 of the files' digests, `validation_size` and `train_size`."""
         files = [self._parts[name]["files"] for name in ("train", *self.reported[1:])]
-        content = [files, self.validation_size, self.train_size, self.relaxed]
+        content = [files, self.validation_size, self.train_size]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def part(self, name: str, target: str) -> LabelledStructures:
-        """The systems of a part, with energies in eV; with `relaxed`, those of training come twice.
+        """The systems of a part, with energies in eV.
 
         Raises:
           InputError: where the part does not exist, `validation_size` or `train_size` is out of
-            range, or a training system has no energy or, with `relaxed`, no relaxed positions.
+            range, or a training system has no energy.
           Is2reError: where the data cannot be read.
         """
         check_part(name, list(dict.fromkeys(("train", "validation", *self._parts))))
@@ -141,24 +136,7 @@ class IS2RE(Dataset):
         order = np.random.default_rng(0).permutation(n)
         if name == "validation":
             return systems.take(order[: self.validation_size])
-        rows = first_rows(order[self.validation_size :], self.train_size)
-        return self._with_relaxed(rows) if self.relaxed else systems.take(rows)
-
-    def _with_relaxed(self, rows: np.ndarray) -> LabelledStructures:
-        """The training systems at `rows` in their initial positions, then in the relaxed ones."""
-        whole = self._training.structures
-        ends = self._arrays["positions_relaxed"][whole.atoms_of(rows)]
-        twice = self._training.take(np.tile(rows, 2))
-        positions = np.concatenate([twice.structures.positions[: len(ends)], ends])
-        structures = dataclasses.replace(twice.structures, positions=positions)
-        unknown = np.flatnonzero(np.isnan(positions).any(1))
-        if len(unknown):
-            at = np.searchsorted(structures.offsets, unknown[0], "right") - 1
-            raise InputError(
-                f"{structures.name(int(at))}, of part train, has no pos_relaxed: set "
-                "data.relaxed = False"
-            )
-        return dataclasses.replace(twice, structures=structures)
+        return systems.take(first_rows(order[self.validation_size :], self.train_size))
 
     def baselines(
         self, structures: Structures, values: np.ndarray, elements: Sequence[int]
@@ -171,12 +149,7 @@ class IS2RE(Dataset):
 
     @functools.cached_property
     def _training(self) -> LabelledStructures:
-        return _labelled(self._arrays, self._source)
-
-    @functools.cached_property
-    def _arrays(self) -> dict[str, np.ndarray]:
-        """Of the training part, as packed."""
-        return _arrays(self._folder, "train")
+        return read(self._folder, "train", self._source)
 
     @property
     def _source(self) -> str:
@@ -209,27 +182,7 @@ def read(folder: str | os.PathLike[str], part: str, source: str = "system") -> L
     Raises:
       Is2reError: where the part does not exist or its files have changed.
     """
-    return _labelled(_arrays(pathlib.Path(folder), part), source)
-
-
-def _labelled(whole: Mapping[str, np.ndarray], source: str) -> LabelledStructures:
-    records = len(whole["sids"])
-    structures = Structures(
-        np.concatenate([[0], np.cumsum(whole["counts"])]),
-        whole["atomic_numbers"],
-        whole["positions"].astype(np.float64),
-        whole["sids"],
-        source,
-        whole["cells"].astype(np.float64),
-        np.ones((records, 3), bool),
-        whole["tags"].astype(np.int32),
-        whole["fixed"],
-    )
-    return LabelledStructures(structures, {RELAXED_ENERGY.name: whole["y_relaxed"]})
-
-
-def _arrays(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
-    """The packed arrays of a part, as `is2re_build` writes them; see `read` for errors."""
+    folder = pathlib.Path(folder)
     found = parts(folder)
     if part not in found:
         raise Is2reError(f"{folder} has no part {part!r}, but {', '.join(found)}")
@@ -249,7 +202,19 @@ def _arrays(folder: pathlib.Path, part: str) -> dict[str, np.ndarray]:
             f"{folder}/manifest.json is damaged: its files do not hold the {records} records of "
             f"{part}; delete it and build again"
         )
-    return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+    whole = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+    structures = Structures(
+        np.concatenate([[0], np.cumsum(whole["counts"])]),
+        whole["atomic_numbers"],
+        whole["positions"].astype(np.float64),
+        whole["sids"],
+        source,
+        whole["cells"].astype(np.float64),
+        np.ones((records, 3), bool),
+        whole["tags"].astype(np.int32),
+        whole["fixed"],
+    )
+    return LabelledStructures(structures, {RELAXED_ENERGY.name: whole["y_relaxed"]})
 
 
 def parts(folder: str | os.PathLike[str]) -> dict[str, Json]:

@@ -196,7 +196,6 @@ def _packed(records: list[Record]) -> Json:
         "sids": listed("sid", np.int64),
         "atomic_numbers": joined("atomic_numbers", np.int32),
         "positions": narrowed(joined("positions", np.float64, 3)),
-        "positions_relaxed": narrowed(joined("positions_relaxed", np.float64, 3)),
         "cells": narrowed(listed("cell", np.float64, 3, 3)),
         "tags": joined("tags", np.int8),
         "fixed": joined("fixed", bool),

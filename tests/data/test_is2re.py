@@ -180,13 +180,13 @@ def test_what_is_looked_for_is_said(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("version", [None, 1, 2, 4, "3", [3]])
+@pytest.mark.parametrize("version", [None, 1, 3, "2", [2]])
 def test_a_cache_of_another_version_is_refused_by_name(tmp_path, source, version):
     """Where the manifest says none, as the first version did, too."""
     is2re_build.build(source[0], tmp_path / "cache")
     manifest = tmp_path / "cache" / "manifest.json"
     content = json.loads(manifest.read_text())
-    assert content.pop("version") == is2re.VERSION == 3
+    assert content.pop("version") == is2re.VERSION == 2
     if version is not None:
         content["version"] = version
     manifest.write_text(json.dumps(content))
