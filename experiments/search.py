@@ -4,7 +4,8 @@
 
 The method is successive halving. The --candidates are the config as it is and draws from the space.
 In each rung the best 1 in --eta goes on to the next, where runs have --eta times the seconds; a run
-of the last rung has --budget seconds. The best --finalists are trained again with --seeds seeds
+of the last rung has --budget seconds. They count steps alone: compilation, validation and reading the
+data come on top, so that short runs are compared by what they learn. The best --finalists are trained again with --seeds seeds
 that no rung used. All choices are made on validation; only the winner is tested, once, at the end.
 
 The same command resumes an interrupted one. DIR/search.json has the state; DIR/rung1/007 is a run.
@@ -32,7 +33,7 @@ CANDIDATES = flags.DEFINE_integer("candidates", 27, "N, runs of the first rung",
 ETA = flags.DEFINE_integer("eta", 3, "N: one candidate in N goes on", lower_bound=2)
 RUNGS = flags.DEFINE_integer("rungs", 3, "N, number of rungs", lower_bound=1)
 FINALISTS = flags.DEFINE_integer("finalists", 3, "N, candidates of the finals", lower_bound=1)
-BUDGET = flags.DEFINE_float("budget", 600, "SECONDS of a run of the last rung", lower_bound=0)
+BUDGET = flags.DEFINE_float("budget", 600, "SECONDS of steps, in the last rung", lower_bound=0)
 
 PROGRAM = program.Program(
     str(__doc__), [program.CONFIG, program.WORKDIR, SPACE], [program.PAGE, program.SEEDS],
@@ -66,17 +67,15 @@ FAILURES = (DivergedError, ValueError, MemoryError, jax.errors.JaxRuntimeError)
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """The size of a candidate's model, and the seconds that a run of it takes.
+    """The size of a candidate's model, and the time that its steps take.
 
     Attributes:
       parameters: number of the model's parameters.
       step: seconds of a step.
-      rest: seconds of everything else: reading the data, compilation, two validations.
     """
 
     parameters: int
     step: float
-    rest: float
 
 
 def main() -> None:
@@ -198,8 +197,7 @@ def attempt(
         if candidate.step_seconds is None:
             config = search.config(candidate, plan.config["training"]["steps"], seed)
             speed = measure(config, plan.workdir / "probe")
-            candidate.parameters = speed.parameters
-            candidate.step_seconds, candidate.rest_seconds = speed.step, speed.rest
+            candidate.parameters, candidate.step_seconds = speed.parameters, speed.step
             # Saved before the run, because resuming it needs the same number of steps.
             save(search)
         config = search.config(candidate, candidate.steps(seconds), seed)
@@ -216,25 +214,21 @@ def attempt(
 
 
 def measure(config: Json, folder: pathlib.Path) -> Speed:
-    """Times the first steps of a candidate, with two validations, as every run has.
+    """Times the first steps of a candidate.
 
     The steps are those of a run of the config's own length, since padded shapes depend on it.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    half = PROBE // 2
-    # With log_every = 1 the host waits for the devices after each step.
-    timed = {"log_every": 1, "first_validation": half, "validate_every": PROBE}
-    fields = {f"training.{name}": value for name, value in timed.items()}
+    # So the host waits for the devices after each step.
+    fields = {"training.log_every": 1}
     times: list[float] = []
 
     def stop(step: int) -> bool:
         times.append(time.monotonic())
         return step >= PROBE
 
-    began = time.monotonic()
     with contextlib.suppress(StoppedError):
         train.run(search_space.with_fields(config, fields), folder, stop, report=False)
-    whole = time.monotonic() - began
     shutil.rmtree(folder, ignore_errors=True)
     gaps = np.diff(times)
     if not len(gaps):
@@ -243,7 +237,7 @@ def measure(config: Json, folder: pathlib.Path) -> Speed:
     step = float(np.mean(gaps[gaps <= 3 * np.median(gaps)]))
     model = model_of(config, neighbors=1.0)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes(model)))
-    return Speed(parameters, step, max(0.0, whole - step * len(times)))
+    return Speed(parameters, step)
 
 
 def trial(config: Json, folder: pathlib.Path) -> Trial:

@@ -63,9 +63,9 @@ def write(page: pathlib.Path, search: Search) -> None:
         "Written by the command below; nothing here is typed by hand.\n",
         f"```\npython -m experiments.search {shlex.join(sys.argv[1:])}\n```\n",
         f"Validation MAE of {plan.config['target']} in {unit(search)}, of the first {size:,} "
-        "structures, by\nthe better of two validations. Seconds are by the clock, all included. "
-        "Candidate 0 is the config\nas it is. Rungs are single runs of one seed: their order is "
-        "a sieve and proves nothing.\n",
+        "structures, by\nthe better of two validations. A budget counts seconds of steps; those in "
+        "the tables are by\nthe clock, all included. Candidate 0 is the config as it is. Rungs are "
+        "single runs of one seed: their\norder is a sieve and proves nothing.\n",
         *(
             f"## Rung {rung + 1}: {len(search.members(rung))} runs of "
             f"{plan.seconds(rung):.3g} s\n\n{_markdown(HEAD, rung_rows(search, rung))}\n"

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import train
 from experiments.search_space import Space, with_fields
-from hdgnn_jax.errors import InputError
+from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.types import Fields, Json
 
 
@@ -26,7 +26,7 @@ class Plan:
       rungs: number of rungs.
       finalists: number of candidates that go on from the last rung to the finals.
       seeds: number of runs of each finalist.
-      budget: seconds of a run of the last rung and of a finalist.
+      budget: seconds of the steps of a run of the last rung and of a finalist.
     """
 
     workdir: pathlib.Path
@@ -65,7 +65,7 @@ class Plan:
         return self.finalists if rung == self.rungs else self.candidates // self.eta**rung
 
     def seconds(self, rung: int) -> float:
-        """Seconds of a run in a rung."""
+        """Seconds of the steps of a run in a rung."""
         seconds: float = self.budget / self.eta ** max(0, self.rungs - 1 - rung)
         return seconds
 
@@ -108,7 +108,7 @@ class Candidate:
       index: number of the candidate; 0 is the config as it is.
       changed: changed fields, by dotted name.
       parameters: number of the model's parameters.
-      step_seconds, rest_seconds: seconds of a step, and of all else in a run; None until timed.
+      step_seconds: seconds of a step; None until timed.
       rungs: its run in each rung.
       finals: its run with each seed of the finals.
       out: why it is out of the search; None while it is in.
@@ -118,7 +118,6 @@ class Candidate:
     changed: Json
     parameters: int | None = None
     step_seconds: float | None = None
-    rest_seconds: float | None = None
     rungs: list[Trial] = dataclasses.field(default_factory=list)
     finals: list[Trial] = dataclasses.field(default_factory=list)
     out: str | None = None
@@ -130,18 +129,16 @@ class Candidate:
         return cls(**{**content, **trials})
 
     def steps(self, seconds: float) -> int:
-        """The number of steps of a run that takes this many seconds.
+        """The number of steps that take this many seconds.
 
         Raises:
           InputError: where it is less than two: one validation must lie half way.
         """
         assert self.step_seconds is not None
-        assert self.rest_seconds is not None
-        steps = int((seconds - self.rest_seconds) / self.step_seconds)
+        steps = int(seconds / self.step_seconds)
         if steps < 2:
             raise InputError(
-                f"{seconds:.3g} s are too short: {self.rest_seconds:.3g} s beside the steps, "
-                f"{self.step_seconds:.3g} s for each"
+                f"{seconds:.3g} s are too short: a step takes {self.step_seconds:.3g} s"
             )
         return steps
 
@@ -169,9 +166,19 @@ class Search:
 
     @classmethod
     def from_dict(cls, plan: Plan, content: Fields) -> Search:
-        """The inverse of `to_dict`."""
-        candidates = [Candidate.from_dict(c) for c in content["candidates"]]
-        return cls(plan, content["asked"], candidates, content["test"])
+        """The inverse of `to_dict`.
+
+        Raises:
+          CheckpointError: where another revision wrote it, or no search at all.
+        """
+        try:
+            candidates = [Candidate.from_dict(c) for c in content["candidates"]]
+            return cls(plan, content["asked"], candidates, content["test"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{plan.workdir / 'search.json'} was written by another revision ({error}): choose "
+                "another --workdir"
+            ) from error
 
     def to_dict(self) -> Json:
         """A dictionary that JSON can store."""

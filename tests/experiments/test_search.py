@@ -53,7 +53,7 @@ def ran(monkeypatch):
         monkeypatch.setattr(module, name, lambda: None)
     monkeypatch.setattr(search, "trial", trial)
     monkeypatch.setattr(QM9, "part", lambda self, name, target: None)
-    monkeypatch.setattr(search, "measure", lambda config, folder: search.Speed(1234, 0.5, 5.0))
+    monkeypatch.setattr(search, "measure", lambda config, folder: search.Speed(1234, 0.5))
     monkeypatch.setattr(
         search, "test", lambda config, folder: done.append(("test", folder)) or summary
     )
@@ -147,18 +147,18 @@ def test_halving_keeps_the_best_and_the_test_part_is_seen_once(plan, ran, tmp_pa
     for rung, size in ((1, 6), (2, 2)):
         last = sorted(c.rungs[rung - 1].mae for c in found.candidates if len(c.rungs) >= rung)
         assert [c.rungs[rung - 1].mae for c in found.members(rung)] == last[:size]
-    # (seconds - 5) / 0.5
+    # seconds / 0.5
     steps = {folder: step for folder, *_, step in (row for row in ran if len(row) == 4)}
-    assert [steps[name] for name in ("rung1", "rung2", "rung3")] == [10, 50, 170]
+    assert [steps[name] for name in ("rung1", "rung2", "rung3")] == [20, 60, 180]
     finals = [row for row in ran[:-1] if row[1].startswith("seed")]
     assert [seed for *_, seed, _ in finals] == [1, 1, 2, 2]
-    assert {step for *_, step in finals} == {170}
+    assert {step for *_, step in finals} == {180}
     winner = found.complete()[0]
     assert ran[-1] == ("test", plan.folder(2, winner.index))
     assert sum(row[0] == "test" for row in ran) == 1
     text = page.read_text()
     assert "## Rung 3: 2 runs of 90 s" in text
-    assert "--config.training.steps=170 --config.training.validate_every=85" in text
+    assert "--config.training.steps=180 --config.training.validate_every=90" in text
     rate = winner.changed["optimizer.learning_rate"]
     assert f"--config.optimizer.learning_rate={rate}" in text
     assert "Test MAE (test, 77 structures): 5.000 meV" in text
@@ -183,7 +183,7 @@ def test_a_search_that_was_stopped_does_no_run_twice(plan, ran, monkeypatch, tmp
     timed = []
     monkeypatch.setattr(
         search, "measure",
-        lambda config, folder: timed.append(config) or search.Speed(1234, 0.5, 5.0),
+        lambda config, folder: timed.append(config) or search.Speed(1234, 0.5),
     )  # fmt: skip
     for n in (0, 1, 5, 9, 11, 13, 14):
         monkeypatch.setattr(search, "trial", until(n))
@@ -207,9 +207,21 @@ def test_time_left_goes_by_the_budgets(plan, ran):
 
 
 @pytest.mark.usefixtures("ran")
+def test_the_state_of_another_revision_is_refused_by_name(plan):
+    search.run(plan, None)
+    file = plan.workdir / "search.json"
+    content = json.loads(file.read_text())
+    content["candidates"][0]["rest_seconds"] = 5.0
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"search.json was written by another revision"):
+        search.run(plan, None)
+
+
+@pytest.mark.usefixtures("ran")
 def test_without_a_candidate_the_search_says_why(plan, monkeypatch):
-    monkeypatch.setattr(search, "measure", lambda config, folder: search.Speed(1, 1.0, 15.0))
-    with pytest.raises(ValueError, match=r"no candidate of rung 1 is left.*10 s are too short: 15"):
+    monkeypatch.setattr(search, "measure", lambda config, folder: search.Speed(1, 7.0))
+    message = r"no candidate of rung 1 is left.*10 s are too short: a step takes 7 s"
+    with pytest.raises(ValueError, match=message):
         search.run(plan, None)
 
 
@@ -250,7 +262,7 @@ def test_a_run_is_timed_then_trained_without_its_test_then_tested(changed, tmp_p
     plan = Plan(tmp_path, changed(), {"model.channels": [4, 8]}, 2, 2, 2, 1, 2, 30.0)
     speed = search.measure(plan.config, tmp_path / "probe")
     assert not (tmp_path / "probe").exists()
-    assert 0 < speed.step < speed.rest
+    assert 0 < speed.step < 5
     config = Search(plan, {}, []).config(search.Candidate(1, {}), 7, seed=0)
     run = search.trial(config, tmp_path / "run")
     rows = [row for row in read_metrics(tmp_path / "run") if "validation_mae" in row]
