@@ -113,7 +113,9 @@ def draw(path: pathlib.Path, plan: Plan, record: Record) -> None:
         for (name, values), colour in zip(
             others(plan, record, target).items(), (GREY, "black", GREEN), strict=False
         ):
-            axes.plot(plan.sizes, values, color=colour, ls="--", marker=".", label=name)
+            known = ~np.isnan(values)  # Their line crosses sizes at which they were not trained.
+            axes.plot(np.array(plan.sizes)[known], values[known], color=colour, ls="--", marker=".",
+                      label=name)  # fmt: skip
         unit = unit_of(plan, record, target)
         axes.set(xscale="log", yscale="log", title=target, xlabel="training structures")
         axes.set_ylabel(f"test MAE [{superscripts(unit)}]")
