@@ -125,8 +125,8 @@ def run(
       options: those of the command line.
 
     Raises:
-      InputError: for options without effect (see `refuse`); for forces where no run, or several,
-        predict an energy; for a unit that none of the runs' properties can have.
+      InputError: as `refuse` does; for forces where no run, or several, predict an energy; for a
+        unit that none of the runs' properties can have.
       CheckpointError: where a run cannot be read.
     """
     refuse(inputs, output, options)

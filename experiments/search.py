@@ -4,9 +4,10 @@
 
 The method is successive halving. The --candidates are the config as it is and draws from the space.
 In each rung the best 1 in --eta goes on to the next, where runs have --eta times the seconds; a run
-of the last rung has --budget seconds. They count steps alone: compilation, validation and reading the
-data come on top, so that short runs are compared by what they learn. The best --finalists are trained again with --seeds seeds
-that no rung used. All choices are made on validation; only the winner is tested, once, at the end.
+of the last rung has --budget seconds. They count steps alone: compilation, validation and reading
+the data come on top, so that short runs are compared by what they learn. The best --finalists are
+trained again with --seeds seeds that no rung used. All choices are made on validation; only the
+winner is tested, once, at the end.
 
 The same command resumes an interrupted one. DIR/search.json has the state; DIR/rung1/007 is a run.
 Runs are limited by time, so run nothing else beside a search.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -110,3 +110,16 @@ def holm(raw: np.ndarray) -> np.ndarray:
     rising = np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1))
     corrected[order] = np.minimum(1, rising)
     return corrected
+
+
+def verdict(p: Iterable[float], differences: Iterable[float]) -> str:
+    """`holds`, `contradicted` or `undecided`: a hypothesis by which all differences are positive.
+
+    Args:
+      p: a p-value for each difference, corrected for their number.
+      differences: any unit.
+    """
+    sure = [(each < LEVEL, d > 0) for each, d in zip(p, differences, strict=True)]
+    if any(small and not positive for small, positive in sure):
+        return "contradicted"
+    return "holds" if all(small for small, _ in sure) else "undecided"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
@@ -11,13 +10,20 @@ from matplotlib.axes import Axes
 
 from experiments import study_sizes
 from experiments.configs import ablations
-from experiments.study_compare import LEVEL, compare, holm
+from experiments.study_compare import compare, holm, verdict
 from experiments.study_plan import BASELINE, Plan
 from experiments.study_record import Record
 from experiments.symmetry_view import draw_attention
 from hdgnn_jax.evaluation.attention import LEARNED
 from hdgnn_jax.training.markdown import markdown_table
-from hdgnn_jax.training.plots import BLUE, ORANGE, empty_figure, superscripts, tidy
+from hdgnn_jax.training.plots import (
+    BLUE,
+    ORANGE,
+    empty_figure,
+    plot_range,
+    superscripts,
+    tidy,
+)  # fmt: skip
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Json
 
@@ -107,23 +113,15 @@ def hypotheses(
     ]
     lines.append(
         f"2. Both ends have a larger test error than the best between, {fixed[inner]:.0f} %: "
-        f"{_verdict(p, [end.difference for end in ends])}; {'; '.join(words)}."
+        f"{verdict(p, [end.difference for end in ends])}; {'; '.join(words)}."
     )
     learned = compare({best: list(test[best]), BASELINE: list(test[BASELINE])})[1]
     lines.append(
         f"3. `baseline`, with learned weights, has no larger test error than the best fixed share, "
-        f"{fixed[best]:.0f} %: {_verdict([learned.p], [-learned.difference])}; "
+        f"{fixed[best]:.0f} %: {verdict([learned.p], [-learned.difference])}; "
         f"{learned.percent[0]:+.1f} ± {learned.percent[1]:.1f} %, p {learned.p:.2g}."
     )
     return lines
-
-
-def _verdict(p: Sequence[float] | np.ndarray, differences: Sequence[float]) -> str:
-    """Of a hypothesis by which all differences are positive."""
-    sure = [(each < LEVEL, d > 0) for each, d in zip(p, differences, strict=True)]
-    if any(small and not positive for small, positive in sure):
-        return "contradicted"
-    return "holds" if all(small for small, _ in sure) else "undecided"
 
 
 def draw(
@@ -142,11 +140,8 @@ def draw(
     rows = figure.subplots(2 if attention else 1, 2, squeeze=False)
     labels = ("test MAE", "mean |E(x) - E(Qx)|")
     for axes, values, label in zip(rows[0], (test, turned), labels, strict=True):
-        found = np.array([values[v] for v in fixed])
-        mean = found.mean(1)
-        spread = np.abs([found.min(1) - mean, found.max(1) - mean])
-        axes.errorbar(list(fixed.values()), mean, yerr=spread, marker="o", ms=4, capsize=3,
-                      color=BLUE, label="fixed weights")  # fmt: skip
+        of_fixed = np.array([values[v] for v in fixed])
+        plot_range(axes, list(fixed.values()), of_fixed, color=BLUE, label="fixed weights")
         learned = values[BASELINE]
         axes.axhline(learned.mean(), color=ORANGE, label="learned weights (baseline)")
         axes.axhspan(learned.min(), learned.max(), color=ORANGE, alpha=0.2, lw=0)

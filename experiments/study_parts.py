@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.study_compare import LEVEL, compare
+from experiments.study_compare import compare, verdict
 from experiments.study_plan import BASELINE, Plan
 from experiments.study_record import Record
 from hdgnn_jax.training.markdown import markdown_table
@@ -42,11 +42,8 @@ def out_of_distribution(percent: np.ndarray) -> str:
       percent: [seeds, parts] errors in percent of the reference's; the first part is `id`.
     """
     _, row = compare({"id": list(percent[:, 0]), "out": list(percent[:, 1:].mean(1))})
-    verdict = "undecided"
-    if row.p < LEVEL:
-        verdict = "holds" if row.difference < 0 else "contradicted"
     return (
         "`baseline` gains more out of distribution (the paper's Table 1): "
-        f"{verdict}; {row.difference:+.1f} ± {row.margin:.1f} percentage points against `id`, "
-        f"p {row.p:.2g}."
+        f"{verdict([row.p], [-row.difference])}; {row.difference:+.1f} ± {row.margin:.1f} "
+        f"percentage points against `id`, p {row.p:.2g}."
     )

@@ -12,7 +12,14 @@ from experiments.peer import results as peers
 from experiments.study_plan import BASELINE, Plan
 from experiments.study_record import Record
 from hdgnn_jax.training.markdown import markdown_table
-from hdgnn_jax.training.plots import GREEN, GREY, empty_figure, superscripts, tidy
+from hdgnn_jax.training.plots import (
+    GREEN,
+    GREY,
+    empty_figure,
+    plot_range,
+    superscripts,
+    tidy,
+)  # fmt: skip
 from hdgnn_jax.training.result import format_mae
 
 LINEAR = "linear model"
@@ -107,9 +114,7 @@ def draw(path: pathlib.Path, plan: Plan, record: Record) -> None:
     panels = np.atleast_1d(figure.subplots(1, len(plan.targets)))
     for axes, target in zip(panels, plan.targets, strict=True):
         for name, values in table(plan, record, target).items():
-            mean = values.mean(1)
-            spread = np.abs([values.min(1) - mean, values.max(1) - mean])
-            axes.errorbar(plan.sizes, mean, yerr=spread, marker="o", ms=4, capsize=3, label=name)
+            plot_range(axes, plan.sizes, values, label=name)
         for (name, values), colour in zip(
             others(plan, record, target).items(), (GREY, "black", GREEN), strict=False
         ):

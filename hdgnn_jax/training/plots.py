@@ -100,6 +100,15 @@ def empty_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def plot_range(
+    axes: Axes, at: Sequence[float], values: np.ndarray, color: str | None = None, label: str = ""
+) -> None:
+    """Plots means of values [n, m] over m against `at` [n], with bars from least to greatest."""
+    mean = values.mean(1)
+    ends = np.abs([values.min(1) - mean, values.max(1) - mean])
+    axes.errorbar(at, mean, yerr=ends, marker="o", ms=4, capsize=3, color=color, label=label)
+
+
 def tidy(axes: Axes) -> None:
     """Sets the grid and the frame that all of the report's plots have."""
     axes.grid(True, color="#dddddd", lw=0.6)
