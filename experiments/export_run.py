@@ -36,8 +36,8 @@ def read(path):
         yield [row[column["species"]] for row in rows], positions, cell[periodic[: len(cell)]], tags
 
 
-def neighbors(model, symbols, positions, cell):
-    """Receivers, senders and shifts of pairs within the cutoff: all, the bonded or the nearest."""
+def neighbors(model, symbols, positions, cell, tags):
+    """Receivers, senders and shifts of the pairs within the cutoff that the model sees."""
     inverse = np.linalg.pinv(cell)
     reach = model["cutoff"] * np.linalg.norm(inverse, axis=0) + np.ptp(positions @ inverse, axis=0)
     steps = itertools.product(*(range(-n, n + 1) for n in np.ceil(reach).astype(int)))
@@ -51,6 +51,10 @@ def neighbors(model, symbols, positions, cell):
     if model["bonds"] is not None:
         radii = np.array([model["bonds"]["radii"][symbol] for symbol in symbols])
         near &= distance < model["bonds"]["factor"] * (radii[:, None] + radii)[:, None]
+    if model["surface"]:
+        near[np.array(tags) == 0] = False
+        if not any(tags):
+            raise ValueError("has no atom of the surface or the adsorbate: all its tags are 0")
     i, s, j = np.nonzero(near)
     if model["max_neighbors"] is not None:
         order = np.lexsort((distance[i, s, j], i))
@@ -64,7 +68,7 @@ def arrays_of(model, symbols, positions, cell, tags):
     unknown = sorted({*symbols} - {*model["elements"]})
     if unknown:
         raise ValueError(f"contains {unknown[0]}; this model knows {', '.join(model['elements'])}")
-    receivers, senders, shift = neighbors(model, symbols, positions, cell)
+    receivers, senders, shift = neighbors(model, symbols, positions, cell, tags)
     numbers = [model["elements"][symbol] for symbol in symbols]
     return {"atomic_numbers": numbers, "positions": positions, "tags": tags, "shift": shift,
             "receivers": receivers, "senders": senders, "n_atoms": [len(symbols)],

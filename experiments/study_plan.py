@@ -145,6 +145,8 @@ class Plan:
             "training.validate_every": every,
             "training.first_validation": every,
             "data.train_size": run.size,
+            # As in the paper, where every atom sees neighbours.
+            "model.neighborhood": "cutoff",
             "target": run.target,
             "seed": run.seed,
         })  # fmt: skip

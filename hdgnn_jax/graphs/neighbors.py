@@ -1,8 +1,9 @@
-"""Neighbour search: pairs of atoms within a cutoff, all or the bonded, with periodic images."""
+"""Neighbour search: pairs of atoms within a cutoff, all or some, with periodic images."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -18,8 +19,9 @@ from hdgnn_jax.graphs.structure import (
     concatenated_ranges,
 )
 
-Neighborhood = Literal["cutoff", "bonds"]
-"""Which atoms within the cutoff an atom sees: all, or those that it is bonded to."""
+Neighborhood = Literal["cutoff", "bonds", "surface"]
+"""Which atoms within the cutoff an atom sees: all; those that it is bonded to; or, on the surface
+and in the adsorbate, all, and in the bulk (tag 0) none."""
 DENSE = 60
 """In molecules of up to this many atoms all pairs are compared; vesin searches all others."""
 
@@ -92,10 +94,13 @@ class NeighborSearch:
     max_neighbors: int
     neighborhood: Neighborhood = "cutoff"
 
-    @property
+    @functools.cached_property
     def n_edges(self) -> np.ndarray:
         """[n] upper bound of the edges of each structure."""
-        return self.structures.n_atoms * (self.max_neighbors + 1)
+        receivers = self.structures.n_atoms
+        if self.neighborhood == "surface":
+            receivers = self.structures.counts(self.structures.tags > 0)
+        return receivers * (self.max_neighbors + 1)
 
     def take(self, indices: np.ndarray) -> NeighborSearch:
         """The search for the structures at `indices`, in that order."""
@@ -140,18 +145,22 @@ def find_neighbors(
     structure has them, else pairs, with images, that are nearer than `covalent.BOND` times the sum
     of their covalent radii. An atom may then have no edge.
 
+    With `surface` an edge ends at each atom of the surface (tag 1) and the adsorbate (2), and may
+    begin at any.
+
     Args:
       structures: structures of any size, with or without cells.
       cutoff: Å.
       max_neighbors: k; None keeps all neighbours, in no particular order.
-      neighborhood: `cutoff` or `bonds`.
+      neighborhood: `cutoff`, `bonds` or `surface`.
       chunk: number of molecules compared at once.
 
     Raises:
-      StructureError: naming a structure that has two atoms at one place.
+      StructureError: naming a structure that has two atoms at one place, or, with `surface`, no
+        atom to see neighbours.
     """
-    found, collisions = search_neighbors(structures, cutoff, max_neighbors, neighborhood, chunk)
-    for place, reason in collisions.items():
+    found, reasons = search_neighbors(structures, cutoff, max_neighbors, neighborhood, chunk)
+    for place, reason in reasons.items():
         raise StructureError(reason, structures.name(place))
     return found
 
@@ -163,21 +172,21 @@ def search_neighbors(
     neighborhood: Neighborhood = "cutoff",
     chunk: int = 4096,
 ) -> tuple[Neighbors, dict[int, str]]:
-    """As `find_neighbors`, but returns structures with atoms at one place, as index to reason."""
+    """As `find_neighbors`, but returns what it would refuse, as index to reason."""
     counts = np.zeros(len(structures), np.int64)
     found: list[_Pairs] = []
-    collisions: dict[int, str] = {}
+    reasons = _without_surface(structures, neighborhood)
     for pairs in itertools.chain(
         _compared(structures, cutoff, chunk), _searched(structures, cutoff)
     ):
         close = np.flatnonzero(pairs.square < CLOSEST_ATOMS**2)
         owners, first = np.unique(pairs.owner[close], return_index=True)
         for place, e in zip(owners.tolist(), close[first], strict=True):
-            collisions[place] = (
+            reasons[place] = (
                 f"has atoms {pairs.receivers[e]} and {pairs.senders[e]} at one place (nearer than "
                 f"{CLOSEST_ATOMS} Å)"
             )
-        kept = pairs if neighborhood == "cutoff" else _bonded(structures, pairs)
+        kept = _seen(structures, pairs, neighborhood)
         kept = kept if max_neighbors is None else _nearest(kept, max_neighbors + 1)
         places, n_edges = np.unique(kept.owner, return_counts=True)
         counts[places] = n_edges
@@ -191,7 +200,7 @@ def search_neighbors(
         if images is not None:
             images[at] = pairs.images
     edges = Neighbors(offsets, senders, receivers, images, cutoff, max_neighbors, neighborhood)
-    return edges, collisions
+    return edges, reasons
 
 
 def neighbors_of(
@@ -200,18 +209,24 @@ def neighbors_of(
     max_neighbors: int | None,
     neighborhood: Neighborhood = "cutoff",
 ) -> Neighbors | NeighborSearch:
-    """The neighbours of a set: found at once, or, with `max_neighbors`, searched on demand."""
+    """The neighbours of a set: found at once, or, with `max_neighbors`, searched on demand.
+
+    Raises:
+      StructureError: as `find_neighbors`; of atoms at one place only when they are searched.
+    """
     if max_neighbors is None:
         return find_neighbors(structures, cutoff, None, neighborhood)
+    for place, reason in _without_surface(structures, neighborhood).items():
+        raise StructureError(reason, structures.name(place))
     return NeighborSearch(structures, cutoff, max_neighbors, neighborhood)
 
 
 def within_cutoff(
     structures: Structures, neighbors: Neighbors | NeighborSearch
 ) -> Neighbors | NeighborSearch:
-    """The given neighbours, or, where these are bonds, all neighbours within the cutoff.
+    """The given neighbours, or, where these are not all within the cutoff, all of them.
 
-    Linear models and the applicability domain need pairs that a network of bonds does not see.
+    Linear models and the applicability domain need pairs that such a network does not see.
     """
     if neighbors.neighborhood == "cutoff":
         return neighbors
@@ -252,6 +267,30 @@ def _searched(structures: Structures, cutoff: float) -> Iterator[_Pairs]:
         order = np.argsort(i, kind="stable")
         i, j = i[order].astype(np.int32), j[order].astype(np.int32)
         yield _Pairs(np.full(len(i), k), i, j, images[order], distance[order] ** 2)
+
+
+def _without_surface(structures: Structures, neighborhood: Neighborhood) -> dict[int, str]:
+    """Why structures have no `surface`, by index."""
+    if neighborhood != "surface":
+        return {}
+    bulk = np.flatnonzero(structures.counts(structures.tags > 0) == 0)
+    reason = (
+        "has no atom of the surface (tag 1) or the adsorbate (tag 2), which alone see neighbours: "
+        "all its tags are 0, or it has none"
+    )
+    return dict.fromkeys(bulk.tolist(), reason)
+
+
+def _seen(structures: Structures, pairs: _Pairs, neighborhood: Neighborhood) -> _Pairs:
+    """The pairs that belong to a neighbourhood."""
+    match neighborhood:
+        case "cutoff":
+            return pairs
+        case "bonds":
+            return _bonded(structures, pairs)
+        case "surface":
+            tags = structures.tags[structures.offsets[pairs.owner] + pairs.receivers]
+            return _Pairs(*(column[tags > 0] for column in pairs))
 
 
 def _bonded(structures: Structures, pairs: _Pairs) -> _Pairs:

@@ -245,6 +245,11 @@ class Structures:
         """[n] atoms of each structure."""
         return np.diff(self.offsets)
 
+    def counts(self, atoms: np.ndarray) -> np.ndarray:
+        """[n] atoms of each structure that are in the mask `atoms`."""
+        before = np.concatenate([[0], np.cumsum(atoms)])
+        return np.diff(before[self.offsets])
+
     def atoms_of(self, indices: np.ndarray) -> np.ndarray:
         """Indices of the atoms of the structures at `indices`, one structure after another."""
         return concatenated_ranges(self.offsets[indices], self.n_atoms[indices])

@@ -120,12 +120,14 @@ def _description(
         "cutoff": model.cutoff,
         "max_neighbors": model.max_neighbors,
         "bonds": _bonds(model),
+        "surface": model.neighborhood == "surface",
         "closest_atoms": CLOSEST_ATOMS,
         "neighbors": (
             "Edges are all ordered pairs (j, i) with |x_j + shift - x_i| <= cutoff (Å), each "
             "periodic image of j, and of i itself, being one of its own. With bonds only pairs "
-            "nearer than factor times the sum of their radii (Å) count. With max_neighbors = k "
-            "an atom i has only its k + 1 nearest, in ascending order; the last sets its reach."
+            "nearer than factor times the sum of their radii (Å) count. With surface no edge ends "
+            "at an atom i of tag 0. With max_neighbors = k an atom i has only its k + 1 nearest, "
+            "in ascending order; the last sets its reach."
         ),
         "padding": (
             "None is needed. To keep a shape, and with it the compiled program, add structures "
@@ -145,8 +147,8 @@ def _description(
 
 
 def _bonds(model: HyperParameters) -> Json | None:
-    """The rule for bonds; None where the model sees all atoms within the cutoff."""
-    if model.neighborhood == "cutoff":
+    """The rule for bonds; None where the model sees other atoms too."""
+    if model.neighborhood != "bonds":
         return None
     return {"factor": BOND, "radii": {SYMBOLS[z]: float(COVALENT_RADII[z]) for z in model.elements}}
 

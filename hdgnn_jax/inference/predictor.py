@@ -164,13 +164,13 @@ class Predictor:
                 reasons.setdefault(k, reason)
         kept = np.array([k for k in range(len(structures)) if k not in reasons], int)
         some = structures.take(kept) if reasons else structures
-        neighbors, collisions = search_neighbors(
+        neighbors, more = search_neighbors(
             some, model.cutoff, model.max_neighbors, model.neighborhood
         )
         graphs = Neighborhoods(some, neighbors)
-        if collisions:
-            reasons |= {int(kept[k]): reason for k, reason in collisions.items()}
-            graphs = graphs.take(np.setdiff1d(np.arange(len(some)), list(collisions)))
+        if more:
+            reasons |= {int(kept[k]): reason for k, reason in more.items()}
+            graphs = graphs.take(np.setdiff1d(np.arange(len(some)), list(more)))
         return graphs, dict(sorted(reasons.items()))
 
     def __call__(

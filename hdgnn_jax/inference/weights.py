@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import zipfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -135,9 +136,15 @@ def restore_weights(
     return checkpoints.restore(like, "best", part=".ema").state
 
 
+def smallest_structure(elements: Sequence[int]) -> Structures:
+    """One atom that a network of these elements can see, whatever its neighbourhood."""
+    z, tag = np.array(elements[:1]), np.ones(1, np.int32)
+    return Structures.pack([Structure(z, np.zeros((1, 3)), tags=tag)])
+
+
 def one_atom(model: HDGNN) -> batching.MolecularGraph:
     """The smallest graph, to get the shapes of weights from."""
-    atom = Structures.pack([Structure(np.array(model.hyper.elements[:1]), np.zeros((1, 3)))])
+    atom = smallest_structure(model.hyper.elements)
     return batching.collate(
         atom,
         neighbors_of(

@@ -27,8 +27,8 @@ class HyperParameters:
       cutoff: Å.
       neighborhood: which atoms within the cutoff an atom sees: `cutoff`, all; `bonds`, those that
         it is bonded to, by the SMILES that the structure is made from, else by covalent radii (see
-        `graphs.neighbors.find_neighbors`). Energies jump where a bond breaks: the network has no
-        forces.
+        `graphs.neighbors.find_neighbors`); `surface`, all, but atoms of the bulk (tag 0) see none.
+        Energies jump where a bond breaks: a network of bonds has no forces.
       max_neighbors: number of nearest neighbours that an atom sees; None: all that there are.
       near_neighbors: number of nearest neighbours in an inner shell, which has `degree` and
         `hidden`; the others have `far_degree` and `far_hidden`. None: one shell.
@@ -117,6 +117,8 @@ class HyperParameters:
 
     def __post_init__(self) -> None:
         _one_of("neighborhood", self.neighborhood, get_args(Neighborhood))
+        if self.neighborhood == "surface" and not self.tags:
+            raise InputError("neighborhood = surface needs tags = True: they tell what is bulk")
         _one_of("pathway", self.pathway, get_args(Pathway))
         _one_of("tensor_product", self.tensor_product, get_args(TensorProduct))
         if self.pathway == self.tensor_product == "none":

@@ -19,7 +19,7 @@ from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import neighbors_of
-from hdgnn_jax.graphs.structure import Structure, Structures
+from hdgnn_jax.inference.weights import smallest_structure
 from hdgnn_jax.models import heads
 from hdgnn_jax.run.chosen import head_of, targets_of
 from hdgnn_jax.run.examples import Examples
@@ -155,7 +155,7 @@ def batch_of_sizes(task: Task, mean: Structured, shards: int) -> Batch:
     (budget,) = batching.choose_budgets(
         np.array([round(atoms)]), np.array([round(edges)]), size, 1
     )
-    atom = Structures.pack([Structure(np.array(hyper.elements[:1]), np.zeros((1, 3)))])
+    atom = smallest_structure(hyper.elements)
     forces = np.zeros((1, 3)) if settings.forces_weight else None
     virials = np.zeros((1, 3, 3)) if settings.stress_weight else None
     graph = batching.collate(

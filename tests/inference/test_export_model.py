@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import get_args
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from experiments import export_run
 from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.targets import CALCULATED, POLARIZABILITY, Reference, Target
 from hdgnn_jax.graphs.batching import Budget, MolecularGraph, collate
-from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.graphs.neighbors import Neighborhood, find_neighbors
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure, Structures
 from hdgnn_jax.inference.export import PLATFORMS, export_model
 from hdgnn_jax.inference.predictor import Predictor
@@ -94,7 +95,8 @@ def crystals():
     ]
     far = several[0].positions + np.array([[9, -5, 4], [0, 0, 0], [0, 7, 0], [0, 0, 0]])
     several[0] = dataclasses.replace(several[0], positions=far)
-    return Structures.pack([*several, Structure(np.array([79]), np.zeros((1, 3)))])
+    lone = Structure(np.array([79]), np.zeros((1, 3)), tags=np.ones(1, int))
+    return Structures.pack([*several, lone])
 
 
 def test_energy_forces_and_virial_of_periodic_structures(of_metals, crystals):
@@ -134,13 +136,16 @@ BONDS = {"factor": 1.3, "radii": {"Cu": 1.32, "Ag": 1.45, "Au": 1.36}}
 
 
 @pytest.mark.parametrize("limit", [None, 3, LIMIT])
-@pytest.mark.parametrize("bonds", [None, BONDS])
-def test_the_script_finds_the_same_neighbors(crystals, limit, bonds):
-    model = {"cutoff": 4.0, "max_neighbors": limit, "closest_atoms": 0.01, "bonds": bonds}
-    expected = find_neighbors(crystals, 4.0, limit, "bonds" if bonds else "cutoff")
+@pytest.mark.parametrize("neighborhood", get_args(Neighborhood))
+def test_the_script_finds_the_same_neighbors(crystals, limit, neighborhood):
+    model = {
+        "cutoff": 4.0, "max_neighbors": limit, "closest_atoms": 0.01,
+        "bonds": BONDS if neighborhood == "bonds" else None, "surface": neighborhood == "surface",
+    }  # fmt: skip
+    expected = find_neighbors(crystals, 4.0, limit, neighborhood)
     for k, s in enumerate(crystals):
         symbols = [SYMBOLS[z] for z in s.atomic_numbers]
-        i, j, shift = export_run.neighbors(model, symbols, s.positions, lattice(s))
+        i, j, shift = export_run.neighbors(model, symbols, s.positions, lattice(s), s.tags)
         mine = expected.take(np.array([k]))
         there = mine.images @ crystals.cells[k]
         assert sorted(rows(i, j, shift)) == sorted(rows(mine.receivers, mine.senders, there))
@@ -148,6 +153,14 @@ def test_the_script_finds_the_same_neighbors(crystals, limit, bonds):
         if limit is not None:
             distance = np.linalg.norm(s.positions[j] + shift - s.positions[i], axis=1)
             assert (np.diff(distance)[np.diff(i) == 0] >= 0).all()
+
+
+def test_the_script_refuses_a_slab_of_bulk_alone(crystals):
+    model = {"cutoff": 4.0, "max_neighbors": None, "closest_atoms": 0.01, "bonds": None,
+             "surface": True}  # fmt: skip
+    s = crystals[0]
+    with pytest.raises(ValueError, match="no atom of the surface or the adsorbate"):
+        export_run.neighbors(model, ["Cu"] * 4, s.positions, lattice(s), np.zeros(4, int))
 
 
 def rows(i, j, shift) -> list:

@@ -109,5 +109,8 @@ def test_neighbours_found_otherwise_are_refused(of_bonds, found, own):
 
 
 def test_another_word_is_refused():
-    with pytest.raises(InputError, match="neighborhood must be one of cutoff, bonds, not 'graph'"):
+    known = "neighborhood must be one of cutoff, bonds, surface, not 'graph'"
+    with pytest.raises(InputError, match=known):
         network(neighborhood="graph")
+    with pytest.raises(InputError, match="neighborhood = surface needs tags = True"):
+        network(neighborhood="surface")
