@@ -49,6 +49,7 @@ from rich.table import Column, Table
 
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.is2re import IS2RE
+from hdgnn_jax.data.targets import RELAXED_ENERGY
 from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.inference.weights import record_of
 from hdgnn_jax.run.results import print_results, restored, results
@@ -144,7 +145,9 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
     data = task.data
     if not isinstance(data, IS2RE):
         raise InputError(f"{workdir} was trained on {data.title}: no leaderboard takes it")
-    one = task.fitted[0]
+    one = next((one for one in task.fitted if one.target == RELAXED_ENERGY), None)
+    if one is None:
+        raise InputError(f"{workdir} does not predict {RELAXED_ENERGY.name}, which is submitted")
     found = results(task, predictor, list(data.submitted.values()), hidden=True)[one.name]
     arrays: Json = {}
     for name, result in zip(data.submitted, found, strict=True):

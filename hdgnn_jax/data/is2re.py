@@ -18,13 +18,22 @@ from hdgnn_jax.data.cache import cache_folder, sha256
 from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
 from hdgnn_jax.data.labelled import LabelledStructures
 from hdgnn_jax.data.oc20_lmdb import Is2reError
-from hdgnn_jax.data.targets import RELAXED_ENERGY, Accuracy, ReferenceKind, Target
+from hdgnn_jax.data.targets import (
+    INITIAL_ENERGY,
+    OF_IS2RE,
+    RELAXED_ENERGY,
+    Accuracy,
+    ReferenceKind,
+    Target,
+)
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.types import Json
 
-VERSION = 2
+VERSION = 3
 """Version of the cache's layout."""
+FIELDS = {RELAXED_ENERGY.name: "y_relaxed", INITIAL_ENERGY.name: "y_init"}
+"""The field of a record that is a target's value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +56,7 @@ class IS2RE(Dataset):
     cache: str | None = None
 
     family: ClassVar[str] = "IS2RE"
-    targets: ClassVar[Mapping[str, Target]] = {RELAXED_ENERGY.name: RELAXED_ENERGY}
+    targets: ClassVar[Mapping[str, Target]] = OF_IS2RE
     PARTS: ClassVar[tuple[str, ...]] = ("id", "ood_ads", "ood_cat", "ood_both")
     WHOLE: ClassVar[int] = 20_000
     """Fewest systems of a part for which the paper's error is shown; OC20's own have 25,000."""
@@ -102,11 +111,17 @@ class IS2RE(Dataset):
 
     def paper(self, target: Target) -> Mapping[str, Accuracy]:
         """The paper's errors by part, for those of OC20's own parts that are whole."""
+        if target != RELAXED_ENERGY:
+            return {}
         return {name: self.PAPER[name.removeprefix("val_")] for name in self._comparable}
 
     def digest(self) -> str:
-        """A SHA-256 of the files' digests, `validation_size` and `train_size`."""
-        files = [self._parts[name]["files"] for name in ("train", *self.reported[1:])]
+        """A SHA-256 of the digests of the arrays, `validation_size` and `train_size`."""
+        # TFDS' files of the same records differ from build to build.
+        files = [
+            {file: sha for file, sha in self._parts[name]["files"].items() if ".npz" in file}
+            for name in ("train", *self.reported[1:])
+        ]
         content = [files, self.validation_size, self.train_size]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -115,7 +130,7 @@ class IS2RE(Dataset):
 
         Raises:
           InputError: where the part does not exist, `validation_size` or `train_size` is out of
-            range, or a training system has no energy.
+            range, or a training system has no such energy.
           Is2reError: where the data cannot be read.
         """
         check_part(name, list(dict.fromkeys(("train", "validation", *self._parts))))
@@ -131,7 +146,7 @@ class IS2RE(Dataset):
         if hidden.any():
             raise InputError(
                 f"{systems.structures.name(int(np.argmax(hidden)))}, of part train, has no "
-                "y_relaxed"
+                f"{FIELDS[target]}"
             )
         order = np.random.default_rng(0).permutation(n)
         if name == "validation":
@@ -170,7 +185,7 @@ class IS2RE(Dataset):
 
 
 def read(folder: str | os.PathLike[str], part: str, source: str = "system") -> LabelledStructures:
-    """One part of a built cache, with `relaxed_energy` in eV, NaN where a record has none.
+    """One part of a built cache, with its energies in eV, NaN where a record has none.
 
     Ids are OC20's sids.
 
@@ -214,7 +229,7 @@ def read(folder: str | os.PathLike[str], part: str, source: str = "system") -> L
         whole["tags"].astype(np.int32),
         whole["fixed"],
     )
-    return LabelledStructures(structures, {RELAXED_ENERGY.name: whole["y_relaxed"]})
+    return LabelledStructures(structures, {name: whole[key] for name, key in FIELDS.items()})
 
 
 def parts(folder: str | os.PathLike[str]) -> dict[str, Json]:

@@ -199,6 +199,7 @@ def _packed(records: list[Record]) -> Json:
         "cells": narrowed(listed("cell", np.float64, 3, 3)),
         "tags": joined("tags", np.int8),
         "fixed": joined("fixed", bool),
+        "y_init": listed("y_init", np.float64),
         "y_relaxed": listed("y_relaxed", np.float64),
     }
 

@@ -141,10 +141,14 @@ RELAXED_ENERGY = Target(
     "relaxed_energy", "meV", 1000.0, "none", None, threshold=20.0, linear=True
 )
 """OC20 IS2RE's target, stored in eV. EwT, the share within 0.02 eV, is its second measure."""
+INITIAL_ENERGY = Target("initial_energy", "meV", 1000.0, "none", None, linear=True)
+"""The energy before relaxation, which comes with OC20 too, stored in eV. Learned beside the relaxed
+energy, it teaches the network what the positions that it sees cost."""
+OF_IS2RE = {target.name: target for target in (RELAXED_ENERGY, INITIAL_ENERGY)}
 
 
 OF_QM9 = {**TARGETS, POLARIZABILITY.name: POLARIZABILITY}
-ALL_TARGETS = {**OF_QM9, **CALCULATED, RELAXED_ENERGY.name: RELAXED_ENERGY}
+ALL_TARGETS = {**OF_QM9, **CALCULATED, **OF_IS2RE}
 """Targets of all data sets; names are unique."""
 
 
@@ -326,6 +330,7 @@ NOT_POTENTIALS = {
     "H": _THERMAL,
     "G": _THERMAL,
     "relaxed_energy": "is that of the end of a relaxation, the same for every step on the way",
+    "initial_energy": "was learned before relaxations alone; nobody compared its slopes to forces",
 }
 """Reasons why energies that look like potential energies are none."""
 

@@ -21,14 +21,14 @@ def check_cache(folder, parts):
     assert sorted(is2re.parts(folder)) == sorted(parts)
     for part, records in parts.items():
         packed = is2re.read(folder, part, "slab")
-        s, (name,) = packed.structures, packed.labels
-        assert name == "relaxed_energy"
+        s = packed.structures
+        assert set(packed.labels) == {"relaxed_energy", "initial_energy"}
         assert (packed.forces, packed.groups) == (None, None)
         types = {"offsets": "int64", "ids": "int64", "atomic_numbers": "int32", "tags": "int32",
                  "positions": "float64", "cells": "float64", "fixed": "bool",
                  "periodic": "bool"}  # fmt: skip
         assert {field: str(getattr(s, field).dtype) for field in types} == types
-        assert packed.labels[name].dtype == np.float64
+        assert {values.dtype for values in packed.labels.values()} == {np.dtype(np.float64)}
         assert s.periodic.all()
         examples = tfds.builder_from_directory(folder).as_data_source(split=part)
         assert len(examples) == len(packed) == len(records)
@@ -41,7 +41,8 @@ def check_cache(folder, parts):
             found = {
                 "sid": s.ids[k], "atomic_numbers": s.atomic_numbers[atoms],
                 "positions": s.positions[atoms], "cell": s.cells[k], "tags": s.tags[atoms],
-                "fixed": s.fixed[atoms], "y_relaxed": packed.labels[name][k],
+                "fixed": s.fixed[atoms], "y_relaxed": packed.labels["relaxed_energy"][k],
+                "y_init": packed.labels["initial_energy"][k],
             }  # fmt: skip
             for field, a in found.items():
                 np.testing.assert_array_equal(a, getattr(filled, field), err_msg=field)
@@ -180,13 +181,13 @@ def test_what_is_looked_for_is_said(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("version", [None, 1, 3, "2", [2]])
+@pytest.mark.parametrize("version", [None, 2, 4, "3", [3]])
 def test_a_cache_of_another_version_is_refused_by_name(tmp_path, source, version):
     """Where the manifest says none, as the first version did, too."""
     is2re_build.build(source[0], tmp_path / "cache")
     manifest = tmp_path / "cache" / "manifest.json"
     content = json.loads(manifest.read_text())
-    assert content.pop("version") == is2re.VERSION == 2
+    assert content.pop("version") == is2re.VERSION == 3
     if version is not None:
         content["version"] = version
     manifest.write_text(json.dumps(content))

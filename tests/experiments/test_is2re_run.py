@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,7 +17,7 @@ from experiments.configs.is2re import get_config
 from hdgnn_jax.data import is2re, oc20_lmdb
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.oc20_lmdb import Is2reError
-from hdgnn_jax.errors import CheckpointError
+from hdgnn_jax.errors import CheckpointError, InputError
 
 PARTS = ("id", "ood_ads", "ood_cat", "ood_both")
 SYSTEMS = 20
@@ -35,6 +36,7 @@ def cache(once):
 @pytest.fixture(scope="module")
 def config(cache):
     small = get_config("quick")
+    small.target = "relaxed_energy"
     small.model.update(ablations.BASELINE)
     small.data.update(cache=str(cache), validation_size=6)
     small.model.update(
@@ -115,6 +117,25 @@ def test_a_submission_has_ids_and_energies_of_four_parts(finished, cache, tmp_pa
         np.testing.assert_allclose(content[f"{part}_energy"], table[:, 2] / 1000, rtol=1e-12)
 
 
+def test_the_initial_energy_is_learned_beside_it(config, tmp_path, monkeypatch):
+    """Whatever the order of the targets, the relaxed energy is what is submitted."""
+    run = tmp_path / "run"
+    train.run({**config, "target": "initial_energy,relaxed_energy"}, run)
+    for name in ("initial_energy", "relaxed_energy"):
+        summary = json.loads((run / "report" / name / "summary.json").read_text())
+        assert summary["splits"].keys() == {"validation", *PARTS, "mean"}
+    evaluate.submit(run, tmp_path / "out.npz")
+    of_id = np.load(tmp_path / "out.npz")["id_energy"]
+    path = run / "report/relaxed_energy/predictions_id.csv"
+    table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+    np.testing.assert_allclose(of_id, table[:, 2] / 1000, rtol=1e-12)
+    task, predictor = evaluate.restored(run)
+    alone = dataclasses.replace(task, fitted=task.fitted[:1])
+    monkeypatch.setattr(evaluate, "restored", lambda workdir: (alone, predictor))
+    with pytest.raises(InputError, match="does not predict relaxed_energy, which is submitted"):
+        evaluate.submit(run, tmp_path / "out.npz")
+
+
 def test_training_and_validation_share_no_system(config):
     data = dataset(config)
     parts = [data.part(name, "relaxed_energy") for name in ("train", "validation")]
@@ -140,10 +161,12 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(
     assert data.reported == ("validation", *(f"val_{part}" for part in PARTS))
     # The paper's row stands beside whole parts alone.
     assert data.paper(data.target("relaxed_energy")) == {}
+    assert data.paper(data.target("initial_energy")) == {}
     assert data.note.startswith("Few systems of each part")
     monkeypatch.setattr(type(data), "WHOLE", len(records))
     paper = data.paper(data.target("relaxed_energy"))
     assert [paper[f"val_{part}"].mae for part in PARTS] == [510, 618, 523, 550]
+    assert data.paper(data.target("initial_energy")) == {}
     assert "504, 688, 521, 630" in data.note
     assert list(data.submitted.values()) == [f"test_{part}" for part in PARTS]
     assert np.isnan(data.part("test_id", "relaxed_energy").labels["relaxed_energy"]).all()
