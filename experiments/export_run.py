@@ -68,6 +68,9 @@ def arrays_of(model, symbols, positions, cell, tags):
     unknown = sorted({*symbols} - {*model["elements"]})
     if unknown:
         raise ValueError(f"contains {unknown[0]}; this model knows {', '.join(model['elements'])}")
+    wrong = sorted({*tags} - {0, 1, 2}) if "tags" in model["inputs"] else []
+    if wrong:
+        raise ValueError(f"has the tag {wrong[0]}: 0 is bulk, 1 the surface, 2 the adsorbate")
     receivers, senders, shift = neighbors(model, symbols, positions, cell, tags)
     numbers = [model["elements"][symbol] for symbol in symbols]
     return {"atomic_numbers": numbers, "positions": positions, "tags": tags, "shift": shift,

@@ -137,7 +137,10 @@ class Plan:
     def config(self, run: Run) -> Json:
         """The config of one run."""
         of_slabs = run.target == RELAXED_ENERGY.name
-        config = ablations.vary((is2re if of_slabs else qm9).get_config("quick"), run.variant)
+        usual = (is2re if of_slabs else qm9).get_config("quick")
+        # As in the paper, where every atom sees neighbours.
+        usual.model.neighborhood = "cutoff"
+        config = ablations.vary(usual, run.variant)
         every = max(self.steps // VALIDATIONS, 1)
         config.update_from_flattened_dict({
             **SIZE,
@@ -145,8 +148,6 @@ class Plan:
             "training.validate_every": every,
             "training.first_validation": every,
             "data.train_size": run.size,
-            # As in the paper, where every atom sees neighbours.
-            "model.neighborhood": "cutoff",
             "target": run.target,
             "seed": run.seed,
         })  # fmt: skip

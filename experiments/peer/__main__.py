@@ -137,17 +137,17 @@ def comparable(workdir: pathlib.Path) -> Task:
     """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         task = Task.from_record(Record.of(checkpoints, "best"))
+    if isinstance(task.data, IS2RE):
+        raise InputError(
+            f"{workdir} was trained on {task.data.title}: the other models are trained on QM9 "
+            "and on files of ASE"
+        )
     if len(task.fitted) > 1 or task.fitted[0].target.rank:
         kinds = ("several numbers", "a vector", "a tensor")
         kind = kinds[task.fitted[0].target.rank if len(task.fitted) == 1 else 0]
         raise InputError(
             f"{workdir} predicts {names_of(task.fitted)}, {kind}: the other models are trained on "
             "one number for a structure"
-        )
-    if isinstance(task.data, IS2RE):
-        raise InputError(
-            f"{workdir} was trained on {task.data.title}: the other models are trained on QM9 "
-            "and on files of ASE"
         )
     if task.weights.of_slopes:
         learned = names_of(task.fitted)

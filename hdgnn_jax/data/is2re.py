@@ -119,7 +119,7 @@ class IS2RE(Dataset):
         """A SHA-256 of the digests of the arrays, `validation_size` and `train_size`."""
         # TFDS' files of the same records differ from build to build.
         files = [
-            {file: sha for file, sha in self._parts[name]["files"].items() if ".npz" in file}
+            {file: sha for file, sha in self._parts[name]["files"].items() if file.endswith(".npz")}
             for name in ("train", *self.reported[1:])
         ]
         content = [files, self.validation_size, self.train_size]

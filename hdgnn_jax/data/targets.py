@@ -142,8 +142,8 @@ RELAXED_ENERGY = Target(
 )
 """OC20 IS2RE's target, stored in eV. EwT, the share within 0.02 eV, is its second measure."""
 INITIAL_ENERGY = Target("initial_energy", "meV", 1000.0, "none", None, linear=True)
-"""The energy before relaxation, which comes with OC20 too, stored in eV. Learned beside the relaxed
-energy, it teaches the network what the positions that it sees cost."""
+"""The energy of the initial positions, stored in eV, which OC20 has too. Learned beside the relaxed
+energy, it teaches the network about the positions that it sees."""
 OF_IS2RE = {target.name: target for target in (RELAXED_ENERGY, INITIAL_ENERGY)}
 
 

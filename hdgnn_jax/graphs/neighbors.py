@@ -22,6 +22,11 @@ from hdgnn_jax.graphs.structure import (
 Neighborhood = Literal["cutoff", "bonds", "surface"]
 """Which atoms within the cutoff an atom sees: all; those that it is bonded to; or, on the surface
 and in the adsorbate, all, and in the bulk (tag 0) none."""
+NO_FORCES: dict[Neighborhood, str] = {
+    "bonds": "where a bond breaks, energies jump",
+    "surface": "forces between atoms of the bulk would be missing",
+}
+"""Why the slope of an energy is no force with these neighbourhoods."""
 DENSE = 60
 """In molecules of up to this many atoms all pairs are compared; vesin searches all others."""
 
@@ -212,7 +217,8 @@ def neighbors_of(
     """The neighbours of a set: found at once, or, with `max_neighbors`, searched on demand.
 
     Raises:
-      StructureError: as `find_neighbors`; of atoms at one place only when they are searched.
+      StructureError: as `find_neighbors`; where neighbours are searched on demand, atoms at one
+        place are found only then.
     """
     if max_neighbors is None:
         return find_neighbors(structures, cutoff, None, neighborhood)
@@ -276,7 +282,7 @@ def _without_surface(structures: Structures, neighborhood: Neighborhood) -> dict
     bulk = np.flatnonzero(structures.counts(structures.tags > 0) == 0)
     reason = (
         "has no atom of the surface (tag 1) or the adsorbate (tag 2), which alone see neighbours: "
-        "all its tags are 0, or it has none"
+        "all its tags are 0, or it has none (a column `tags` of extxyz, or Atoms.set_tags)"
     )
     return dict.fromkeys(bulk.tolist(), reason)
 

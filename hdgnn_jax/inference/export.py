@@ -147,7 +147,7 @@ def _description(
 
 
 def _bonds(model: HyperParameters) -> Json | None:
-    """The rule for bonds; None where the model sees other atoms too."""
+    """The rule for bonds; None unless the model's neighbours are bonds."""
     if model.neighborhood != "bonds":
         return None
     return {"factor": BOND, "radii": {SYMBOLS[z]: float(COVALENT_RADII[z]) for z in model.elements}}

@@ -24,7 +24,7 @@ from hdgnn_jax.data.targets import NOT_POTENTIALS
 from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import Neighborhoods, search_neighbors
+from hdgnn_jax.graphs.neighbors import NO_FORCES, Neighborhoods, search_neighbors
 from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference import batches
 from hdgnn_jax.inference.batches import Batches
@@ -301,9 +301,9 @@ class Predictor:
             if len(self.fitted) > 1:
                 name, why = names_of(self.fitted), "are no potential energies"
             raise PredictorError(f"{name} {why}: it has no forces")
-        if self.model.hyper.neighborhood == "bonds":
+        if missing := NO_FORCES.get(self.model.hyper.neighborhood):
             raise PredictorError(
-                f"{found.name} of a model that sees bonds jumps where one breaks: it has no forces"
+                f"{found.name} has no forces with this model's neighbours: {missing}"
             )
         return found
 
@@ -318,7 +318,8 @@ class Predictor:
     @property
     def has_forces(self) -> bool:
         """Whether the model predicts a potential energy, so that `energy` raises no error."""
-        return potential(self.fitted) is not None and self.model.hyper.neighborhood != "bonds"
+        found = potential(self.fitted)
+        return found is not None and self.model.hyper.neighborhood not in NO_FORCES
 
     @property
     def compilations(self) -> int:

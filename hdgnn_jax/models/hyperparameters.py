@@ -28,7 +28,7 @@ class HyperParameters:
       neighborhood: which atoms within the cutoff an atom sees: `cutoff`, all; `bonds`, those that
         it is bonded to, by the SMILES that the structure is made from, else by covalent radii (see
         `graphs.neighbors.find_neighbors`); `surface`, all, but atoms of the bulk (tag 0) see none.
-        Energies jump where a bond breaks: a network of bonds has no forces.
+        Only a network of all has forces.
       max_neighbors: number of nearest neighbours that an atom sees; None: all that there are.
       near_neighbors: number of nearest neighbours in an inner shell, which has `degree` and
         `hidden`; the others have `far_degree` and `far_hidden`. None: one shell.
@@ -50,7 +50,8 @@ class HyperParameters:
       full_product: whether there is a fifth term, one channel of all degrees; see `MessageBlock`.
       product_degree: L', the highest degree of the product's output.
       attention: `sigmoid`, `softmax` or four fixed weights (Table 4).
-      neighbors: the usual number of neighbours of an atom; sums over them are divided by its root.
+      neighbors: the mean number of neighbours of an atom, of the bulk too; sums over them are
+        divided by its root.
       envelope: whether messages fade out towards the cutoff.
       layer_norm: whether the state is normalised before the message block.
       rescale: whether a norm brings the summed messages, and a factor x^k + update, back to unit

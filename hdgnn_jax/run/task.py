@@ -17,7 +17,7 @@ from hdgnn_jax.data.fitted import FittedTarget, energy_column, potential
 from hdgnn_jax.data.labelled import merged
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import neighbors_of
+from hdgnn_jax.graphs.neighbors import NO_FORCES, neighbors_of
 from hdgnn_jax.graphs.structure import SYMBOLS, StructureError
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.weights import network, one_atom, shapes
@@ -257,8 +257,8 @@ def check(config: Config) -> None:
     model = from_section(
         config, "model", HyperParameters, heads=tuple(head_of(config, one) for one in chosen)
     )
-    if model.neighborhood == "bonds":
-        _check_bonds(config)
+    if model.neighborhood != "cutoff":
+        _check_partial(config, NO_FORCES[model.neighborhood])
     if data.reference == "linear" and model.max_neighbors is not None:
         raise InputError(
             "config.data.reference = linear needs config.model.max_neighbors = None: it would "
@@ -283,19 +283,18 @@ def check(config: Config) -> None:
     model.points()
 
 
-def _check_bonds(config: Config) -> None:
-    """Refuses settings that a network that sees bonds cannot have."""
+def _check_partial(config: Config, no_forces: str) -> None:
+    """Refuses settings that a network that does not see all pairs within its cutoff cannot have."""
     for name in ("forces_weight", "stress_weight"):
         if config["training"][name]:
             raise InputError(
-                f"config.training.{name} needs config.model.neighborhood = cutoff: where a bond "
-                "breaks, energies jump"
+                f"config.training.{name} needs config.model.neighborhood = cutoff: {no_forces}"
             )
     for one in targets_of(config):
         if has_reference(config, one):
             raise InputError(
                 f"config.data.reference = linear for {one.name} needs config.model.neighborhood = "
-                "cutoff: it sees pairs that are not bonded"
+                "cutoff: it sees pairs that the network does not see"
             )
 
 

@@ -280,7 +280,15 @@ def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message)
         ({"data.reference": "fited"}, "reference must be one of none, fitted, tabulated"),
         ({"training.auxiliary": True}, "auxiliary = True needs config.data.reference = linear"),
         ({"data.reference": "linear", "model.max_neighbors": 4}, "linear needs .*max_neighbors"),
-        ({"model.neighborhood": "graph"}, "neighborhood must be one of cutoff, bonds, not 'graph'"),
+        ({"model.neighborhood": "graph"}, "must be one of cutoff, bonds, surface, not 'graph'"),
+        (
+            {"model.neighborhood": "surface", "model.tags": True, "training.stress_weight": 1.0},
+            "stress_weight needs config.model.neighborhood = cutoff: forces between atoms of",
+        ),
+        (
+            {"model.neighborhood": "surface", "model.tags": True, "data.reference": "linear"},
+            "reference = linear for U0 needs config.model.neighborhood = cutoff: it sees pairs",
+        ),
         (
             {"model.neighborhood": "bonds", "training.forces_weight": 1.0},
             "config.training.forces_weight needs config.model.neighborhood = cutoff: where a bond",

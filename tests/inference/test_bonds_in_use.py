@@ -29,7 +29,7 @@ from hdgnn_jax.training import step
 CUTOFF = SMALL["cutoff"]
 BONDS = find_neighbors(KNOWN, CUTOFF, None, "bonds")
 PAIRS = find_neighbors(KNOWN, CUTOFF)
-NO_FORCES = "U0 of a model that sees bonds jumps where one breaks: it has no forces"
+NO_FORCES = "U0 has no forces with this model's neighbours: where a bond breaks, energies jump"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,9 @@ def test_it_has_no_forces(predictor):
             asked()
     with pytest.raises(PredictorError, match=NO_FORCES):
         HDGNNCalculator(predictor)
+    of_surface = predictor.model.changed(neighborhood="surface", tags=True)
+    with pytest.raises(PredictorError, match="forces between atoms of the bulk would"):
+        dataclasses.replace(predictor, model=of_surface).energy()
 
 
 def test_the_graph_of_a_smiles_is_its_own_at_any_positions(predictor):

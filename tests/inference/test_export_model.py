@@ -161,6 +161,9 @@ def test_the_script_refuses_a_slab_of_bulk_alone(crystals):
     s = crystals[0]
     with pytest.raises(ValueError, match="no atom of the surface or the adsorbate"):
         export_run.neighbors(model, ["Cu"] * 4, s.positions, lattice(s), np.zeros(4, int))
+    model |= {"elements": {"Cu": 29}, "inputs": {"tags": {}}}
+    with pytest.raises(ValueError, match="has the tag 3: 0 is bulk, 1 the surface, 2"):
+        export_run.arrays_of(model, ["Cu"] * 4, s.positions, lattice(s), [0, 1, 2, 3])
 
 
 def rows(i, j, shift) -> list:
