@@ -73,18 +73,18 @@ def _quick(config: ConfigDict) -> None:
     """The stand-in data; the network of `qm9.py:quick`.
 
     Validation errors, 200 systems, single runs unless said. Atoms of the bulk see no neighbours: a
-    step takes a quarter of the time, and 4,000 steps end at 194.0 meV, where 2,000 steps of all atoms
-    took longer and ended at 203.4. With the energy of the initial positions as a second target:
-    168.4; three seeds 174.6, and 176.3 with fourteen points on the sphere in place of six. Turned
-    slabs are then off by 9 to 11 instead of 51 to 174 meV. The weights that are kept have the least
-    mean error of both targets. `--config.target=relaxed_energy` has one, as `experiments.search` and
-    `--config.head` need.
+    step takes a quarter of the time, and 4,000 steps end at 194.0 meV, where 2,000 steps of all
+    atoms took longer and ended at 203.4. With the energy of the initial positions as a second
+    target: 168.4; three seeds 174.6, and 176.3 with fourteen points on the sphere in place of six.
+    Turned slabs are then off by 9 to 11 instead of 51 to 174 meV. The weights that are kept have
+    the least mean error of both targets. `--config.target=relaxed_energy` has one, as
+    `experiments.search` and `--config.head` need.
 
-    Undecided: the atoms' ways to their relaxed positions as a third target (167.2; it begins slower).
-    Without effect: seven more copies of each system with the adsorbate moved by 0.1 Å (190.7); the
-    same with half of them part of the way to their relaxed positions (191.4). Relaxed positions as
-    further examples were worse (211 for 198 to 202). A linear model alone is 2.5 eV off on
-    catalysts that were not trained on (`ood_cat`).
+    Undecided: the atoms' ways to their relaxed positions as a third target (167.2; it begins
+    slower). Without effect: seven more copies of each system with the adsorbate moved by 0.1 Å
+    (190.7); the same with half of them part of the way to their relaxed positions (191.4). Relaxed
+    positions as further examples were worse (211 for 198 to 202). A linear model alone is 2.5 eV
+    off on catalysts that were not trained on (`ood_cat`).
     """
     config.target = "relaxed_energy,initial_energy"
     config.data.name = "slabs"
