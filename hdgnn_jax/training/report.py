@@ -63,10 +63,14 @@ def verdict(reports: Sequence[TargetReport]) -> str:
 
 
 def print_tables(reports: Sequence[TargetReport], note: str = "") -> None:
-    """Prints errors beside the baselines and the paper; several targets have a row each."""
+    """Prints errors beside the baselines and the paper.
+
+    Several targets have a row each, or, where there are several test parts, a table.
+    """
     console = Console()
+    in_rows = len(reports) > 1 and len(reports[0].results) <= 2
     for title, (header, *rows) in (
-        _tables(reports[0]) if len(reports) == 1 else [_overview(reports)]
+        [_overview(reports)] if in_rows else [table for r in reports for table in _tables(r)]
     ):
         table = Table(title=title.replace("[", r"\["))
         for column in header:

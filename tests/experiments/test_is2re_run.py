@@ -117,13 +117,16 @@ def test_a_submission_has_ids_and_energies_of_four_parts(finished, cache, tmp_pa
         np.testing.assert_allclose(content[f"{part}_energy"], table[:, 2] / 1000, rtol=1e-12)
 
 
-def test_the_initial_energy_is_learned_beside_it(config, tmp_path, monkeypatch):
+def test_the_initial_energy_is_learned_beside_it(config, tmp_path, capsys, monkeypatch):
     """Whatever the order of the targets, the relaxed energy is what is submitted."""
     run = tmp_path / "run"
     train.run({**config, "target": "initial_energy,relaxed_energy"}, run)
     for name in ("initial_energy", "relaxed_energy"):
         summary = json.loads((run / "report" / name / "summary.json").read_text())
         assert summary["splits"].keys() == {"validation", *PARTS, "mean"}
+    # A row for each part of each target, and for its mean.
+    printed = capsys.readouterr().out
+    assert [printed.count(f"│ {part} ") for part in PARTS] == [2] * 4
     evaluate.submit(run, tmp_path / "out.npz")
     of_id = np.load(tmp_path / "out.npz")["id_energy"]
     path = run / "report/relaxed_energy/predictions_id.csv"
