@@ -57,7 +57,7 @@ def head_of(config: Config, target: Target) -> Head:
 
 def has_reference(config: Config, target: Target) -> bool:
     """Whether a target's reference includes the linear model; see `Target.linear`."""
-    wanted = config["data"]["reference"] == "linear" and target.linear
+    wanted = config["data"].get("reference") == "linear" and target.linear
     return wanted and head_of(config, target) == "invariant"
 
 
