@@ -135,8 +135,8 @@ class IS2RE(Dataset):
         """
         check_part(name, list(dict.fromkeys(("train", "validation", *self._parts))))
         if name not in ("train", "validation"):
-            return read(self._folder, name, self._source)
-        systems = self._training
+            return self._whole(name)
+        systems = self._whole("train")
         n = len(systems)
         if not 0 < self.validation_size < n:
             raise InputError(
@@ -162,9 +162,15 @@ class IS2RE(Dataset):
             "adsorbate_mean": AdsorbateMean.fit(structures, values),
         }
 
+    def _whole(self, part: str) -> LabelledStructures:
+        """All systems of a part, read once, whatever the number of targets."""
+        if part not in self._opened:
+            self._opened[part] = read(self._folder, part, self._source)
+        return self._opened[part]
+
     @functools.cached_property
-    def _training(self) -> LabelledStructures:
-        return read(self._folder, "train", self._source)
+    def _opened(self) -> dict[str, LabelledStructures]:
+        return {}
 
     @property
     def _source(self) -> str:

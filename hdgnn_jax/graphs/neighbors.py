@@ -14,7 +14,6 @@ import vesin
 from hdgnn_jax.graphs.covalent import bonded
 from hdgnn_jax.graphs.structure import (
     CLOSEST_ATOMS,
-    StructureError,
     Structures,
     concatenated_ranges,
 )
@@ -165,8 +164,7 @@ def find_neighbors(
         atom to see neighbours.
     """
     found, reasons = search_neighbors(structures, cutoff, max_neighbors, neighborhood, chunk)
-    for place, reason in reasons.items():
-        raise StructureError(reason, structures.name(place))
+    structures.refuse(reasons)
     return found
 
 
@@ -222,8 +220,7 @@ def neighbors_of(
     """
     if max_neighbors is None:
         return find_neighbors(structures, cutoff, None, neighborhood)
-    for place, reason in _without_surface(structures, neighborhood).items():
-        raise StructureError(reason, structures.name(place))
+    structures.refuse(_without_surface(structures, neighborhood))
     return NeighborSearch(structures, cutoff, max_neighbors, neighborhood)
 
 

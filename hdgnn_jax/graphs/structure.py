@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -296,7 +296,15 @@ class Structures:
         Raises:
           StructureError: with the first of `reasons_against`, naming the structure.
         """
-        for place, reason in self.reasons_against(elements, tags).items():
+        self.refuse(self.reasons_against(elements, tags))
+
+    def refuse(self, reasons: Mapping[int, str]) -> None:
+        """Raises the first of these reasons, by index of its structure, if there is any.
+
+        Raises:
+          StructureError: naming the structure.
+        """
+        for place, reason in reasons.items():
             raise StructureError(reason, self.name(place))
 
     def reasons_against(self, elements: Sequence[int], tags: bool = False) -> dict[int, str]:

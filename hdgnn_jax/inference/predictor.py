@@ -25,7 +25,7 @@ from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import NO_FORCES, Neighborhoods, search_neighbors
-from hdgnn_jax.graphs.structure import StructureError, Structures
+from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.inference import batches
 from hdgnn_jax.inference.batches import Batches
 from hdgnn_jax.inference.programs import Programs
@@ -147,8 +147,7 @@ class Predictor:
           StructureError: naming the first structure that the model cannot use.
         """
         graphs, reasons = self.usable(structures)
-        for place, reason in reasons.items():
-            raise StructureError(reason, structures.name(place))
+        structures.refuse(reasons)
         return graphs
 
     def usable(self, structures: Structures) -> tuple[Neighborhoods, dict[int, str]]:
