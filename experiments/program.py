@@ -98,7 +98,6 @@ class Program:
                 # Of `--help | head`. At its end Python would write the rest again.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
-        cpu.tune()
         keep_compiled()
         warnings.filterwarnings("ignore")
         sys.argv[1:] = map(_shipped, sys.argv[1:])
@@ -120,6 +119,7 @@ class Program:
         gc.freeze()
         gc.enable()
         quiet()
+        cpu.tune()
         try:
             main(*self._given)
         except ERRORS as error:

@@ -6,19 +6,19 @@ import os
 import shutil
 import tempfile
 
-from hdgnn_jax import cpu
+import xla_flags
 
 # Programs run for seconds here; to optimise them would take longer. To compile fusions by way of
 # MLIR takes as long as all the rest: `test_hosts.py` does, and holds it against what is done here.
 os.environ["XLA_FLAGS"] = " ".join(
-    cpu.known_to_xla((
+    xla_flags.known_to_xla((
         "--xla_force_host_platform_device_count=4",
         "--xla_backend_optimization_level=0",
         # Parts compiled side by side are more work, and two workers leave no core idle.
         "--xla_cpu_parallel_codegen_split_count=1",
-        # Those of `cpu.tune`, whatever the number of cores.
-        cpu.OLDER_FUSIONS,
-        *cpu.ON_FEW_CORES,
+        xla_flags.OLDER_FUSIONS,
+        "--xla_cpu_multi_thread_eigen=false",
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
     ))
 )
 

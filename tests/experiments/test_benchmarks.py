@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla_flags
 
 from experiments.benchmarks import operations, quick, sphere, timing, wigner
 from experiments.benchmarks.report import Report
-from hdgnn_jax import cpu
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def test_operations_are_known_by_kind_and_array():
 
     lowered = jax.jit(program).lower(jnp.ones((304, 16)), jnp.zeros(5008, int), jnp.ones((16, 16)))
     # As a user's programs are compiled.
-    has_both = cpu.known_to_xla([cpu.OLDER_FUSIONS])
+    has_both = xla_flags.known_to_xla([xla_flags.OLDER_FUSIONS])
     text = lowered.compile({"xla_cpu_use_fusion_emitters": True} if has_both else None).as_text()
     found = {(o.kind, o.array(sizes)) for o in operations.read_program(text).values()}
     assert {("dot", "edge"), ("gather", "edge"), ("scatter", "edge"),

@@ -14,9 +14,9 @@ import time
 import jax
 import numpy as np
 import pytest
+import xla_flags
 
 from experiments import train
-from hdgnn_jax import cpu
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import StoppedError
@@ -35,7 +35,7 @@ def start(
     flags = " ".join([
         os.environ["XLA_FLAGS"],
         f"--xla_force_host_platform_device_count={devices}",
-        *cpu.known_to_xla([of_emitters]),
+        *xla_flags.known_to_xla([of_emitters]),
     ])
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *arguments],
