@@ -31,10 +31,10 @@ def tune() -> None:
     JAX reads its setting when it starts its devices, and not later. `make_mesh` calls this, so that
     training, prediction and the calculator have the settings.
     """
-    # Here, since programs set its environment before they import it.
-    import jax
-
     if HAS_GLIBC:
+        # Here, since programs set its environment before they import it.
+        import jax
+
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         for name, value in ((ARENA_MAX, 8), (MMAP_MAX, 0), (TRIM_THRESHOLD, -1)):
             ctypes.CDLL(None).mallopt(name, value)

@@ -17,6 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         # Parts compiled side by side are more work, and two workers leave no core idle.
         "--xla_cpu_parallel_codegen_split_count=1",
         xla_flags.OLDER_FUSIONS,
+        # One core per operation: the workers share the cores.
         "--xla_cpu_multi_thread_eigen=false",
         "--xla_cpu_enable_concurrency_optimized_scheduler=false",
     ))

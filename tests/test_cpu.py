@@ -7,10 +7,30 @@ import subprocess
 import sys
 
 import pytest
+import xla_flags
 
 from hdgnn_jax import cpu
 
 needs_glibc = pytest.mark.skipif(not cpu.HAS_GLIBC, reason="its settings")
+
+
+def test_flags_of_xla_are_left_as_the_user_has_them():
+    named = "--xla_cpu_multi_thread_eigen=true --xla_force_host_platform_device_count=3"
+    script = "import os; from hdgnn_jax import cpu; cpu.tune(); print(os.environ['XLA_FLAGS'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "XLA_FLAGS": named},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == named
+
+
+def test_flags_that_xla_does_not_have_are_left_out():
+    """It would end the process."""
+    there = "--xla_force_host_platform_device_count=4"
+    assert xla_flags.known_to_xla((there, "--xla_cpu_of_another_year=true")) == [there]
 
 
 def test_cores_are_those_that_the_process_may_use():
