@@ -53,6 +53,12 @@ def x64():
         yield
 
 
+@pytest.fixture
+def no_programs():
+    """Forgets those of other tests: JAX drops the oldest of many, and counts them no longer."""
+    jax.clear_caches()
+
+
 def pytest_unconfigure():
     """Workers are gone by now."""
     if PROGRAMS is not None:

@@ -23,11 +23,14 @@ KEPT = "kept"
 
 def dot(x: jax.Array, kernel: jax.Array, precision: Precision, keep: bool = True) -> jax.Array:
     """The product x kernel over last and first axis; bfloat16 factors are summed in float32."""
+    # x as a matrix: XLA then computes the kernel's derivative without transposing the cotangent.
+    rows = x.reshape(-1, x.shape[-1])
     if precision == "bfloat16":
-        x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-        product = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+        rows, kernel = rows.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+        product = jnp.dot(rows, kernel, preferred_element_type=jnp.float32)
     else:
-        product = jnp.dot(x, kernel, precision="highest")
+        product = jnp.dot(rows, kernel, precision="highest")
+    product = product.reshape(*x.shape[:-1], -1)
     return checkpoint_name(product, KEPT) if keep else product
 
 
@@ -67,10 +70,11 @@ class Dense(nn.Module):
     keep: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, part: slice = slice(None)) -> jax.Array:
+        """The outputs, or only that part of them."""
         init = nn.initializers.variance_scaling(self.gain**2, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        y = dot(x, kernel, self.precision, self.keep)
+        y = dot(x, kernel[:, part], self.precision, self.keep)
         if self.bias:
-            y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,))
+            y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,))[part]
         return y

@@ -7,6 +7,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from hdgnn_jax.graphs.batching import gather
@@ -282,9 +283,8 @@ class TensorProductGate(nn.Module):
                 widths.append(kernel.shape[-1])
             flat = x[:, inputs].reshape(n_edges, -1)
             out = dot(flat, jnp.concatenate(kernels, -1), self.precision)
-            starts = [sum(widths[:k]) for k in range(len(widths))]
-            for row, start, width in zip(outputs, starts, widths, strict=True):
-                rows[int(row)] = out[:, start : start + width]
+            parts = jnp.split(out, np.cumsum(widths)[:-1], -1)
+            rows |= zip(map(int, outputs), parts, strict=True)
 
         scalars, *gates = jnp.split(rows[0], 1 + self.degree_out, -1)
         gated = [nn.silu(scalars)]

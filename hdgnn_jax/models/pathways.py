@@ -6,7 +6,8 @@ returns the sum of its terms, weighted by a1, a2 and a3, in the global frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, TypeAlias
 
 import flax.linen as nn
@@ -94,36 +95,29 @@ class EdgeNetworks(Networks):
         names = ("nn1", "nn2") if self.shared else ("nn1", "nn1_sender", "nn2")
         # W_a of all networks side by side.
         first = Dense(len(names) * self.hidden, self.precision, bias=False, name="in")
-        plain = None if self.rotated else first(x[:, kept].reshape(-1, size))
-
-        def inputs(x_k: jax.Array, at: jax.Array) -> list[list[jax.Array]]:
-            """[W_a x'', W_a x], or [W_a D x]; each is a list with an array for every network."""
-            turned = first(x_k.reshape(-1, size))
-            if plain is None:
-                return [jnp.split(turned, len(names), -1)]
-            still = gather(plain, at)
-            parts = [turned - still, still]
-            return [jnp.split(part, len(names), -1) for part in parts]
-
-        of_i, of_j = (inputs(x_k, at) for x_k, at in zip(turned, nodes, strict=True))
-
-        # The input is a product of two SiLUs, or a sum of two such products. The outputs are the
-        # largest arrays of a step: computing them again costs less than storing them.
-        gain = AFTER_SILU**2 / len(of_i) ** 0.5
+        plain: list[jax.Array] = []
+        if not self.rotated:
+            plain = jnp.split(first(x[:, kept].reshape(-1, size)), len(names), -1)
+        # The input of W_b is a product of two SiLUs, or a sum of two such products. Its outputs
+        # are the largest arrays of a step: computing them again costs no more than storing them.
+        gain = AFTER_SILU**2 / (1 if self.rotated else 2) ** 0.5
         seconds = [Dense(size, self.precision, False, gain, keep=False, name=n) for n in names]
 
-        def network(second: Dense, inputs: Sequence[jax.Array]) -> jax.Array:
-            first, *others = (nn.silu(u) * c for u in inputs)
+        def network(k: int, turned: jax.Array, *ends: jax.Array) -> jax.Array:
+            """NN(x'') + NN(x), or NN(D x), for the sum of the states at these ends."""
+            part = slice(k * self.hidden, (k + 1) * self.hidden)
+            inputs = [first(turned.reshape(-1, size), part)]
+            if plain:
+                still = add(gather(plain[k], end) for end in ends)
+                inputs = [inputs[0] - still, still]
+            hidden = [nn.silu(u) * c for u in inputs]
             if self.last_silu:
-                return sum((nn.silu(second(u)) for u in others), nn.silu(second(first)))
-            together: jax.Array = second(sum(others, first))
-            return together
+                return add(nn.silu(seconds[k](h)) for h in hidden)
+            return seconds[k](add(hidden))
 
-        terms = (
-            network(seconds[0], [u[0] for u in of_i]),
-            network(seconds[-2], [u[-2] for u in of_j]),
-            network(seconds[-1], [u[-1] + v[-1] for u, v in zip(of_i, of_j, strict=True)]),
-        )
+        (x_i, x_j), (i, j) = turned, nodes
+        last = len(names) - 1
+        terms = (network(0, x_i, i), network(last - 1, x_j, j), network(last, x_i + x_j, i, j))
         shaped = [term.reshape(-1, len(kept), channels) for term in terms]
         return wigner.rotate_back(frame, weighted(a, shaped))
 
@@ -263,5 +257,9 @@ def learned_pathway(
 
 def weighted(a: Sequence[jax.Array], terms: Sequence[jax.Array]) -> jax.Array:
     """The sum of the terms [E, R, C], each times its weight [E, C]."""
-    first, *others = (gate[:, None] * term for gate, term in zip(a, terms, strict=False))
-    return sum(others, first)
+    return add(gate[:, None] * term for gate, term in zip(a, terms, strict=False))
+
+
+def add(arrays: Iterable[jax.Array]) -> jax.Array:
+    """The sum of arrays of one shape."""
+    return functools.reduce(jnp.add, arrays)

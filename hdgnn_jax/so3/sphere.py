@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -164,17 +164,39 @@ def to_sphere(sphere: Sphere, even: jax.Array, odd: jax.Array) -> jax.Array:
 
     For an antipodal rule, the second half of the points are the antipodes of the first half.
     """
-    e, o = _dot(sphere.even, even), _dot(sphere.odd, odd)
-    return jnp.concatenate([e + o, e - o]) if sphere.antipodal else e + o
+    return jnp.concatenate(_values(sphere, even, odd))
 
 
 def from_sphere(sphere: Sphere, values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eq. 13 by quadrature: values `[points, ...]` to even and odd coefficients."""
+    return _coefficients(sphere, jnp.split(values, 2) if sphere.antipodal else [values])
+
+
+def pointwise(
+    sphere: Sphere,
+    function: Callable[[jax.Array], jax.Array],
+    even: jax.Array,
+    odd: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Coefficients of `function` of a signal: eq. 12, the function at each point, eq. 13.
+
+    The halves of an antipodal rule are never joined.
+    """
+    return _coefficients(sphere, [function(values) for values in _values(sphere, even, odd)])
+
+
+def _values(sphere: Sphere, even: jax.Array, odd: jax.Array) -> list[jax.Array]:
+    """Values at the stored points `[g, ...]`, and for an antipodal rule at their antipodes."""
+    e, o = _dot(sphere.even, even), _dot(sphere.odd, odd)
+    return [e + o, e - o] if sphere.antipodal else [e + o]
+
+
+def _coefficients(sphere: Sphere, values: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Even and odd coefficients of `_values`."""
+    e = o = values[0]
     if sphere.antipodal:
-        here, there = jnp.split(values, 2)
+        here, there = values
         e, o = here + there, here - there
-    else:
-        e = o = values
     weights = sphere.weights[:, None]
     return _dot((sphere.even * weights).T, e), _dot((sphere.odd * weights).T, o)
 

@@ -112,6 +112,7 @@ def test_forces_and_stress_follow_from_the_energy(of_metals):
     assert found == pytest.approx(crystal.get_volume() * np.sum(stress * strain) / 10, rel=1e-2)
 
 
+@pytest.mark.usefixtures("no_programs")
 def test_ase_moves_atoms_without_compiling_again(predictor):
     atoms = atoms_of("C2H6")
     atoms.calc = HDGNNCalculator(predictor)
@@ -133,6 +134,7 @@ def test_ase_moves_atoms_without_compiling_again(predictor):
     assert predictor.compilations <= compiled + 1
 
 
+@pytest.mark.usefixtures("no_programs")
 def test_phonons_by_finite_differences_compile_once(of_metals, tmp_path):
     """Copper, 27 cells: three branches that vanish at Gamma, on one compiled program."""
     crystal = bulk("Cu")

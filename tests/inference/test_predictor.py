@@ -228,6 +228,7 @@ def test_what_one_of_several_models_cannot_use_is_predicted_by_none(runs, tmp_pa
         assert name not in rows[0]
 
 
+@pytest.mark.usefixtures("no_programs")
 def test_other_weights_are_served_by_what_is_compiled(predictor):
     packed = packed_of(*NAMES)
     predictor.derivatives(packed)
