@@ -57,7 +57,7 @@ def test_memory_that_is_free_goes_back_to_the_system():
 @needs_glibc
 def test_a_step_reuses_the_memory_of_the_last():
     """Also where its buffers are larger than an arena of a thread; without the settings each of its
-    pages would be cleared again. Now and then a small array takes a buffer's place: so the median."""
+    pages would be cleared again. The median: a small array may take a buffer's place."""
     of_100_mib = (
         "import resource, jax, jax.numpy as jnp\n"
         "from hdgnn_jax import cpu\n"
