@@ -16,7 +16,6 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structure
 from hdgnn_jax.models.gates import STATES
 from hdgnn_jax.models.hdgnn import HDGNN, Layer
-from hdgnn_jax.so3 import sphere
 from hdgnn_jax.types import PyTree
 
 ALIVE = {
@@ -31,19 +30,10 @@ ALIVE = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _matrix_products(monkeypatch):
-    """One operation where a sum that is written out is dozens."""
-    monkeypatch.setattr(sphere, "WRITTEN_OUT", 0)
-
-
 def at_start(
     model: HDGNN, graph: batching.MolecularGraph
 ) -> tuple[np.ndarray, np.ndarray, PyTree]:
-    """States after each layer [K, N, S, C], predictions [G, F], and the slopes of their squares.
-
-    Operations run one by one: to compile a program for each variant would take longer.
-    """
+    """States after each layer [K, N, S, C], predictions [G, F], and the slopes of their squares."""
 
     def keep(call, args, kwargs, context):
         result = call(*args, **kwargs)
@@ -57,9 +47,8 @@ def at_start(
         real = batching.graph_mask(graph)[:, None]
         return jnp.sum(jnp.where(real, out, 0) ** 2), (variables[STATES]["stack"]["after"][0], out)
 
-    with jax.disable_jit():
-        params = model.init(jax.random.key(0), graph)["params"]
-        slopes, (states, predictions) = jax.grad(loss, has_aux=True)(params)
+    params = jax.jit(model.init)(jax.random.key(0), graph)["params"]
+    slopes, (states, predictions) = jax.jit(jax.grad(loss, has_aux=True))(params)
     return jax.device_get((states, predictions, slopes))
 
 
