@@ -53,6 +53,11 @@ def x64():
         yield
 
 
+def pytest_collection_modifyitems(items):
+    """Long tests come first, so that no worker begins one when the other has nothing left."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def no_programs():
     """Forgets those of other tests: JAX drops the oldest of many, and counts them no longer."""
