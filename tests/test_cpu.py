@@ -57,7 +57,7 @@ def test_memory_that_is_free_goes_back_to_the_system():
 @needs_glibc
 def test_a_step_reuses_the_memory_of_the_last():
     """Also where its buffers are larger than an arena of a thread; without the settings each of its
-    pages would be cleared again. The median: a small array may take a buffer's place."""
+    pages would be cleared again. The median: at first a small array may take a buffer's place."""
     of_100_mib = (
         "import resource, jax, jax.numpy as jnp\n"
         "from hdgnn_jax import cpu\n"
@@ -67,9 +67,9 @@ def test_a_step_reuses_the_memory_of_the_last():
         "assert step.memory_analysis().temp_size_in_bytes > 64 * 2**20\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "counts = []\n"
-        "for _ in range(7):\n"
+        "for _ in range(17):\n"
         "    step(x).block_until_ready()\n"
         "    counts.append(faults())\n"
-        "assert sorted(after - before for before, after in zip(counts, counts[1:]))[3] < 1000\n"
+        "assert sorted(after - before for before, after in zip(counts, counts[1:]))[8] < 1000\n"
     )
     subprocess.run([sys.executable, "-c", of_100_mib], check=True)

@@ -103,10 +103,10 @@ class EdgeNetworks(Networks):
         gain = AFTER_SILU**2 / (1 if self.rotated else 2) ** 0.5
         seconds = [Dense(size, self.precision, False, gain, keep=False, name=n) for n in names]
 
-        def network(k: int, turned: jax.Array, *ends: jax.Array) -> jax.Array:
-            """NN(x'') + NN(x), or NN(D x), for the sum of the states at these ends."""
+        def network(k: int, seen: jax.Array, *ends: jax.Array) -> jax.Array:
+            """NN(x'') + NN(x), or NN(D x), for x summed over these ends; `seen` is D x."""
             part = slice(k * self.hidden, (k + 1) * self.hidden)
-            inputs = [first(turned.reshape(-1, size), part)]
+            inputs = [first(seen.reshape(-1, size), part)]
             if plain:
                 still = add(gather(plain[k], end) for end in ends)
                 inputs = [inputs[0] - still, still]
