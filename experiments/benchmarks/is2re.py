@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ def run(report: Report) -> dict[str, float]:
     """Reads here; trains in a process of its own, to measure its peak memory."""
     count = 50 if report.quick else 5000
     results = {"is2re_records_per_second": reading(count)}
-    results |= processes.alone("is2re", *["quick"] * report.quick)
+    results |= processes.alone(training, report.quick)
     report.table("OC20 IS2RE", ["", ""], list(results.items()))
     return results
 
@@ -101,7 +100,3 @@ def training(quick: bool) -> dict[str, float]:
         "is2re_step_over_graphs": seconds[-1] / building,
         "is2re_peak_gib": timing.peak_memory() / timing.GIB,
     }
-
-
-if __name__ == "__main__":
-    pathlib.Path(sys.argv[1]).write_text(json.dumps(training("quick" in sys.argv[2:])))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
-import sys
 import tempfile
 
 import jax
 
-from experiments import program
 from experiments.benchmarks import processes, timing, train, workloads
 from experiments.benchmarks.report import Report
 from hdgnn_jax.training import chips, plan
@@ -23,11 +19,13 @@ def run(report: Report) -> dict[str, float]:
     """
     results: dict[str, float] = {}
     for name in ("a", "b"):
-        words, found = [name, *["quick"] * report.quick], dict[str, float]()
+        found: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
-            for task in ("compile", "measure"):
-                found |= processes.alone("plan", task, *words, JAX_COMPILATION_CACHE_DIR=folder)
-            found |= processes.alone("plan", "plan", *words)
+            for part in (compiled, measured):
+                found |= processes.alone(
+                    part, name, report.quick, JAX_COMPILATION_CACHE_DIR=folder
+                )
+            found |= processes.alone(planned, name, report.quick)
         seconds = found["gflop"] / found["gflops"] + found["gbytes"] / found["gbytes_per_second"]
         found["planned_step_seconds"] = seconds
         for what in ("gib", "step_seconds"):
@@ -75,11 +73,3 @@ def compiled(name: str, quick: bool) -> dict[str, float]:
     _, given, batch = workloads.standard(name, quick)
     train.first_steps(given, batch)
     return {"measured_gib": timing.peak_memory() / timing.GIB}
-
-
-TASKS = {"compile": compiled, "measure": measured, "plan": planned}
-
-if __name__ == "__main__":
-    program.quiet()
-    file_name, task, config_name, *rest = sys.argv[1:]
-    pathlib.Path(file_name).write_text(json.dumps(TASKS[task](config_name, "quick" in rest)))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import collections
-import json
-import pathlib
-import sys
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from experiments import program
 from experiments.benchmarks import operations, processes, timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.benchmarks.versus import milliseconds
@@ -21,11 +17,15 @@ from hdgnn_jax.graphs import batching
 
 def run(report: Report) -> dict[str, float]:
     """Measures in a process of its own, as a run has it."""
-    return processes.alone("quick", *["quick"] * report.quick)
+    found = processes.alone(measure, report.quick)
+    return {f"quick_{key}": value for key, value in found.items()}
 
 
-def measure(report: Report) -> dict[str, float]:
+def measure(quick: bool) -> dict[str, float]:
     """Measures in this process, on the run's first batches, those with the commonest shape."""
+    report = Report(quick)
+    # So that all that is timed is compiled here, not by another process with other settings.
+    jax.config.update("jax_enable_compilation_cache", False)
     config = workloads.config_of("quick", **(workloads.MODELS["quick"] if report.quick else {}))
     molecules = workloads.training_molecules(
         config, 500 if report.quick else config["data"]["train_size"]
@@ -89,13 +89,3 @@ def of_commonest_shape(
     shapes = [(batch.senders.shape, batch.nodes.atomic_numbers.shape) for batch in batches]
     ((commonest, _),) = collections.Counter(shapes).most_common(1)
     return [batch for batch, shape in zip(batches, shapes, strict=True) if shape == commonest]
-
-
-if __name__ == "__main__":
-    program.quiet()
-    # So that all that is timed is compiled here, not by another process with other settings.
-    jax.config.update("jax_enable_compilation_cache", False)
-    file_name, *rest = sys.argv[1:]
-    measured = measure(Report(quick="quick" in rest))
-    keyed = {f"quick_{key}": value for key, value in measured.items()}
-    pathlib.Path(file_name).write_text(json.dumps(keyed))

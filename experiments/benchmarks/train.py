@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
-import sys
 import tempfile
 
 import jax
 import numpy as np
 
-from experiments import program
 from experiments.benchmarks import processes, timing, workloads
 from experiments.benchmarks.report import Report
 from experiments.benchmarks.versus import milliseconds
@@ -27,23 +23,21 @@ def run(report: Report) -> dict[str, float]:
     results: dict[str, float] = {}
     for name in ("a", "b"):
         with tempfile.TemporaryDirectory() as folder:
-            for task in TASKS:
-                results |= processes.alone(
-                    "train", task, name, *["quick"] * report.quick,
-                    JAX_COMPILATION_CACHE_DIR=folder,
-                )  # fmt: skip
+            for part in (compile_first, measure):
+                found = processes.alone(part, name, report.quick, JAX_COMPILATION_CACHE_DIR=folder)
+                results |= {f"train_{name}_{key}": value for key, value in found.items()}
     return results
 
 
-def compile_first(name: str, report: Report) -> dict[str, float]:
+def compile_first(name: str, quick: bool) -> dict[str, float]:
     """Compiles the training step of one config and takes its first steps."""
-    _, given, batch = workloads.standard(name, report.quick)
+    _, given, batch = workloads.standard(name, quick)
     compiled, _ = first_steps(given, batch)
     results = {
         "compile_seconds": compiled.seconds,
         "compiling_peak_gib": timing.peak_memory() / timing.GIB,
     }
-    report.table(f"Config {name}, compiled", ["", ""], list(results.items()))
+    Report(quick).table(f"Config {name}, compiled", ["", ""], list(results.items()))
     return results
 
 
@@ -58,9 +52,9 @@ def first_steps(
     return compiled, stepper
 
 
-def measure(name: str, report: Report) -> dict[str, float]:
+def measure(name: str, quick: bool) -> dict[str, float]:
     """Measures one config in this process."""
-    config, given, batch = workloads.standard(name, report.quick)
+    config, given, batch = workloads.standard(name, quick)
     compiled, stepper = first_steps(given, batch)
     peak_memory = timing.peak_memory()
 
@@ -69,8 +63,8 @@ def measure(name: str, report: Report) -> dict[str, float]:
     params = jax.tree.map(jax.numpy.copy, params)
     times, peak = timing.with_peak(
         {"step": stepper, "inference": lambda: predict(params, placed)},
-        2 if report.quick else 10,
-        report.quick,
+        2 if quick else 10,
+        quick,
     )
     outside, layer = workloads.count_step(given, batch)
     layers = config["model"]["layers"]
@@ -92,7 +86,7 @@ def measure(name: str, report: Report) -> dict[str, float]:
         "buffers_gib": compiled.buffers / timing.GIB,
         "matrix_gflops": float(np.median(peak) / 1e9),
     }
-    report.table(
+    Report(quick).table(
         f"Config {name}: {molecules} molecules, {atoms:,} atoms, {edges:,} edges, padded to "
         f"{graph.senders.size:,}",
         ["", ""],
@@ -104,13 +98,3 @@ def measure(name: str, report: Report) -> dict[str, float]:
         f"Times: best / median of {len(seconds)}.",
     )
     return results
-
-
-TASKS = {"compile": compile_first, "measure": measure}
-
-if __name__ == "__main__":
-    program.quiet()
-    file_name, task, config_name, *rest = sys.argv[1:]
-    found = TASKS[task](config_name, Report(quick="quick" in rest))
-    keyed = {f"train_{config_name}_{key}": value for key, value in found.items()}
-    pathlib.Path(file_name).write_text(json.dumps(keyed))
