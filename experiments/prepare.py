@@ -137,7 +137,7 @@ def extxyz(source: pathlib.Path, output: pathlib.Path, bad: str) -> None:
                 written += 1
             progress.advance(task)
     unfinished.rename(output)
-    print(f"{output}: {written:,} systems, {skipped:,} skipped")
+    print(f"{output}: systems written: {written:,}, skipped: {skipped:,}")
 
 
 def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None:

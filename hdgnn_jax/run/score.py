@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from hdgnn_jax.data.ase_dataset import ASEFile
+from hdgnn_jax.data.ase_dataset import ASEFile, without_atoms
 from hdgnn_jax.data.fitted import FittedTarget, names_of
 from hdgnn_jax.data.partition import fingerprints
 from hdgnn_jax.data.targets import CALCULATED
@@ -81,14 +81,21 @@ def labelled(
 ) -> tuple[Examples, tuple[str, ...]]:
     """The structures of a file that have the label and that the model can use, and its notes.
 
+    As in training, isolated atoms are no examples.
+
     Args:
       label: name of the target in files.
       left_out: gets the reasons why other structures are left out.
     """
     try:
-        read = source.labelled(file, label, left_out)
+        whole = source.labelled(file, label, left_out)
     except StructureError as error:
         raise StructureError(f"{file}: {left_out[0] if left_out else error}") from error
+    read, notes = without_atoms(whole), whole.notes
+    if lone := len(whole) - len(read):
+        notes = (*notes, f"isolated atoms, which are no examples: {lone:,}")
+    if not len(read):
+        raise StructureError(f"{file} holds isolated atoms alone, which are no examples")
     graphs, reasons = predictor.usable(read.structures)
     left_out += [StructureError(why, read.structures.name(k)) for k, why in reasons.items()]
     if not len(graphs):
@@ -101,7 +108,7 @@ def labelled(
     forces = None if kept.forces is None else kept.forces / unit
     of_one = {one.name: kept.labels[label] / unit}
     virials = None if kept.virials is None else kept.virials / unit
-    return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials), read.notes
+    return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials), notes
 
 
 def errors_of(

@@ -294,7 +294,8 @@ def _check_partial(config: Config, no_forces: str) -> None:
         if has_reference(config, one):
             raise InputError(
                 f"config.data.reference = linear for {one.name} needs config.model.neighborhood = "
-                "cutoff: it sees pairs that the network does not see"
+                "cutoff: it sees pairs that the network does not see. Take another reference, and "
+                "config.training.auxiliary = False"
             )
 
 
@@ -331,8 +332,8 @@ def examples(config: Config, data: Dataset, name: str) -> Examples:
     structures.check(there, model.tags)
     # All that can be left against them is their elements.
     for place, reason in structures.reasons_against(model.elements).items():
-        all_ = ",".join(map(str, there))
-        how = f'set --config.model.elements="({all_},)" for those of {data.title}'
+        all_ = str(tuple(there)).replace(" ", "")
+        how = f'set --config.model.elements="{all_}" for those of {data.title}'
         raise StructureError(f"{reason}: {how}", structures.name(place))
     if not config["training"]["forces_weight"]:
         forces = None

@@ -16,7 +16,7 @@ from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.data.qm9 import QM9
 from hdgnn_jax.errors import CheckpointError
-from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.run.results import restored, results
 from hdgnn_jax.run.score import score
@@ -42,6 +42,20 @@ def test_every_prediction_is_the_same_to_the_bit(finished):
     np.testing.assert_array_equal(result.ids, ids)
     np.testing.assert_array_equal(result.truth, truth)
     np.testing.assert_array_equal(result.prediction, prediction)
+
+
+def test_isolated_atoms_are_no_examples(finished, tmp_path):
+    """As in training."""
+    water, atom = molecule("H2O"), molecule("H")
+    water.info["energy"], atom.info["energy"] = -2079.0, -13.6
+    ase.io.write(tmp_path / "both.extxyz", [atom, water])
+    ase.io.write(tmp_path / "atom.extxyz", [atom])
+    task, predictor = restored(finished)
+    scored = score(task, predictor, ASEFile(), tmp_path / "both.extxyz")
+    assert scored.notes == ["isolated atoms, which are no examples: 1"]
+    assert [len(errors.ids) for errors in scored.errors.values()] == [1, 1]
+    with pytest.raises(StructureError, match=r"atom.extxyz holds isolated atoms alone"):
+        score(task, predictor, ASEFile(), tmp_path / "atom.extxyz")
 
 
 def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
