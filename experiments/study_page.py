@@ -29,6 +29,9 @@ COLUMNS = (
     "train MAE",
 )  # fmt: skip
 
+TICKS = (-200, -100, -50, -20, -10, 0, 10, 20, 50, 100, 200, 500, 1000)
+"""Percent; the axis is logarithmic beyond 10."""
+
 
 def write(page: pathlib.Path, plan: Plan, record: Record) -> None:
     """Writes the page of the seeds that are complete, with its plots beside it.
@@ -153,6 +156,9 @@ def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> Non
         axes.set_yticks(at, [c.variant for c in others])
         axes.set(title=target, xlabel=f"test MAE, % above {base.variant}")
         axes.set_xscale("symlog", linthresh=10)
+        low, high = axes.get_xlim()
+        axes.set_xticks([x for x in TICKS if low <= x <= high])
+        axes.minorticks_off()
         axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
     panels[0].legend(fontsize=8)
