@@ -68,6 +68,10 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
         left_out |= {str(error): error for error in reasons}
         errors |= errors_of(task, predictor, file, one, examples)
     doubtful = doubts(task, predictor, examples)
+    for name in ("forces", "stress"):
+        there = any(quantity.startswith(name) for quantity in errors)
+        if there and not task.config["training"][f"{name}_weight"]:
+            doubtful.append(f"the run was not trained on {name}: expect large errors")
     return Score(errors, list(left_out.values()), doubtful, list(notes))
 
 

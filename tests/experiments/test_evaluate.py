@@ -9,6 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from experiments import evaluate, export, predict, study, symmetry, train
 from experiments.study_plan import Run
@@ -73,6 +74,16 @@ def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
     assert scored.notes == ["1 structures have a charge or a spin, which no model sees"]
     assert found["U0 [meV]"].mae == pytest.approx(1500, rel=1e-4)
     assert found["U0 [meV]"].rmse == pytest.approx(1000 * np.sqrt(5 / 2), rel=1e-4)
+
+
+def test_forces_that_were_not_trained_on_are_doubtful(finished, tmp_path):
+    water = molecule("H2O")
+    water.calc = SinglePointCalculator(water, energy=-2079.0, forces=np.zeros((3, 3)))
+    ase.io.write(tmp_path / "file.extxyz", [water])
+    task, predictor = restored(finished)
+    scored = score(task, predictor, ASEFile(), tmp_path / "file.extxyz")
+    assert "forces [meV/Å]" in scored.errors
+    assert "the run was not trained on forces: expect large errors" in scored.doubts
 
 
 def test_a_folder_without_a_run_is_named_and_not_created(tmp_path):
