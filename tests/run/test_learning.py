@@ -37,7 +37,7 @@ def molecules(tmp_path):
 
 @pytest.mark.slow
 def test_what_the_linear_model_leaves_is_learned(molecules):
-    """In thirteen epochs: the mean error on these molecules falls below 0.85 of a constant's."""
+    """In thirteen epochs: the mean error on a quarter of them falls below 0.85 of a constant's."""
     config = get_config("quick")
     config.model.update(layers=2, channels=32, update_channels=32)
     config.optimizer.learning_rate = 3e-3
@@ -57,6 +57,7 @@ def test_what_the_linear_model_leaves_is_learned(molecules):
     for k in range(STEPS):
         state, _ = take(state, jax.device_put(loader.batch(k), placed))
     predictor = task.predictor(state.params, loader.budgets[0], mesh)
-    error = predicted("train", task, predictor, known)["U0"].mae
-    left = targets[:, 0] * task.fitted[0].reference.scale
+    some = known.first(MOLECULES // 4)
+    error = predicted("train", task, predictor, some)["U0"].mae
+    left = targets[: len(some), 0] * task.fitted[0].reference.scale
     assert error < 0.85 * np.abs(left - np.median(left)).mean()
