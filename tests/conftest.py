@@ -37,6 +37,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from hdgnn_jax.models import hdgnn  # noqa: E402
+from hdgnn_jax.training import step  # noqa: E402
 
 # A loop over layers compiles one of them; `test_hdgnn.py` holds it against what users have.
 hdgnn.UNROLLED = 0
@@ -56,6 +57,13 @@ def x64():
 def pytest_collection_modifyitems(items):
     """Long tests come first, so that no worker begins one when the other has nothing left."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """What is made here runs on the first device, until `monkeypatch.undo()`."""
+    mesh = step.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(step, "make_mesh", lambda: mesh)
 
 
 @pytest.fixture

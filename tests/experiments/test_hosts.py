@@ -11,13 +11,11 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 import xla_flags
 
 from experiments import train
-from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import read_metrics
@@ -119,9 +117,8 @@ def test_sigterm_to_one_stops_both_and_one_process_goes_on(finished, arguments, 
     compare(tmp_path / "run", finished)
 
 
+@pytest.mark.usefixtures("one_device")
 def test_one_device_trains_as_four_and_four_go_on(finished, config, tmp_path, monkeypatch):
-    one = step.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(step, "make_mesh", lambda: one)
     with pytest.raises(StoppedError):
         train.run(config, tmp_path / "run", lambda at: at == 9)
     monkeypatch.undo()

@@ -8,7 +8,6 @@ import re
 from typing import Any
 
 import ase.io
-import jax
 import numpy as np
 import pytest
 from ase.build import molecule
@@ -17,7 +16,6 @@ from tblite.ase import TBLite
 
 from experiments import train
 from experiments.configs.ase import get_config
-from hdgnn_jax.training import step
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
 FRAMES = 200
@@ -39,6 +37,8 @@ def frames(tmp_path_factory):
     return path
 
 
+# Four devices would take longer for so small a model.
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.slow
 def test_water_relaxes_to_its_bond_length(frames, tmp_path, monkeypatch, capsys):
     config = get_config("quick")
@@ -48,9 +48,6 @@ def test_water_relaxes_to_its_bond_length(frames, tmp_path, monkeypatch, capsys)
         steps=300, batch_size=8, validate_every=300, first_validation=300, n_budgets=1, ema=0.98
     )
     config.optimizer.learning_rate = 1e-2
-    # Four devices would take longer for so small a model.
-    one = step.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(step, "make_mesh", lambda: one)
     train.run(json.loads(config.to_json()), tmp_path / "runs" / "forces")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     (example,) = (block for block in blocks if "HDGNNCalculator" in block)
