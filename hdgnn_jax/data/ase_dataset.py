@@ -205,11 +205,9 @@ class ASEFile(Dataset):
     def read(self, target: str) -> list[str]:
         """Lines on the file: its structures, their values, what was left out, and doubts."""
         data, atoms = self._examples(target), self.atoms(target)
-        lone = len(self._whole(target)) - len(data)
+        lone = lines_on_atoms(self._whole(target), data)
         data = with_label(data, target)
-        lines = [f"{self.title}: {plausible.described(data, target, self._names(target))}"]
-        if lone:
-            lines.append(f"isolated atoms, which are no examples: {lone:,}")
+        lines = [f"{self.title}: {plausible.described(data, target, self._names(target))}", *lone]
         if atoms:
             values = ", ".join(f"{SYMBOLS[z]} {atoms[z]:.3f}" for z in sorted(atoms))
             lines.append(f"the reference starts from isolated atoms, eV: {values}")
@@ -297,6 +295,12 @@ def without_atoms(data: LabelledStructures) -> LabelledStructures:
         # Numbers of groups have no gaps.
         groups = np.unique(groups[~lone], return_inverse=True)[1]
     return dataclasses.replace(data.take(np.flatnonzero(~lone)), groups=groups)
+
+
+def lines_on_atoms(whole: LabelledStructures, examples: LabelledStructures) -> list[str]:
+    """A line on the isolated atoms that `without_atoms` left out, if there were any."""
+    lone = len(whole) - len(examples)
+    return [f"isolated atoms, which are no examples: {lone:,}"] if lone else []
 
 
 def with_label(data: LabelledStructures, target: str) -> LabelledStructures:

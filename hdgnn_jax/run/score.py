@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from hdgnn_jax.data.ase_dataset import ASEFile, without_atoms
+from hdgnn_jax.data.ase_dataset import ASEFile, lines_on_atoms, without_atoms
 from hdgnn_jax.data.fitted import FittedTarget, names_of
 from hdgnn_jax.data.partition import fingerprints
 from hdgnn_jax.data.targets import CALCULATED
@@ -68,9 +68,9 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
         left_out |= {str(error): error for error in reasons}
         errors |= errors_of(task, predictor, file, one, examples)
     doubtful = doubts(task, predictor, examples)
-    for name in ("forces", "stress"):
-        there = any(quantity.startswith(name) for quantity in errors)
-        if there and not task.config["training"][f"{name}_weight"]:
+    weights = {"forces": task.weights.forces, "stress": task.weights.stress}
+    for name, weight in weights.items():
+        if not weight and any(quantity.startswith(name) for quantity in errors):
             doubtful.append(f"the run was not trained on {name}: expect large errors")
     return Score(errors, list(left_out.values()), doubtful, list(notes))
 
@@ -95,9 +95,7 @@ def labelled(
         whole = source.labelled(file, label, left_out)
     except StructureError as error:
         raise StructureError(f"{file}: {left_out[0] if left_out else error}") from error
-    read, notes = without_atoms(whole), whole.notes
-    if lone := len(whole) - len(read):
-        notes = (*notes, f"isolated atoms, which are no examples: {lone:,}")
+    read = without_atoms(whole)
     if not len(read):
         raise StructureError(f"{file} holds isolated atoms alone, which are no examples")
     graphs, reasons = predictor.usable(read.structures)
@@ -112,6 +110,7 @@ def labelled(
     forces = None if kept.forces is None else kept.forces / unit
     of_one = {one.name: kept.labels[label] / unit}
     virials = None if kept.virials is None else kept.virials / unit
+    notes = (*whole.notes, *lines_on_atoms(whole, read))
     return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials), notes
 
 
