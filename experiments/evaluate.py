@@ -51,6 +51,7 @@ from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.data.targets import RELAXED_ENERGY
 from hdgnn_jax.errors import CheckpointError, InputError
+from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.inference.weights import record_of
 from hdgnn_jax.run.results import print_results, restored, results
 from hdgnn_jax.run.score import score
@@ -112,9 +113,19 @@ def score_files(
     task, predictor = restored(workdir)
     of_run = task.data if isinstance(task.data, ASEFile) else ASEFile()
     source, bad = dataclasses.replace(of_run, **(how or {})), 0
+    if absent := [str(file) for file in files if not file.exists()]:
+        raise StructureError(f"{', '.join(absent)}: there is no file")
     table = Table("file", "", *(Column(name, justify="right") for name in ("n", "MAE", "RMSE")))
     for file in files:
-        found = score(task, predictor, source, file)
+        try:
+            found = score(task, predictor, source, file)
+        except StructureError as reason:
+            # Those of the other files are worth having.
+            if len(files) == 1:
+                raise
+            print(f"left out: {reason}")
+            bad += 1
+            continue
         for name, errors in found.errors.items():
             numbers = format_mae(errors.mae), format_mae(errors.rmse)
             table.add_row(file.name, escape(name), f"{len(errors.ids):,}", *numbers)

@@ -61,6 +61,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
     if output.suffix == ".npz":
         if output.exists():
             raise InputError(f"--output={output} is there already: name a new file")
+        program.refuse_unwritable("output", output)
         if frames is not None:
             raise InputError("--frames goes with a folder: a file has the weights alone")
         record = weights.pack(workdir, output)
@@ -72,7 +73,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
     exported, description = export_model(predictor)
     description["run"] = record_of(workdir)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "model.stablehlo").write_bytes(exported)
+    (output / weights.PROGRAM).write_bytes(exported)
     text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
     (output / "model.json").write_text(text, encoding="utf-8")
     shutil.copyfile(export_run.__file__, output / "run.py")

@@ -10,6 +10,7 @@ not say how a structure differs from the training data: hdgnn_jax does.
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import re
 import sys
@@ -33,11 +34,14 @@ def read(path):
         lattice, pbc = (re.search(f'{name}="([^"]*)"', comment) for name in ("Lattice", "pbc"))
         cell = np.array(lattice[1].split() if lattice else [], float).reshape(-1, 3)
         periodic = [word in "T1" for word in (pbc[1] if pbc else "T T T").split()]
-        yield [row[column["species"]] for row in rows], positions, cell[periodic[: len(cell)]], tags
+        symbols = [row[column["species"]].capitalize() for row in rows]
+        yield symbols, positions, cell[periodic[: len(cell)]], tags
 
 
 def neighbors(model, symbols, positions, cell, tags):
     """Receivers, senders and shifts of the pairs within the cutoff that the model sees."""
+    if len(cell) and np.linalg.det(cell @ cell.T) < 1e-12:
+        raise ValueError("has a cell without volume in its periodic directions")
     inverse = np.linalg.pinv(cell)
     reach = model["cutoff"] * np.linalg.norm(inverse, axis=0) + np.ptp(positions @ inverse, axis=0)
     steps = itertools.product(*(range(-n, n + 1) for n in np.ceil(reach).astype(int)))
@@ -128,4 +132,8 @@ def main(path):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except BrokenPipeError:
+        # Of `| head`. At its end Python would write the rest again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -97,11 +97,13 @@ def main(*inputs: str) -> None:
     if not inputs:
         raise InputError("name one or more inputs: files, smiles:SMILES, or qm9:INDEX")
     output = None if program.OUTPUT.value is None else pathlib.Path(program.OUTPUT.value)
-    if output and (output.suffix not in FORMATS or not output.absolute().parent.is_dir()):
-        raise InputError(
-            f"--output={output} must end in {', '.join(FORMATS)} and lie in an existing folder"
-        )
-    workdirs = [pathlib.Path(name) for name in str(program.trained()).split(",")]
+    if output and output.suffix not in FORMATS:
+        raise InputError(f"--output={output} must end in {', '.join(FORMATS)}")
+    program.refuse_unwritable("output", output)
+    trained = program.trained()
+    # A folder may have a comma in its name.
+    names = [trained] if trained.exists() else str(trained).split(",")
+    workdirs = [pathlib.Path(name) for name in names]
     options = Options(
         FORCES.value, ROLLS.value, CONFORMERS.value, RELAX.value, FMAX.value, STEPS_OF_RELAX.value,
         UNIT.value,
@@ -162,7 +164,13 @@ def run(
 
 
 def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options) -> None:
-    """Raises InputError for forces in a table, and for conformers without a SMILES."""
+    """Raises InputError for what cannot be done, before anything is read.
+
+    That is forces in a table, conformers without a SMILES, and an output that is an input.
+    """
+    for name in inputs:
+        if output and output.exists() and pathlib.Path(name).exists() and output.samefile(name):
+            raise InputError(f"--output={output} is an input, which it would replace")
     if options.forces and (output is None or output.suffix == ".csv"):
         raise InputError("--forces needs --output=FILE.json or FILE.extxyz")
     if options.conformers > 1 and not any(
@@ -303,8 +311,8 @@ def fill(
                 name = f"{target} spread over {found.of}"
                 row.quantities.append(said(name, found.spread[k], unit=unit))
             if count > 1:
-                name, spread = f"{target} spread over conformers", found.value[k : k + count].std(0)
-                row.quantities.append(said(name, spread, unit=unit))
+                name, values = f"{target} spread over conformers", found.value[k : k + count]
+                row.quantities.append(said(name, values.std(0, ddof=1), unit=unit))
     if options.forces:
         predictor, graphs = next(pair for pair in chosen if pair[0].has_forces)
         forces = np.asarray(predictor.derivatives(graphs, advance).forces)

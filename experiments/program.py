@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -225,6 +226,28 @@ def trained() -> pathlib.Path:
     return pathlib.Path(WORKDIR.value or SHIPPED)
 
 
+def refuse_unwritable(flag: str, file: str | os.PathLike[str] | None) -> None:
+    """Refuses a file that cannot be written, before hours of work.
+
+    Args:
+      flag: name of the flag that names it.
+      file: the file; None: none is wanted.
+
+    Raises:
+      InputError: where it is a folder, or its folder does not exist or takes no file.
+    """
+    if not file:
+        return
+    path = pathlib.Path(file)
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"--{flag}={file}: its folder does not exist")
+    if path.is_dir():
+        raise InputError(f"--{flag}={file} is a folder: name a file")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--{flag}={file}: its folder cannot be written")
+
+
 def fail(message: object) -> NoReturn:
     """Ends the program with one line on the standard error stream."""
     text = " ".join(str(message).split())
@@ -269,6 +292,10 @@ def _shipped(argument: str) -> str:
 
 
 def _parse(of: Program) -> list[str]:
+    given = collections.Counter(word.split("=")[0] for word in sys.argv[1:] if "=" in word)
+    for flag, number in given.items():
+        if flag.startswith("--") and number > 1:
+            raise InputError(f"{flag} is given {number} times")
     rest = flags.FLAGS(sys.argv)[1:]
     if rest and not of.words:
         raise InputError(f"unexpected argument {rest[0]!r}")
@@ -279,10 +306,8 @@ def _parse(of: Program) -> list[str]:
     for holder in of.needed:
         if not flags.FLAGS[holder.name].value:
             raise InputError(f"--{holder.name} is missing: {flags.FLAGS[holder.name].help}")
-    # Checked here, before hours of work.
     for holder in (JSON, PLOT):
-        if holder.value and not pathlib.Path(holder.value).absolute().parent.is_dir():
-            raise InputError(f"--{holder.name}={holder.value}: its folder does not exist")
+        refuse_unwritable(holder.name, holder.value)
     if PLOT.value and pathlib.Path(PLOT.value).suffix != ".png":
         raise InputError(f"--plot={PLOT.value} must end in .png")
     if PAGE.value and pathlib.Path(PAGE.value).suffix != ".md":

@@ -119,7 +119,7 @@ def _comments(path: pathlib.Path) -> Iterator[str]:
     if path.suffix not in (".xyz", ".extxyz") or not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as lines:
-        for count in lines:
+        for count in filter(str.strip, lines):
             comment = next(lines, "")
             yield re.sub(r'\b(Lattice|Properties|pbc)=("[^"]*"|\S*)\s*', "", comment).strip()
             if not count.strip().isdecimal():
@@ -133,9 +133,12 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
     try:
         import ase.io
 
-        for atoms in ase.io.iread(path, index=":"):
+        # At an "@" ASE would cut the name off, and read another file.
+        for atoms in ase.io.iread(path, index=":", do_not_split_by_at_sign=True):
             yield atoms
             number += 1
+        if left := _unread(path, number):
+            yield StructureError(left, f"{path.name}, structure {number + 1}")
     except ModuleNotFoundError as error:
         yield StructureError(
             f"cannot be read ({error.name} is not installed: "
@@ -150,6 +153,15 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
         if type(error).__name__ == "UnknownFileTypeError" and " " not in reason:
             reason = f"ASE knows no format {reason}"
         yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure {number + 1}")
+
+
+def _unread(path: pathlib.Path, number: int) -> str:
+    """Why ASE has read no more than this number of structures; empty if it has read all."""
+    if path.suffix == ".sdf" and path.read_bytes().count(b"$$$$") > number:
+        return "is not read: of an sdf file ASE reads the first molecule alone; save it as extxyz"
+    if sum(1 for _ in _comments(path)) > number:
+        return "is not read: ASE stops at the empty line before it; delete empty lines"
+    return ""
 
 
 UNREAD = ("virial", "virials")

@@ -60,7 +60,8 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
             raise StructureError(
                 f"RDKit places two atoms of {smiles!r} {distance:.2f} Å from each other"
             )
-    many = f", the lowest of {len(found)}" if len(found) > 1 else ""
+    chosen = "lowest" if np.ptp(energies) else "first"
+    many = f", the {chosen} of {len(found)}" if len(found) > 1 else ""
     if (fragments := len(Chem.GetMolFrags(molecule))) > 1:
         many += f"; {fragments} molecules side by side"
     return found, f"RDKit ETKDGv3, {relaxed}{many}"

@@ -61,12 +61,15 @@ class HDGNNCalculator(Calculator):
             nuclei do (`models.repulsion`).
           dtype: type of all computation; `float64` for vibrations and phonons, whose differences
             of forces are small.
-          **options: options of ASE's `Calculator`.
+          **options: `label`, `atoms` and `directory` of ASE's `Calculator`.
 
         Raises:
           CheckpointError: where the run cannot be read.
           PredictorError: where the model predicts no energy, or for another dtype.
+          TypeError: for another option.
         """
+        if unknown := set(options) - {"restart", "label", "atoms", "directory"}:
+            raise TypeError(f"HDGNNCalculator has no option {min(unknown)!r}")
         super().__init__(**options)  # type: ignore[no-untyped-call]  # ASE has no types
         if not isinstance(model, Predictor):
             model = Predictor.load(model)

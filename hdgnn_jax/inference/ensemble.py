@@ -58,7 +58,7 @@ def predict_all(
         found[name] = Prediction(
             units[name],
             together.mean(0),
-            together.std(0) if len(together) > 1 else None,
+            together.std(0, ddof=1) if len(together) > 1 else None,
             " x ".join(f"{n} {what}" for what, n in counts.items() if n > 1),
         )
     return found

@@ -61,7 +61,7 @@ def read(name: str, n_conformers: int = 1, called: str | None = None) -> Iterato
     elif path.is_dir():
         raise InputError(f"{name} is a folder: name the files in it")
     elif not path.is_file():
-        raise InputError(f"there is no file {name}")
+        raise InputError(f"there is no file {name} (a SMILES is written smiles:CCO)")
     elif path.suffix == ".lmdb":
         with Lmdb(path) as content:
             for r in content.records():
@@ -73,7 +73,7 @@ def read(name: str, n_conformers: int = 1, called: str | None = None) -> Iterato
                     found = Structure(r.atomic_numbers, r.positions, named, r.cell,
                                       tags=r.tags, fixed=r.fixed)  # fmt: skip
                     yield Row(named, [found])
-    elif path.suffix == ".smi":
+    elif path.suffix.lower() == ".smi":
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -133,7 +134,8 @@ def as_csv(rows: Sequence[Row]) -> str:
 def print_table(rows: Sequence[Row]) -> None:
     """Prints the numbers in a table, and under it the texts of each row.
 
-    A structure has a line, or a column where there are fewer structures than quantities.
+    A structure has a line, or a column where there are fewer structures than quantities. What is
+    wider than the terminal becomes several tables, since a shortened number is none.
     """
     header, *lines = _table(rows)
     # A number's column has its unit in brackets, which are rich's markup too.
@@ -141,16 +143,30 @@ def print_table(rows: Sequence[Row]) -> None:
     cells = [[line[k] for k in (0, *numbers)] for line in (header, *lines)]
     if len(lines) < len(numbers):
         cells = [list(column) for column in zip(*cells, strict=True)]
-    table, console = Table(), Console()
-    for k, name in enumerate(cells[0]):
-        table.add_column(Text(name), justify="right" if k else "left")
-    for of_line in cells[1:]:
-        table.add_row(*map(Text, of_line))
-    console.print(table)
+    console = Console()
+    # Of each column, with a border and two spaces.
+    widths = [max(map(cell_len, column)) + 3 for column in zip(*cells, strict=True)]
+    for block in _blocks(widths, console.width - 1):
+        table = Table()
+        for k in block:
+            table.add_column(Text(cells[0][k]), justify="right" if k else "left", no_wrap=True)
+        for of_line in cells[1:]:
+            table.add_row(*(Text(of_line[k]) for k in block))
+        console.print(table)
     for line in lines:
         words = "; ".join(line[k] for k in range(1, len(line)) if k not in numbers and line[k])
         if words:
             console.print(Text(f"{line[0]}: {words}"))
+
+
+def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
+    """The columns of each table: the first one and as many others as there is room for."""
+    blocks = [[0]]
+    for k, width in enumerate(widths[1:], start=1):
+        if len(blocks[-1]) > 1 and sum(widths[j] for j in blocks[-1]) + width > room:
+            blocks.append([0])
+        blocks[-1].append(k)
+    return blocks
 
 
 def as_json(rows: Sequence[Row]) -> str:
@@ -167,7 +183,10 @@ def as_json(rows: Sequence[Row]) -> str:
             found["comment"] = row.comment
         if row.geometry:
             found["geometry"] = row.geometry
-            found["positions [Å]"] = row.structures[0].positions.tolist()
+        if row.geometry or row.forces is not None:
+            structure = row.structures[0]
+            found["symbols"] = [SYMBOLS[z] for z in structure.atomic_numbers]
+            found["positions [Å]"] = structure.positions.tolist()
         return found | {"warning": row.warning or None, "reason": row.reason}
 
     return json.dumps([content(row) for row in rows], indent=1, ensure_ascii=False) + "\n"

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "qm9.npz"
 """The weights that come with the package, of QM9's twelve targets."""
 RECORD = "record"
+PROGRAM = "model.stablehlo"
+"""Name of the network in a folder that `export` writes."""
 
 
 def pack(workdir: str | os.PathLike[str], file: pathlib.Path) -> Record:
@@ -106,6 +108,11 @@ def record_of(path: str | os.PathLike[str]) -> Record:
 
 
 def _checkpoints(workdir: str | os.PathLike[str]) -> Checkpoints:
+    if (pathlib.Path(workdir) / PROGRAM).is_file():
+        raise CheckpointError(
+            f"{workdir} is a program that `export` wrote, for its own run.py: name the run, or a "
+            "FILE.npz that `export` writes"
+        )
     from hdgnn_jax.training.checkpoint import Checkpoints
 
     return Checkpoints(pathlib.Path(workdir) / "checkpoints")

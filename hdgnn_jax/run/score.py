@@ -94,14 +94,15 @@ def labelled(
     try:
         whole = source.labelled(file, label, left_out)
     except StructureError as error:
-        raise StructureError(f"{file}: {left_out[0] if left_out else error}") from error
+        # The reason of a structure names the file, too.
+        raise (left_out[0] if left_out else StructureError(f"{file}: {error}")) from error
     read = without_atoms(whole)
     if not len(read):
         raise StructureError(f"{file} holds isolated atoms alone, which are no examples")
     graphs, reasons = predictor.usable(read.structures)
     left_out += [StructureError(why, read.structures.name(k)) for k, why in reasons.items()]
     if not len(graphs):
-        raise StructureError(f"{file}: {left_out[0]}")
+        raise left_out[0]
     kept = read.take(np.setdiff1d(np.arange(len(read)), list(reasons)))
     # From eV to the unit that the run's data store.
     unit = ENERGIES[one.target.unit] * one.target.factor if one.target.potential else 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ase.build import molecule
+from rdkit import Chem
 
 from hdgnn_jax.data.ase_files import read_structures, structure_of
 from hdgnn_jax.graphs.structure import StructureError
@@ -18,6 +19,33 @@ def test_files_give_structures_or_reasons(tmp_path):
     assert "two.xyz, structure 2 cannot be read" in str(second)
     (missing,) = read_structures(tmp_path / "nowhere.xyz")
     assert "nowhere.xyz, structure 1 cannot be read" in str(missing)
+
+
+@pytest.mark.parametrize("end", ["", "\n\n"])
+def test_what_ase_does_not_read_is_no_silence(tmp_path, end):
+    """It stops at an empty line, and reads the first molecule of an sdf file."""
+    frame = "1\n\nH 0 0 0\n"
+    path = tmp_path / "two.xyz"
+    path.write_text(frame * 2 + end)
+    assert len(list(read_structures(path))) == 2
+    path.write_text(frame + "\n" + frame + end)
+    _, second = read_structures(path)
+    assert "two.xyz, structure 2 is not read: ASE stops at the empty line" in str(second)
+    molecules = tmp_path / "two.sdf"
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("O")) + "$$$$\n"
+    molecules.write_text(block)
+    assert len(list(read_structures(molecules))) == 1
+    molecules.write_text(block * 2)
+    _, second = read_structures(molecules)
+    assert "two.sdf, structure 2 is not read: of an sdf file" in str(second)
+
+
+def test_a_name_with_an_at_sign_is_that_file(tmp_path):
+    (tmp_path / "water").write_text("1\n\nO 0 0 0\n")
+    path = tmp_path / "water@300.xyz"
+    path.write_text("2\n\nH 0 0 0\nF 0 0 1\n")
+    (structure,) = read_structures(path)
+    assert structure.atomic_numbers.tolist() == [1, 9]
 
 
 @pytest.mark.parametrize(

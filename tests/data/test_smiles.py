@@ -45,6 +45,8 @@ def test_of_several_conformers_the_lowest_is_first():
 def test_what_mmff_does_not_know_is_said():
     assert conformers("[Na+].[Cl-]")[1].startswith("RDKit ETKDGv3")
     assert "MMFF94 has not all its atom types" in conformers("[Au]C")[1]
+    # Without energies none is the lowest.
+    assert conformers("CC[Au]", 2)[1].endswith("the first of 2")
 
 
 def test_what_a_model_does_not_see_is_said():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import ase.io
@@ -74,6 +75,22 @@ def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
     assert scored.notes == ["1 structures have a charge or a spin, which no model sees"]
     assert found["U0 [meV]"].mae == pytest.approx(1500, rel=1e-4)
     assert found["U0 [meV]"].rmse == pytest.approx(1000 * np.sqrt(5 / 2), rel=1e-4)
+
+
+def test_a_file_without_labels_costs_no_other(finished, tmp_path, capsys):
+    water = molecule("H2O")
+    ase.io.write(tmp_path / "bare.xyz", [water])
+    with pytest.raises(StructureError, match=r"bare.xyz.* has no energy"):
+        evaluate.score_files(finished, [tmp_path / "bare.xyz"])
+    water.info["energy"] = -2079.0
+    ase.io.write(tmp_path / "good.extxyz", [water])
+    files = [tmp_path / "bare.xyz", tmp_path / "good.extxyz"]
+    assert evaluate.score_files(finished, files) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"left out: bare.xyz.* has no energy", " ".join(out.split()))
+    assert re.search(r"good.extxyz .* 1 ", out)
+    with pytest.raises(StructureError, match=r"nowhere.xyz: there is no file"):
+        evaluate.score_files(finished, [*files, tmp_path / "nowhere.xyz"])
 
 
 def test_forces_that_were_not_trained_on_are_doubtful(finished, tmp_path):

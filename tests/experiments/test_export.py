@@ -98,6 +98,7 @@ def test_the_description_is_complete(finished, folder):
         ("2\n\nH 0 0 0\nH 0 0 0\n", "structure 1: two atoms at one place"),
         ("2\n\nH 0 0 0\nH 0 0 nan\n", "a coordinate that is no number"),
         ("2\n\nH 0 0 0\n", "structure 1: cannot reshape"),
+        ('1\nLattice="6 0 0 0 0 0 0 0 6"\nH 0 0 0\n', "structure 1: has a cell without volume"),
         ("words\n", "structure 1: invalid literal"),
         ("", "structure 1: there is none"),
     ],
@@ -116,6 +117,11 @@ def test_the_script_knows_its_own_program(folder, tmp_path):
     (other / "model.stablehlo").write_bytes(b"of another run")
     with pytest.raises(SystemExit, match="is not the file that"):
         runpy.run_path(str(other / "run.py"))["main"]("in.xyz")
+
+
+def test_its_folder_is_no_run(folder):
+    with pytest.raises(CheckpointError, match=r"is a program that `export` wrote"):
+        Predictor.load(folder)
 
 
 def test_nothing_is_overwritten_or_made_in_vain(finished, folder, tmp_path):

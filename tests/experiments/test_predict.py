@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase.build import bulk, molecule
 
-from experiments import predict
+from experiments import predict, program
 from experiments.predict import Options
 from hdgnn_jax.data import qm9
 from hdgnn_jax.data.ase_files import structure_of
@@ -68,6 +68,8 @@ def test_json_and_extxyz_hold_values_and_forces(finished, inputs, tmp_path):
             assert atoms.info["predicted_U0"] == row["U0 [eV]"]
             assert atoms.info["predicted_U0_unit"] == "eV"
             np.testing.assert_array_equal(atoms.get_forces(), row["forces [eV/Å]"])
+            np.testing.assert_array_equal(atoms.positions, row["positions [Å]"])
+            assert atoms.get_chemical_symbols() == row["symbols"]
             # ASE's unit, whatever the property's.
             assert atoms.get_potential_energy() == row["energy [eV]"]
             assert row["energy [eV]"] == row["U0 [eV]"]
@@ -171,7 +173,7 @@ def test_what_files_say_goes_with_predictions(finished, inputs, tmp_path):
     assert atoms.info["name"] == "one.xyz, structure 1"
 
 
-def test_what_cannot_be_done_is_said(finished, inputs, tmp_path):
+def test_what_cannot_be_done_is_said(finished, inputs, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--forces needs --output"):
         predict.run([finished], [], tmp_path / "out.csv", Options(forces=True))
     with pytest.raises(ValueError, match="--rolls must be positive, not 0"):
@@ -181,3 +183,12 @@ def test_what_cannot_be_done_is_said(finished, inputs, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         predict.run([tmp_path / "typo"], ["nowhere.xyz"], tmp_path / "out.csv")
     assert not list(tmp_path.iterdir())
+    own = tmp_path / "own.extxyz"
+    own.write_text("1\n\nH 0 0 0\n")
+    with pytest.raises(ValueError, match="is an input, which it would replace"):
+        predict.run([finished], [str(own)], own)
+    with pytest.raises(ValueError, match="is a folder: name a file"):
+        program.refuse_unwritable("output", tmp_path)
+    monkeypatch.setattr("os.access", lambda path, how: False)
+    with pytest.raises(ValueError, match="its folder cannot be written"):
+        program.refuse_unwritable("output", own)

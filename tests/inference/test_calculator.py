@@ -61,6 +61,11 @@ def atoms_of(name: str, seed: int = 0) -> Atoms:
     return made
 
 
+def test_an_option_that_there_is_not_is_refused(predictor):
+    with pytest.raises(TypeError, match="has no option 'repulsive'"):
+        HDGNNCalculator(predictor, repulsive=False)
+
+
 def test_energy_is_the_predictors_in_ev(predictor):
     names = ("H2O", "CH4", "C2H6", "CH3OH")
     several = [atoms_of(name) for name in names]

@@ -256,7 +256,7 @@ def test_models_of_one_property_are_an_ensemble(predictor):
     assert list(found) == ["U0", "gap"]
     both = np.stack([predictor(packed)["U0"], other(packed)["U0"]])
     np.testing.assert_array_equal(found["U0"].value, both.mean(0))
-    np.testing.assert_array_equal(found["U0"].spread, both.std(0))
+    np.testing.assert_array_equal(found["U0"].spread, both.std(0, ddof=1))
     assert found["U0"].of == "2 models"
     assert found["U0"].unit == found["gap"].unit == "meV"
     np.testing.assert_array_equal(found["gap"].value, both[1])

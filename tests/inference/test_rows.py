@@ -46,3 +46,19 @@ def test_few_structures_with_many_quantities_are_columns(capsys):
     assert "water" in out[1]
     assert sum("[meV]" in line for line in out) == 12
     assert out[-1] == "a" * 30 + ": 38 atoms"
+
+
+def test_what_is_wider_than_the_terminal_becomes_several_tables(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [Row(f"molecule {k}") for k in range(14)]
+    for k, row in enumerate(rows):
+        row.quantities = [
+            quantity(f"q{i}", np.float64(-1e6 * i - k), "meV", None, None) for i in range(12)
+        ]
+    print_table(rows)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 60
+    assert "…" not in out
+    # The whole number, whatever its decimals.
+    assert all(f"-{10**6 * i + k}" in out for i in range(1, 12) for k in range(14))
+    assert out.count("molecule 3") > 2
