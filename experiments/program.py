@@ -292,10 +292,11 @@ def _shipped(argument: str) -> str:
 
 
 def _parse(of: Program) -> list[str]:
-    given = collections.Counter(word.split("=")[0] for word in sys.argv[1:] if "=" in word)
-    for flag, number in given.items():
-        if flag.startswith("--") and number > 1:
-            raise InputError(f"{flag} is given {number} times")
+    # Of other flags the last one counts, so that a script can end with its caller's.
+    given = collections.Counter(word.split("=")[0] for word in sys.argv[1:])
+    for holder in (WORKDIR, OUTPUT):
+        if (number := given[f"--{holder.name}"]) > 1:
+            raise InputError(f"--{holder.name} is given {number} times")
     rest = flags.FLAGS(sys.argv)[1:]
     if rest and not of.words:
         raise InputError(f"unexpected argument {rest[0]!r}")

@@ -72,7 +72,7 @@ def call(monkeypatch, capfd):
         ([], "--config is missing"),
         ([QUICK, "--json=numbers.json"], "this command has no --json"),
         ([QUICK, "--bogus=1"], "Unknown command line flag 'bogus'"),
-        ([QUICK, "--config.seed=1", "--config.seed=2"], "--config.seed is given 2 times"),
+        ([QUICK, "--workdir=other"], "--workdir is given 2 times"),
         ([QUICK, "runs/quick"], "unexpected argument 'runs/quick'"),
     ],
 )
