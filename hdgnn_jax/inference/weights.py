@@ -40,14 +40,14 @@ PROGRAM = "model.stablehlo"
 
 
 def pack(workdir: str | os.PathLike[str], file: pathlib.Path) -> Record:
-    """Writes the weights of a run that were best on validation, and their record.
+    """Writes the weights of a run, or of a file of `pack`, and their record.
+
+    Of a run they are those that were best on validation.
 
     Raises:
-      CheckpointError: where the run cannot be read.
+      CheckpointError: where they cannot be read.
     """
-    with _checkpoints(workdir) as checkpoints:
-        record = Record.of(checkpoints, "best")
-        params = restore_weights(checkpoints, network(record), step.make_mesh())
+    record, params = load(workdir, step.make_mesh())
     arrays: Json = flatten_dict(jax.device_get(params), sep="/")
     arrays[RECORD] = np.frombuffer(json.dumps(record.to_dict()).encode(), np.uint8)
     write_with_digest(file, lambda path: np.savez_compressed(path, **arrays))

@@ -40,8 +40,9 @@ def test_it_is_evaluated_and_exported_as_the_run_is(finished, file, tmp_path, ca
     export.run(file, tmp_path / "model", None)
     description = json.loads((tmp_path / "model/model.json").read_text())
     assert description["run"]["config"] == record_of(finished).config
-    with pytest.raises(CheckpointError, match="is a file, and this needs the folder of a run"):
-        pack(file, tmp_path / "again.npz")
+    pack(file, tmp_path / "again.npz")
+    again = Predictor.load(tmp_path / "again.npz")
+    np.testing.assert_array_equal(again(KNOWN)["U0"], Predictor.load(file)(KNOWN)["U0"])
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "alone", "missing"])
