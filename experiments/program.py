@@ -294,9 +294,9 @@ def _shipped(argument: str) -> str:
 def _parse(of: Program) -> list[str]:
     # Of other flags the last one counts, so that a script can end with its caller's.
     given = collections.Counter(word.split("=")[0] for word in sys.argv[1:])
-    for holder in (WORKDIR, OUTPUT):
-        if (number := given[f"--{holder.name}"]) > 1:
-            raise InputError(f"--{holder.name} is given {number} times")
+    for name in (WORKDIR.name, OUTPUT.name):
+        if (number := given[f"--{name}"]) > 1:
+            raise InputError(f"--{name} is given {number} times")
     rest = flags.FLAGS(sys.argv)[1:]
     if rest and not of.words:
         raise InputError(f"unexpected argument {rest[0]!r}")
