@@ -49,8 +49,7 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     bonds = bonds.reshape(-1, 2)
     found = [
         Structure(
-            numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles, bonds=bonds,
-            unseen=unseen,
+            numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles, bonds=bonds, unseen=unseen
         )
         for k in np.argsort(energies, kind="stable")
     ]
