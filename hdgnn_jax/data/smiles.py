@@ -48,10 +48,8 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     bonds = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in molecule.GetBonds()], int)
     bonds = bonds.reshape(-1, 2)
     found = [
-        Structure(
-            numbers, molecule.GetConformer(ids[k]).GetPositions(), smiles, bonds=bonds, unseen=unseen
-        )
-        for k in np.argsort(energies, kind="stable")
+        Structure(numbers, molecule.GetConformer(k).GetPositions(), smiles, bonds=bonds, unseen=unseen)
+        for k in np.array(ids)[np.argsort(energies, kind="stable")].tolist()
     ]
     for structure in found:
         distance = _shortest(structure.positions)
