@@ -47,10 +47,9 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     unseen = _unseen(molecule)
     bonds = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in molecule.GetBonds()], int)
     bonds = bonds.reshape(-1, 2)
-    found = [
-        Structure(numbers, molecule.GetConformer(k).GetPositions(), smiles, bonds=bonds, unseen=unseen)
-        for k in np.array(ids)[np.argsort(energies, kind="stable")].tolist()
-    ]
+    order = np.argsort(energies, kind="stable")
+    places = [molecule.GetConformer(ids[k]).GetPositions() for k in order]
+    found = [Structure(numbers, x, smiles, bonds=bonds, unseen=unseen) for x in places]
     for structure in found:
         distance = _shortest(structure.positions)
         if distance < NEAREST:
