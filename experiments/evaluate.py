@@ -110,11 +110,11 @@ def score_files(
     Raises:
       InputError, StructureError, CheckpointError: each with one line.
     """
+    if absent := [str(file) for file in files if not file.exists()]:
+        raise StructureError(f"{', '.join(absent)}: there is no file")
     task, predictor = restored(workdir)
     of_run = task.data if isinstance(task.data, ASEFile) else ASEFile()
     source, bad = dataclasses.replace(of_run, **(how or {})), 0
-    if absent := [str(file) for file in files if not file.exists()]:
-        raise StructureError(f"{', '.join(absent)}: there is no file")
     table = Table("file", "", *(Column(name, justify="right") for name in ("n", "MAE", "RMSE")))
     for file in files:
         try:

@@ -105,13 +105,12 @@ def read_structures(path: str | os.PathLike[str]) -> Iterator[Structure | Struct
     If the file cannot be read to its end, the last item is the error that says why.
     """
     path = pathlib.Path(path)
-    comments = _comments(path)
-    for k, found in enumerate(_read(path), start=1):
+    for k, (found, comment) in enumerate(_read(path), start=1):
         if isinstance(found, StructureError):
             yield found
         else:
             structure = structure_of(found, f"{path.name}, structure {k}")
-            yield dataclasses.replace(structure, comment=next(comments, ""))
+            yield dataclasses.replace(structure, comment=comment)
 
 
 def _comments(path: pathlib.Path) -> Iterator[str]:
@@ -127,24 +126,26 @@ def _comments(path: pathlib.Path) -> Iterator[str]:
             collections.deque(itertools.islice(lines, int(count)), maxlen=0)
 
 
-def _read(path: pathlib.Path) -> Iterator[Any]:
-    """The `Atoms` of a file; if it cannot be read to its end, the last item is the error."""
-    number = 0
+def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
+    """The `Atoms` of a file, each with its comment in an xyz file.
+
+    If the file cannot be read to its end, the last item is the error.
+    """
+    number, comments = 0, _comments(path)
     try:
         import ase.io
 
         # At an "@" ASE would cut the name off, and read another file.
         for atoms in ase.io.iread(path, index=":", do_not_split_by_at_sign=True):
-            yield atoms
+            yield atoms, next(comments, "")
             number += 1
-        if left := _unread(path, number):
-            yield StructureError(left, f"{path.name}, structure {number + 1}")
+        if path.suffix == ".sdf" and path.read_bytes().count(b"$$$$") > number:
+            raise ValueError("of an sdf file ASE reads the first molecule alone; save it as extxyz")
+        if next(comments, None) is not None:
+            raise ValueError("ASE stops at the empty line before it; delete empty lines")
     except ModuleNotFoundError as error:
-        yield StructureError(
-            f"cannot be read ({error.name} is not installed: "
-            'pip install "hdgnn_jax[ase]")',
-            f"{path.name}, structure 1",
-        )
+        reason = f'{error.name} is not installed: pip install "hdgnn_jax[ase]"'
+        yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure 1"), ""
     # ASE's readers raise anything, from ValueError to their own.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -152,16 +153,8 @@ def _read(path: pathlib.Path) -> Iterator[Any]:
             reason = f"no element or field is called {reason}"
         if type(error).__name__ == "UnknownFileTypeError" and " " not in reason:
             reason = f"ASE knows no format {reason}"
-        yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure {number + 1}")
-
-
-def _unread(path: pathlib.Path, number: int) -> str:
-    """Why ASE has read no more than this number of structures; empty if it has read all."""
-    if path.suffix == ".sdf" and path.read_bytes().count(b"$$$$") > number:
-        return "is not read: of an sdf file ASE reads the first molecule alone; save it as extxyz"
-    if sum(1 for _ in _comments(path)) > number:
-        return "is not read: ASE stops at the empty line before it; delete empty lines"
-    return ""
+        at = f"{path.name}, structure {number + 1}"
+        yield StructureError(f"cannot be read ({reason})", at), ""
 
 
 UNREAD = ("virial", "virials")
@@ -218,7 +211,7 @@ def read_labelled(
         left_out.append(error)
 
     records = []
-    for k, found in enumerate(_read(path), start=1):
+    for k, (found, _) in enumerate(_read(path), start=1):
         try:
             at = f"{path.name}, structure {k}"
             records.append(_record(found, name, key, forces_key, stress_key, k, at))

@@ -30,14 +30,14 @@ def test_what_ase_does_not_read_is_no_silence(tmp_path, end):
     assert len(list(read_structures(path))) == 2
     path.write_text(frame + "\n" + frame + end)
     _, second = read_structures(path)
-    assert "two.xyz, structure 2 is not read: ASE stops at the empty line" in str(second)
+    assert "two.xyz, structure 2 cannot be read (ASE stops at the empty line" in str(second)
     molecules = tmp_path / "two.sdf"
     block = Chem.MolToMolBlock(Chem.MolFromSmiles("O")) + "$$$$\n"
     molecules.write_text(block)
     assert len(list(read_structures(molecules))) == 1
     molecules.write_text(block * 2)
     _, second = read_structures(molecules)
-    assert "two.sdf, structure 2 is not read: of an sdf file" in str(second)
+    assert "two.sdf, structure 2 cannot be read (of an sdf file" in str(second)
 
 
 def test_a_name_with_an_at_sign_is_that_file(tmp_path):
