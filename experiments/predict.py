@@ -211,6 +211,11 @@ def load(workdirs: Sequence[pathlib.Path], options: Options) -> list[Predictor]:
     Raises:
       As `run`.
     """
+    places = set[pathlib.Path]()
+    for workdir in workdirs:
+        if (place := workdir.resolve()) in places:
+            raise InputError(f"--workdir names {workdir} twice: an ensemble is of different runs")
+        places.add(place)
     # Forces are then of the same mean over rolls as the energies.
     frames = options.rolls if options.rolls > 1 else None
     predictors = [Predictor.load(workdir, frames) for workdir in workdirs]

@@ -47,7 +47,7 @@ SHARED = (WORKDIR, CONFIG, JSON, PLOT, OUTPUT, FRAMES, PAGE, SEEDS)
 """Flags of this module; each program says which of them it reads."""
 
 ENDINGS = """Exit codes: 0, done; 1, an error, in one line on the standard error stream; 143,
-training that SIGTERM ended, saved. --traceback shows where an error arose.
+training that SIGTERM or Ctrl-C ended, saved. --traceback shows where an error arose.
 Environment: HDGNN_CACHE, folder of data sets, ~/.cache/hdgnn_jax if not set;
 JAX_COMPILATION_CACHE_DIR, folder where compiled programs are kept for the next call: "programs" in
 that of HDGNN_CACHE if not set, kept below about 1 GiB; if it is empty, none are kept."""
@@ -128,7 +128,7 @@ class Program:
                 raise
             fail(error)
         except KeyboardInterrupt:
-            fail("stopped; the same command goes on from what is finished")
+            fail("stopped; the same command goes on from what was saved")
 
 
 def keep_compiled() -> None:

@@ -67,8 +67,9 @@ from hdgnn_jax.types import Config, Fields, Json
 
 
 def main() -> None:
-    """The program. SIGTERM, as schedulers send it, ends it after the current step."""
+    """The program. SIGTERM, as schedulers send it, and Ctrl-C end it after the current step."""
     place = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    stop: Callable[[int], bool]
     if DISTRIBUTED.value or any(value is not None for value in place):
         distributed.connect(*place, PATIENCE.value)
         # JAX has a handler of its own by now, so that all processes stop after the same step.
@@ -77,17 +78,35 @@ def main() -> None:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, to the end of the process
             logging.getLogger("hdgnn_jax").setLevel(logging.ERROR)
     else:
-        terminated = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: terminated.set())
-
-        def stop(step: int) -> bool:
-            return terminated.is_set()
-
+        stop = stop_on_signals()
     try:
         run(program.read_config(), program.workdir(), stop, DEBUG_NANS.value)
     except StoppedError as stopped:
         print(stopped)
         sys.exit(128 + signal.SIGTERM)
+
+
+def stop_on_signals() -> Callable[[int], bool]:
+    """Lets SIGTERM and Ctrl-C end training after a step; a second Ctrl-C ends it at once.
+
+    Returns:
+      A function of the step: whether to stop. Before its first call Ctrl-C ends the program.
+    """
+    asked, begun = threading.Event(), threading.Event()
+
+    def interrupt(*_: object) -> None:
+        if asked.is_set() or not begun.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        print("stopping after this step; Ctrl-C again stops without saving", file=sys.stderr)
+
+    def stop(step: int) -> bool:
+        begun.set()
+        return asked.is_set()
+
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    signal.signal(signal.SIGINT, interrupt)
+    return stop
 
 
 def run(
@@ -125,6 +144,7 @@ def _run(
     began = time.monotonic()
     settings = from_section(config, "training", Training)
     check(config)
+    config = {**config, "data": with_whole_paths(config["data"])}
     mesh, summary = step.make_mesh(), workdir / "report" / "summary.json"
     # Refuses a batch that cannot be dealt, before any data are read.
     batching.deal(np.zeros((1, settings.batch_size), int), mesh.size)
@@ -148,6 +168,13 @@ def _run(
         results = fit.results()
     if distributed.is_first():
         fit.report(results)
+
+
+def with_whole_paths(data: Fields) -> Json:
+    """The section `data` with absolute paths, so that a run can be evaluated from any folder."""
+    paths = {name: data.get(name) for name in ("path", "validation_path", "test_path")}
+    whole = {name: str(pathlib.Path(path).absolute()) for name, path in paths.items() if path}
+    return {**data, **whole}
 
 
 def refuse_other_run(

@@ -20,7 +20,7 @@ from hdgnn_jax.data.ase_files import read_labelled
 from hdgnn_jax.data.cache import cache_folder, sha256
 from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
 from hdgnn_jax.data.labelled import LabelledStructures, labelled_rows
-from hdgnn_jax.data.partition import SPLITS, blocks, hold_out, refuse_shared
+from hdgnn_jax.data.partition import SPLITS, blocks, hold_out, refuse_shared, without_copies
 from hdgnn_jax.data.targets import CALCULATED, ReferenceKind, Target
 from hdgnn_jax.data.units import ENERGIES, LENGTHS, check_unit
 from hdgnn_jax.errors import InputError
@@ -31,6 +31,8 @@ ALONE = 6.0
 """Å. A single atom without a periodic image within this distance is isolated."""
 SAME = 1e-3
 """eV. Two energies of the same isolated atom may differ by this much."""
+DIVISION = 2
+"""Number of the rule that divides a file. A run of another rule is not resumed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ASEFile(Dataset):
       validation_path, test_path: files of these parts, read like `path`; None: the part is held out
         of `path`.
       held_out: share of the structures in each held-out part. Structures with the same `group` in
-        the file stay together.
+        the file stay together. Copies of held-out structures are left out of training.
       split: how a file without groups is divided, one of `SPLITS`: `blocks` of neighbouring frames,
         or at `random`.
       train_size: number of other structures that are trained on; None: all.
@@ -119,6 +121,8 @@ class ASEFile(Dataset):
         """A SHA-256 of the files, and of all that decides which part a structure is in."""
         content = [sha256(self._file), self.held_out, self.train_size, self.split]
         content += [path and sha256(path) for path in self._given.values()]
+        if None in self._given.values():
+            content.append(DIVISION)
         how = [self.energy_unit, self.length_unit, self.energy_key, self.forces_key]
         # Defaults add nothing, so that digests of older runs stay valid.
         if how != ["eV", "Å", None, None]:
@@ -151,24 +155,37 @@ class ASEFile(Dataset):
             source = path.name if path else f"{self._file.name}, held out {how}"
             n = len(self._parts(target)[part])
             sources.setdefault(source, []).append(f"{part} ({n:,})")
-        return "; ".join(f"{' and '.join(parts)}: {source}" for source, parts in sources.items())
+        lines = [f"{' and '.join(parts)}: {source}" for source, parts in sources.items()]
+        drawn = sum(map(len, self._rows(target).values()))
+        if copies := len(self._examples(target)) - drawn:
+            lines.append(f"left out, since another part has the same structure: {copies:,}")
+        return "; ".join(lines)
 
     @functools.cached_property
-    def _parts(self) -> Callable[[str], dict[str, LabelledStructures]]:
-        def divide(target: str) -> dict[str, LabelledStructures]:
-            data, given = self._examples(target), self._given
-            groups = data.groups
+    def _rows(self) -> Callable[[str], dict[str, np.ndarray]]:
+        """Rows of the parts that are held out of `path`, and of the rest, `train`."""
+
+        def draw(target: str) -> dict[str, np.ndarray]:
+            data = self._examples(target)
+            groups, n = data.groups, len(data)
             if groups is None:
-                n = len(data)
                 in_blocks = self.split == "blocks"
                 groups = blocks(data.structures, self.held_out * n) if in_blocks else np.arange(n)
-            held_out = [part for part, path in given.items() if path is None]
+            held_out = [part for part, path in self._given.items() if path is None]
             try:
                 rows = hold_out(groups, self.held_out, held_out)
             except InputError as error:
                 raise InputError(f"{self._file} {error}") from error
+            return without_copies(rows, data.structures)
+
+        return functools.cache(draw)
+
+    @functools.cached_property
+    def _parts(self) -> Callable[[str], dict[str, LabelledStructures]]:
+        def divide(target: str) -> dict[str, LabelledStructures]:
+            data, given, rows = self._examples(target), self._given, self._rows(target)
             mixed = np.random.default_rng(0).permutation(rows["train"])
-            rows["train"] = first_rows(mixed, self.train_size)
+            rows = {**rows, "train": first_rows(mixed, self.train_size)}
             parts = {part: data.take(of) for part, of in rows.items()}
             for part, path in given.items():
                 if path:
@@ -203,16 +220,29 @@ class ASEFile(Dataset):
         return found
 
     def read(self, target: str) -> list[str]:
-        """Lines on the file: its structures, their values, what was left out, and doubts."""
+        """Lines on the files: their structures and values, what was left out, and doubts."""
         data, atoms = self._examples(target), self.atoms(target)
         lone = lines_on_atoms(self._whole(target), data)
         data = with_label(data, target)
-        lines = [f"{self.title}: {plausible.described(data, target, self._names(target))}", *lone]
+        names = self._names(target)
+        lines = [f"{self.title}: {plausible.described(data, target, names)}", *lone]
         if atoms:
             values = ", ".join(f"{SYMBOLS[z]} {atoms[z]:.3f}" for z in sorted(atoms))
             lines.append(f"the reference starts from isolated atoms, eV: {values}")
-        doubts = plausible.doubts(data, target, atoms, self.energy_unit)
-        return [*lines, *data.notes, *(f"warning: {doubt}" for doubt in doubts)]
+        doubts = list(plausible.doubts(data, target, atoms, self.energy_unit))
+        lines += [*data.notes, *(f"warning: {doubt}" for doubt in doubts)]
+        for part, path in self._given.items():
+            if path:
+                other = self._parts(target)[part]
+                lines.append(f"{path.name}: {plausible.described(other, target, names)}")
+                if data.forces is not None and other.forces is None:
+                    lines.append(f"{path.name} has no forces: none of the {part} are compared")
+                lines += [
+                    f"warning: {path.name}: {doubt}"
+                    for doubt in plausible.doubts(other, target, atoms, self.energy_unit)
+                    if doubt not in doubts
+                ]
+        return lines
 
     def _names(self, target: str) -> tuple[str, str]:
         """The names of the values and of the forces in the file."""
@@ -262,13 +292,15 @@ class ASEFile(Dataset):
         given = {"validation": self.validation_path, "test": self.test_path}
         for part, path in given.items():
             if path and not pathlib.Path(path).is_file():
-                raise StructureError(f"there is no file {path}: set config.data.{part}_path")
+                raise StructureError(
+                    f"there is no file {path}: set config.data.{part}_path, or put it there"
+                )
         return {part: pathlib.Path(path) if path else None for part, path in given.items()}
 
     @property
     def _file(self) -> pathlib.Path:
         if self.path:
-            file, how = pathlib.Path(self.path), "set config.data.path"
+            file, how = pathlib.Path(self.path), "set config.data.path, or put it there"
         else:
             file = cache_folder(self.cache) / "ase" / "molecules" / "molecules.extxyz"
             how = "run python -m experiments.prepare molecules"

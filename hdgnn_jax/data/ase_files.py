@@ -126,6 +126,22 @@ def _comments(path: pathlib.Path) -> Iterator[str]:
             collections.deque(itertools.islice(lines, int(count)), maxlen=0)
 
 
+def _by_ase(path: pathlib.Path) -> Iterator[Any]:
+    """The `Atoms` of a file, those of a database with its key-value pairs and data as `info`."""
+    import ase.db
+    import ase.io
+
+    if path.suffix == ".db":
+        with ase.db.connect(path) as rows:
+            for row in rows.select():
+                atoms = row.toatoms()
+                atoms.info = {**row.data, **row.key_value_pairs}
+                yield atoms
+        return
+    # At an "@" ASE would cut the name off, and read another file.
+    yield from ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
+
+
 def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
     """The `Atoms` of a file, each with its comment in an xyz file.
 
@@ -133,10 +149,7 @@ def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
     """
     number, comments = 0, _comments(path)
     try:
-        import ase.io
-
-        # At an "@" ASE would cut the name off, and read another file.
-        for atoms in ase.io.iread(path, index=":", do_not_split_by_at_sign=True):
+        for atoms in _by_ase(path):
             yield atoms, next(comments, "")
             number += 1
         if path.suffix == ".sdf" and path.read_bytes().count(b"$$$$") > number:
@@ -223,7 +236,7 @@ def read_labelled(
     given = any(r.value is not None and len(r.structure.positions) > 1 for r in records)
     masked = name == "dipole" and left_out is None and given
     labelled = records if masked else _with_label(records, name, key, refuse)
-    return _packed(_all_or_none_with_forces(labelled, refuse), name, path.name)
+    return _packed(_all_or_none_with_forces(labelled, refuse), name, stress_key, path.name)
 
 
 def _with_label(
@@ -261,7 +274,9 @@ def _all_or_none_with_forces(
     return kept
 
 
-def _packed(records: list[_Record], name: str, file: str) -> LabelledStructures:
+def _packed(
+    records: list[_Record], name: str, stress_key: str | None, file: str
+) -> LabelledStructures:
     """The records of a file with the label of this name; all have forces, or none has."""
     packed = Structures.pack((r.structure for r in records), f"{file}, structure")
     forces = [r.forces for r in records if r.forces is not None]
@@ -275,11 +290,11 @@ def _packed(records: list[_Record], name: str, file: str) -> LabelledStructures:
         np.concatenate(forces) if forces else None,
         np.stack(virials) if any(r.virial is not None for r in records) else None,
         np.unique(groups, return_inverse=True)[1] if any(r.group for r in records) else None,
-        _notes(records, name),
+        _notes(records, name, stress_key or "stress"),
     )
 
 
-def _notes(records: list[_Record], label: str) -> tuple[str, ...]:
+def _notes(records: list[_Record], label: str, stress: str) -> tuple[str, ...]:
     """Lines for the user on missing labels, virials, stress, charges and spins in a file."""
     names = {name for r in records for name in r.names}
     missing = [r.number for r in records if r.value is None]
@@ -290,6 +305,8 @@ def _notes(records: list[_Record], label: str) -> tuple[str, ...]:
     if n_virials:
         words = "trained on where training.stress_weight is not 0"
         notes.append(f"stress of {n_virials:,} structures: {words}")
+    elif stress in names and not all(all(r.structure.periodic) for r in records):
+        notes.append("stress of the file: cells not periodic in three directions have none")
     elif "stress" in names:
         notes.append("stress of the file: nothing is trained on it (data.stress_key names it)")
     unseen = sum(bool(r.structure.unseen) and len(r.structure.positions) > 1 for r in records)
@@ -353,6 +370,9 @@ def _virial(atoms: Any, stress: object) -> np.ndarray | None:
 def _numbers(value: object, shape: tuple[int, ...]) -> np.ndarray | None:
     """Finite float64 of that shape; None where the value is something else."""
     array = np.asarray(value)
+    if shape == () and array.shape == (1,):
+        # As SchNetPack's databases have energies.
+        array = array[0]
     if array.shape != shape or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         return None
     return array.astype(np.float64)

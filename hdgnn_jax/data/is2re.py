@@ -105,9 +105,19 @@ class IS2RE(Dataset):
 
     @property
     def submitted(self) -> dict[str, str]:
-        """The parts of a submission to the leaderboard, by their names there."""
+        """The parts of a submission to the leaderboard, by their names there.
+
+        Raises:
+          Is2reError: naming those that are missing.
+        """
         prefix = "test_" if self.published else ""
-        return {name: prefix + name for name in self.PARTS}
+        parts = {name: prefix + name for name in self.PARTS}
+        if missing := [part for part in parts.values() if part not in self._parts]:
+            raise Is2reError(
+                f"{self._folder} lacks {', '.join(missing)}, and a submission has all four parts: "
+                "put their folders into that of --source, and build again"
+            )
+        return parts
 
     def paper(self, target: Target) -> Mapping[str, Accuracy]:
         """The paper's errors by part, for those of OC20's own parts that are whole."""

@@ -23,23 +23,25 @@ DECIMALS = 4
 def blocks(structures: Structures, size: float) -> np.ndarray:
     """[n] the number of each structure's block.
 
-    Consecutive structures of the same atoms count as one trajectory. It is one block, or is cut
-    into blocks of equal length where it is longer than `size`.
+    Structures of the same atoms count as one trajectory, in their order, also where others lie
+    between them. It is one block, or is cut into blocks of equal length where it is longer than
+    `size`.
     """
-    atoms = [
-        structures.atomic_numbers[first:last].tobytes()
-        for first, last in itertools.pairwise(structures.offsets)
-    ]
-    sizes: list[int] = []
-    for _, run in itertools.groupby(atoms):
-        length = len(list(run))
-        pieces = np.array_split(np.arange(length), math.ceil(length / max(size, 1)))
-        sizes += map(len, pieces)
-    return np.repeat(np.arange(len(sizes)), sizes)
+    trajectories: dict[bytes, list[int]] = {}
+    for k, (first, last) in enumerate(itertools.pairwise(structures.offsets)):
+        atoms = structures.atomic_numbers[first:last].tobytes()
+        trajectories.setdefault(atoms, []).append(k)
+    found, number = np.empty(len(structures), int), 0
+    for rows in trajectories.values():
+        for piece in np.array_split(rows, math.ceil(len(rows) / max(size, 1))):
+            found[piece], number = number, number + 1
+    return found
 
 
 def hold_out(groups: np.ndarray, share: float, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Draws whole groups for each part at random, and returns the rows of each part.
+
+    A group more than twice as large as a part should be is drawn only where no other is left.
 
     Args:
       groups: [n] numbers without gaps.
@@ -50,17 +52,34 @@ def hold_out(groups: np.ndarray, share: float, names: Sequence[str]) -> dict[str
       InputError: where the rest is empty.
     """
     order = np.random.default_rng(0).permutation(groups.max(initial=-1) + 1)
-    counts, found = np.bincount(groups)[order], {}
-    for name in names:
-        excess = np.abs(np.cumsum(counts) - share * len(groups))
-        n = int(np.argmin(excess)) + 1 if len(counts) else 0
+    if len(order) <= len(names):
+        raise InputError(f"has {len(order)} groups of structures: none is left to train on")
+    sizes, wanted = np.bincount(groups), share * len(groups)
+    large = np.where(sizes > 2 * wanted, sizes, 0)
+    order = order[np.argsort(large[order], kind="stable")]
+    counts, found = sizes[order], {}
+    for k, name in enumerate(names):
+        excess = np.abs(np.cumsum(counts) - wanted)
+        # One group at least is left for each part that follows, and for training.
+        n = min(int(np.argmin(excess)) + 1, len(order) - len(names) + k)
         found[name], order, counts = order[:n], order[n:], counts[n:]
-    if not len(order):
-        raise InputError(
-            f"has {groups.max(initial=-1) + 1} groups of structures: none is left to train on"
-        )
     found["train"] = order
     return {name: np.flatnonzero(np.isin(groups, drawn)) for name, drawn in found.items()}
+
+
+def without_copies(rows: Mapping[str, np.ndarray], structures: Structures) -> dict[str, np.ndarray]:
+    """Leaves structures out of a part that occur again in one before it.
+
+    Args:
+      rows: rows of each part, in the order in which they matter: training is the last one.
+      structures: all structures.
+    """
+    keys, seen = fingerprints(structures), set[bytes]()
+    found = {}
+    for part, of in rows.items():
+        found[part] = np.array([k for k in of if keys[k] not in seen], int)
+        seen |= {keys[k] for k in of}
+    return found
 
 
 def fingerprints(structures: Structures) -> list[bytes]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.atom_energies import GFN2_XTB
-from hdgnn_jax.data.baselines import element_counts
-from hdgnn_jax.data.labelled import LabelledStructures
+from hdgnn_jax.data.baselines import Composition, element_counts
+from hdgnn_jax.data.labelled import LabelledStructures, labelled_rows
 from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.graphs.covalent import RADII
 from hdgnn_jax.graphs.neighbors import search_neighbors
@@ -17,6 +17,12 @@ from hdgnn_jax.graphs.structure import SYMBOLS, Structures
 
 LARGE_FORCE = 10.0
 """eV/Å. The rms of sound data is smaller; that of kcal/mol read as eV is twice as large."""
+OUTLIER = 100.0
+"""A force larger than the median by this factor is doubted."""
+LARGE_STRESS = 1.0
+"""eV/Å^3, 160 GPa. That of 1 GPa is 0.006."""
+GPA = 0.00624151
+"""eV/Å^3."""
 BINDING = (-15.0, 3.0)
 """eV an atom: the plausible range of energies above isolated atoms of the same method. No material
 binds more than diamond and tungsten (8), but codes define isolated atoms differently."""
@@ -24,6 +30,8 @@ NEAR = 4.0
 """Å. Neighbours are searched for within this distance."""
 LOOKED_AT = 200
 """Number of structures whose distances are checked."""
+SHIFTED = 0.2
+"""Errors that are smaller by this factor without a constant for each element are mainly those."""
 SHORTEST = (0.6, 1.5)
 """The plausible range of the shortest distance over the sum of covalent radii. The ratio is near 1
 where any atoms are bonded, 1.9 where bohr are read as Å."""
@@ -72,12 +80,47 @@ def doubts(
         yield from _of_energies(data.structures, data.labels[target], unit)
         yield from _of_atoms(data.structures, data.labels[target], atoms)
     if data.forces is not None:
-        size = float(np.sqrt(np.mean(data.forces**2)))
-        if size > LARGE_FORCE:
+        yield from _of_forces(data.structures, data.forces)
+    if data.virials is not None:
+        rows = labelled_rows(data.virials)
+        volume = np.abs(np.linalg.det(data.structures.cells[rows]))
+        size = float(np.sqrt(np.mean((data.virials[rows] / volume[:, None, None]) ** 2)))
+        if size > LARGE_STRESS:
             yield (
-                f"components of forces are {size:.0f} eV/Å (root mean square), where molecules at "
-                "300 K have 1: are config.data.energy_unit and length_unit right?"
+                f"components of the stress are {size:.2g} eV/Å^3 ({size / GPA:.3g} GPa, root mean "
+                "square): is it in config.data.energy_unit per cubed length_unit, as ASE has it?"
             )
+
+
+def shift(structures: Structures, errors: np.ndarray) -> np.ndarray | None:
+    """The part of errors [n] of energies that is a constant for each element, as between methods.
+
+    Returns:
+      [n], or None where it is not nearly all of them, or there are too few structures to tell.
+    """
+    elements = np.unique(structures.atomic_numbers).tolist()
+    fit = Composition.fit(structures, errors, elements, "extensive")
+    found = fit.predict(structures)
+    enough = len(errors) >= 3 * (len(elements) + 1)
+    small = np.mean((errors - found) ** 2) < SHIFTED**2 * np.mean(errors**2)
+    return found if enough and small else None
+
+
+def _of_forces(structures: Structures, forces: np.ndarray) -> Iterator[str]:
+    size = float(np.sqrt(np.mean(forces**2)))
+    largest = np.abs(forces).max(1)
+    atom = int(np.argmax(largest))
+    if largest[atom] > OUTLIER * float(np.median(largest)) and largest[atom] > LARGE_FORCE:
+        at = int(np.searchsorted(structures.offsets, atom, "right")) - 1
+        yield (
+            f"{structures.name(at)} has a force of {largest[atom]:.3g} eV/Å, where the median is "
+            f"{np.median(largest):.2g}: is it sound?"
+        )
+    elif size > LARGE_FORCE:
+        yield (
+            f"components of forces are {size:.0f} eV/Å (root mean square), where molecules at "
+            "300 K have 1: are config.data.energy_unit and length_unit right?"
+        )
 
 
 def _of_distances(structures: Structures) -> Iterator[str]:

@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 
+from hdgnn_jax.data import plausible
 from hdgnn_jax.data.ase_dataset import ASEFile, lines_on_atoms, without_atoms
 from hdgnn_jax.data.fitted import FittedTarget, names_of
 from hdgnn_jax.data.partition import fingerprints
@@ -20,7 +21,7 @@ from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.results import predicted
 from hdgnn_jax.run.task import Task
-from hdgnn_jax.training.result import SplitResult
+from hdgnn_jax.training.result import SplitResult, format_mae
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +62,17 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
     errors: dict[str, SplitResult] = {}
     left_out: dict[str, StructureError] = {}
     notes: dict[str, None] = {}
+    doubtful: list[str] = []
     for label in known:
         one, reasons = labels[label], list[StructureError]()
-        examples, said = labelled(predictor, source, file, one, label, reasons)
+        examples, said, of_values = labelled(predictor, source, file, one, label, reasons)
         notes |= dict.fromkeys(said)
         left_out |= {str(error): error for error in reasons}
         errors |= errors_of(task, predictor, file, one, examples)
-    doubtful = doubts(task, predictor, examples)
+        doubtful += of_values
+        if one.target.size == "extensive":
+            doubtful += of_shift(errors[named(one)], examples, one.target.unit)
+    doubtful += doubts(task, predictor, examples)
     weights = {"forces": task.weights.forces, "stress": task.weights.stress}
     for name, weight in weights.items():
         if not weight and any(quantity.startswith(name) for quantity in errors):
@@ -82,14 +87,17 @@ def labelled(
     one: FittedTarget,
     label: str,
     left_out: list[StructureError],
-) -> tuple[Examples, tuple[str, ...]]:
-    """The structures of a file that have the label and that the model can use, and its notes.
+) -> tuple[Examples, tuple[str, ...], list[str]]:
+    """The structures of a file that have the label and that the model can use.
 
     As in training, isolated atoms are no examples.
 
     Args:
       label: name of the target in files.
       left_out: gets the reasons why other structures are left out.
+
+    Returns:
+      The structures, notes on the file, and doubts about its units.
     """
     try:
         whole = source.labelled(file, label, left_out)
@@ -112,7 +120,11 @@ def labelled(
     of_one = {one.name: kept.labels[label] / unit}
     virials = None if kept.virials is None else kept.virials / unit
     notes = (*whole.notes, *lines_on_atoms(whole, read))
-    return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials), notes
+    doubts = [
+        doubt.replace("config.data.", "--")
+        for doubt in plausible.doubts(read, label, {}, source.energy_unit)
+    ]
+    return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials), notes, doubts
 
 
 def errors_of(
@@ -125,7 +137,7 @@ def errors_of(
         advance = functools.partial(progress.advance, bar)
         alone = dataclasses.replace(task, fitted=(one,))
         found = predicted(file.name, alone, predictor, examples, advance=advance)[one.name]
-    errors = {f"{target.name} [{target.unit}]": found}
+    errors = {named(one): found}
     if target.size == "extensive":
         n = examples.structures.n_atoms
         each = dataclasses.replace(found, truth=found.truth / n, prediction=found.prediction / n)
@@ -133,6 +145,24 @@ def errors_of(
     for (name, per), result in found.slopes.items():
         errors[f"{name} [{target.unit}/{per}]"] = result
     return errors
+
+
+def named(one: FittedTarget) -> str:
+    """A target with its unit."""
+    return f"{one.name} [{one.target.unit}]"
+
+
+def of_shift(result: SplitResult, examples: Examples, unit: str) -> list[str]:
+    """A line where nearly all of the errors of energies is a constant for each element."""
+    errors = result.prediction - result.truth
+    shift = plausible.shift(examples.structures, errors)
+    if shift is None:
+        return []
+    mae = format_mae(float(np.abs(errors - shift).mean()))
+    return [
+        "the file's energies and the model's differ by a constant for each element, as those of "
+        f"two methods or units do: without it the MAE is {mae} {unit}"
+    ]
 
 
 def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:

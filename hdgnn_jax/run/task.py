@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 import optax
 
 from hdgnn_jax.config import check_type, from_section
-from hdgnn_jax.data import applicability, baselines
+from hdgnn_jax.data import applicability, baselines, plausible
 from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.fitted import FittedTarget, energy_column, potential
@@ -33,6 +34,12 @@ from hdgnn_jax.training.losses import Weights
 from hdgnn_jax.training.optimizer import make_optimizer, with_own_rates
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Apply, Config, Params, PyTree
+
+EXACT = 1e-9
+"""Values that the composition gives up to this fraction of their size leave rounding to learn."""
+FAR = 10.0
+"""Validation energies this many times further from the composition's than training ones are
+doubted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +75,10 @@ class Task:
           The task, and the training structures as `to_learn` leaves them.
 
         Raises:
-          InputError: for a bad value in the config.
+          InputError: for a bad value in the config, or where nothing is left to learn.
         """
         fitted, known = fit_targets(config, data, train)
+        _refuse_exact(config, fitted, train)
         some = train.first(applicability.SAMPLE)
         domain = applicability.Domain.of(train.structures, some.neighbors.found())
         mean = train.neighbors.n_edges.sum() / max(len(train.structures.atomic_numbers), 1)
@@ -121,6 +129,25 @@ class Task:
             "compare structures of other compositions"
             for symbols, names in said.items()
         ]
+
+    def doubts(self, validation: Examples) -> list[str]:
+        """Lines on validation energies that are not comparable with those trained on."""
+        said = []
+        for one in self.fitted:
+            rows = validation.labelled(one.name)
+            if one.target.size != "extensive" or "composition" not in one.baselines:
+                continue
+            some = validation.take(rows)
+            errors = one.baselines["composition"].predict(some.structures, some.neighbors)
+            errors = errors - some.labels[one.name] * one.target.factor
+            shift = plausible.shift(some.structures, errors)
+            if shift is not None and np.abs(shift).mean() > FAR * one.reference.scale:
+                said.append(
+                    f"values of {one.name} for validation are {np.abs(shift).mean():.3g} "
+                    f"{one.target.unit} from those of the training structures' elements, and "
+                    "spread little around that: are both parts of one method and unit?"
+                )
+        return said
 
     @property
     def note(self) -> str:
@@ -236,6 +263,23 @@ class Task:
             shapes(self.model),
         )
         return state
+
+
+def _refuse_exact(config: Config, fitted: Sequence[FittedTarget], train: Examples) -> None:
+    """Refuses targets that the composition of the training structures gives exactly."""
+    twice = auxiliary(config, fitted)
+    for one in fitted:
+        some = train.take(train.labelled(one.name))
+        values = some.labels[one.name] * one.target.factor
+        left = one.reference.scale
+        if one in twice:
+            by_atoms = one.baselines["composition"].predict(some.structures, some.neighbors)
+            left = min(left, np.std(values - by_atoms))
+        if left <= EXACT * np.sqrt(np.mean(values**2)):
+            raise InputError(
+                f"the compositions of the {len(some):,} training structures give their {one.name} "
+                "exactly, so nothing is left to learn: train on more structures"
+            )
 
 
 def check(config: Config) -> None:

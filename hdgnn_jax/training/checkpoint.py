@@ -283,7 +283,7 @@ class Checkpoints:
         if best is None:
             raise CheckpointError(
                 f"no step in {self.directory} was validated "
-                f"({', '.join(map(str, self.steps()))}): restore 'latest'"
+                f"({', '.join(map(str, self.steps()))}): train to its first validation"
             )
         return best
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ase.db
+import numpy as np
 import pytest
 from ase.build import molecule
 from rdkit import Chem
 
-from hdgnn_jax.data.ase_files import read_structures, structure_of
+from hdgnn_jax.data.ase_files import read_labelled, read_structures, structure_of
 from hdgnn_jax.graphs.structure import StructureError
 
 
@@ -66,6 +68,18 @@ def test_a_charge_and_a_spin_are_what_no_model_sees(tmp_path, words, unseen):
     path.write_text(f"1\nProperties=species:S:1:pos:R:3 {words}\nH 0 0 0\n")
     (structure,) = read_structures(path)
     assert structure.unseen == unseen
+
+
+def test_a_database_has_energies_among_its_data(tmp_path):
+    """As SchNetPack writes them."""
+    with ase.db.connect(tmp_path / "some.db") as rows:
+        for k in range(3):
+            rows.write(molecule("H2O"), data={"energy": np.array([float(k)]),
+                                              "forces": np.full((3, 3), k)}, group=f"g{k % 2}")
+    found = read_labelled(tmp_path / "some.db", "energy")
+    assert found.labels["energy"].tolist() == [0, 1, 2]
+    assert found.forces[:, 0].tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert found.groups.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize(

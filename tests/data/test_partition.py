@@ -9,7 +9,7 @@ from ase.build import molecule
 from molecules import KNOWN
 
 from hdgnn_jax.data.ase_dataset import ASEFile
-from hdgnn_jax.data.partition import blocks, hold_out, refuse_shared
+from hdgnn_jax.data.partition import blocks, hold_out, refuse_shared, without_copies
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import StructureError
 
@@ -20,6 +20,11 @@ def test_a_trajectory_is_cut_in_few_blocks_and_molecules_are_not_cut():
     assert blocks(structures, 5).tolist() == [0] * 5 + [1] * 5 + [2] * 3 + [3, 4]
     assert blocks(structures, 4.9).tolist() == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 3 + [4, 5]
     assert blocks(structures, 0.2).tolist() == list(range(15))
+
+
+def test_trajectories_that_take_turns_are_cut_as_well():
+    structures = KNOWN.take(np.tile([0, 1], 6))
+    assert blocks(structures, 3).tolist() == [0, 2, 0, 2, 0, 2, 1, 3, 1, 3, 1, 3]
 
 
 def test_what_is_held_out_of_a_trajectory_has_few_neighbours_in_training():
@@ -44,6 +49,27 @@ def test_groups_stay_together_and_parts_are_near_their_share(names):
         assert abs(len(rows[name]) - 0.2 * len(groups)) <= 4
     with pytest.raises(InputError, match="has 2 groups of structures: none is left to train on"):
         hold_out(np.array([0, 0, 1]), 0.4, ["validation", "test"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([55, 2, 3], 55), ([3, 55, 2], 55), ([30, 5, 25], 30), ([40, 5, 10, 5], 40), ([20] * 3, 20)],
+)
+def test_a_large_group_is_trained_on(sizes, expected):
+    rows = hold_out(np.repeat(np.arange(len(sizes)), sizes), 0.1, ["validation", "test"])
+    assert all(len(of) for of in rows.values())
+    assert len(rows["train"]) >= expected
+
+
+def test_copies_of_what_is_held_out_are_not_trained_on():
+    structures = KNOWN.take(np.array([0, 1, 2, 0, 3, 4, 1, 0]))
+    rows = {"test": np.array([0]), "validation": np.array([1, 2]), "train": np.arange(3, 8)}
+    found = without_copies(rows, structures)
+    assert {name: of.tolist() for name, of in found.items()} == {
+        "test": [0], "validation": [1, 2], "train": [4, 5]
+    }  # fmt: skip
+    found = without_copies({"test": np.array([3]), "train": np.array([0, 7])}, structures)
+    assert found["train"].tolist() == []
 
 
 def test_a_structure_in_two_parts_is_named():
@@ -92,3 +118,14 @@ def test_parts_are_held_out_in_blocks_or_from_files_of_their_own(trajectories):
         ASEFile(own, test_path="nowhere.xyz").digest()
     with pytest.raises(InputError, match="one of blocks, random, not 'blokcs'"):
         ASEFile(own, split="blokcs")
+
+
+def test_copies_in_a_file_are_counted(trajectories, tmp_path):
+    frames = ase.io.read(trajectories[0], index=":")
+    path = tmp_path / "twice.extxyz"
+    ase.io.write(path, [*frames, *frames])
+    data = ASEFile(str(path))
+    parts = [data.part(part, "energy") for part in ("train", "validation", "test")]
+    assert [len(part) for part in parts] == [48, 8, 8]
+    said = data.how_divided("energy")
+    assert said.endswith("; left out, since another part has the same structure: 16")

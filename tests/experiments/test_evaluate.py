@@ -77,6 +77,26 @@ def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
     assert found["U0 [meV]"].rmse == pytest.approx(1000 * np.sqrt(5 / 2), rel=1e-4)
 
 
+def test_units_and_another_zero_of_energies_are_doubted(finished, tmp_path):
+    frames = []
+    for k in range(20):
+        atoms = molecule(("H2O", "CH4", "CH3OH", "C2H6")[k % 4])
+        atoms.rattle(0.03, seed=k)
+        frames.append(atoms)
+    predicted = Predictor.load(finished)(Structures.pack(map(structure_of, frames)))["U0"]
+    for k, (atoms, value) in enumerate(zip(frames, predicted, strict=True)):
+        shift = {"H": -13.6, "C": -1029.8, "O": -2042.6}
+        zero = sum(shift[symbol] for symbol in atoms.get_chemical_symbols())
+        atoms.info["energy"] = value / 1000 - 2 * zero + 0.01 * (-1) ** (k // 4)
+    ase.io.write(tmp_path / "file.extxyz", frames)
+    task, predictor = restored(finished)
+    scored = score(task, predictor, ASEFile(), tmp_path / "file.extxyz")
+    (said,) = [line for line in scored.doubts if "differ by a constant for each element" in line]
+    left = float(re.search(r"MAE is ([\d.]+) meV", said)[1])
+    assert left == pytest.approx(10, rel=0.3)
+    assert any("right, and --energy_unit?" in line for line in scored.doubts)
+
+
 def test_a_file_without_labels_costs_no_other(finished, tmp_path, capsys):
     water = molecule("H2O")
     ase.io.write(tmp_path / "bare.xyz", [water])

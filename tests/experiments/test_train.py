@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pathlib
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -115,6 +116,26 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(finished, config, tmp_
             for folder in (workdir, finished)]  # fmt: skip
     assert rows[0] == rows[1]
     assert rows[0][STEPS][1] > 0
+
+
+def test_ctrl_c_stops_after_a_step_and_then_at_once():
+    """As a program: before the first step, and when asked again, it ends it at once."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop = train.stop_on_signals()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert not stop(1)
+        signal.raise_signal(signal.SIGINT)
+        assert stop(2)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stop = train.stop_on_signals()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop(1)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def test_a_finished_run_is_extended(finished, config, changed, tmp_path, monkeypatch, capsys):

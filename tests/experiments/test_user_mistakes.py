@@ -12,7 +12,7 @@ import ase.io
 import ase.units
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from experiments import predict
@@ -25,7 +25,7 @@ B3LYP = {"H": -13.61, "C": -1029.86, "O": -2042.61}
 """eV."""
 
 
-def file_of(path, energy=1.0, length=1.0, lone=(), n=12, **info):
+def file_of(path, energy=1.0, length=1.0, lone=(), n=12, first=0, **info):
     """Shapes of ethanol with energies of all electrons, in another unit of `energy` eV and `length`
     Å, after isolated atoms."""
     rng, frames = np.random.default_rng(0), []
@@ -33,7 +33,7 @@ def file_of(path, energy=1.0, length=1.0, lone=(), n=12, **info):
         atom = ase.Atoms(symbol, info=info)
         atom.calc = SinglePointCalculator(atom, energy=B3LYP[symbol] / energy)
         frames.append(atom)
-    for k in range(n):
+    for k in range(first, first + n):
         atoms = molecule("CH3CH2OH")
         atoms.rattle(0.03, seed=k)
         total = sum(B3LYP[s] for s in atoms.get_chemical_symbols()) - 3.5 * len(atoms) + 0.1 * k
@@ -80,6 +80,54 @@ def test_values_that_can_hardly_be_right_are_said(tmp_path, mistake):
     assert len(said) == len(expected), said
     for line, words in zip(said, expected, strict=True):
         assert words in line
+
+
+@pytest.mark.parametrize("mistake", ["nothing wrong", "kcal/mol", "Ha", "bohr"])
+def test_files_of_other_parts_are_doubted_as_well(tmp_path, monkeypatch, mistake):
+    monkeypatch.chdir(tmp_path)
+    content, fields, expected = DATA[mistake]
+    file_of("mine.extxyz", n=9)
+    file_of("other.extxyz", first=20, **content)
+    lines = ASEFile("mine.extxyz", "other.extxyz", **fields).read("energy")
+    said = [line for line in lines if line.startswith("warning: ")]
+    assert len(said) == len(expected), said
+    for line, words in zip(said, expected, strict=True):
+        assert line.startswith("warning: other.extxyz: ")
+        assert words in line
+
+
+def test_a_file_without_forces_is_named(tmp_path):
+    file_of(tmp_path / "mine.extxyz", n=9)
+    frames = ase.io.read(tmp_path / "mine.extxyz", index=":")
+    for k, atoms in enumerate(frames):
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy())
+        atoms.rattle(0.01, seed=k)
+    ase.io.write(tmp_path / "test.extxyz", frames)
+    data = ASEFile(str(tmp_path / "mine.extxyz"), test_path=str(tmp_path / "test.extxyz"))
+    assert "test.extxyz has no forces: none of the test are compared" in data.read("energy")
+
+
+def test_one_force_that_is_not_sound_is_named(tmp_path):
+    file_of(tmp_path / "mine.extxyz")
+    frames = ase.io.read(tmp_path / "mine.extxyz", index=":")
+    frames[7].calc.results["forces"][2] = 1e4
+    ase.io.write(tmp_path / "mine.extxyz", frames)
+    said = ASEFile(str(tmp_path / "mine.extxyz")).read("energy")[-1]
+    assert said.startswith("warning: mine.extxyz, structure 8 has a force of 1e+04 eV/Å")
+
+
+@pytest.mark.parametrize(("unit", "doubted"), [(1.0, False), (1 / ase.units.GPa, True)])
+def test_stress_in_gpa_is_doubted(tmp_path, unit, doubted):
+    frames = []
+    for k in range(4):
+        atoms = bulk("Al", cubic=True)
+        atoms.rattle(0.02, seed=k)
+        stress = np.array([3, 2, 1, 0, 0, 0]) * ase.units.GPa * unit
+        atoms.calc = SinglePointCalculator(atoms, energy=-10.0 * k, stress=stress)
+        frames.append(atoms)
+    ase.io.write(tmp_path / "mine.extxyz", frames)
+    lines = ASEFile(str(tmp_path / "mine.extxyz")).read("energy")
+    assert any("components of the stress are 1.2 eV/Å^3" in line for line in lines) == doubted
 
 
 @pytest.mark.parametrize(
@@ -187,3 +235,8 @@ def test_what_a_model_does_not_see_is_a_warning(tmp_path, monkeypatch, name, dou
 def test_options_that_do_not_go_together_are_one_line(finished, options, line):
     with pytest.raises(InputError, match=line):
         predict.run([finished], ["qm9:1"], None, predict.Options(**options))
+
+
+def test_the_same_run_twice_is_no_ensemble(finished):
+    with pytest.raises(InputError, match=r"twice: an ensemble is of different runs"):
+        predict.run([finished, finished / "."], ["qm9:1"], None, predict.Options())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 from small import stirred
 
+from hdgnn_jax.data.baselines import element_counts
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.targets import TARGETS
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.inference.weights import one_atom
@@ -51,6 +54,33 @@ def test_two_systems_far_apart(config, reference):
         # Float32 of sums that are larger than what is left of them.
         scale = fitted.reference.scale
         np.testing.assert_allclose(found, expected, rtol=5e-6, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference", "n"),
+    [("U0", None, 1), ("U0", None, 3), ("U0", "linear", 1), ("U0", "linear", 3), ("gap", None, 1)],
+)
+def test_values_that_the_composition_gives_exactly_are_refused(config, name, reference, n):
+    config = copy.deepcopy(config)
+    config["target"], config["data"]["reference"] = name, reference
+    data = dataset(config)
+    molecules = examples(config, data, "train").first(60)
+    counts = element_counts(molecules.structures, config["model"]["elements"])
+    rows = np.sort(np.unique(counts, axis=0, return_index=True)[1])[:n]
+    message = f"the compositions of the {n} training structures give their {name} exactly"
+    with pytest.raises(InputError, match=message):
+        Task.prepare(config, data, molecules.take(rows))
+
+
+def test_validation_of_another_method_is_doubted(config):
+    data = dataset(config)
+    molecules = examples(config, data, "train").first(120)
+    task, _ = Task.prepare(config, data, molecules)
+    assert task.doubts(molecules) == []
+    atoms = molecules.structures.n_atoms * 10.0
+    other = dataclasses.replace(molecules, labels={"U0": molecules.labels["U0"] + atoms})
+    (said,) = task.doubts(other)
+    assert "are both parts of one method and unit?" in said
 
 
 def test_what_the_compositions_leave_open_is_said(config):
