@@ -87,8 +87,8 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
     task, predictor = restored(workdir)
     if record_of(workdir).split_digest != task.data.digest():
         raise CheckpointError(
-            f"{task.data.title} has changed since {workdir} was trained on it, or was divided by "
-            "another rule: restore the old data or revision, or name a file to score"
+            f"{task.data.title} has changed since {workdir} was trained on it, or an earlier "
+            "version divided it otherwise: restore the old data or version, or name a file to score"
         )
     names = task.data.reported if split is None else [split]
     print_results(task, results(task, predictor, names))

@@ -67,7 +67,11 @@ from hdgnn_jax.types import Config, Fields, Json
 
 
 def main() -> None:
-    """The program. SIGTERM, as schedulers send it, and Ctrl-C end it after the current step."""
+    """The program. SIGTERM, as schedulers send it, ends it after the current step.
+
+    So does Ctrl-C, where it is the only process.
+    """
+    config = program.read_config()
     place = COORDINATOR.value, PROCESSES.value, PROCESS.value
     stop: Callable[[int], bool]
     if DISTRIBUTED.value or any(value is not None for value in place):
@@ -78,30 +82,34 @@ def main() -> None:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, to the end of the process
             logging.getLogger("hdgnn_jax").setLevel(logging.ERROR)
     else:
-        stop = stop_on_signals()
+        stop = stop_on_signals(config.get("training", {}).get("steps"))
     try:
-        run(program.read_config(), program.workdir(), stop, DEBUG_NANS.value)
+        run(config, program.workdir(), stop, DEBUG_NANS.value)
     except StoppedError as stopped:
         print(stopped)
         sys.exit(128 + signal.SIGTERM)
 
 
-def stop_on_signals() -> Callable[[int], bool]:
+def stop_on_signals(steps: int) -> Callable[[int], bool]:
     """Lets SIGTERM and Ctrl-C end training after a step; a second Ctrl-C ends it at once.
 
+    Args:
+      steps: the last step.
+
     Returns:
-      A function of the step: whether to stop. Before its first call Ctrl-C ends the program.
+      A function of the step: whether to stop. Before its first call, and after the last step,
+      Ctrl-C ends the program.
     """
-    asked, begun = threading.Event(), threading.Event()
+    asked, training = threading.Event(), threading.Event()
 
     def interrupt(*_: object) -> None:
-        if asked.is_set() or not begun.is_set():
+        if asked.is_set() or not training.is_set():
             raise KeyboardInterrupt
         asked.set()
         print("stopping after this step; Ctrl-C again stops without saving", file=sys.stderr)
 
     def stop(step: int) -> bool:
-        begun.set()
+        training.set() if step < steps else training.clear()
         return asked.is_set()
 
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
@@ -172,9 +180,9 @@ def _run(
 
 def with_whole_paths(data: Fields) -> Json:
     """The section `data` with absolute paths, so that a run can be evaluated from any folder."""
-    paths = {name: data.get(name) for name in ("path", "validation_path", "test_path")}
-    whole = {name: str(pathlib.Path(path).absolute()) for name, path in paths.items() if path}
-    return {**data, **whole}
+    paths = {name: data.get(name) for name in ("path", "validation_path", "test_path", "cache")}
+    given = {name: pathlib.Path(path) for name, path in paths.items() if path}
+    return {**data, **{name: str(path.expanduser().absolute()) for name, path in given.items()}}
 
 
 def refuse_other_run(
@@ -195,7 +203,8 @@ def refuse_other_run(
     refuse_other_config(record.config, config, workdir, free=free)
     if record.split_digest != dataset(config).digest():
         raise CheckpointError(
-            f"{workdir} holds a run on other data: choose another --workdir"
+            f"{workdir} holds a run on other data: choose another --workdir (a file that an "
+            "earlier version divided counts as other data)"
         )
 
 

@@ -176,7 +176,13 @@ class ASEFile(Dataset):
                 rows = hold_out(groups, self.held_out, held_out)
             except InputError as error:
                 raise InputError(f"{self._file} {error}") from error
-            return without_copies(rows, data.structures)
+            rows = without_copies(rows, data.structures)
+            if empty := [part for part, of in rows.items() if not len(of)]:
+                raise InputError(
+                    f"{self._file}: all structures drawn for {empty[0]} are in another part, too: "
+                    "leave copies out of the file"
+                )
+            return rows
 
         return functools.cache(draw)
 
@@ -229,19 +235,18 @@ class ASEFile(Dataset):
         if atoms:
             values = ", ".join(f"{SYMBOLS[z]} {atoms[z]:.3f}" for z in sorted(atoms))
             lines.append(f"the reference starts from isolated atoms, eV: {values}")
-        doubts = list(plausible.doubts(data, target, atoms, self.energy_unit))
+        doubts = plausible.doubts(data, target, atoms, self.energy_unit)
         lines += [*data.notes, *(f"warning: {doubt}" for doubt in doubts)]
         for part, path in self._given.items():
             if path:
                 other = self._parts(target)[part]
                 lines.append(f"{path.name}: {plausible.described(other, target, names)}")
                 if data.forces is not None and other.forces is None:
-                    lines.append(f"{path.name} has no forces: none of the {part} are compared")
-                lines += [
-                    f"warning: {path.name}: {doubt}"
-                    for doubt in plausible.doubts(other, target, atoms, self.energy_unit)
-                    if doubt not in doubts
-                ]
+                    lines.append(f"{path.name} has no forces: {part} compares none")
+                # That an isolated atom is missing has been said.
+                all_known = {*other.structures.atomic_numbers.tolist()} <= atoms.keys()
+                of_file = (other, target, atoms if all_known else {}, self.energy_unit)
+                lines += [f"warning: {path.name}: {d}" for d in plausible.doubts(*of_file)]
         return lines
 
     def _names(self, target: str) -> tuple[str, str]:

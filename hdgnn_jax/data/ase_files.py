@@ -132,7 +132,7 @@ def _by_ase(path: pathlib.Path) -> Iterator[Any]:
     import ase.io
 
     if path.suffix == ".db":
-        with ase.db.connect(path) as rows:
+        with ase.db.connect(path, serial=True) as rows:
             for row in rows.select():
                 atoms = row.toatoms()
                 atoms.info = {**row.data, **row.key_value_pairs}
@@ -305,8 +305,8 @@ def _notes(records: list[_Record], label: str, stress: str) -> tuple[str, ...]:
     if n_virials:
         words = "trained on where training.stress_weight is not 0"
         notes.append(f"stress of {n_virials:,} structures: {words}")
-    elif stress in names and not all(all(r.structure.periodic) for r in records):
-        notes.append("stress of the file: cells not periodic in three directions have none")
+    elif stress in names and not any(all(r.structure.periodic) for r in records):
+        notes.append("stress of the file: no structure is periodic in all three directions")
     elif "stress" in names:
         notes.append("stress of the file: nothing is trained on it (data.stress_key names it)")
     unseen = sum(bool(r.structure.unseen) and len(r.structure.positions) > 1 for r in records)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.graphs.structure import StructureError, Structures
+from hdgnn_jax.graphs.covalent import bonded
+from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 
 SPLITS = {
     "blocks": "in blocks of neighbouring frames",
@@ -23,14 +24,18 @@ DECIMALS = 4
 def blocks(structures: Structures, size: float) -> np.ndarray:
     """[n] the number of each structure's block.
 
-    Structures of the same atoms count as one trajectory, in their order, also where others lie
-    between them. It is one block, or is cut into blocks of equal length where it is longer than
-    `size`.
+    Consecutive structures of the same atoms count as one trajectory, and so do those after others
+    that begin with the same bonds. It is one block, or is cut into blocks of equal length where it
+    is longer than `size`.
     """
-    trajectories: dict[bytes, list[int]] = {}
-    for k, (first, last) in enumerate(itertools.pairwise(structures.offsets)):
-        atoms = structures.atomic_numbers[first:last].tobytes()
-        trajectories.setdefault(atoms, []).append(k)
+    atoms = [
+        structures.atomic_numbers[first:last].tobytes()
+        for first, last in itertools.pairwise(structures.offsets)
+    ]
+    trajectories: dict[tuple[bytes, bytes], list[int]] = {}
+    for of, run in itertools.groupby(range(len(atoms)), atoms.__getitem__):
+        rows = list(run)
+        trajectories.setdefault((of, _bonds(structures[rows[0]])), []).extend(rows)
     found, number = np.empty(len(structures), int), 0
     for rows in trajectories.values():
         for piece in np.array_split(rows, math.ceil(len(rows) / max(size, 1))):
@@ -38,10 +43,18 @@ def blocks(structures: Structures, size: float) -> np.ndarray:
     return found
 
 
+def _bonds(structure: Structure) -> bytes:
+    """Which atoms are bonded, without images of the cell."""
+    z, x = structure.atomic_numbers, structure.positions
+    distances = np.linalg.norm(x[:, None] - x, axis=-1)
+    return np.packbits(bonded(z[:, None], z, distances)).tobytes()
+
+
 def hold_out(groups: np.ndarray, share: float, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Draws whole groups for each part at random, and returns the rows of each part.
 
-    A group more than twice as large as a part should be is drawn only where no other is left.
+    A group more than twice as large as a part should be is drawn only where no other is left; of
+    the others the share is then held out, at least a group.
 
     Args:
       groups: [n] numbers without gaps.
@@ -56,6 +69,8 @@ def hold_out(groups: np.ndarray, share: float, names: Sequence[str]) -> dict[str
         raise InputError(f"has {len(order)} groups of structures: none is left to train on")
     sizes, wanted = np.bincount(groups), share * len(groups)
     large = np.where(sizes > 2 * wanted, sizes, 0)
+    if large.any():
+        wanted = share * sizes[large == 0].sum()
     order = order[np.argsort(large[order], kind="stable")]
     counts, found = sizes[order], {}
     for k, name in enumerate(names):

@@ -19,10 +19,10 @@ LARGE_FORCE = 10.0
 """eV/Å. The rms of sound data is smaller; that of kcal/mol read as eV is twice as large."""
 OUTLIER = 100.0
 """A force larger than the median by this factor is doubted."""
-LARGE_STRESS = 1.0
-"""eV/Å^3, 160 GPa. That of 1 GPa is 0.006."""
-GPA = 0.00624151
-"""eV/Å^3."""
+LARGE_VIRIAL = 4.0
+"""eV an atom, of 50 to 100 GPa in metals and oxides. GPa read as eV/Å^3 make some 15 of 1 GPa."""
+OF_METHODS = 0.5
+"""eV an atom. Energies of two methods, or with other zeros, differ by more."""
 BINDING = (-15.0, 3.0)
 """eV an atom: the plausible range of energies above isolated atoms of the same method. No material
 binds more than diamond and tungsten (8), but codes define isolated atoms differently."""
@@ -82,44 +82,66 @@ def doubts(
     if data.forces is not None:
         yield from _of_forces(data.structures, data.forces)
     if data.virials is not None:
-        rows = labelled_rows(data.virials)
-        volume = np.abs(np.linalg.det(data.structures.cells[rows]))
-        size = float(np.sqrt(np.mean((data.virials[rows] / volume[:, None, None]) ** 2)))
-        if size > LARGE_STRESS:
-            yield (
-                f"components of the stress are {size:.2g} eV/Å^3 ({size / GPA:.3g} GPa, root mean "
-                "square): is it in config.data.energy_unit per cubed length_unit, as ASE has it?"
-            )
+        yield from _of_stress(data.structures, data.virials)
+
+
+def mixed(structures: Structures, others: Structures) -> np.ndarray:
+    """Rows of the others whose composition is a sum of multiples of the structures'.
+
+    The multiples add up to 1, so that a fit with a constant says what the energy is.
+    """
+    elements = np.union1d(structures.atomic_numbers, others.atomic_numbers).tolist()
+    known, asked = (
+        np.pad(element_counts(of, elements), ((0, 0), (1, 0)), constant_values=1.0)
+        for of in (structures, others)
+    )
+    known = np.unique(known, axis=0)
+    multiples = np.linalg.lstsq(known.T, asked.T, rcond=None)[0]
+    return np.flatnonzero(np.abs(known.T @ multiples - asked.T).max(0) < 1e-6)
 
 
 def shift(structures: Structures, errors: np.ndarray) -> np.ndarray | None:
-    """The part of errors [n] of energies that is a constant for each element, as between methods.
+    """The part of errors [n] of energies, eV, that is a constant for each element.
 
     Returns:
-      [n], or None where it is not nearly all of them, or there are too few structures to tell.
+      [n], or None where it is not nearly all of them, it is small, or there are too few structures.
     """
     elements = np.unique(structures.atomic_numbers).tolist()
-    fit = Composition.fit(structures, errors, elements, "extensive")
-    found = fit.predict(structures)
-    enough = len(errors) >= 3 * (len(elements) + 1)
-    small = np.mean((errors - found) ** 2) < SHIFTED**2 * np.mean(errors**2)
-    return found if enough and small else None
+    if len(errors) < 3 * (len(elements) + 1):
+        return None
+    found = Composition.fit(structures, errors, elements, "extensive").predict(structures)
+    left = np.mean((errors - found) ** 2)
+    large = np.abs(found / structures.n_atoms).mean() > OF_METHODS
+    return found if large and left < SHIFTED**2 * np.mean(errors**2) else None
 
 
 def _of_forces(structures: Structures, forces: np.ndarray) -> Iterator[str]:
-    size = float(np.sqrt(np.mean(forces**2)))
     largest = np.abs(forces).max(1)
-    atom = int(np.argmax(largest))
-    if largest[atom] > OUTLIER * float(np.median(largest)) and largest[atom] > LARGE_FORCE:
+    # Of atoms that may move; those of a crystal at rest have small forces.
+    usual = max(float(np.median([*largest[largest > 0], 0.0])), 0.5)
+    far = largest > OUTLIER * usual
+    if far.any():
+        atom = int(np.argmax(largest))
         at = int(np.searchsorted(structures.offsets, atom, "right")) - 1
         yield (
-            f"{structures.name(at)} has a force of {largest[atom]:.3g} eV/Å, where the median is "
-            f"{np.median(largest):.2g}: is it sound?"
+            f"structure {structures.ids[at]} has a force of {largest[atom]:.3g} eV/Å, where the "
+            f"median is {usual:.2g}: is it sound?"
         )
-    elif size > LARGE_FORCE:
+    size = float(np.sqrt(np.mean(forces[~far] ** 2)))
+    if size > LARGE_FORCE:
         yield (
             f"components of forces are {size:.0f} eV/Å (root mean square), where molecules at "
             "300 K have 1: are config.data.energy_unit and length_unit right?"
+        )
+
+
+def _of_stress(structures: Structures, virials: np.ndarray) -> Iterator[str]:
+    rows = labelled_rows(virials)
+    size = np.sqrt(np.mean(virials[rows] ** 2, (1, 2))) / structures.n_atoms[rows]
+    if (usual := float(np.median(size))) > LARGE_VIRIAL:
+        yield (
+            f"the stress times the volume is {usual:.2g} eV an atom (median), where 1 GPa makes "
+            "some 0.1: is it in config.data.energy_unit per cubed length_unit, as ASE has it?"
         )
 
 

@@ -181,7 +181,7 @@ class Fit:
             print(line, end="\n" * bool(line))
         for line in dict.fromkeys(line for name in names for line in data.read(name)):
             print(line)
-        for warning in (*self.task.warnings(self.train), *self.task.doubts(self.validation)):
+        for warning in self.task.warnings(self.train):
             print(f"warning: {warning}")
 
     def of_extension(self, at_step: int, of_steps: int) -> str:

@@ -62,22 +62,22 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
     errors: dict[str, SplitResult] = {}
     left_out: dict[str, StructureError] = {}
     notes: dict[str, None] = {}
-    doubtful: list[str] = []
+    doubtful: dict[str, None] = {}
     for label in known:
         one, reasons = labels[label], list[StructureError]()
         examples, said, of_values = labelled(predictor, source, file, one, label, reasons)
         notes |= dict.fromkeys(said)
         left_out |= {str(error): error for error in reasons}
         errors |= errors_of(task, predictor, file, one, examples)
-        doubtful += of_values
-        if one.target.size == "extensive":
-            doubtful += of_shift(errors[named(one)], examples, one.target.unit)
-    doubtful += doubts(task, predictor, examples)
+        doubtful |= dict.fromkeys(of_values)
+        if one.target.potential:
+            doubtful |= dict.fromkeys(of_shift(errors[named(one)], examples, one.target.unit))
+    doubtful |= dict.fromkeys(doubts(task, predictor, examples))
     weights = {"forces": task.weights.forces, "stress": task.weights.stress}
     for name, weight in weights.items():
         if not weight and any(quantity.startswith(name) for quantity in errors):
-            doubtful.append(f"the run was not trained on {name}: expect large errors")
-    return Score(errors, list(left_out.values()), doubtful, list(notes))
+            doubtful[f"the run was not trained on {name}: expect large errors"] = None
+    return Score(errors, list(left_out.values()), list(doubtful), list(notes))
 
 
 def labelled(
@@ -122,7 +122,7 @@ def labelled(
     notes = (*whole.notes, *lines_on_atoms(whole, read))
     doubts = [
         doubt.replace("config.data.", "--")
-        for doubt in plausible.doubts(read, label, {}, source.energy_unit)
+        for doubt in plausible.doubts(kept, label, {}, source.energy_unit)
     ]
     return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials), notes, doubts
 
@@ -155,13 +155,14 @@ def named(one: FittedTarget) -> str:
 def of_shift(result: SplitResult, examples: Examples, unit: str) -> list[str]:
     """A line where nearly all of the errors of energies is a constant for each element."""
     errors = result.prediction - result.truth
-    shift = plausible.shift(examples.structures, errors)
+    shift = plausible.shift(examples.structures, errors * ENERGIES[unit])
     if shift is None:
         return []
-    mae = format_mae(float(np.abs(errors - shift).mean()))
+    mae = format_mae(float(np.abs(errors - shift / ENERGIES[unit]).mean()))
     return [
-        "the file's energies and the model's differ by a constant for each element, as those of "
-        f"two methods or units do: without it the MAE is {mae} {unit}"
+        "the file's energies and the model's differ by a constant for each element "
+        f"({np.mean(shift / examples.structures.n_atoms):+.3g} eV an atom), as those of two "
+        f"methods do: without it the MAE is {mae} {unit}"
     ]
 
 

@@ -16,6 +16,7 @@ from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.fitted import FittedTarget, energy_column, potential
 from hdgnn_jax.data.labelled import merged
+from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import NO_FORCES, neighbors_of
@@ -35,11 +36,8 @@ from hdgnn_jax.training.optimizer import make_optimizer, with_own_rates
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.types import Apply, Config, Params, PyTree
 
-EXACT = 1e-9
-"""Values that the composition gives up to this fraction of their size leave rounding to learn."""
-FAR = 10.0
-"""Validation energies this many times further from the composition's than training ones are
-doubted."""
+EXACT = 1e-12
+"""What a reference leaves of values is rounding below this fraction of their size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +113,7 @@ class Task:
         )
 
     def warnings(self, train: Examples) -> list[str]:
-        """Lines on what the training structures do not determine."""
+        """Lines on what the training structures do not determine, and on other parts' methods."""
         said: dict[str, list[str]] = {}
         for one in self.fitted:
             if one.target.size == "extensive" and self.data.reference not in ("none", "tabulated"):
@@ -128,25 +126,28 @@ class Task:
             f"{symbols} adds to {', '.join(names)}: it stays near isolated atoms, so do not "
             "compare structures of other compositions"
             for symbols, names in said.items()
-        ]
+        ] + self._of_other_parts(train)
 
-    def doubts(self, validation: Examples) -> list[str]:
-        """Lines on validation energies that are not comparable with those trained on."""
+    def _of_other_parts(self, train: Examples) -> list[str]:
+        """Lines on parts of a user's data whose energies look like those of another method."""
         said = []
         for one in self.fitted:
-            rows = validation.labelled(one.name)
-            if one.target.size != "extensive" or "composition" not in one.baselines:
+            name, unit = one.name, ENERGIES.get(one.target.unit)
+            fit = one.baselines.get("composition")
+            if unit is None or not isinstance(fit, baselines.Composition):
                 continue
-            some = validation.take(rows)
-            errors = one.baselines["composition"].predict(some.structures, some.neighbors)
-            errors = errors - some.labels[one.name] * one.target.factor
-            shift = plausible.shift(some.structures, errors)
-            if shift is not None and np.abs(shift).mean() > FAR * one.reference.scale:
-                said.append(
-                    f"values of {one.name} for validation are {np.abs(shift).mean():.3g} "
-                    f"{one.target.unit} from those of the training structures' elements, and "
-                    "spread little around that: are both parts of one method and unit?"
-                )
+            if one.target.size != "extensive" or not self.data.how_divided(name):
+                continue
+            for part in self.data.reported:
+                other = self.data.part(part, name)
+                rows = plausible.mixed(train.structures, other.structures)
+                some = other.structures.take(rows)
+                errors = other.labels[name][rows] * one.target.factor - fit.predict(some)
+                if (shift := plausible.shift(some, errors * unit)) is not None:
+                    said.append(
+                        f"{name} of {part} is {np.mean(shift / some.n_atoms):+.3g} eV an atom from "
+                        "that of training for the same elements: are both of one method?"
+                    )
         return said
 
     @property
@@ -266,7 +267,7 @@ class Task:
 
 
 def _refuse_exact(config: Config, fitted: Sequence[FittedTarget], train: Examples) -> None:
-    """Refuses targets that the composition of the training structures gives exactly."""
+    """Refuses targets of which references leave nothing but rounding."""
     twice = auxiliary(config, fitted)
     for one in fitted:
         some = train.take(train.labelled(one.name))
@@ -277,8 +278,8 @@ def _refuse_exact(config: Config, fitted: Sequence[FittedTarget], train: Example
             left = min(left, np.std(values - by_atoms))
         if left <= EXACT * np.sqrt(np.mean(values**2)):
             raise InputError(
-                f"the compositions of the {len(some):,} training structures give their {one.name} "
-                "exactly, so nothing is left to learn: train on more structures"
+                f"a reference gives {one.name} of all training structures ({len(some):,}) exactly, "
+                "so nothing is left to learn: train on more structures"
             )
 
 

@@ -24,6 +24,8 @@ def test_a_trajectory_is_cut_in_few_blocks_and_molecules_are_not_cut():
 
 def test_trajectories_that_take_turns_are_cut_as_well():
     structures = KNOWN.take(np.tile([0, 1], 6))
+    # Isomers are no trajectory.
+    assert len(set(blocks(KNOWN.take(np.arange(len(KNOWN))), 100))) == len(KNOWN)
     assert blocks(structures, 3).tolist() == [0, 2, 0, 2, 0, 2, 1, 3, 1, 3, 1, 3]
 
 
@@ -53,7 +55,8 @@ def test_groups_stay_together_and_parts_are_near_their_share(names):
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
-    [([55, 2, 3], 55), ([3, 55, 2], 55), ([30, 5, 25], 30), ([40, 5, 10, 5], 40), ([20] * 3, 20)],
+    [([55, 2, 3], 55), ([3, 55, 2], 55), ([30, 5, 25], 30), ([40, 5, 10, 5], 40), ([20] * 3, 20),
+     ([5000] + [10] * 19, 5000 + 15 * 10), ([500, 1, 1, 1, 500], 1001)],
 )
 def test_a_large_group_is_trained_on(sizes, expected):
     rows = hold_out(np.repeat(np.arange(len(sizes)), sizes), 0.1, ["validation", "test"])

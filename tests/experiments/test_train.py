@@ -122,7 +122,7 @@ def test_ctrl_c_stops_after_a_step_and_then_at_once():
     """As a program: before the first step, and when asked again, it ends it at once."""
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        stop = train.stop_on_signals()
+        stop = train.stop_on_signals(9)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert not stop(1)
@@ -130,7 +130,10 @@ def test_ctrl_c_stops_after_a_step_and_then_at_once():
         assert stop(2)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        stop = train.stop_on_signals()
+        assert train.stop_on_signals(9)(9) is False
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stop = train.stop_on_signals(9)
         signal.raise_signal(signal.SIGTERM)
         assert stop(1)
     finally:

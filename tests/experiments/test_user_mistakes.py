@@ -7,6 +7,8 @@ holds no run, or another (`test_predict.py`, `test_train.py`).
 
 from __future__ import annotations
 
+import json
+
 import ase
 import ase.io
 import ase.units
@@ -16,16 +18,19 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from experiments import predict
+from experiments.configs.ase import get_config
 from hdgnn_jax.data.ase_dataset import ASEFile
+from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.inference.inputs import rows_of
+from hdgnn_jax.run.task import Task, examples
 
 KCAL = ase.units.kcal / ase.units.mol
 B3LYP = {"H": -13.61, "C": -1029.86, "O": -2042.61}
 """eV."""
 
 
-def file_of(path, energy=1.0, length=1.0, lone=(), n=12, first=0, **info):
+def file_of(path, energy=1.0, length=1.0, lone=(), n=12, first=0, name="CH3CH2OH", zero=0, **info):
     """Shapes of ethanol with energies of all electrons, in another unit of `energy` eV and `length`
     Å, after isolated atoms."""
     rng, frames = np.random.default_rng(0), []
@@ -34,9 +39,10 @@ def file_of(path, energy=1.0, length=1.0, lone=(), n=12, first=0, **info):
         atom.calc = SinglePointCalculator(atom, energy=B3LYP[symbol] / energy)
         frames.append(atom)
     for k in range(first, first + n):
-        atoms = molecule("CH3CH2OH")
+        atoms = molecule(name)
         atoms.rattle(0.03, seed=k)
-        total = sum(B3LYP[s] for s in atoms.get_chemical_symbols()) - 3.5 * len(atoms) + 0.1 * k
+        total = sum(B3LYP[s] for s in atoms.get_chemical_symbols()) + (zero - 3.5) * len(atoms)
+        total += 0.1 * k
         forces = rng.normal(size=(len(atoms), 3))
         atoms.positions /= length
         atoms.calc = SinglePointCalculator(
@@ -96,6 +102,25 @@ def test_files_of_other_parts_are_doubted_as_well(tmp_path, monkeypatch, mistake
         assert words in line
 
 
+@pytest.mark.parametrize(
+    ("content", "doubted"), [({}, False), ({"zero": 2.0}, True), ({"name": "CH3OH"}, False)]
+)
+def test_another_method_of_a_part_is_said(tmp_path, content, doubted):
+    """But not energies of other molecules, which cannot be compared."""
+    file_of(tmp_path / "mine.extxyz", n=20)
+    file_of(tmp_path / "other.extxyz", first=20, **content)
+    config = json.loads(get_config("quick").to_json())
+    paths = {"path": tmp_path / "mine.extxyz", "validation_path": tmp_path / "other.extxyz"}
+    config["data"].update({name: str(path) for name, path in paths.items()})
+    data = dataset(config)
+    train = examples(config, data, "train")
+    said = [line for line in Task.prepare(config, data, train)[0].warnings(train)
+            if "are both of one method?" in line]  # fmt: skip
+    assert len(said) == doubted
+    if doubted:
+        assert said[0].startswith("energy of validation is +2")
+
+
 def test_a_file_without_forces_is_named(tmp_path):
     file_of(tmp_path / "mine.extxyz", n=9)
     frames = ase.io.read(tmp_path / "mine.extxyz", index=":")
@@ -104,16 +129,19 @@ def test_a_file_without_forces_is_named(tmp_path):
         atoms.rattle(0.01, seed=k)
     ase.io.write(tmp_path / "test.extxyz", frames)
     data = ASEFile(str(tmp_path / "mine.extxyz"), test_path=str(tmp_path / "test.extxyz"))
-    assert "test.extxyz has no forces: none of the test are compared" in data.read("energy")
+    assert "test.extxyz has no forces: test compares none" in data.read("energy")
 
 
 def test_one_force_that_is_not_sound_is_named(tmp_path):
     file_of(tmp_path / "mine.extxyz")
     frames = ase.io.read(tmp_path / "mine.extxyz", index=":")
     frames[7].calc.results["forces"][2] = 1e4
+    for atoms in frames:
+        atoms.calc.results["forces"][3:] = 0
     ase.io.write(tmp_path / "mine.extxyz", frames)
-    said = ASEFile(str(tmp_path / "mine.extxyz")).read("energy")[-1]
-    assert said.startswith("warning: mine.extxyz, structure 8 has a force of 1e+04 eV/Å")
+    (said,) = (line for line in ASEFile(str(tmp_path / "mine.extxyz")).read("energy")
+               if line.startswith("warning: "))
+    assert said.startswith("warning: structure 8 has a force of 1e+04 eV/Å, where the median is")
 
 
 @pytest.mark.parametrize(("unit", "doubted"), [(1.0, False), (1 / ase.units.GPa, True)])
@@ -127,7 +155,7 @@ def test_stress_in_gpa_is_doubted(tmp_path, unit, doubted):
         frames.append(atoms)
     ase.io.write(tmp_path / "mine.extxyz", frames)
     lines = ASEFile(str(tmp_path / "mine.extxyz")).read("energy")
-    assert any("components of the stress are 1.2 eV/Å^3" in line for line in lines) == doubted
+    assert any("the stress times the volume is 21 eV an atom" in line for line in lines) == doubted
 
 
 @pytest.mark.parametrize(
