@@ -64,7 +64,7 @@ class HyperParameters:
       squeeze_excite: whether the update block gates channels by their mean over the sphere.
       sphere_rule: `lebedev`, `product`, or a `Sphere`.
       sphere_order: order of the Lebedev rule; None: see `so3.sphere.sphere`.
-      sphere_error: instead of an order, the relative aliasing error that is allowed, e.g. 1e-3.
+      sphere_error: in place of `sphere_order`, the aliasing error that is allowed, e.g. 1e-3.
       heads: one for each property that is predicted; see `heads.MoleculeHead`.
       invariant_weight: lambda of section 3.4.
       frame: roll of the edge frames in training: `random` (drawn per edge from the RNG stream
@@ -188,7 +188,8 @@ class HyperParameters:
         """The quadrature that update blocks and head use."""
         if isinstance(self.sphere_rule, sphere.Sphere):
             return self.sphere_rule
-        return sphere.sphere(self.degree, self.sphere_rule, self.sphere_order, self.sphere_error)
+        order = self.sphere_order if self.sphere_error is None else None
+        return sphere.sphere(self.degree, self.sphere_rule, order, self.sphere_error)
 
     def shell_degrees(self) -> tuple[int, ...]:
         """L of the messages of each shell of neighbours."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import e3nn_jax
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from equivariance import turn
 from scipy.spatial.transform import Rotation
 
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.so3 import degrees, sphere
 from hdgnn_jax.so3.harmonics import harmonics
 
@@ -147,6 +150,13 @@ def test_a_sphere_can_be_chosen_by_its_error(degree):
 def test_an_error_that_cannot_be_had_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         sphere.sphere(3, **options)
+
+
+def test_an_error_on_the_command_line_replaces_the_order_of_a_config():
+    small = HyperParameters(degree=1, product_degree=1, sphere_order=3)
+    given = dataclasses.replace(small, sphere_error=1e-5).points()
+    np.testing.assert_array_equal(given.weights, sphere.sphere(1, error=1e-5).weights)
+    assert len(given.weights) > len(small.points().weights)
 
 
 def test_turned_points_are_those_of_the_turned_rule():
