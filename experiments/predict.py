@@ -214,7 +214,7 @@ def load(workdirs: Sequence[pathlib.Path], options: Options) -> list[Predictor]:
     places = set[pathlib.Path]()
     for workdir in workdirs:
         if (place := workdir.resolve()) in places:
-            raise InputError(f"--workdir names {workdir} twice: an ensemble is of different runs")
+            print(f"warning: --workdir names {workdir} twice: the spread is 0", file=sys.stderr)
         places.add(place)
     # Forces are then of the same mean over rolls as the energies.
     frames = options.rolls if options.rolls > 1 else None
