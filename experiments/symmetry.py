@@ -145,8 +145,13 @@ def errors_of(summary: Json) -> dict[str, float]:
 
 
 def sample(graphs: Neighborhoods, n: int) -> batching.MolecularGraph:
-    """n molecules, drawn with a fixed seed, as one graph."""
-    size = len(graphs)
+    """n molecules, drawn with a fixed seed, as one graph.
+
+    Raises:
+      InputError: where there are fewer than two, which have no error bar.
+    """
+    if (size := len(graphs)) < 2:
+        raise InputError("the part has one structure, and an error bar needs two")
     rows = np.sort(np.random.default_rng(0).choice(size, min(n, size), replace=False))
     few = graphs.take(rows)
     return batching.one_graph(few.structures, few.neighbors)

@@ -118,6 +118,15 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(finished, config, tmp_
     assert rows[0][STEPS][1] > 0
 
 
+def test_paths_of_data_are_kept_in_full(tmp_path, monkeypatch):
+    """So that a run is evaluated from any folder."""
+    monkeypatch.chdir(tmp_path)
+    given = {"path": "some.xyz", "test_path": None, "cache": "~/cache", "split": "random"}
+    whole = train.with_whole_paths(given)
+    home = str(pathlib.Path("~/cache").expanduser())
+    assert whole == {**given, "path": str(tmp_path / "some.xyz"), "cache": home}
+
+
 def test_ctrl_c_stops_after_a_step_and_then_at_once():
     """As a program: before the first step, and when asked again, it ends it at once."""
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
