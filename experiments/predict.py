@@ -214,7 +214,8 @@ def load(workdirs: Sequence[pathlib.Path], options: Options) -> list[Predictor]:
     places = set[pathlib.Path]()
     for workdir in workdirs:
         if (place := workdir.resolve()) in places:
-            print(f"warning: --workdir names {workdir} twice: the spread is 0", file=sys.stderr)
+            said = f"warning: --workdir names {workdir} twice: it counts twice in mean and spread"
+            print(said, file=sys.stderr)
         places.add(place)
     # Forces are then of the same mean over rolls as the energies.
     frames = options.rolls if options.rolls > 1 else None

@@ -82,7 +82,7 @@ def main() -> None:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, to the end of the process
             logging.getLogger("hdgnn_jax").setLevel(logging.ERROR)
     else:
-        stop = stop_on_signals(config.get("training", {}).get("steps"))
+        stop = stop_on_signals(config)
     try:
         run(config, program.workdir(), stop, DEBUG_NANS.value)
     except StoppedError as stopped:
@@ -90,26 +90,29 @@ def main() -> None:
         sys.exit(128 + signal.SIGTERM)
 
 
-def stop_on_signals(steps: int) -> Callable[[int], bool]:
+def stop_on_signals(config: Config) -> Callable[[int], bool]:
     """Lets SIGTERM and Ctrl-C end training after a step; a second Ctrl-C ends it at once.
 
-    Args:
-      steps: the last step.
+    After the last step there is nothing to stop but the report.
 
     Returns:
-      A function of the step: whether to stop. Before its first call, and after the last step,
-      Ctrl-C ends the program.
+      A function of the step: whether to stop. Before its first call Ctrl-C ends the program.
     """
-    asked, training = threading.Event(), threading.Event()
+    asked, reached = threading.Event(), 0
 
     def interrupt(*_: object) -> None:
-        if asked.is_set() or not training.is_set():
+        if asked.is_set() or not reached:
             raise KeyboardInterrupt
         asked.set()
-        print("stopping after this step; Ctrl-C again stops without saving", file=sys.stderr)
+        if reached < config["training"]["steps"]:
+            said = "stopping after this step; Ctrl-C again stops without saving"
+        else:
+            said = "all steps are taken, the report follows; Ctrl-C again stops at once"
+        print(said, file=sys.stderr)
 
     def stop(step: int) -> bool:
-        training.set() if step < steps else training.clear()
+        nonlocal reached
+        reached = step
         return asked.is_set()
 
     signal.signal(signal.SIGTERM, lambda *_: asked.set())

@@ -237,6 +237,7 @@ class ASEFile(Dataset):
             lines.append(f"the reference starts from isolated atoms, eV: {values}")
         doubts = plausible.doubts(data, target, atoms, self.energy_unit)
         lines += [*data.notes, *(f"warning: {doubt}" for doubt in doubts)]
+        lines += self._small_parts(target)
         for part, path in self._given.items():
             if path:
                 other = self._parts(target)[part]
@@ -248,6 +249,16 @@ class ASEFile(Dataset):
                 of_file = (other, target, atoms if all_known else {}, self.energy_unit)
                 lines += [f"warning: {path.name}: {d}" for d in plausible.doubts(*of_file)]
         return lines
+
+    def _small_parts(self, target: str) -> list[str]:
+        """A warning for each held-out part that large groups leave small."""
+        n = len(self._examples(target))
+        return [
+            f"warning: {part} has {len(rows):,} of {n:,} structures, since groups are large: set "
+            f"config.data.{part}_path, or make groups smaller"
+            for part, rows in self._rows(target).items()
+            if part != "train" and len(rows) < self.held_out * n / 4
+        ]
 
     def _names(self, target: str) -> tuple[str, str]:
         """The names of the values and of the forces in the file."""

@@ -21,8 +21,10 @@ OUTLIER = 100.0
 """A force larger than the median by this factor is doubted."""
 LARGE_VIRIAL = 4.0
 """eV an atom, of 50 to 100 GPa in metals and oxides. GPa read as eV/Å^3 make some 15 of 1 GPa."""
-OF_METHODS = 0.5
-"""eV an atom. Energies of two methods, or with other zeros, differ by more."""
+OF_METHODS = 1.0
+"""eV an atom. Energies with another zero differ by more, those of one method by less."""
+FEW = 5
+"""Number of structures from which on a mean difference is believed."""
 BINDING = (-15.0, 3.0)
 """eV an atom: the plausible range of energies above isolated atoms of the same method. No material
 binds more than diamond and tungsten (8), but codes define isolated atoms differently."""
@@ -85,19 +87,32 @@ def doubts(
         yield from _of_stress(data.structures, data.virials)
 
 
-def mixed(structures: Structures, others: Structures) -> np.ndarray:
-    """Rows of the others whose composition is a sum of multiples of the structures'.
+def apart(
+    structures: Structures, values: np.ndarray, others: Structures, of_others: np.ndarray
+) -> float:
+    """Mean difference of energies between structures of the same composition, an atom.
 
-    The multiples add up to 1, so that a fit with a constant says what the energy is.
+    Args:
+      structures, values: [n], NaN where unknown.
+      others, of_others: [m].
+
+    Returns:
+      Of the others less the structures, in the values' unit; 0 where less than `FEW` of the others
+      have a composition of the structures.
     """
     elements = np.union1d(structures.atomic_numbers, others.atomic_numbers).tolist()
-    known, asked = (
-        np.pad(element_counts(of, elements), ((0, 0), (1, 0)), constant_values=1.0)
-        for of in (structures, others)
-    )
-    known = np.unique(known, axis=0)
-    multiples = np.linalg.lstsq(known.T, asked.T, rcond=None)[0]
-    return np.flatnonzero(np.abs(known.T @ multiples - asked.T).max(0) < 1e-6)
+    keys = [[row.tobytes() for row in element_counts(of, elements)] for of in (structures, others)]
+    known: dict[bytes, list[float]] = {}
+    for key, value in zip(keys[0], values.tolist(), strict=True):
+        if not np.isnan(value):
+            known.setdefault(key, []).append(value)
+    means = {key: float(np.mean(some)) for key, some in known.items()}
+    differences = [
+        (value - means[key]) / n
+        for key, value, n in zip(keys[1], of_others, others.n_atoms, strict=True)
+        if key in means
+    ]
+    return float(np.mean(differences)) if len(differences) >= FEW else 0.0
 
 
 def shift(structures: Structures, errors: np.ndarray) -> np.ndarray | None:
@@ -116,10 +131,10 @@ def shift(structures: Structures, errors: np.ndarray) -> np.ndarray | None:
 
 
 def _of_forces(structures: Structures, forces: np.ndarray) -> Iterator[str]:
-    largest = np.abs(forces).max(1)
+    largest = np.linalg.norm(forces, axis=1)
     # Of atoms that may move; those of a crystal at rest have small forces.
-    usual = max(float(np.median([*largest[largest > 0], 0.0])), 0.5)
-    far = largest > OUTLIER * usual
+    usual = float(np.median(largest[largest > 0])) if largest.any() else 0.0
+    far = largest > OUTLIER * max(usual, 0.5)
     if far.any():
         atom = int(np.argmax(largest))
         at = int(np.searchsorted(structures.offsets, atom, "right")) - 1

@@ -121,7 +121,7 @@ def labelled(
     virials = None if kept.virials is None else kept.virials / unit
     notes = (*whole.notes, *lines_on_atoms(whole, read))
     doubts = [
-        doubt.replace("config.data.", "--")
+        doubt.replace("config.data.", "--").replace("and length_unit", "and --length_unit")
         for doubt in plausible.doubts(kept, label, {}, source.energy_unit)
     ]
     return Examples(graphs.structures, graphs.neighbors, of_one, forces, virials), notes, doubts

@@ -133,20 +133,17 @@ class Task:
         said = []
         for one in self.fitted:
             name, unit = one.name, ENERGIES.get(one.target.unit)
-            fit = one.baselines.get("composition")
-            if unit is None or not isinstance(fit, baselines.Composition):
+            if unit is None or one.target.rank or not self.data.how_divided(name):
                 continue
-            if one.target.size != "extensive" or not self.data.how_divided(name):
-                continue
+            factor = unit * one.target.factor
+            known = train.structures, train.labels[name] * factor
             for part in self.data.reported:
                 other = self.data.part(part, name)
-                rows = plausible.mixed(train.structures, other.structures)
-                some = other.structures.take(rows)
-                errors = other.labels[name][rows] * one.target.factor - fit.predict(some)
-                if (shift := plausible.shift(some, errors * unit)) is not None:
+                apart = plausible.apart(*known, other.structures, other.labels[name] * factor)
+                if abs(apart) > plausible.OF_METHODS:
                     said.append(
-                        f"{name} of {part} is {np.mean(shift / some.n_atoms):+.3g} eV an atom from "
-                        "that of training for the same elements: are both of one method?"
+                        f"{name} of {part} is {apart:+.3g} eV an atom from that of training for "
+                        "the same elements: are both of one method?"
                     )
         return said
 
@@ -270,16 +267,17 @@ def _refuse_exact(config: Config, fitted: Sequence[FittedTarget], train: Example
     """Refuses targets of which references leave nothing but rounding."""
     twice = auxiliary(config, fitted)
     for one in fitted:
-        some = train.take(train.labelled(one.name))
-        values = some.labels[one.name] * one.target.factor
+        rows = train.labelled(one.name)
+        values = train.labels[one.name][rows] * one.target.factor
         left = one.reference.scale
-        if one in twice:
-            by_atoms = one.baselines["composition"].predict(some.structures, some.neighbors)
-            left = min(left, np.std(values - by_atoms))
+        fit = one.baselines.get("composition")
+        if one in twice and isinstance(fit, baselines.Composition):
+            left = min(left, np.std(values - fit.predict(train.structures.take(rows))))
         if left <= EXACT * np.sqrt(np.mean(values**2)):
             raise InputError(
-                f"a reference gives {one.name} of all training structures ({len(some):,}) exactly, "
-                "so nothing is left to learn: train on more structures"
+                f"a reference gives {one.name} of all training structures ({len(rows):,}) exactly, "
+                "so nothing is left to learn: train on more structures, or set "
+                "config.data.reference to none"
             )
 
 

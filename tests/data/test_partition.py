@@ -123,6 +123,18 @@ def test_parts_are_held_out_in_blocks_or_from_files_of_their_own(trajectories):
         ASEFile(own, split="blokcs")
 
 
+def test_parts_that_large_groups_leave_small_are_named(trajectories, tmp_path):
+    frames = ase.io.read(trajectories[0], index=":")
+    for k, atoms in enumerate(frames):
+        atoms.info["group"] = "all" if k < 38 else f"one {k}"
+    ase.io.write(tmp_path / "groups.extxyz", frames)
+    lines = ASEFile(str(tmp_path / "groups.extxyz"), held_out=0.2).read("energy")
+    said = [line for line in lines if "since groups are large" in line]
+    assert [line.split(":")[1] for line in said] == [
+        f" {part} has 1 of 40 structures, since groups are large" for part in ("validation", "test")
+    ]
+
+
 def test_copies_in_a_file_are_counted(trajectories, tmp_path):
     frames = ase.io.read(trajectories[0], index=":")
     path = tmp_path / "twice.extxyz"

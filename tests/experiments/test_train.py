@@ -127,11 +127,12 @@ def test_paths_of_data_are_kept_in_full(tmp_path, monkeypatch):
     assert whole == {**given, "path": str(tmp_path / "some.xyz"), "cache": home}
 
 
-def test_ctrl_c_stops_after_a_step_and_then_at_once():
+def test_ctrl_c_stops_after_a_step_and_then_at_once(capsys):
     """As a program: before the first step, and when asked again, it ends it at once."""
+    config = {"training": {"steps": 9}}
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        stop = train.stop_on_signals(9)
+        stop = train.stop_on_signals(config)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert not stop(1)
@@ -139,10 +140,15 @@ def test_ctrl_c_stops_after_a_step_and_then_at_once():
         assert stop(2)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        assert train.stop_on_signals(9)(9) is False
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        stop = train.stop_on_signals(9)
+        stop = train.stop_on_signals(config)
+        assert not stop(9)
+        # The last validation and its checkpoint are not broken off.
+        signal.raise_signal(signal.SIGINT)
+        said = capsys.readouterr().err.splitlines()
+        assert [line.split(";")[0] for line in said] == [
+            "stopping after this step", "all steps are taken, the report follows"
+        ]  # fmt: skip
+        stop = train.stop_on_signals(config)
         signal.raise_signal(signal.SIGTERM)
         assert stop(1)
     finally:
