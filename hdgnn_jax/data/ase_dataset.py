@@ -168,14 +168,16 @@ class ASEFile(Dataset):
         def draw(target: str) -> dict[str, np.ndarray]:
             data = self._examples(target)
             groups, n = data.groups, len(data)
-            if groups is None:
-                in_blocks = self.split == "blocks"
-                groups = blocks(data.structures, self.held_out * n) if in_blocks else np.arange(n)
             held_out = [part for part, path in self._given.items() if path is None]
+            if groups is None:
+                in_blocks = held_out and self.split == "blocks"
+                groups = blocks(data.structures, self.held_out * n) if in_blocks else np.arange(n)
             try:
                 rows = hold_out(groups, self.held_out, held_out)
             except InputError as error:
                 raise InputError(f"{self._file} {error}") from error
+            if not held_out:
+                return rows
             rows = without_copies(rows, data.structures)
             if empty := [part for part, of in rows.items() if not len(of)]:
                 raise InputError(

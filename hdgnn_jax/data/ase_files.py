@@ -128,16 +128,17 @@ def _comments(path: pathlib.Path) -> Iterator[str]:
 
 def _by_ase(path: pathlib.Path) -> Iterator[Any]:
     """The `Atoms` of a file, those of a database with its key-value pairs and data as `info`."""
-    import ase.db
-    import ase.io
-
     if path.suffix == ".db":
+        import ase.db
+
         with ase.db.connect(path, serial=True) as rows:
             for row in rows.select():
                 atoms = row.toatoms()
                 atoms.info = {**row.data, **row.key_value_pairs}
                 yield atoms
         return
+    import ase.io
+
     # At an "@" ASE would cut the name off, and read another file.
     yield from ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
 

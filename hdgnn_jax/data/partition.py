@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -32,10 +33,13 @@ def blocks(structures: Structures, size: float) -> np.ndarray:
         structures.atomic_numbers[first:last].tobytes()
         for first, last in itertools.pairwise(structures.offsets)
     ]
+    runs = [(of, list(k)) for of, k in itertools.groupby(range(len(atoms)), atoms.__getitem__)]
+    times = collections.Counter(of for of, _ in runs)
     trajectories: dict[tuple[bytes, bytes], list[int]] = {}
-    for of, run in itertools.groupby(range(len(atoms)), atoms.__getitem__):
-        rows = list(run)
-        trajectories.setdefault((of, _bonds(structures[rows[0]])), []).extend(rows)
+    for of, rows in runs:
+        # Atoms that do not come again need no comparison.
+        bonds = _bonds(structures[rows[0]]) if times[of] > 1 else b""
+        trajectories.setdefault((of, bonds), []).extend(rows)
     found, number = np.empty(len(structures), int), 0
     for rows in trajectories.values():
         for piece in np.array_split(rows, math.ceil(len(rows) / max(size, 1))):
