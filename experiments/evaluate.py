@@ -50,10 +50,10 @@ from rich.table import Column, Table
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.data.targets import RELAXED_ENERGY
-from hdgnn_jax.errors import CheckpointError, InputError
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.inference.weights import record_of
-from hdgnn_jax.run.results import print_results, restored, results
+from hdgnn_jax.run.results import print_results, refuse_changed_data, restored, results
 from hdgnn_jax.run.score import score
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Fields, Json
@@ -85,11 +85,7 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
       ValueError, QM9Error, Is2reError, StructureError, CheckpointError: each with one line.
     """
     task, predictor = restored(workdir)
-    if record_of(workdir).split_digest != task.data.digest():
-        raise CheckpointError(
-            f"{task.data.title} has changed since {workdir} was trained on it, or an earlier "
-            "version divided it otherwise: restore the old data or version, or name a file to score"
-        )
+    refuse_changed_data(record_of(workdir), task.data, workdir)
     names = task.data.reported if split is None else [split]
     print_results(task, results(task, predictor, names))
 
@@ -138,8 +134,9 @@ def score_files(
         if (more := len(found.left_out) - SHOWN) > 0:
             print(f"left out: {more:,} more")
         bad += len(found.left_out)
-    Console().print(table)
-    print(f"n counts structures, for forces atoms; energies were read in {source.energy_unit}")
+    if table.row_count:
+        Console().print(table)
+        print(f"n counts structures, for forces atoms; energies were read in {source.energy_unit}")
     return bad
 
 

@@ -119,7 +119,7 @@ def measure(run: Run) -> None:
     of the paper's Table 4), and of the baseline the weights of eq. 11.
     """
     task, predictor = restored(run.folder)
-    turned = task.examples(task.data.reported[1]).first(TURNED)
+    turned = task.examples(task.data.first_test).first(TURNED)
     (error,) = rotation_error(task, predictor, turned, run.seed).values()
     known = task.examples("train").first(TRAINED)
     (of_known,) = predicted("train", task, predictor, known).values()

@@ -93,8 +93,7 @@ def run(
         task, params, maes = *untrained(config), {}
     else:
         raise InputError("give --workdir=DIR for a trained model or --config=FILE for a new one")
-    # The part that follows validation: IS2RE has several in place of `test`.
-    graph = sample(task.examples(task.data.reported[:2][-1]), n_molecules)
+    graph = sample(task.examples(task.data.first_test), n_molecules)
     energy = sloped(task)
     found = {
         "target": task.fitted[0].name,

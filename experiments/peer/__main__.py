@@ -54,6 +54,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import find_neighbors, within_cutoff
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.run.results import refuse_changed_data
 from hdgnn_jax.run.task import Task
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.record import Record
@@ -133,10 +134,11 @@ def comparable(workdir: pathlib.Path) -> Task:
 
     Raises:
       InputError: saying why they cannot learn it.
-      CheckpointError: where an earlier revision trained the run.
+      CheckpointError: where an earlier revision trained the run, or its data have changed.
     """
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        task = Task.from_record(Record.of(checkpoints, "best"))
+        record = Record.of(checkpoints, "best")
+    task = Task.from_record(record)
     if isinstance(task.data, IS2RE):
         raise InputError(
             f"{workdir} was trained on {task.data.title}: the other models are trained on QM9 "
@@ -149,6 +151,7 @@ def comparable(workdir: pathlib.Path) -> Task:
             f"{workdir} predicts {names_of(task.fitted)}, {kind}: the other models are trained on "
             "one number for a structure"
         )
+    refuse_changed_data(record, task.data, workdir)
     if task.weights.of_slopes:
         learned = names_of(task.fitted)
         logger.warning("forces and stress are left out: the other models learn %s alone", learned)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import io
 import itertools
 import os
 import pathlib
@@ -25,6 +26,8 @@ NEUTRAL = {
 }  # fmt: skip
 """Fields of a structure in a file, in any letter case, and their values for a neutral singlet. Some
 programs write 2 S + 1 as `spin`, some the number of unpaired electrons."""
+OF_QM9 = "gdb "
+"""The comment of QM9's published files begins so."""
 SMALLEST = 0.1
 """Charges of atoms that sum to less than this are those of a neutral structure, rounded."""
 
@@ -121,7 +124,7 @@ def _comments(path: pathlib.Path) -> Iterator[str]:
         for count in filter(str.strip, lines):
             comment = next(lines, "")
             yield re.sub(r'\b(Lattice|Properties|pbc)=("[^"]*"|\S*)\s*', "", comment).strip()
-            if not count.strip().isdecimal():
+            if not count.strip().isdecimal() or comment.startswith(OF_QM9):
                 return
             collections.deque(itertools.islice(lines, int(count)), maxlen=0)
 
@@ -139,8 +142,24 @@ def _by_ase(path: pathlib.Path) -> Iterator[Any]:
         return
     import ase.io
 
+    if path.suffix == ".xyz" and (molecule := _as_qm9_has_it(path)):
+        yield ase.io.read(io.StringIO(molecule), format="xyz")
+        return
     # At an "@" ASE would cut the name off, and read another file.
     yield from ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
+
+
+def _as_qm9_has_it(path: pathlib.Path) -> str:
+    """A molecule out of one of QM9's published files, as an xyz file has it; empty for other files.
+
+    There charges follow the positions, numbers are like 1.2*^-6, and frequencies follow the atoms.
+    """
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        count, comment = next(lines, ""), next(lines, "")
+        if not (comment.startswith(OF_QM9) and count.strip().isdecimal()):
+            return ""
+        rows = [row.replace("*^", "e").split() for row in itertools.islice(lines, int(count))]
+    return "\n".join([count.strip(), "", *(" ".join(row[:4]) for row in rows)])
 
 
 def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:

@@ -45,6 +45,11 @@ class Dataset(Protocol):
         """Names of the parts in reports, validation first."""
         return ("validation", "test")
 
+    @property
+    def first_test(self) -> str:
+        """The name of the first test part; of validation, where there is no other."""
+        return self.reported[:2][-1]
+
     def target(self, name: str) -> Target:
         """The target of that name.
 

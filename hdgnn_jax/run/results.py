@@ -16,7 +16,7 @@ from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.data.targets import isotropic
 from hdgnn_jax.data.targets import turned as turn
-from hdgnn_jax.errors import InputError
+from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.evaluation import liveness, symmetry
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.inference.batches import nobody
@@ -27,6 +27,7 @@ from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.task import Task
 from hdgnn_jax.training import step
+from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.report import TargetReport, print_tables
 from hdgnn_jax.training.result import SplitResult
 
@@ -55,6 +56,24 @@ def restored(
     task = Task.from_record(record)
     task = dataclasses.replace(task, data=data or task.data)
     return task, task.predictor(params, record.budget, mesh)
+
+
+def refuse_changed_data(record: Record, data: Dataset, path: str | os.PathLike[str]) -> None:
+    """Checks that the parts of a data set are those that a run had.
+
+    Args:
+      record: the run's.
+      data: its data set, as it is now.
+      path: the run's folder, or its file of weights.
+
+    Raises:
+      CheckpointError: where they are not.
+    """
+    if record.split_digest != data.digest():
+        raise CheckpointError(
+            f"{data.title} has changed since {path} was trained on it, or an earlier version "
+            "divided it otherwise: restore the old data or version, or train again"
+        )
 
 
 def reported_results(task: Task, predictor: Predictor) -> Results:

@@ -42,6 +42,21 @@ def test_what_ase_does_not_read_is_no_silence(tmp_path, end):
     assert "two.sdf, structure 2 cannot be read (of an sdf file" in str(second)
 
 
+def test_a_file_as_qm9_publishes_it_is_read(tmp_path):
+    """Numbers as Mathematica writes them; charges, frequencies, SMILES and InChI are no atoms."""
+    file = tmp_path / "dsgdb9nsd_000003.xyz"
+    atoms = ["O\t-0.034\t 0.978\t 7.6*^-6\t-0.59", "H\t0.065\t0.021\t0.002\t0.3"]
+    after = ["3803.6\t3907.7", "O\tO", "InChI=1S/H2O\tInChI=1S/H2O"]
+    file.write_text("\n".join(["2", "gdb 3\t799.6\t437.9", *atoms, *after]))
+    (read,) = read_structures(file)
+    assert read.atomic_numbers.tolist() == [8, 1]
+    assert read.positions.tolist() == [[-0.034, 0.978, 7.6e-6], [0.065, 0.021, 0.002]]
+    assert read.comment.startswith("gdb 3")
+    file.write_text("\n".join(["2", "gdb 3", atoms[0]]))
+    (cut,) = read_structures(file)
+    assert "dsgdb9nsd_000003.xyz, structure 1 cannot be read" in str(cut)
+
+
 def test_a_name_with_an_at_sign_is_that_file(tmp_path):
     (tmp_path / "water").write_text("1\n\nO 0 0 0\n")
     path = tmp_path / "water@300.xyz"

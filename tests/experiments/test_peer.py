@@ -18,7 +18,9 @@ from experiments.peer import results
 from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.data.is2re import IS2RE
+from hdgnn_jax.data.qm9 import QM9
 from hdgnn_jax.data.targets import POLARIZABILITY, RELAXED_ENERGY, TARGETS
+from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.run.task import Task
@@ -207,6 +209,12 @@ def test_what_others_cannot_learn_is_refused(finished, task, monkeypatch, target
     monkeypatch.setattr(Task, "from_record", lambda record: other)
     monkeypatch.setattr(IS2RE, "_parts", {})
     with pytest.raises(ValueError, match=message):
+        peer.comparable(finished)
+
+
+def test_data_that_have_changed_are_refused(finished, monkeypatch):
+    monkeypatch.setattr(QM9, "digest", lambda self: "another")
+    with pytest.raises(CheckpointError, match=r"QM9 has changed since .* was trained on it"):
         peer.comparable(finished)
 
 

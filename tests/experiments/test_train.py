@@ -207,13 +207,13 @@ def test_a_spike_sends_the_run_back_to_its_checkpoint_without_the_batches_since(
 
     monkeypatch.setattr(Loader, "batch", spoilt)
     # Step 14 comes before the spike and again after it; a stop is asked for at the second time.
-    for stop, time in ((14, 2), (19, 1)):
+    for stop, times in ((14, 2), (19, 1)):
         drawn.clear()
         passed = []
 
-        def asked(step, stop=stop, time=time, passed=passed):
+        def asked(step, stop=stop, times=times, passed=passed):
             passed.append(step)
-            return step == stop and passed.count(stop) == time
+            return step == stop and passed.count(stop) == times
 
         with pytest.raises(StoppedError, match=f"step {stop} is saved"):
             train.run(config, tmp_path / "run", asked)
