@@ -28,7 +28,10 @@ def read(path):
         rows = [row.split() for row in itertools.islice(lines, count)]
         layout = re.search(r"Properties=(\S+)", comment)
         fields = (layout[1] if layout else "species:S:1:pos:R:3").split(":")
-        column = dict(zip(fields[::3], np.cumsum([0, *map(int, fields[2::3])]), strict=False))
+        starts = np.cumsum([0, *map(int, fields[2::3])])
+        column = dict(zip(fields[::3], starts, strict=False))
+        if len(rows) < count or any(len(row) < starts[-1] for row in rows):
+            raise ValueError("an atom's line is missing, or has too few columns")
         positions = np.array([row[column["pos"] :][:3] for row in rows], float).reshape(count, 3)
         tags = [int(row[column["tags"]]) if "tags" in column else 0 for row in rows]
         lattice, pbc = (re.search(f'{name}="([^"]*)"', comment) for name in ("Lattice", "pbc"))

@@ -101,8 +101,8 @@ class Program:
             sys.exit(0)
         keep_compiled()
         warnings.filterwarnings("ignore")
-        sys.argv[1:] = map(_shipped, sys.argv[1:])
         try:
+            sys.argv[1:] = map(_shipped, sys.argv[1:])
             self._given = _parse(self)
         # config_flags raises anything where a field or a file is wrong.
         except Exception as error:
@@ -277,6 +277,9 @@ def _shipped(argument: str) -> str:
 
     Outside the repository it also does so for `--config=experiments/configs/qm9.py:quick`, as the
     README has it. `--space` is treated in the same way.
+
+    Raises:
+      InputError: where there is no such file.
     """
     flag, _, value = argument.partition("=")
     folder, ending = {"--config": ("configs", ".py"), "--space": ("spaces", ".json")}.get(
@@ -286,8 +289,10 @@ def _shipped(argument: str) -> str:
     stem = name.removeprefix(f"experiments/{folder}/").removesuffix(ending)
     ours = pathlib.Path(__file__).parent / folder / f"{stem}{ending}"
     named = name in (stem, f"experiments/{folder}/{stem}{ending}")
-    if not (folder and stem and named and ours.is_file()) or pathlib.Path(name).exists():
+    if not folder or not name or pathlib.Path(name).exists():
         return argument
+    if not (stem and named and ours.is_file()):
+        raise InputError(f"{argument}: there is no file {name}")
     return f"{flag}={ours}{colon}{variant}"
 
 
