@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hdgnn_jax.evaluation.liveness import seen_inside
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.gates import ATTENTION
 from hdgnn_jax.models.geometry import edge_vectors
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.so3 import safe
-from hdgnn_jax.types import Json, Params, PyTree
+from hdgnn_jax.types import Json, Params
 
 LEARNED = ("receiver", "sender", "both")
 """What the networks of a1, a2 and a3 see."""
@@ -74,7 +75,8 @@ def attention_weights(
       bins: number of bins between 0 and the cutoff.
     """
     graph = jax.tree.map(jnp.asarray, graph)
-    seen, distances, envelope = jax.device_get(_look(model, params, graph))
+    seen = jax.device_get(seen_inside(model, params, graph))
+    distances, envelope = jax.device_get(_edges(model, graph))
     name = "message" if model.hyper.near_neighbors is None else "message_far"
     (of_edges,) = jax.tree.leaves(seen[ATTENTION]["stack"][name])  # [K, E, terms]
     weighed = envelope > 0
@@ -96,9 +98,7 @@ def _terms(model: HDGNN) -> tuple[str, ...]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _look(
-    model: HDGNN, params: Params, graph: batching.MolecularGraph
-) -> tuple[PyTree, jax.Array, jax.Array]:
-    rolls = jnp.zeros(graph.senders.shape)
-    _, seen = model.apply({"params": params}, graph, rolls, method="predict", mutable=[ATTENTION])
-    return seen, safe.norm(edge_vectors(graph)), model.geometry(graph, rolls).envelope
+def _edges(model: HDGNN, graph: batching.MolecularGraph) -> tuple[jax.Array, jax.Array]:
+    """Length and envelope of each edge."""
+    envelope = model.geometry(graph, jnp.zeros(graph.senders.shape)).envelope
+    return safe.norm(edge_vectors(graph)), envelope

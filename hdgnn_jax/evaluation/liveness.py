@@ -52,7 +52,7 @@ def sizes(model: HDGNN, params: Params, graph: batching.MolecularGraph) -> dict[
       mean weight of term N of eq. 11 over edges, channels and layers.
     """
 
-    seen = jax.device_get(_look(model, params, jax.tree.map(jnp.asarray, graph)))
+    seen = jax.device_get(seen_inside(model, params, jax.tree.map(jnp.asarray, graph)))
     size = model.hyper.degree + 1
     rms = np.concatenate([leaf.reshape(-1, size) for leaf in _leaves(seen, STATES)])
     stuck = [float(leaf.max()) for leaf in _leaves(seen, GATES)]
@@ -85,7 +85,8 @@ def dead_parts(found: Mapping[str, float]) -> list[str]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _look(model: HDGNN, params: Params, graph: batching.MolecularGraph) -> PyTree:
+def seen_inside(model: HDGNN, params: Params, graph: batching.MolecularGraph) -> PyTree:
+    """What the layers store in the collections of `models.gates`; frames are canonical."""
     rolls = jnp.zeros(graph.senders.shape)
     kept = [STATES, GATES, ATTENTION]
     return model.apply({"params": params}, graph, rolls, method="predict", mutable=kept)[1]
