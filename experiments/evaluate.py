@@ -86,8 +86,7 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
     """
     task, predictor = restored(workdir)
     refuse_changed_data(record_of(workdir), task.data, workdir)
-    names = task.data.reported if split is None else [split]
-    print_results(task, results(task, predictor, names))
+    print_results(task, results(task, predictor, None if split is None else [split]))
 
 
 def score_files(

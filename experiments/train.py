@@ -55,7 +55,7 @@ from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.run.fit import Fit
-from hdgnn_jax.run.results import print_results, reported_results, restored
+from hdgnn_jax.run.results import print_results, restored, results
 from hdgnn_jax.run.settings import Training
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training import distributed, step
@@ -166,7 +166,7 @@ def _run(
             if settings.steps == record.steps and summary.exists():
                 print(f"finished already; report in {workdir / 'report'}")
                 task, predictor = restored(workdir, dataset(config))
-                print_results(task, reported_results(task, predictor))
+                print_results(task, results(task, predictor))
                 return
         fit = Fit.prepare(config, mesh, workdir, checkpoints, record, began)
         # The report of a run that is extended has the error of earlier weights.
@@ -176,9 +176,9 @@ def _run(
         fit.fit(stop, debug_nans)
         if not report:
             return
-        results = fit.results()
+        found = fit.results()
     if distributed.is_first():
-        fit.report(results)
+        fit.report(found)
 
 
 def with_whole_paths(data: Fields) -> Json:

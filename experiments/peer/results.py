@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import pathlib
@@ -17,7 +16,7 @@ from hdgnn_jax.data.targets import Target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import read_metrics, write_atomically
-from hdgnn_jax.training.plots import BLUE, ORANGE, RED, empty_figure, superscripts, tidy
+from hdgnn_jax.training.plots import BLUE, ORANGE, RED, empty_figure, png, superscripts, tidy
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Config, Fields, Json
 
@@ -172,9 +171,7 @@ def draw(
     panels[1].xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel(f"validation MAE of {target} [{superscripts(unit)}]")
     panels[1].legend(frameon=False, fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)
 
 
 def section(

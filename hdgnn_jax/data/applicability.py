@@ -90,10 +90,6 @@ class Domain:
         closest: np.ndarray = np.fmin(self._closest[at] * (1 - MARGIN), RADII[at])
         return closest
 
-    def warnings(self, structures: Structures, neighbors: Neighbors) -> list[str]:
-        """[n] the `doubts` of each structure as one text; empty where there are none."""
-        return ["; ".join(doubts) for doubts in self.doubts(structures, neighbors)]
-
     def doubts(self, structures: Structures, neighbors: Neighbors) -> list[list[str]]:
         """[n] the ways in which each structure leaves the domain, in words."""
         words: list[list[str]] = [[] for _ in range(len(structures))]

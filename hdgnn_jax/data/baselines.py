@@ -377,16 +377,7 @@ def from_dict(content: Fields) -> Baseline:
         return AdsorbateMean(**content)
     if "linear" in content:
         return LinearFit(
-            composition_from_dict(content["composition"]), linear_from_dict(content["linear"])
+            Composition(**with_tuples(content["composition"])),
+            Linear(**with_tuples(content["linear"])),
         )
-    return composition_from_dict(content)
-
-
-def composition_from_dict(content: Fields) -> Composition:
-    """`from_dict` for a `Composition`."""
     return Composition(**with_tuples(content))
-
-
-def linear_from_dict(content: Fields) -> Linear:
-    """`from_dict` for a `Linear`."""
-    return Linear(**with_tuples(content))

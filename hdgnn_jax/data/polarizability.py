@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hdgnn_jax.graphs.covalent import COVALENT_RADII
 from hdgnn_jax.graphs.structure import Structures
 
 SIGNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
@@ -33,8 +34,6 @@ SMALLEST_GAP = 0.005
 LARGEST_RESIDUAL = 6.0
 """bohr^3. Molecules with a larger residual of the model are left out: something else is wrong."""
 
-RADII = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57}
-"""Covalent radii, Å."""
 TYPES = {1: (0, 1, 1), 6: (1, 2, 4), 7: (4, 1, 3), 8: (7, 1, 2), 9: (9, 1, 1)}
 """For each element: its first atom type, and the fewest and most neighbours with own types."""
 N_TYPES = 10
@@ -170,7 +169,7 @@ def _features(structures: Structures) -> np.ndarray:
 
     i, j = _all_pairs(structures)
     r = np.linalg.norm(x[j] - x[i], axis=1)
-    radius = np.array([RADII.get(z, 0.0) for z in range(max(RADII) + 1)])[numbers]
+    radius = COVALENT_RADII[numbers]
     bonded = r < 1.25 * (radius[i] + radius[j])
     bi, bj = i[bonded], j[bonded]
     degree = np.bincount(np.concatenate([bi, bj]), minlength=len(numbers))

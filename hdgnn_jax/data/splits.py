@@ -17,11 +17,9 @@ class Split:
     """Rows of the 130,831 molecules in order of their QM9 index.
 
     Attributes:
-      name: `standard` or `cormorant`.
       train, validation, test: int64 rows, in the order of the published permutation.
     """
 
-    name: str
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
@@ -52,7 +50,7 @@ def split(name: str) -> Split:
     else:
         raise InputError(f"split must be one of {', '.join(DIGESTS)}, not {name!r}")
     stop = train + validation
-    parts = Split(name, order[:train], order[train:stop], order[stop:])
+    parts = Split(order[:train], order[train:stop], order[stop:])
     if parts.digest != DIGESTS[name]:
         raise InputError(f"NumPy {np.__version__} no longer draws the published split {name}")
     return parts

@@ -8,15 +8,9 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from hdgnn_jax.config import with_tuples
 from hdgnn_jax.data.atom_energies import B3LYP, GFN2_XTB
-from hdgnn_jax.data.baselines import (
-    Atoms,
-    Composition,
-    Size,
-    composition_from_dict,
-    element_counts,
-    linear_from_dict,
-)
+from hdgnn_jax.data.baselines import Atoms, Composition, Size, element_counts
 from hdgnn_jax.data.units import DEBYE_PER_E_ANGSTROM, ENERGIES, HARTREE_IN_MEV
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import SYMBOLS, Structures
@@ -258,8 +252,8 @@ class Reference:
         return cls(
             **{
                 **content,
-                "composition": composition_from_dict(composition),
-                "linear": None if linear is None else linear_from_dict(linear),
+                "composition": Composition(**with_tuples(composition)),
+                "linear": None if linear is None else Linear(**with_tuples(linear)),
             }
         )
 

@@ -284,20 +284,6 @@ class Structures:
             cells=of_cells.apply(self.cells.reshape(-1, 3)).reshape(-1, 3, 3),
         )
 
-    def check(self, elements: Sequence[int], tags: bool = False) -> None:
-        """Checks that a model can use all structures.
-
-        (The neighbour search finds atoms at one place.)
-
-        Args:
-          elements: atomic numbers that the model knows.
-          tags: whether the model uses tags.
-
-        Raises:
-          StructureError: with the first of `reasons_against`, naming the structure.
-        """
-        self.refuse(self.reasons_against(elements, tags))
-
     def refuse(self, reasons: Mapping[int, str]) -> None:
         """Raises the first of these reasons, by index of its structure, if there is any.
 
@@ -308,10 +294,14 @@ class Structures:
             raise StructureError(reason, self.name(place))
 
     def reasons_against(self, elements: Sequence[int], tags: bool = False) -> dict[int, str]:
-        """Why a model cannot use some of the structures, by index; arguments as for `check`.
+        """Why a model cannot use some of the structures, by index.
 
         The reasons: no atoms, a coordinate that is not finite, an element outside `elements`, a
-        tag other than 0, 1 and 2.
+        tag other than 0, 1 and 2. (The neighbour search finds atoms at one place.)
+
+        Args:
+          elements: atomic numbers that the model knows.
+          tags: whether the model uses tags.
         """
         names = ", ".join(SYMBOLS[e] for e in elements)
         reasons = {int(k): "has no atoms" for k in np.flatnonzero(self.n_atoms == 0)}

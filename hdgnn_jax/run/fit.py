@@ -24,7 +24,7 @@ from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run import results
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.pretrained import Pretrained
-from hdgnn_jax.run.results import Results, print_results, report_of, reported_results
+from hdgnn_jax.run.results import Results, print_results, report_of
 from hdgnn_jax.run.settings import Training
 from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.training import distributed, loop, losses, step
@@ -337,7 +337,7 @@ class Fit:
     def results(self) -> Results:
         """The results on the reported parts, of the weights that were best on validation."""
         params = restore_weights(self.checkpoints, self.task.model, self.predictor.mesh)
-        return reported_results(self.task, self.predictor.with_params(params))
+        return results.results(self.task, self.predictor.with_params(params))
 
     def report(self, results: Results) -> None:
         """Writes the report, and prints its table."""
@@ -354,15 +354,7 @@ class Fit:
                 "parameters": self.n_parameters,
             },
             card=reproduction_card(
-                task.config,
-                seed=task.config["seed"],
-                split_digest=self.digest,
-                parameters=self.n_parameters,
-                seconds=done.seconds,
-                resumed=done.resumed,
-                extended=done.extended,
-                left_out=done.left_out,
-                init_digest=done.init_digest,
+                task.config, done, split_digest=self.digest, parameters=self.n_parameters
             ),
         )
         print_results(task, results)

@@ -76,25 +76,23 @@ def refuse_changed_data(record: Record, data: Dataset, path: str | os.PathLike[s
         )
 
 
-def reported_results(task: Task, predictor: Predictor) -> Results:
-    """The results on the parts that a report has: the same numbers whenever they are asked for."""
-    return results(task, predictor, task.data.reported)
-
-
 def results(
-    task: Task, predictor: Predictor, names: Sequence[str], hidden: bool = False
+    task: Task,
+    predictor: Predictor,
+    names: Sequence[str] | None = None,
+    hidden: bool = False,
 ) -> Results:
     """The results on these parts of the data set.
 
     Args:
       task, predictor: of a run.
-      names: names of the parts.
+      names: names of the parts; None: those that a report has.
       hidden: whether targets may be missing.
 
     Raises:
       InputError: before any prediction, for a part that does not exist or has hidden targets.
     """
-    parts = {name: task.examples(name) for name in names}
+    parts = {name: task.examples(name) for name in names or task.data.reported}
     for name, examples in parts.items():
         known = [len(examples.labelled(one.name)) for one in task.fitted]
         # A single target must be known for all structures, each of several for some.

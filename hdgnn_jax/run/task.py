@@ -372,7 +372,7 @@ def examples(config: Config, data: Dataset, name: str) -> Examples:
     labelled = merged({one.name: data.part(name, one.name) for one in chosen})
     structures, forces = labelled.structures, labelled.forces
     there = np.unique(structures.atomic_numbers).tolist()
-    structures.check(there, model.tags)
+    structures.refuse(structures.reasons_against(there, model.tags))
     # All that can be left against them is their elements.
     for place, reason in structures.reasons_against(model.elements).items():
         all_ = str(tuple(there)).replace(" ", "")

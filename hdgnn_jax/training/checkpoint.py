@@ -181,11 +181,6 @@ class Checkpoints:
         record: Json = self._read_first_sound(which, self._read_contents)["record"]
         return record
 
-    def metric(self, which: Which = "best") -> float | None:
-        """The validation error of the step. Arguments and errors are those of `record`."""
-        metric: float | None = self._read_first_sound(which, self._read_contents)["metric"]
-        return metric
-
     def verify(self, step: int) -> None:
         """Reads all of a kept step and compares it with its digests.
 

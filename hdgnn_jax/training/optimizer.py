@@ -16,11 +16,8 @@ DROP = 0.3
 RANGES: dict[str, Callable[[float], bool]] = {
     "learning_rate": lambda rate: rate > 0,
     "warmup": lambda share: 0 <= share < 1,
-    "final": lambda share: 0 <= share <= 1,
     "weight_decay": lambda decay: decay >= 0,
     "clip": lambda norm: norm > 0,
-    "b1": lambda decay: 0 <= decay < 1,
-    "b2": lambda decay: 0 <= decay < 1,
 }
 """Tests whether a value is within its range, by the name of `make_optimizer`'s argument."""
 
@@ -30,13 +27,10 @@ def make_optimizer(
     steps: int,
     learning_rate: float,
     warmup: float,
-    final: float = 0.0,
     drops: Sequence[float] = (),
     weight_decay: float = 0.0,
     clip: float = 1.0,
     amsgrad: bool = False,
-    b1: float = 0.9,
-    b2: float = 0.999,
     flat: bool = False,
 ) -> optax.GradientTransformation:
     """The optimiser of a run.
@@ -45,13 +39,11 @@ def make_optimizer(
       steps: number of steps of the run.
       learning_rate: the highest rate.
       warmup: share of the steps that the linear warm-up takes.
-      final: share of `learning_rate` left at the end of the cosine.
       drops: shares of the steps after which the rate is multiplied by `DROP`. Empty: the rate
-        follows a cosine.
+        follows a cosine to 0.
       weight_decay: weight decay of AdamW.
       clip: largest norm of the whole gradient.
       amsgrad: whether the second moment never falls (Reddi et al. 2018).
-      b1, b2: decay rates of Adam's moments.
       flat: whether the state is one vector. Then a few operations update all weights; for a small
         network's many arrays a CPU needs more time per array than for their numbers. It does not
         work for a state that is divided among devices.
@@ -60,14 +52,13 @@ def make_optimizer(
       InputError: naming the value that is out of range, such as a drop outside the run.
     """
     _check_ranges(
-        learning_rate=learning_rate, warmup=warmup, final=final, weight_decay=weight_decay,
-        clip=clip, b1=b1, b2=b2,
-    )  # fmt: skip
-    schedule = _schedule(steps, learning_rate, warmup, final, drops)
+        learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, clip=clip
+    )
+    schedule = _schedule(steps, learning_rate, warmup, drops)
     scale = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
     chain = optax.chain(
         optax.clip_by_global_norm(clip),
-        scale(b1=b1, b2=b2),
+        scale(),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(schedule),
     )
@@ -124,16 +115,15 @@ def learning_rate_at(
     steps: int,
     learning_rate: float,
     warmup: float,
-    final: float = 0.0,
     drops: Sequence[float] = (),
     **others: object,
 ) -> float:
     """Learning rate of the update that follows `step` updates; for args see `make_optimizer`."""
-    return float(_schedule(steps, learning_rate, warmup, final, drops)(step))
+    return float(_schedule(steps, learning_rate, warmup, drops)(step))
 
 
 def _schedule(
-    steps: int, learning_rate: float, warmup: float, final: float, drops: Sequence[float]
+    steps: int, learning_rate: float, warmup: float, drops: Sequence[float]
 ) -> optax.Schedule:
     """The learning rate as a function of the step; see `make_optimizer`."""
     first = max(1, round(warmup * steps))
@@ -153,10 +143,4 @@ def _schedule(
             ],
             [first],
         )
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=learning_rate,
-        warmup_steps=first,
-        decay_steps=steps,
-        end_value=final * learning_rate,
-    )
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, first, steps)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
 
 import jax
 
-from hdgnn_jax.cpu import cores
+from hdgnn_jax.cpu import cores, reported
+from hdgnn_jax.training.record import Course
 from hdgnn_jax.types import Config, Json
 
 PACKAGES = (
@@ -21,39 +20,25 @@ PACKAGES = (
 
 
 def reproduction_card(
-    config: Config,
-    *,
-    seed: int,
-    split_digest: str,
-    parameters: int,
-    seconds: float,
-    resumed: Sequence[int] = (),
-    extended: Sequence[Mapping[str, int]] = (),
-    left_out: int = 0,
-    init_digest: str | None = None,
+    config: Config, course: Course, *, split_digest: str, parameters: int
 ) -> Json:
     """A dictionary, which JSON can store, of all that is needed to get the same numbers.
 
     Args:
       config: the run's configuration, in types that JSON has.
-      seed: seed of the parameters, the data order and the frames.
+      course: course of the run.
       split_digest: SHA-256 of the lists of molecules in each split.
       parameters: number of learned parameters.
-      seconds: wall time.
-      resumed: steps at which the run was interrupted and resumed.
-      extended: steps at which `training.steps` was raised, with its value until then.
-      left_out: number of batches left out after spikes of the loss.
-      init_digest: SHA-256 of the weights of `config.init`; None without any.
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "resumed_at_steps": list(resumed),
-        "extended": list(extended),
-        "batches_left_out": left_out,
-        "seed": seed,
+        "seconds": course.seconds,
+        "resumed_at_steps": course.resumed,
+        "extended": course.extended,
+        "batches_left_out": course.left_out,
+        "seed": config["seed"],
         "split_digest": split_digest,
-        "init_digest": init_digest,
+        "init_digest": course.init_digest,
         "parameters": parameters,
         "git": _git_state(),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
@@ -88,11 +73,12 @@ def _git_state() -> Json | None:
 
 def _hardware() -> Json:
     devices = [device.device_kind for device in jax.devices()]
+    memory = reported("meminfo", "MemTotal")
     return {
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "cores": cores(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": None if memory is None else round(memory / 1e9, 1),
         "jax_backend": jax.default_backend(),
         "devices": {kind: devices.count(kind) for kind in devices},
     }
@@ -105,10 +91,3 @@ def _cpu_model() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):  # not POSIX
-        return None

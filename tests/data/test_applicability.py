@@ -27,8 +27,8 @@ def domain_of(structures: Structures) -> Domain:
 
 def warning(domain: Domain, structure: Structure) -> str:
     packed = Structures.pack([structure])
-    (text,) = domain.warnings(packed, find_neighbors(packed, CUTOFF))
-    return text
+    (doubts,) = domain.doubts(packed, find_neighbors(packed, CUTOFF))
+    return "; ".join(doubts)
 
 
 def test_ranges_are_those_of_brute_force():
@@ -98,7 +98,7 @@ def test_what_it_was_made_of_is_inside_and_survives_json():
         found = Domain.from_dict(json.loads(json.dumps(domain_of(structures).to_dict())))
         assert found == domain_of(structures)
         neighbors = find_neighbors(structures, CUTOFF)
-        assert found.warnings(structures, neighbors) == [""] * len(structures)
+        assert found.doubts(structures, neighbors) == [[]] * len(structures)
 
 
 def test_each_way_out_is_named():

@@ -10,6 +10,7 @@ from molecules import random_molecules
 from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.data import polarizability
+from hdgnn_jax.graphs.covalent import COVALENT_RADII
 from hdgnn_jax.graphs.structure import Structure, Structures
 
 ORACLE = json.loads((pathlib.Path(__file__).parent / "polarizability.json").read_text())
@@ -56,7 +57,7 @@ def made_up(seed: int, n: int) -> tuple[Structures, np.ndarray]:
         tensor = (tensor + tensor.T) / 2
         for i, j in zip(*np.triu_indices(len(z), 1), strict=True):
             v = x[j] - x[i]
-            if v @ v < (1.25 * (polarizability.RADII[z[i]] + polarizability.RADII[z[j]])) ** 2:
+            if v @ v < (1.25 * (COVALENT_RADII[z[i]] + COVALENT_RADII[z[j]])) ** 2:
                 tensor += share[z[i], z[j]] * np.outer(v, v) / (v @ v)
         tensors.append(tensor)
     return molecules, np.array(tensors)

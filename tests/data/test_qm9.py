@@ -17,7 +17,7 @@ from hdgnn_jax.data.targets import TARGETS, Target
 from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS
 
 ROWS = np.arange(len(SYMBOLS))
-SPLIT = splits.Split("of five", ROWS[:3], ROWS[3:4], ROWS[4:])
+SPLIT = splits.Split(ROWS[:3], ROWS[3:4], ROWS[4:])
 
 
 @pytest.fixture

@@ -30,9 +30,9 @@ def test_the_standard_split_goes_on_as_published():
 
 
 def test_a_digest_changes_with_any_row_and_with_any_border():
-    base = splits.Split("x", np.array([0, 1]), np.array([2]), np.array([3, 4]))
-    swapped = splits.Split("x", np.array([1, 0]), base.validation, base.test)
-    moved = splits.Split("x", np.array([0]), np.array([1, 2]), base.test)
+    base = splits.Split(np.array([0, 1]), np.array([2]), np.array([3, 4]))
+    swapped = splits.Split(np.array([1, 0]), base.validation, base.test)
+    moved = splits.Split(np.array([0]), np.array([1, 2]), base.test)
     assert len({base.digest, swapped.digest, moved.digest}) == 3
 
 

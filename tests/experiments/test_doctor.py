@@ -10,7 +10,6 @@ from damage import damage
 from experiments import doctor
 from hdgnn_jax.data.cache import digest_file
 from hdgnn_jax.data.qm9 import PACKED
-from hdgnn_jax.training.checkpoint import Checkpoints
 
 
 def of(workdir=None) -> dict[str, doctor.Finding]:
@@ -76,9 +75,3 @@ def test_missing_and_old_packages_are_named(monkeypatch):
     assert found["jax"].fix == 'pip install "jax>=999"'
     assert found["no_such_package"].found == "not installed"
     assert "pytest" not in found
-
-
-def test_a_verified_step_is_what_was_saved(finished):
-    with Checkpoints(finished / "checkpoints") as checkpoints:
-        for step in checkpoints.steps():
-            checkpoints.verify(step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 
@@ -23,17 +22,6 @@ from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.run.results import restored, results
 from hdgnn_jax.run.score import score
 from hdgnn_jax.training import record
-from hdgnn_jax.training.result import format_mae
-
-
-def test_the_printed_line_is_that_of_the_report(finished, capsys):
-    evaluate.run(finished, "test")
-    summary = json.loads((finished / "report" / "summary.json").read_text())
-    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
-    (row,) = (line for line in lines if line.startswith("test"))
-    cells = [cell.strip() for cell in row.split("│")]
-    errors = (summary[key] for key in ("mae", "mae_mean_predictor", "mae_composition"))
-    assert cells[1:5] == [f"{summary['n']:,}", *map(format_mae, errors)]
 
 
 def test_every_prediction_is_the_same_to_the_bit(finished):

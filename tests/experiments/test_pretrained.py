@@ -98,12 +98,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(
         train.run(config, tmp_path / "run")
 
 
-def test_the_packages_own_weights_can_be_named(changed):
-    config = changed(init="pretrained")
-    with pytest.raises(ValueError, match=r"init = pretrained has another network: --config.model"):
-        Pretrained.of(config)
-
-
 def test_a_run_starts_from_the_packages_weights(changed):
     """Outputs are standardised anew: the old ones times the old scale are the new times the new."""
     record, params = load(SHIPPED, step.make_mesh())

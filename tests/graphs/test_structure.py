@@ -72,17 +72,21 @@ def test_unknown_symbol_is_refused(symbol):
         Structure.from_symbols(["H", symbol], np.eye(2, 3), "file 3")
 
 
+def check(structures, tags=False):
+    structures.refuse(structures.reasons_against(ELEMENTS, tags))
+
+
 def test_tags_are_checked_for_models_that_look_at_them():
     good = list(random_molecules(2, seed=2))
     bad = dataclasses.replace(good[0], tags=np.array([0, 2, 4, -1, *good[0].tags[4:]]))
     structures = Structures.pack([*good, bad], "slab")
-    structures.check(ELEMENTS)
+    check(structures)
     with pytest.raises(StructureError, match="slab 2 has the tag 4; there are 0"):
-        structures.check(ELEMENTS, tags=True)
+        check(structures, tags=True)
 
 
 def test_good_structures_pass():
-    random_molecules(5, seed=1).check(ELEMENTS)
+    check(random_molecules(5, seed=1))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ def test_first_unusable_molecule_is_named(numbers, positions, message):
     bad = Structure(np.array(numbers, np.int32), np.array(positions, float))
     good = list(random_molecules(2, seed=2))
     with pytest.raises(StructureError, match=f"record 2 {message}"):
-        Structures.pack([*good, bad, *good, bad], "record").check(ELEMENTS)
+        check(Structures.pack([*good, bad, *good, bad], "record"))
 
 
 def test_each_unusable_molecule_has_the_reason_that_is_its_own():
@@ -132,7 +136,7 @@ def test_each_unusable_molecule_has_the_reason_that_is_its_own():
     assert of_tags == reasons
     for place, reason in reasons.items():
         with pytest.raises(StructureError) as error:
-            packed.take(np.array([0, place])).check(ELEMENTS)
+            check(packed.take(np.array([0, place])))
         assert str(error.value) == f"record {place} {reason}"
 
 

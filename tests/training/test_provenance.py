@@ -7,19 +7,23 @@ import subprocess
 
 from hdgnn_jax.training import provenance
 from hdgnn_jax.training.provenance import reproduction_card
+from hdgnn_jax.training.record import Course
 
 
 def test_the_card_names_versions_hardware_and_source():
     found = reproduction_card(
-        {"model": {"channels": 8}}, seed=3, split_digest="ab", parameters=7, seconds=1.5,
-        resumed=[100],
-    )  # fmt: skip
+        {"model": {"channels": 8}, "seed": 3},
+        Course(seconds=1.5, resumed=[100]),
+        split_digest="ab",
+        parameters=7,
+    )
     assert json.loads(json.dumps(found)) == found
     assert found["versions"].keys() == {"python", *provenance.PACKAGES}
     assert found["versions"]["jax"]
     assert sum(found["hardware"]["devices"].values()) >= 1
     assert found["hardware"]["cpu"]
-    assert found["config"] == {"model": {"channels": 8}}
+    assert found["config"] == {"model": {"channels": 8}, "seed": 3}
+    assert (found["seed"], found["seconds"]) == (3, 1.5)
     assert found["resumed_at_steps"] == [100]
 
 
