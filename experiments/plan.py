@@ -12,9 +12,7 @@ several times that for TPUs with --thorough: as a run compiles, with the time of
 
 from __future__ import annotations
 
-import json
 import os
-import pathlib
 import time
 
 from absl import flags
@@ -53,7 +51,7 @@ from hdgnn_jax.run import planned
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training import plan as plans
 from hdgnn_jax.training.chips import GIB, devices_of
-from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.types import Config, Json
 
 SHOWN = 8
@@ -76,8 +74,7 @@ def main() -> None:
     config, topology = program.read_config(), str(TOPOLOGY.value)
     found = run(config, topology, mean, tries, bool(THOROUGH.value))
     if program.JSON.value:
-        content = (json.dumps(found, indent=1) + "\n").encode()
-        write_atomically(pathlib.Path(program.JSON.value), content)
+        write_json(program.JSON.value, found)
 
 
 def run(

@@ -33,7 +33,7 @@ from hdgnn_jax.run import planned
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training.chips import GIB, devices_of
 from hdgnn_jax.training.markdown import markdown_table
-from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.metrics import write_atomically, write_json
 from hdgnn_jax.training.plots import BLUE, GREEN, ORANGE, empty_figure, png
 from hdgnn_jax.types import Config, Json
 
@@ -156,7 +156,7 @@ def row(work: Work, topology: str, divided: bool, folder: pathlib.Path) -> Json:
         if "missing" in new:
             # Not kept: a compiler may be installed before the next call.
             return new
-        write_atomically(file, (json.dumps(new, indent=1) + "\n").encode())
+        write_json(file, new)
     found: Json = json.loads(file.read_text())
     return found
 

@@ -14,7 +14,6 @@ every structure of the files named as words, or on ethanol:
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 
@@ -41,7 +40,7 @@ from hdgnn_jax.evaluation.symmetry import random_rotations
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 from hdgnn_jax.types import Json
 
@@ -72,7 +71,7 @@ def main(*files: str) -> None:
     for doubt in predictor.doubts_of_forces():
         print(f"warning: {doubt}")
     if program.JSON.value:
-        write_atomically(pathlib.Path(program.JSON.value), json.dumps(found, indent=1).encode())
+        write_json(program.JSON.value, found)
     if program.PLOT.value:
         draw(pathlib.Path(program.PLOT.value), found)
     # Not "> BOUND", so that NaN fails.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import shutil
 import time
@@ -39,7 +38,7 @@ from experiments import train
 from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.loop import StoppedError
-from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 from hdgnn_jax.types import Json
 
@@ -95,7 +94,7 @@ def main() -> None:
     found = soak(config, workdir, MINUTES.value)
     show(found)
     if program.JSON.value:
-        write_atomically(pathlib.Path(program.JSON.value), json.dumps(found, indent=1).encode())
+        write_json(program.JSON.value, found)
     if program.PLOT.value:
         draw(pathlib.Path(program.PLOT.value), found)
 

@@ -15,7 +15,6 @@ or their runs' folders side by side. What error against training molecules looks
 
 from __future__ import annotations
 
-import json
 import pathlib
 
 from absl import flags
@@ -56,7 +55,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.results import predicted, restored, rotation_error
-from hdgnn_jax.training.metrics import read_metrics, write_atomically
+from hdgnn_jax.training.metrics import read_metrics, write_json
 from hdgnn_jax.types import Json
 
 
@@ -126,7 +125,7 @@ def measure(run: Run) -> None:
     content: Json = {"rotation_error": error, "train_mae": of_known.mae}
     if run.variant == BASELINE:
         content["attention"] = attention(run, predictor, turned.first(ATTENDED))
-    write_atomically(run.measured_file, (json.dumps(content) + "\n").encode())
+    write_json(run.measured_file, content)
 
 
 def attention(run: Run, predictor: Predictor, examples: Examples) -> Json:

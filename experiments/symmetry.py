@@ -54,7 +54,7 @@ from hdgnn_jax.run.results import restored
 from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.so3 import sphere
 from hdgnn_jax.training import step
-from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.types import Json, Params
 
 FRAMES = (1, 2, 4, 8, 16)
@@ -110,7 +110,7 @@ def run(
 
     def write() -> None:
         if file:
-            write_atomically(pathlib.Path(file), (json.dumps(found, indent=1) + "\n").encode())
+            write_json(file, found)
 
     rotations = symmetry.random_rotations(n_rotations, seed=0)
     for part, show in PARTS:

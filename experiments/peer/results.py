@@ -15,7 +15,7 @@ from rich.table import Table
 from hdgnn_jax.data.targets import Target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.markdown import markdown_table
-from hdgnn_jax.training.metrics import read_metrics, write_atomically
+from hdgnn_jax.training.metrics import read_metrics, write_atomically, write_json
 from hdgnn_jax.training.plots import BLUE, ORANGE, RED, empty_figure, png, superscripts, tidy
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.types import Config, Fields, Json
@@ -80,8 +80,7 @@ def write(
         "settings": settings.to_dict(),
         "models": models,
     }
-    data = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-    write_atomically(workdir / "report" / FILE, data)
+    write_json(workdir / "report" / FILE, content)
 
 
 def best_rate(model: Fields) -> float:

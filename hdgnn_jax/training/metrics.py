@@ -99,6 +99,12 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
     part.replace(path)
 
 
+def write_json(path: str | os.PathLike[str], content: object) -> None:
+    """Replaces a file, as a whole, by this content as JSON."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(pathlib.Path(path), text.encode())
+
+
 def _line(row: Fields) -> str:
     """One line of JSON; NaN and infinity, which JSON lacks, become null."""
     finite = {k: v if math.isfinite(v) else None for k, v in row.items()}
