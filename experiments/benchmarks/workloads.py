@@ -146,16 +146,16 @@ def mesh() -> jax.sharding.Mesh:
 def loader_of(given: Task, molecules: Examples, quick: bool) -> Loader:
     """The loader of a run, with the batches that training draws."""
     training = given.config["training"]
-    targets = given.training_targets(molecules, given.to_learn(molecules))
+    learned = given.to_learn(molecules)
     return Loader(
         molecules.structures,
         molecules.neighbors,
-        targets,
+        given.training_targets(molecules, learned),
         4 if quick else training["batch_size"],
         given.config["seed"],
         8 if quick else training["steps"],
         n_budgets=training["n_budgets"],
-        forces=given.standardised_forces(molecules),
+        forces=given.standardised_forces(learned),
     )
 
 
