@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +18,9 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+EVERY = 60.0
+"""Seconds between two lines where no terminal draws the bar anew, as in the log of a batch job."""
+
 
 class _Rate(ProgressColumn):
     def __init__(self, unit: str, column: Column):
@@ -29,13 +34,37 @@ class _Rate(ProgressColumn):
         return Text(f"{shown} {self._unit}/s")
 
 
+class _Bar(Progress):
+    _printed = 0.0
+
+    def start(self) -> None:
+        self._printed = self.get_time()
+        super().start()
+
+    def advance(self, *args: Any, **kwargs: Any) -> None:
+        super().advance(*args, **kwargs)
+        self._log()
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        super().update(*args, **kwargs)
+        self._log()
+
+    def _log(self) -> None:
+        now = self.get_time()
+        if not (self.disable or self.console.is_terminal) and now >= self._printed + EVERY:
+            self._printed = now
+            self.console.print(self.get_renderable())
+
+
 def progress_bar(unit: str) -> Progress:
     """A bar with count, rate and time left, on the standard error stream; it fits 80 columns.
+
+    Where that is no terminal, the bar is printed once a minute and at the end.
 
     The rate is in `unit`s per second. A task's field `per` multiplies it, e.g. molecules per step.
     """
     whole = Column(no_wrap=True)  # only the bar shrinks
-    return Progress(
+    return _Bar(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(table_column=whole),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import pytest
 
+from hdgnn_jax import progress as module
 from hdgnn_jax.progress import progress_bar
 
 LONGEST = "loss 12.3456, MAE 1.234e+04"
@@ -30,6 +31,19 @@ def test_slow_work_has_a_rate_too(capsys):
         task = progress.add_task("points", total=2)
         progress.tasks[task].finished_speed = 0.25
     assert " 0.25 settings/s left " in capsys.readouterr().err
+
+
+def test_a_log_has_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    with progress_bar("molecules") as progress:
+        task = progress.add_task("x", total=2)
+        progress.advance(task)
+        progress.update(task, completed=2)
+        monkeypatch.setattr(module, "EVERY", 60.0)
+        progress.update(task, description="y")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["x", "x", "y"]
+    assert [" 1/2 " in line for line in lines] == [True, False, False]
 
 
 def test_of_several_processes_the_second_prints_nothing(capsys, monkeypatch):
