@@ -132,6 +132,8 @@ def run(
       CheckpointError: where a run cannot be read.
     """
     refuse(inputs, output, options)
+    if options.relax and (output is None or output.suffix == ".csv"):
+        print("relaxed positions are written to FILE.json or FILE.extxyz alone", file=sys.stderr)
     predictors = load(workdirs, options)
     if workdirs == [SHIPPED]:
         print(own_weights(predictors[0]), file=sys.stderr)

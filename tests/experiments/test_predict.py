@@ -96,6 +96,15 @@ def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path):
     assert "92 atoms (trained on" in long[5]
 
 
+@pytest.mark.parametrize("output", [None, "out.csv", "out.extxyz"])
+def test_a_table_of_relaxed_structures_says_that_it_has_no_positions(tmp_path, capsys, output):
+    file = output and tmp_path / output
+    with pytest.raises(CheckpointError):
+        predict.run([tmp_path / "none"], ["smiles:C"], file, Options(relax=True))
+    said = "relaxed positions are written to" in capsys.readouterr().err
+    assert said == (output != "out.extxyz")
+
+
 def test_structures_are_relaxed_first_where_that_is_asked(finished, inputs, tmp_path, capsys):
     out = tmp_path / "out.extxyz"
     options = Options(relax=True, forces=True, fmax=0.01, relax_steps=3)
