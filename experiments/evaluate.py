@@ -85,7 +85,7 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
       ValueError, QM9Error, Is2reError, StructureError, CheckpointError: each with one line.
     """
     task, predictor = restored(workdir)
-    refuse_changed_data(record_of(workdir), task.data, workdir)
+    refuse_changed_data(record_of(workdir), task.data, workdir, "name a file to score")
     print_results(task, results(task, predictor, None if split is None else [split]))
 
 

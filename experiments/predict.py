@@ -6,7 +6,8 @@
 Without --workdir the weights are those that come with the package.
 
 Inputs, any number and mixed:
-  FILE          all structures of a file that ASE reads: xyz, extxyz, cif, db, traj, ...
+  FILE          all structures of a file that ASE reads: xyz, extxyz, cif, db, traj, ...; also
+                QM9's own xyz files.
   FILE.lmdb     OC20's records.
   FILE.smi      a SMILES on each line; what follows it on the line is its name.
   smiles:CCO    a SMILES. RDKit makes the positions, and the output says so. With --conformers=10
@@ -132,8 +133,6 @@ def run(
       CheckpointError: where a run cannot be read.
     """
     refuse(inputs, output, options)
-    if options.relax and (output is None or output.suffix == ".csv"):
-        print("relaxed positions are written to FILE.json or FILE.extxyz alone", file=sys.stderr)
     predictors = load(workdirs, options)
     if workdirs == [SHIPPED]:
         print(own_weights(predictors[0]), file=sys.stderr)
@@ -168,17 +167,21 @@ def run(
 def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options) -> None:
     """Raises InputError for what cannot be done, before anything is read.
 
-    That is forces in a table, conformers without a SMILES, and an output that is an input.
+    That is forces in a table, conformers without a SMILES, and an output that is an input. For
+    relaxed structures in a table it says that their positions are not in it.
     """
+    table = output is None or output.suffix == ".csv"
     for name in inputs:
         if output and output.exists() and pathlib.Path(name).exists() and output.samefile(name):
             raise InputError(f"--output={output} is an input, which it would replace")
-    if options.forces and (output is None or output.suffix == ".csv"):
+    if options.forces and table:
         raise InputError("--forces needs --output=FILE.json or FILE.extxyz")
     if options.conformers > 1 and not any(
         name.startswith("smiles:") or name.endswith(".smi") for name in inputs
     ):
         raise InputError("--conformers is for SMILES: other positions are taken as they are")
+    if options.relax and table:
+        print("relaxed positions are written to FILE.json or FILE.extxyz alone", file=sys.stderr)
 
 
 def own_weights(predictor: Predictor) -> str:

@@ -285,11 +285,11 @@ def _shipped(argument: str) -> str:
     folder, ending = {"--config": ("configs", ".py"), "--space": ("spaces", ".json")}.get(
         flag, ("", "")
     )
-    name, colon, variant = value.partition(":")
+    name, colon, variant = value.partition(":") if flag == "--config" else (value, "", "")
     stem = name.removeprefix(f"experiments/{folder}/").removesuffix(ending)
     ours = pathlib.Path(__file__).parent / folder / f"{stem}{ending}"
     named = name in (stem, f"experiments/{folder}/{stem}{ending}")
-    if not folder or not name or pathlib.Path(name).exists():
+    if not folder or not name or pathlib.Path(name).is_file():
         return argument
     if not (stem and named and ours.is_file()):
         raise InputError(f"{argument}: there is no file {name}")

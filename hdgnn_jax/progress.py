@@ -51,7 +51,9 @@ class _Bar(Progress):
 
     def _log(self) -> None:
         now = self.get_time()
-        if not (self.disable or self.console.is_terminal) and now >= self._printed + EVERY:
+        drawn = self.disable or self.console.is_interactive
+        # The last line is printed at the end.
+        if not (drawn or self.finished) and now >= self._printed + EVERY:
             self._printed = now
             self.console.print(self.get_renderable())
 
@@ -59,7 +61,8 @@ class _Bar(Progress):
 def progress_bar(unit: str) -> Progress:
     """A bar with count, rate and time left, on the standard error stream; it fits 80 columns.
 
-    Where that is no terminal, the bar is printed once a minute and at the end.
+    Where no terminal draws it anew, it is printed at most once a minute, as work is done, and at
+    the end.
 
     The rate is in `unit`s per second. A task's field `per` multiplies it, e.g. molecules per step.
     """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from hdgnn_jax.cpu import reported
 from hdgnn_jax.types import Json
 
 Call = Callable[[], Any]
@@ -69,8 +71,17 @@ def with_peak(
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held, as Linux reports them; 0 elsewhere."""
-    return reported("self/status", "VmHWM") or 0
+    """The most bytes that this process has held.
+
+    On Linux, getrusage would not do: its figure survives exec and begins at the parent's size.
+    (Older revisions, which are compared with this one, lack `hdgnn_jax.cpu.reported`.)
+    """
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _seconds(call: Call, repeats: int) -> float:

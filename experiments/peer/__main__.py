@@ -52,12 +52,11 @@ from hdgnn_jax.data.is2re import IS2RE
 from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import find_neighbors, within_cutoff
+from hdgnn_jax.inference.weights import record_of
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.results import refuse_changed_data
 from hdgnn_jax.run.task import Task
-from hdgnn_jax.training.checkpoint import Checkpoints
-from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
 from hdgnn_jax.types import Fields, Json
 
@@ -124,6 +123,8 @@ def run(workdir: pathlib.Path, options: Options) -> None:
         )
         models = results.read(workdir, settings)
         if any(missing(models.get(name, {}), settings, options.seeds) for name in MODELS):
+            # What is finished can be reported without the data.
+            refuse_changed_data(record_of(workdir), task.data, workdir, "train again")
             warn_of_other_hardware(card["hardware"], settings)
             train_missing(workdir, task, settings, models, options)
         results.report(workdir, settings, models)
@@ -134,11 +135,9 @@ def comparable(workdir: pathlib.Path) -> Task:
 
     Raises:
       InputError: saying why they cannot learn it.
-      CheckpointError: where an earlier revision trained the run, or its data have changed.
+      CheckpointError: where an earlier revision trained the run.
     """
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        record = Record.of(checkpoints, "best")
-    task = Task.from_record(record)
+    task = Task.from_record(record_of(workdir))
     if isinstance(task.data, IS2RE):
         raise InputError(
             f"{workdir} was trained on {task.data.title}: the other models are trained on QM9 "
@@ -151,7 +150,6 @@ def comparable(workdir: pathlib.Path) -> Task:
             f"{workdir} predicts {names_of(task.fitted)}, {kind}: the other models are trained on "
             "one number for a structure"
         )
-    refuse_changed_data(record, task.data, workdir)
     if task.weights.of_slopes:
         learned = names_of(task.fitted)
         logger.warning("forces and stress are left out: the other models learn %s alone", learned)

@@ -16,6 +16,7 @@ import numpy as np
 
 from hdgnn_jax.data.labelled import LabelledStructures
 from hdgnn_jax.data.oc20_lmdb import Record
+from hdgnn_jax.data.qm9_files import published
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ NEUTRAL = {
 }  # fmt: skip
 """Fields of a structure in a file, in any letter case, and their values for a neutral singlet. Some
 programs write 2 S + 1 as `spin`, some the number of unpaired electrons."""
-OF_QM9 = "gdb "
-"""The comment of QM9's published files begins so."""
 SMALLEST = 0.1
 """Charges of atoms that sum to less than this are those of a neutral structure, rounded."""
 
@@ -120,11 +119,14 @@ def _comments(path: pathlib.Path) -> Iterator[str]:
     """The second lines of structures in an xyz file, without cell and columns, which ASE reads."""
     if path.suffix not in (".xyz", ".extxyz") or not path.is_file():
         return
+    if of_qm9 := published(path):
+        yield of_qm9.comment
+        return
     with path.open(encoding="utf-8", errors="replace") as lines:
         for count in filter(str.strip, lines):
             comment = next(lines, "")
             yield re.sub(r'\b(Lattice|Properties|pbc)=("[^"]*"|\S*)\s*', "", comment).strip()
-            if not count.strip().isdecimal() or comment.startswith(OF_QM9):
+            if not count.strip().isdecimal():
                 return
             collections.deque(itertools.islice(lines, int(count)), maxlen=0)
 
@@ -142,24 +144,11 @@ def _by_ase(path: pathlib.Path) -> Iterator[Any]:
         return
     import ase.io
 
-    if path.suffix == ".xyz" and (molecule := _as_qm9_has_it(path)):
-        yield ase.io.read(io.StringIO(molecule), format="xyz")
+    if path.suffix == ".xyz" and (of_qm9 := published(path)):
+        yield ase.io.read(io.StringIO(of_qm9.molecule), format="xyz")
         return
     # At an "@" ASE would cut the name off, and read another file.
     yield from ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
-
-
-def _as_qm9_has_it(path: pathlib.Path) -> str:
-    """A molecule out of one of QM9's published files, as an xyz file has it; empty for other files.
-
-    There charges follow the positions, numbers are like 1.2*^-6, and frequencies follow the atoms.
-    """
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        count, comment = next(lines, ""), next(lines, "")
-        if not (comment.startswith(OF_QM9) and count.strip().isdecimal()):
-            return ""
-        rows = [row.replace("*^", "e").split() for row in itertools.islice(lines, int(count))]
-    return "\n".join([count.strip(), "", *(" ".join(row[:4]) for row in rows)])
 
 
 def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:

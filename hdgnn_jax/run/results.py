@@ -58,13 +58,16 @@ def restored(
     return task, task.predictor(params, record.budget, mesh)
 
 
-def refuse_changed_data(record: Record, data: Dataset, path: str | os.PathLike[str]) -> None:
+def refuse_changed_data(
+    record: Record, data: Dataset, path: str | os.PathLike[str], way: str
+) -> None:
     """Checks that the parts of a data set are those that a run had.
 
     Args:
       record: the run's.
       data: its data set, as it is now.
       path: the run's folder, or its file of weights.
+      way: what a user can do besides restoring the data.
 
     Raises:
       CheckpointError: where they are not.
@@ -72,7 +75,7 @@ def refuse_changed_data(record: Record, data: Dataset, path: str | os.PathLike[s
     if record.split_digest != data.digest():
         raise CheckpointError(
             f"{data.title} has changed since {path} was trained on it, or an earlier version "
-            "divided it otherwise: restore the old data or version, or train again"
+            f"divided it otherwise: restore the old data or version, or {way}"
         )
 
 
@@ -92,7 +95,7 @@ def results(
     Raises:
       InputError: before any prediction, for a part that does not exist or has hidden targets.
     """
-    parts = {name: task.examples(name) for name in names or task.data.reported}
+    parts = {name: task.examples(name) for name in (task.data.reported if names is None else names)}
     for name, examples in parts.items():
         known = [len(examples.labelled(one.name)) for one in task.fitted]
         # A single target must be known for all structures, each of several for some.

@@ -54,7 +54,18 @@ def test_a_file_as_qm9_publishes_it_is_read(tmp_path):
     assert read.comment.startswith("gdb 3")
     file.write_text("\n".join(["2", "gdb 3", atoms[0]]))
     (cut,) = read_structures(file)
-    assert "dsgdb9nsd_000003.xyz, structure 1 cannot be read" in str(cut)
+    assert str(cut) == (
+        "dsgdb9nsd_000003.xyz, structure 1 cannot be read (it ends after 1 of 2 atoms)"
+    )
+
+
+def test_a_comment_like_that_of_qm9_is_no_file_of_qm9(tmp_path):
+    atoms = "H 0 0 0 0.1\nH 0 0 0.75 0.2\n"
+    (tmp_path / "two.xyz").write_text(f"2\ngdb 1\n{atoms}2\ngdb 2\n{atoms}")
+    assert [s.comment for s in read_structures(tmp_path / "two.xyz")] == ["gdb 1", "gdb 2"]
+    named = "gdb 3 energy=-1.5 Properties=species:S:1:pos:R:3:charge:R:1"
+    (tmp_path / "one.xyz").write_text(f"2\n{named}\n{atoms}")
+    assert read_labelled(tmp_path / "one.xyz", "energy").labels["energy"].tolist() == [-1.5]
 
 
 def test_a_name_with_an_at_sign_is_that_file(tmp_path):

@@ -97,6 +97,8 @@ def test_a_file_without_labels_costs_no_other(finished, tmp_path, capsys):
     out = capsys.readouterr().out
     assert re.search(r"left out: bare.xyz.* has no energy", " ".join(out.split()))
     assert re.search(r"good.extxyz .* 1 ", out)
+    assert evaluate.score_files(finished, files[:1] * 2) == 2
+    assert "MAE" not in capsys.readouterr().out
     with pytest.raises(StructureError, match=r"nowhere.xyz: there is no file"):
         evaluate.score_files(finished, [*files, tmp_path / "nowhere.xyz"])
 
@@ -124,7 +126,7 @@ def test_an_unknown_split_is_refused(finished):
 
 def test_data_that_have_changed_are_refused(finished, monkeypatch):
     monkeypatch.setattr(QM9, "digest", lambda self: "another")
-    with pytest.raises(CheckpointError, match=r"QM9 has changed since .* was trained on it"):
+    with pytest.raises(CheckpointError, match=r"QM9 has changed since .*, or name a file to score"):
         evaluate.run(finished, "test")
 
 

@@ -212,10 +212,13 @@ def test_what_others_cannot_learn_is_refused(finished, task, monkeypatch, target
         peer.comparable(finished)
 
 
-def test_data_that_have_changed_are_refused(finished, monkeypatch):
+def test_data_that_have_changed_are_not_trained_on(run, made_up, monkeypatch):
+    peer.run(run, peer.Options(seconds=2))
     monkeypatch.setattr(QM9, "digest", lambda self: "another")
-    with pytest.raises(CheckpointError, match=r"QM9 has changed since .* was trained on it"):
-        peer.comparable(finished)
+    peer.run(run, peer.Options(seconds=2))
+    with pytest.raises(CheckpointError, match=r"QM9 has changed since .*, or train again"):
+        peer.run(run, peer.Options(seconds=3))
+    assert len(made_up()) == 8
 
 
 def test_forces_are_said_to_be_left_out(finished, task, monkeypatch, caplog):

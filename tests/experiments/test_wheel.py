@@ -11,6 +11,7 @@ import pytest
 
 import experiments
 from experiments import console, program
+from hdgnn_jax.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -76,8 +77,24 @@ def test_what_the_package_brings_is_found_by_name(argument, file, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "argument", ["--config=mine/qm9.py:quick", "--config=qm99", "--target=qm9", "qm9:1-100"]
-)
+    "argument",
+    [
+        "--config=mine/qm9.py:quick", "--config=qm9.py:quick", "--space=at 10:30/space.json",
+        "--target=qm9", "--config.target=gap", "qm9:1-100",
+    ],
+)  # fmt: skip
 def test_other_names_are_left_alone(argument, tmp_path, monkeypatch):
+    """Files of the user's own among them, also where one of the package has the same name."""
     monkeypatch.chdir(tmp_path)
+    for file in ("mine/qm9.py", "qm9.py", "at 10:30/space.json"):
+        pathlib.Path(file).parent.mkdir(exist_ok=True)
+        pathlib.Path(file).touch()
     assert program._shipped(argument) == argument
+
+
+@pytest.mark.parametrize("argument", ["--config=mine/qm9.py:quick", "--config=q", "--space=x.json"])
+def test_a_file_that_is_not_there_is_named(argument, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q").mkdir()
+    with pytest.raises(InputError, match=rf"{argument}: there is no file"):
+        program._shipped(argument)
