@@ -110,7 +110,9 @@ def main(path):
             symbols.append(structure[0])
         if not structures:
             raise ValueError("there is none")
-    except (OSError, ValueError, LookupError) as error:
+    except OSError as error:
+        sys.exit(f"error: {path}: {error.strerror}")
+    except (ValueError, LookupError) as error:
         sys.exit(f"error: {path}, structure {len(structures) + 1}: {error}")
 
     found = jax.jit(export.deserialize(bytearray(program)).call)(join(model, structures))
@@ -133,8 +135,11 @@ def main(path):
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        sys.exit()
     if len(sys.argv) != 2:
-        sys.exit(__doc__)
+        sys.exit(f"error: one file is needed, not {len(sys.argv) - 1}")
     try:
         main(sys.argv[1])
     except BrokenPipeError:

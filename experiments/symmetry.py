@@ -92,7 +92,7 @@ def run(
     elif workdir is None and config is not None:
         task, params, maes = *untrained(config), {}
     else:
-        raise InputError("give --workdir=DIR for a trained model or --config=FILE for a new one")
+        raise InputError("give --workdir=DIR, of a trained model, or --config=FILE, but not both")
     graph = sample(task.examples(task.data.first_test), n_molecules)
     energy = sloped(task)
     found = {

@@ -14,7 +14,11 @@ DIFFS = re.findall(r"^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(
 
 @pytest.mark.parametrize("diff", DIFFS, ids=["target", "data set", "pathway", "head"])
 def test_each_diff_applies(diff):
-    done = subprocess.run(
-        ["git", "apply", "--check"], cwd=ROOT, input=diff, text=True, capture_output=True
+    """Or has been applied, by a reader who tries it."""
+    applied, undone = (
+        subprocess.run(
+            ["git", "apply", "--check", *how], cwd=ROOT, input=diff, text=True, capture_output=True
+        )
+        for how in ([], ["--reverse"])
     )
-    assert not done.returncode, f"CONTRIBUTING.md: {done.stderr}"
+    assert not (applied.returncode and undone.returncode), f"CONTRIBUTING.md: {applied.stderr}"

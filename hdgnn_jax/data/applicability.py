@@ -98,7 +98,7 @@ class Domain:
             n = int(structures.n_atoms[k])
             trained = f"{fewest} to {most}" if fewest < most else f"{fewest}"
             words[k].append(f"{n} atom{'s' * (n != 1)} (trained on {trained})")
-        self._unusual_size(words, structures)
+        self._too_large(words, structures)
         for text, of_structure in zip(words, structures.periodic, strict=True):
             cell = bool(of_structure.any())
             if cell and not self.periodic[0]:
@@ -122,23 +122,36 @@ class Domain:
             )
         return words
 
-    def _unusual_size(self, words: list[list[str]], structures: Structures) -> None:
+    def rare_sizes(self, structures: Structures) -> list[str]:
+        """[n] a sentence on each molecule that is as small as few in training; empty for others.
+
+        Predictions for these are worse, though they are within the domain.
+        """
+        said = [""] * len(structures)
+        if not self.sizes:
+            return said
+        sizes, counts = np.array(sorted(self.sizes.items())).T
+        up_to, heavy = np.append(0, np.cumsum(counts)), _heavy(structures)
+        as_few, total = up_to[np.searchsorted(sizes, heavy, "right")], up_to[-1]
+        # `doubts` names the others.
+        inside = (heavy <= sizes[-1]) & (structures.n_atoms >= self.atoms[0])
+        molecules = np.logical_not(structures.periodic.any(1))
+        for k in np.flatnonzero(molecules & inside & (as_few < RARE * total)):
+            have = f"only {as_few[k]:,}" if as_few[k] else "none"
+            said[k] = (
+                f"{have} of the {total:,} training molecules ha{'ve' if as_few[k] > 1 else 's'} at "
+                f"most {heavy[k]} atom{'s' * int(heavy[k] != 1)} other than hydrogen: expect "
+                "larger errors"
+            )
+        return said
+
+    def _too_large(self, words: list[list[str]], structures: Structures) -> None:
         if not self.sizes:
             return
-        sizes, counts = np.array(sorted(self.sizes.items())).T
-        largest, up_to, heavy = sizes[-1], np.append(0, np.cumsum(counts)), _heavy(structures)
-        as_few, total = up_to[np.searchsorted(sizes, heavy, "right")], up_to[-1]
+        largest, heavy = max(self.sizes), _heavy(structures)
         molecules = np.logical_not(structures.periodic.any(1))
         for k in np.flatnonzero(molecules & (heavy > largest)):
             words[k].append(f"{heavy[k]} atoms other than hydrogen (trained on up to {largest})")
-        for k in np.flatnonzero(molecules & (heavy <= largest) & (as_few < RARE * total)):
-            # A size that no training molecule has is named already.
-            if not words[k]:
-                words[k].append(
-                    f"{heavy[k]} atom{'s' * int(heavy[k] != 1)} other than hydrogen, as few as "
-                    f"{as_few[k]:,} of the {total:,} molecules trained on have: expect larger "
-                    "errors"
-                )
 
     def _too_far(
         self, words: list[list[str]], z: np.ndarray, owner: np.ndarray, pairs: _Pairs

@@ -255,11 +255,12 @@ def _with_label(
     known = [r for r in records if r.value is not None]
     for r in records:
         if r.value is None:
-            there = ", ".join(sorted(r.names - {"numbers", "positions"})) or "nothing"
-            how = f"set config.data.{name}_key (evaluate: --{name}_key)"
+            there = ", ".join(sorted(r.names - {"numbers", "positions"}))
+            how = f": set config.data.{name}_key (evaluate: --{name}_key)" * bool(there)
             if known:
-                how = f"{len(known):,} of {len(records):,} structures have it: leave the others out"
-            reason = f"has no {key or name}; beside positions it has {there}: {how}"
+                n = f"{len(known):,} of {len(records):,} structures"
+                how = f": {n} have it: leave the others out"
+            reason = f"has no {key or name}; beside positions it has {there or 'nothing'}{how}"
             refuse(StructureError(reason, r.structure.name))
     return known
 

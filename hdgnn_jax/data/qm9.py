@@ -127,6 +127,11 @@ def read(folder: pathlib.Path) -> LabelledStructures:
     _refuse_damaged(path)
     with np.load(path) as arrays:
         content = {name: arrays[name] for name in arrays.files}
+    if missing := [name for name in TARGETS if name not in content]:
+        raise QM9Error(
+            f"{path} has no column {missing[0]}: add it to COLUMNS of qm9pack.py and raise the "
+            "number in PACKED, so that QM9 is packed again (CONTRIBUTING.md)"
+        )
     structures = Structures.molecules(
         content["offsets"],
         content["atomic_numbers"],

@@ -11,16 +11,22 @@ from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+)
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference.predictor import Predictor, PredictorError
 
+NAME = "the structure"
+
 
 class DomainWarning(UserWarning):
-    """Atoms are unlike all that the model was trained on."""
+    """Atoms are unlike all, or most, that the model was trained on."""
 
 
 class HDGNNCalculator(Calculator):
@@ -35,7 +41,8 @@ class HDGNNCalculator(Calculator):
 
     With `evaluation_frame=8` forces of a model with a learned pathway are smoother under rotation,
     at 8 times the cost. If atoms leave what the model was trained on, as when two come nearer than
-    any did in training, the calculator warns, once for each kind; with `strict` it stops.
+    any did in training, the calculator warns, once for each kind; with `strict` it stops. Of
+    molecules that are as small as few in training it only warns.
     """
 
     # ASE declares it on the instance, so it is no ClassVar.
@@ -66,24 +73,37 @@ class HDGNNCalculator(Calculator):
         Raises:
           CheckpointError: where the run cannot be read.
           PredictorError: where the model predicts no energy, or for another dtype.
-          TypeError: for another option.
+          TypeError: for another option, or several models.
         """
         if unknown := set(options) - {"restart", "label", "atoms", "directory"}:
             raise TypeError(f"HDGNNCalculator has no option {min(unknown)!r}")
         super().__init__(**options)  # type: ignore[no-untyped-call]  # ASE has no types
+        if isinstance(model, (list, tuple)):
+            raise TypeError("a calculator has one model: for several use ASE's AverageCalculator")
         if not isinstance(model, Predictor):
             model = Predictor.load(model)
         if evaluation_frame is not None:
             model = model.averaged(evaluation_frame)
-        if dtype == "float64":
+        if dtype in ("float64", np.float64):
             model = model.in_float64()
-        elif dtype != "float32":
+        elif dtype not in ("float32", np.float32):
             raise PredictorError(f"dtype must be float32 or float64, not {dtype!r}")
         if not repulsion:
             model = dataclasses.replace(model, repulsive=False)
         model.energy_unit()  # raises before atoms move
         self.predictor, self.strict = model, strict
         self._warned: set[str] = set()
+
+    def set(self, **options: object) -> dict[str, object]:
+        """Of ASE; options are given when a calculator is made.
+
+        Raises:
+          TypeError: for any option.
+        """
+        if options:
+            raise TypeError(f"give {min(options)} when the calculator is made")
+        changed: dict[str, object] = super().set()  # type: ignore[no-untyped-call]  # ASE
+        return changed
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """The changes since the last calculation; tags count too."""
@@ -109,10 +129,14 @@ class HDGNNCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]  # ASE
         own: Any = self.atoms
-        structure = structure_of(own, "the atoms")
-        graphs = self.predictor.prepare(Structures.pack([structure]))
+        structure = structure_of(own, NAME)
+        try:
+            graphs = self.predictor.prepare(Structures.pack([structure]))
+        except StructureError as error:
+            raise StructureError(error.reason, NAME) from error
         doubts = [structure.doubt] * bool(structure.doubt) + self.predictor.doubts(graphs)[0]
-        self._warn(doubts, stacklevel=7)
+        rare = list(filter(None, self.predictor.rare_sizes(graphs)))
+        self._warn(doubts, rare, stacklevel=7)
         found = self.predictor.derivatives(graphs)
         energy = float(found.value[0])
         self.results = {"energy": energy, "free_energy": energy, "forces": np.array(found.forces)}
@@ -125,25 +149,33 @@ class HDGNNCalculator(Calculator):
     ) -> Any:
         """A property of the atoms; see ASE.
 
+        Raises:
+          PropertyNotImplementedError: for the stress of atoms not periodic in three directions.
+
         Warns:
           DomainWarning: for forces and stress of a model that was trained on energies alone.
         """
         if name in ("forces", "stress"):
-            self._warn(self.predictor.doubts_of_forces(), stacklevel=5)
+            self._warn(self.predictor.doubts_of_forces(), [], stacklevel=5)
+        if name == "stress" and atoms is not None and not atoms.pbc.all():
+            raise PropertyNotImplementedError(
+                "stress is that of structures that are periodic in three directions"
+            )
         return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]  # ASE
 
-    def _warn(self, doubts: Sequence[str], stacklevel: int) -> None:
+    def _warn(self, doubts: Sequence[str], rare: Sequence[str], stacklevel: int) -> None:
         """Warns, once for each kind, why a prediction is doubtful; raises if `strict`.
 
         Args:
-          doubts: in words.
+          doubts: why it leaves what the model was trained on, in words.
+          rare: why larger errors are to be expected all the same. It stops nothing.
           stacklevel: of `warnings.warn`, up to the line that calls `atoms.get_...`.
         """
-        for doubt in doubts:
+        if self.strict and doubts:
+            raise StructureError(f"leaves what the model was trained on: {doubts[0]}", NAME)
+        for doubt in [*doubts, *rare]:
             # The distances in a doubt change with each step; its kind does not.
             kind = re.sub(r"[\d.]+", "", doubt)
-            if self.strict:
-                raise StructureError(f"leave what the model was trained on: {doubt}", "the atoms")
             if kind not in self._warned:
                 self._warned.add(kind)
                 warnings.warn(doubt, DomainWarning, stacklevel=stacklevel)

@@ -105,8 +105,11 @@ class Predictor:
         """A predictor of the mean over `frames` rolls of the edge frames.
 
         Raises:
-          PredictorError: for more than one roll of a model that does not depend on rolls.
+          PredictorError: for more than one roll of a model that does not depend on rolls, or for
+            another number of rolls than 1, 2, ...
         """
+        if not isinstance(frames, int) or frames < 1:
+            raise PredictorError(f"evaluation_frame must be a whole number above 0, not {frames!r}")
         self._refuse_rolls(frames)
         return dataclasses.replace(self, model=self.model.changed(evaluation_frame=frames))
 
@@ -270,8 +273,15 @@ class Predictor:
         return Programs(self._completed(in_loop), self.apply, self.mesh, energy)
 
     def warnings(self, graphs: Neighborhoods) -> list[str]:
-        """[n] the `doubts` of each structure as one text; empty where there are none."""
-        return ["; ".join(doubts) for doubts in self.doubts(graphs)]
+        """[n] `rare_size` and `doubts` of each structure as one text; empty without any."""
+        both = zip(self.rare_sizes(graphs), self.doubts(graphs), strict=True)
+        return ["; ".join([rare] * bool(rare) + doubts) for rare, doubts in both]
+
+    def rare_sizes(self, graphs: Neighborhoods) -> list[str]:
+        """[n] a sentence on each molecule as small as few in training; see `Domain.rare_sizes`."""
+        if self.domain is None:
+            return [""] * len(graphs)
+        return self.domain.rare_sizes(graphs.structures)
 
     def doubts(self, graphs: Neighborhoods) -> list[list[str]]:
         """[n] the ways in which each structure leaves what the model was trained on.

@@ -169,18 +169,22 @@ def of_shift(result: SplitResult, examples: Examples, unit: str) -> list[str]:
 def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:
     """Lines on examples that are unlike the training structures, or among them."""
     structures, said = examples.structures, []
-    warnings = predictor.warnings(examples)
-    if unlike := [k for k, warning in enumerate(warnings) if warning]:
-        first = unlike[0]
-        said.append(
-            f"{len(unlike):,} of {len(warnings):,} structures are unlike those trained on, first "
-            f"{structures.name(first)}: {warnings[first]}"
-        )
+    unlike = ["; ".join(doubts) for doubts in predictor.doubts(examples)]
+    for what, lines in (
+        ("unlike those trained on", unlike),
+        ("small molecules, as few in training are", predictor.rare_sizes(examples)),
+    ):
+        if concerned := [k for k, line in enumerate(lines) if line]:
+            first = concerned[0]
+            said.append(
+                f"{len(concerned):,} of {len(lines):,} structures are {what}, first "
+                f"{structures.name(first)}: {lines[first]}"
+            )
     try:
         trained = set(fingerprints(task.data.part("train", task.fitted[0].name).structures))
     except (HDGNNError, OSError) as error:
         said.append(f"whether structures were trained on is not known: {error}")
     else:
         if shared := sum(key in trained for key in fingerprints(structures)):
-            said.append(f"{shared:,} of {len(warnings):,} structures were trained on")
+            said.append(f"{shared:,} of {len(structures):,} structures were trained on")
     return said

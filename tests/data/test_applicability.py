@@ -60,6 +60,7 @@ def test_more_atoms_other_than_hydrogen_than_in_training_are_named():
     with_four = Structure.from_symbols("COOF", 1.3 * np.arange(12.0).reshape(4, 3))
     assert "4 atoms other than hydrogen (trained on up to 3)" in warning(domain, with_four)
     assert "hydrogen" not in warning(domain, WATER)
+    assert domain.rare_sizes(Structures.pack([WATER, with_four])) == ["", ""]
     for heavy, words in ((3, "(trained on up to 3)"), (None, "")):
         older = {**domain.to_dict(), "heavy": heavy}
         del older["sizes"]
@@ -75,13 +76,18 @@ def test_a_molecule_as_small_as_few_in_training_are_is_named():
     heavy = int((ETHANOL.atomic_numbers != 1).sum())
     assert domain.sizes == {1: 1, heavy: 300}
     assert heavy > 1
-    expected = "1 atom other than hydrogen, as few as 1 of the 301 molecules trained on have"
-    assert expected in warning(domain, WATER)
-    assert warning(domain, ETHANOL) == ""
+    both = Structures.pack([WATER, ETHANOL])
+    expected = (
+        "only 1 of the 301 training molecules has at most 1 atom other than hydrogen: expect "
+        "larger errors"
+    )
+    assert domain.rare_sizes(both) == [expected, ""]
+    # It is within the domain all the same.
+    assert warning(domain, WATER) == ""
     # Five of a thousand are not rare.
-    often = dataclasses.replace(domain, sizes={1: 5, heavy: 995})
-    assert warning(often, WATER) == ""
-    assert warning(dataclasses.replace(domain, sizes={1: 4, heavy: 996}), WATER) != ""
+    for n, rare in ((5, False), (4, True), (0, True)):
+        sizes = {1: n, heavy: 1000 - n} if n else {heavy: 1000}
+        assert bool(dataclasses.replace(domain, sizes=sizes).rare_sizes(both)[0]) == rare
 
 
 def test_atoms_repel_each_other_where_training_has_none():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces
 from ase.constraints import FixAtoms
 from ase.md.langevin import Langevin
@@ -196,7 +197,7 @@ def test_what_the_model_cannot_do_is_said(predictor):
         gold.get_potential_energy()
     water = atoms_of("H2O")
     water.calc = HDGNNCalculator(predictor)
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(PropertyNotImplementedError, match="periodic in three directions"):
         water.get_stress()
 
 
@@ -217,8 +218,30 @@ def test_atoms_unlike_those_of_training_are_said_once_for_each_kind(predictor):
     water.positions *= 0.9
     water.get_potential_energy()
     water.calc = HDGNNCalculator(knowing, strict=True)
-    with pytest.raises(StructureError, match=r"the atoms leave .* trained on: H and"):
+    with pytest.raises(StructureError, match=r"the structure leaves .* on: H and"):
         water.get_potential_energy()
+
+
+def test_of_a_rare_size_it_warns_and_goes_on(predictor):
+    """Where all else is within the domain, with `strict` too."""
+    seen = Domain((2, 9), (False, False), {1: 1.1, 8: 1.1}, ((1, 1, 1.2), (1, 8, 0.9)))
+    knowing = dataclasses.replace(predictor, domain=dataclasses.replace(seen, sizes={2: 9}))
+    water = molecule("H2O")
+    water.calc = HDGNNCalculator(knowing, strict=True)
+    with pytest.warns(DomainWarning, match="none of the 9 training molecules has at most 1 atom"):
+        water.get_potential_energy()
+
+
+def test_options_are_given_once_and_are_what_they_can_be(predictor):
+    calculator = HDGNNCalculator(predictor, dtype=np.float64)
+    assert calculator.predictor.dtype == np.float64
+    with pytest.raises(TypeError, match="give dtype when the calculator is made"):
+        calculator.set(dtype="float32")
+    with pytest.raises(TypeError, match="for several use ASE's AverageCalculator"):
+        HDGNNCalculator([predictor, predictor])
+    for frames in (0, "eight"):
+        with pytest.raises(PredictorError, match="evaluation_frame must be a whole number above 0"):
+            HDGNNCalculator(predictor, evaluation_frame=frames)
 
 
 def test_forces_that_were_not_trained_on_are_said(predictor):
