@@ -122,7 +122,8 @@ def run(workdir: pathlib.Path, options: Options) -> None:
             cores=cores(),
         )
         models = results.read(workdir, settings)
-        if any(missing(models.get(name, {}), settings, options.seeds) for name in MODELS):
+        lacks = (missing(models.get(name, {}), settings, options.seeds) for name in MODELS)
+        if any(next(trainings, None) for trainings in lacks):
             # What is finished can be reported without the data.
             refuse_changed_data(record_of(workdir), task.data, workdir, "train again")
             warn_of_other_hardware(card["hardware"], settings)
