@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import ase.io
+import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -12,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from experiments import predict, train
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.inference.predictor import PredictorError
-from hdgnn_jax.run.results import restored
+from hdgnn_jax.run.results import predicted, restored, with_baselines
 from hdgnn_jax.run.score import score
 
 
@@ -24,6 +25,20 @@ def of_bonds(config, once):
         return folder / "bonds"
 
     return once("bonds", make)
+
+
+def test_it_stands_beside_the_same_linear_model(of_bonds, finished):
+    """Which sees all pairs."""
+    errors = []
+    for run in (of_bonds, finished):
+        task, predictor = restored(run)
+        few = task.examples("validation").first(20)
+        alone = predicted("validation", task, predictor, few)
+        (found,) = with_baselines(alone, task, few).values()
+        errors.append([np.abs(found.baselines["linear"] - found.truth).mean(), found.mae])
+    (linear, ours), (same, theirs) = errors
+    assert linear == pytest.approx(same, rel=1e-5)
+    assert ours != theirs
 
 
 def test_atoms_have_fewer_neighbours_than_within_the_cutoff(of_bonds, finished):
