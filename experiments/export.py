@@ -43,6 +43,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.inference import weights
 from hdgnn_jax.inference.export import export_model
 from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.types import Json
 
 
@@ -74,8 +75,7 @@ def run(workdir: pathlib.Path, output: pathlib.Path, frames: int | None) -> None
     description["run"] = record_of(workdir)
     output.mkdir(parents=True, exist_ok=True)
     (output / weights.PROGRAM).write_bytes(exported)
-    text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
-    (output / "model.json").write_text(text, encoding="utf-8")
+    write_json(output / "model.json", description)
     shutil.copyfile(export_run.__file__, output / "run.py")
     of = ", ".join(f"{k} [{one['unit']}]" for k, one in description["targets"].items())
     print(

@@ -119,9 +119,6 @@ def _comments(path: pathlib.Path) -> Iterator[str]:
     """The second lines of structures in an xyz file, without cell and columns, which ASE reads."""
     if path.suffix not in (".xyz", ".extxyz") or not path.is_file():
         return
-    if of_qm9 := published(path):
-        yield of_qm9.comment
-        return
     with path.open(encoding="utf-8", errors="replace") as lines:
         for count in filter(str.strip, lines):
             comment = next(lines, "")
@@ -144,9 +141,6 @@ def _by_ase(path: pathlib.Path) -> Iterator[Any]:
         return
     import ase.io
 
-    if path.suffix == ".xyz" and (of_qm9 := published(path)):
-        yield ase.io.read(io.StringIO(of_qm9.molecule), format="xyz")
-        return
     # At an "@" ASE would cut the name off, and read another file.
     yield from ase.io.iread(path, index=":", do_not_split_by_at_sign=True)
 
@@ -158,6 +152,11 @@ def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
     """
     number, comments = 0, _comments(path)
     try:
+        if path.suffix == ".xyz" and (of_qm9 := published(path)):
+            import ase.io
+
+            yield ase.io.read(io.StringIO(of_qm9.molecule), format="xyz"), of_qm9.comment
+            return
         for atoms in _by_ase(path):
             yield atoms, next(comments, "")
             number += 1

@@ -136,7 +136,7 @@ class HDGNNCalculator(Calculator):
             raise StructureError(error.reason, NAME) from error
         doubts = [structure.doubt] * bool(structure.doubt) + self.predictor.doubts(graphs)[0]
         rare = list(filter(None, self.predictor.rare_sizes(graphs)))
-        self._warn(doubts, rare, stacklevel=7)
+        self._warn(doubts, stacklevel=7, rare=rare)
         found = self.predictor.derivatives(graphs)
         energy = float(found.value[0])
         self.results = {"energy": energy, "free_energy": energy, "forces": np.array(found.forces)}
@@ -156,20 +156,20 @@ class HDGNNCalculator(Calculator):
           DomainWarning: for forces and stress of a model that was trained on energies alone.
         """
         if name in ("forces", "stress"):
-            self._warn(self.predictor.doubts_of_forces(), [], stacklevel=5)
+            self._warn(self.predictor.doubts_of_forces(), stacklevel=5)
         if name == "stress" and atoms is not None and not atoms.pbc.all():
             raise PropertyNotImplementedError(
                 "stress is that of structures that are periodic in three directions"
             )
         return super().get_property(name, atoms, allow_calculation)  # type: ignore[no-untyped-call]  # ASE
 
-    def _warn(self, doubts: Sequence[str], rare: Sequence[str], stacklevel: int) -> None:
+    def _warn(self, doubts: Sequence[str], stacklevel: int, rare: Sequence[str] = ()) -> None:
         """Warns, once for each kind, why a prediction is doubtful; raises if `strict`.
 
         Args:
           doubts: why it leaves what the model was trained on, in words.
-          rare: why larger errors are to be expected all the same. It stops nothing.
           stacklevel: of `warnings.warn`, up to the line that calls `atoms.get_...`.
+          rare: why larger errors are to be expected all the same. It stops nothing.
         """
         if self.strict and doubts:
             raise StructureError(f"leaves what the model was trained on: {doubts[0]}", NAME)

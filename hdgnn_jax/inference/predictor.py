@@ -273,7 +273,7 @@ class Predictor:
         return Programs(self._completed(in_loop), self.apply, self.mesh, energy)
 
     def warnings(self, graphs: Neighborhoods) -> list[str]:
-        """[n] `rare_size` and `doubts` of each structure as one text; empty without any."""
+        """[n] `rare_sizes` and `doubts` of each structure as one text; empty without any."""
         both = zip(self.rare_sizes(graphs), self.doubts(graphs), strict=True)
         return ["; ".join([rare] * bool(rare) + doubts) for rare, doubts in both]
 
