@@ -29,14 +29,13 @@ if __name__ == "__main__":
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from hdgnn_jax.cpu import cores, reported
 from hdgnn_jax.data import is2re, qm9
 from hdgnn_jax.data.cache import cache_folder, is_complete
 from hdgnn_jax.errors import CheckpointError, HDGNNError
 from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.tables import print_table
 
 GIB = 2**30
 ENOUGH_DISK, ENOUGH_MEMORY = 5 * GIB, 4 * GIB
@@ -69,16 +68,11 @@ def main() -> None:
 
 def examine(workdir: pathlib.Path | None) -> bool:
     """Prints all findings; returns whether nothing is wrong."""
-    table = Table(title="Doctor", title_justify="left")
-    for name in ("", "found", "", "to mend it"):
-        table.add_column(name, overflow="fold")
-    wrong = 0
-    for finding in findings(workdir):
-        wrong += finding.verdict == "wrong"
-        table.add_row(finding.subject, finding.found, finding.verdict, finding.fix)
-    console = Console()
-    console.print(table)
-    console.print("nothing is wrong" if not wrong else f"{wrong} wrong")
+    found = list(findings(workdir))
+    rows = [(one.subject, one.found, one.verdict, one.fix) for one in found]
+    print_table("Doctor", ("", "found", "", "to mend it"), rows, left=range(4))
+    wrong = sum(one.verdict == "wrong" for one in found)
+    print(f"{wrong} wrong" if wrong else "nothing is wrong")
     return not wrong
 
 

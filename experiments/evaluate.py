@@ -43,9 +43,6 @@ if __name__ == "__main__":
     PROGRAM.begin()
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.is2re import IS2RE
@@ -56,6 +53,7 @@ from hdgnn_jax.inference.weights import record_of
 from hdgnn_jax.run.results import print_results, refuse_changed_data, restored, results
 from hdgnn_jax.run.score import score
 from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Fields, Json
 
 SHOWN = 20
@@ -110,7 +108,7 @@ def score_files(
     task, predictor = restored(workdir)
     of_run = task.data if isinstance(task.data, ASEFile) else ASEFile()
     source, bad = dataclasses.replace(of_run, **(how or {})), 0
-    table = Table("file", "", *(Column(name, justify="right") for name in ("n", "MAE", "RMSE")))
+    rows = []
     for file in files:
         try:
             found = score(task, predictor, source, file)
@@ -123,7 +121,7 @@ def score_files(
             continue
         for name, errors in found.errors.items():
             numbers = format_mae(errors.mae), format_mae(errors.rmse)
-            table.add_row(file.name, escape(name), f"{len(errors.ids):,}", *numbers)
+            rows.append((file.name, name, f"{len(errors.ids):,}", *numbers))
         for note in found.notes:
             print(f"{file.name}: {note}")
         for doubt in found.doubts:
@@ -133,8 +131,8 @@ def score_files(
         if (more := len(found.left_out) - SHOWN) > 0:
             print(f"left out: {more:,} more")
         bad += len(found.left_out)
-    if table.row_count:
-        Console().print(table)
+    if rows:
+        print_table("Errors on files", ("file", "", "n", "MAE", "RMSE"), rows, left=(0, 1))
         print(f"n counts structures, for forces atoms; energies were read in {source.energy_unit}")
     return bad
 

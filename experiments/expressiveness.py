@@ -27,8 +27,6 @@ PROGRAM = program.Program(str(__doc__), [], [program.JSON, program.PLOT])
 if __name__ == "__main__":
     PROGRAM.begin()
 
-from rich.console import Console
-from rich.table import Table
 
 from experiments.configs import ablations
 from hdgnn_jax.errors import InputError
@@ -38,6 +36,7 @@ from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
+from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Json
 
 VARIANTS = ("baseline", "fully_tp", "linear", "so2")
@@ -159,16 +158,14 @@ class Rates:
 
 def print_rates(title: str, rows: Sequence[Json], down: str, across: str) -> None:
     """Prints a table with a row per variant and `down`, and a column per `across`."""
-    table = Table(title=title, title_justify="left")
     names = ["variant"] if down == "variant" else ["variant", down]
     columns = sorted({row[across] for row in rows})
-    for name in [*names, *(f"{across} = {c}" for c in columns)]:
-        table.add_column(name, justify="right")
-    for key in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
-        rates = [f"{100 * row['success_rate']:.0f}" for row in rows
-                 if tuple(row[name] for name in names) == key]  # fmt: skip
-        table.add_row(*map(str, key), *rates)
-    Console().print(table)
+    rates: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        key = tuple(str(row[name]) for name in names)
+        rates.setdefault(key, []).append(f"{100 * row['success_rate']:.0f}")
+    header = [*names, *(f"{across} = {c}" for c in columns)]
+    print_table(title, header, [(*key, *cells) for key, cells in rates.items()])
 
 
 def draw(path: pathlib.Path, rows: Sequence[Json]) -> None:

@@ -44,7 +44,6 @@ if __name__ == "__main__":
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.run import planned
@@ -52,6 +51,7 @@ from hdgnn_jax.run.task import check
 from hdgnn_jax.training import plan as plans
 from hdgnn_jax.training.chips import GIB, devices_of
 from hdgnn_jax.training.metrics import write_json
+from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Config, Json
 
 SHOWN = 8
@@ -157,34 +157,36 @@ def largest_batch(
 
 def show(found: plans.Plan, batch: planned.Batch, result: Json, seconds: float) -> None:
     """Prints the plan."""
-    console, of = Console(highlight=False), result["batch"]
-    console.print(
+    of = result["batch"]
+    _say(
         f"{found.devices} x {found.chip.name}; {of['structures']:,} structures a chip, "
         f"{batch.atoms:,.0f} atoms and {batch.edges:,.0f} edges on average, padded to "
         f"{batch.budget.n_node:,} and {batch.budget.n_edge:,} (the largest of the run's shapes). "
         f"Compiled in {seconds:.0f} s. Not a measurement: the compiler's figures."
     )
-    _show_memory(console, found)
-    _show_time(console, found, result)
-    _show_padding(console, found)
+    _show_memory(found)
+    _show_time(found, result)
+    _show_padding(found)
 
 
-def _show_memory(console: Console, found: plans.Plan) -> None:
+def _say(text: str) -> None:
+    """Prints a text in lines as wide as the tables."""
+    Console(highlight=False).print(text, markup=False)
+
+
+def _show_memory(found: plans.Plan) -> None:
     there = found.chip.memory
     whose = "this machine" if found.on_cpu else "a chip"
-    table = _table(f"Memory of {whose}: {found.memory / GIB:.3g} of {there / GIB:.3g} GiB", "MiB")
-    rows = {
+    sizes = {
         "arguments": found.arguments, "outputs that are no arguments": found.outputs,
         "temporary": found.temporary, "program": found.code,
         "the process and its compiler": found.process,
     }  # fmt: skip
-    for name, size in rows.items():
-        if size:
-            table.add_row(name, _mib(size))
-    console.print(table)
+    title = f"Memory of {whose}: {found.memory / GIB:.3g} of {there / GIB:.3g} GiB"
+    print_table(title, ("", "MiB"), [(name, _mib(size)) for name, size in sizes.items() if size])
 
 
-def _show_time(console: Console, found: plans.Plan, result: Json) -> None:
+def _show_time(found: plans.Plan, result: Json) -> None:
     notes = {
         "matrix products": f"{found.product_flop / 1e9:.3g} of {found.flop / 1e9:.3g} GFLOP",
         "memory": f"{found.moved / 1e9:.3g} GB to and from memory at "
@@ -199,15 +201,12 @@ def _show_time(console: Console, found: plans.Plan, result: Json) -> None:
         "gathers, scatters and copies",
     }
     bound = "takes" if found.on_cpu else "needs at least"
-    table = _table(
-        f"A step {bound} {1e3 * found.step_seconds:.3g} ms, most for {found.bound}", "ms", ""
-    )
-    for name, seconds in found.seconds.items():
-        table.add_row(name, f"{1e3 * seconds:.3g}", notes[name])
-    console.print(table)
+    title = f"A step {bound} {1e3 * found.step_seconds:.3g} ms, most for {found.bound}"
+    rows = [(name, f"{1e3 * each:.3g}", notes[name]) for name, each in found.seconds.items()]
+    print_table(title, ("", "ms", ""), rows, left=(0, 2))
     if found.bound == plans.CYCLES:
-        console.print("Neither products nor memory nor links bound it: its arrays are small.")
-    console.print(
+        _say("Neither products nor memory nor links bound it: its arrays are small.")
+    _say(
         f"{result['structures_per_second']:,.0f} structures/s, {_time(result['hours'])} to the end "
         f"of the config, without validation. {MODEL[found.on_cpu]}"
     )
@@ -217,29 +216,25 @@ def _show_time(console: Console, found: plans.Plan, result: Json) -> None:
             if found.chip.is_tpu
             else "the start of each, which takes a GPU some microseconds"
         )
-        console.print(f"Of {found.operations:,} operations it is not counted {takes}.")
+        _say(f"Of {found.operations:,} operations it is not counted {takes}.")
     if found.unknown_loops:
-        console.print(
+        _say(
             f"{found.unknown_loops} loop(s) of unknown length are counted once: too few FLOP, "
             "bytes and seconds."
         )
 
 
-def _show_padding(console: Console, found: plans.Plan) -> None:
-    table = _table(
-        "Padding: arguments, and arrays that a step writes, by shape, in tiles, in fast memory",
-        "number", "MiB", "padded", "times", "",
-    )  # fmt: skip
-    for rows in (found.given, found.arrays[:SHOWN]):
-        for one in rows:
-            table.add_row(*_row(one))
-        table.add_section()
+def _show_padding(found: plans.Plan) -> None:
     everything = plans.Padded(
         "all that a step writes", sum(one.number for one in found.arrays), "",
         sum(one.bytes for one in found.arrays), sum(one.tiled for one in found.arrays),
     )  # fmt: skip
-    table.add_row(*_row(everything))
-    console.print(table)
+    print_table(
+        "Padding: arguments, and arrays that a step writes, by shape, in tiles, in fast memory",
+        ("", "number", "MiB", "padded", "times", ""),
+        map(_row, (*found.given, *found.arrays[:SHOWN], everything)),
+        left=(0, 5),
+    )
 
 
 def _row(one: plans.Padded) -> list[str]:
@@ -256,14 +251,6 @@ def _time(hours: float) -> str:
 
 def _mib(size: float) -> str:
     return f"{size / 2**20:,.2f}"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left", overflow="fold")
-    return table
 
 
 if __name__ == "__main__":

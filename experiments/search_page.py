@@ -13,16 +13,14 @@ from rich.table import Table
 from experiments.search_record import Candidate, Search
 from experiments.study_compare import LEVEL, Comparison, compare
 from hdgnn_jax.data.datasets import dataset
-from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.training.tables import markdown_table, print_table
 from hdgnn_jax.types import Fields
 
 Rows = list[list[str]]
 HEAD = ["", "changed", "parameters", "steps", "seconds", "MAE", ""]
 FINAL_HEAD = ["", "changed", "parameters", "MAE", "above the best", "p", ""]
-LEFT = ("changed", "")
-"""Columns that are aligned to the left."""
 
 
 def print_bar(
@@ -43,12 +41,14 @@ def print_bar(
 
 def print_rung(search: Search, rung: int) -> None:
     """Prints the table of a finished rung."""
-    _print(f"Rung {rung + 1}, validation MAE in {unit(search)}", HEAD, rung_rows(search, rung))
+    title = f"Rung {rung + 1}, validation MAE in {unit(search)}"
+    print_table(title, HEAD, rung_rows(search, rung), left(HEAD))
 
 
 def print_end(search: Search) -> None:
     """Prints the finals, the test and how to train the winner."""
-    _print(f"Finals, validation MAE in {unit(search)}", FINAL_HEAD, final_rows(search))
+    title = f"Finals, validation MAE in {unit(search)}"
+    print_table(title, FINAL_HEAD, final_rows(search), left(FINAL_HEAD))
     print(verdict(search))
     print(tested(search))
     print(train_command(search))
@@ -68,13 +68,14 @@ def write(page: pathlib.Path, search: Search) -> None:
         "single runs of one seed: their\norder is a sieve and proves nothing.\n",
         *(
             f"## Rung {rung + 1}: {len(search.members(rung))} runs of "
-            f"{plan.seconds(rung):.3g} s\n\n{_markdown(HEAD, rung_rows(search, rung))}\n"
+            f"{plan.seconds(rung):.3g} s\n\n"
+            f"{markdown_table(HEAD, rung_rows(search, rung), left(HEAD))}\n"
             for rung in range(plan.rungs)
         ),
         f"## Finals: {plan.seeds} seeds of {plan.budget:.3g} s\n",
         "Seeds that no rung has seen. MAE: mean and its 95 % interval (Student). Above the best:"
         " analysis of\nvariance with seeds as blocks, p after Holm's correction.\n",
-        _markdown(FINAL_HEAD, final_rows(search)),
+        markdown_table(FINAL_HEAD, final_rows(search), left(FINAL_HEAD)),
         f"\n{verdict(search)}\n\n{tested(search)}\n\n```\n{train_command(search)}\n```\n",
     ]
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -163,15 +164,6 @@ def _who(c: Candidate) -> list[str]:
     return [str(c.index), fields(c.changed), known]
 
 
-def _print(title: str, head: list[str], rows: Rows) -> None:
-    table = Table(title=title, title_justify="left")
-    for name in head:
-        right = name not in LEFT
-        table.add_column(name, justify="right" if right else "left", no_wrap=right)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _markdown(head: list[str], rows: Rows) -> str:
-    return markdown_table(head, rows, [k for k, name in enumerate(head) if name in LEFT])
+def left(head: list[str]) -> list[int]:
+    """The columns of words, which are aligned to the left."""
+    return [k for k, name in enumerate(head) if name in ("changed", "")]

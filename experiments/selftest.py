@@ -31,8 +31,6 @@ if __name__ == "__main__":
     PROGRAM.begin()
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from hdgnn_jax.data.ase_files import read_structures
 from hdgnn_jax.evaluation import selftest
@@ -42,6 +40,7 @@ from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
+from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Json
 
 BOUND = 1e-6
@@ -128,22 +127,22 @@ def measure(
 
 def show(rows: list[Json], energy: str) -> None:
     """Prints the table; `energy` is the name of the target whose slopes the forces are."""
-    table = Table(title=f"Self-test of forces, the slopes of {energy}", title_justify="left")
-    for name in (
+    header = (
         "structure", "finite differences, relative", "turned forces, meV/Å (of their size)",
         "drift, meV/(atom ps)", "ripple, meV/atom",
-    ):  # fmt: skip
-        table.add_column(name, justify="left" if name == "structure" else "right")
-    for row in rows:
-        error = row["finite_differences"]
-        table.add_row(
+    )  # fmt: skip
+    cells = [
+        (
             row["structure"],
-            f"{error:.1e} {'passed' if error <= BOUND else 'FAILED'}",
+            f"{row['finite_differences']:.1e} "
+            f"{'passed' if row['finite_differences'] <= BOUND else 'FAILED'}",
             f"{1e3 * row['rotation']:.3g} ({row['rotation'] / max(row['force'], 1e-30):.1%})",
             f"{1e3 * row['drift']:.3g}",
             f"{1e3 * row['ripple']:.3g}",
         )
-    Console().print(table)
+        for row in rows
+    ]
+    print_table(f"Self-test of forces, the slopes of {energy}", header, cells)
 
 
 def draw(path: pathlib.Path, rows: list[Json]) -> None:

@@ -31,8 +31,6 @@ if __name__ == "__main__":
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from experiments import train
 from hdgnn_jax import cpu
@@ -40,6 +38,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
+from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Json
 
 EVERY = 20
@@ -153,16 +152,16 @@ def of_runs(found: Json) -> list[dict[str, float]]:
 
 def show(found: Json) -> None:
     """Prints a row for each run."""
-    table = Table(title=f"Soak, {found['seconds'][-1] / 60:.0f} minutes", title_justify="left")
-    for name in ("run", "steps", "MiB before", "MiB at most", "step, ms", "CPU, ms", "compiled"):
-        table.add_column(name, justify="right")
-    for row in of_runs(found):
-        table.add_row(
+    header = ("run", "steps", "MiB before", "MiB at most", "step, ms", "CPU, ms", "compiled")
+    rows = [
+        (
             f"{row['run']}", f"{row['steps']:,}", f"{row['before_mib']:.0f}",
             f"{row['most_mib']:.0f}", f"{row['step_ms']:.1f}", f"{row['step_cpu_ms']:.1f}",
             f"{row['compilations']}",
-        )  # fmt: skip
-    Console().print(table)
+        )
+        for row in of_runs(found)
+    ]  # fmt: skip
+    print_table(f"Soak, {found['seconds'][-1] / 60:.0f} minutes", header, rows)
 
 
 def draw(path: pathlib.Path, found: Json) -> None:

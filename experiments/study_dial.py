@@ -15,7 +15,6 @@ from experiments.study_plan import BASELINE, Plan
 from experiments.study_record import Record
 from experiments.symmetry_view import draw_attention
 from hdgnn_jax.evaluation.attention import LEARNED
-from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.plots import (
     BLUE,
     ORANGE,
@@ -25,6 +24,7 @@ from hdgnn_jax.training.plots import (
     tidy,
 )  # fmt: skip
 from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.training.tables import markdown_table
 from hdgnn_jax.types import Json
 
 FEWEST = 5

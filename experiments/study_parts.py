@@ -7,7 +7,7 @@ import numpy as np
 from experiments.study_compare import compare, verdict
 from experiments.study_plan import BASELINE, Plan
 from experiments.study_record import Record
-from hdgnn_jax.training.markdown import markdown_table
+from hdgnn_jax.training.tables import markdown_table
 
 REFERENCE = "fully_tp"
 """The strictly equivariant variant that the paper compares with (Table 3)."""

@@ -11,7 +11,6 @@ from matplotlib.ticker import LogLocator
 from experiments.peer import results as peers
 from experiments.study_plan import BASELINE, Plan
 from experiments.study_record import Record
-from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.plots import (
     GREEN,
     GREY,
@@ -21,6 +20,7 @@ from hdgnn_jax.training.plots import (
     tidy,
 )  # fmt: skip
 from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.training.tables import markdown_table
 
 LINEAR = "linear model"
 

@@ -6,37 +6,34 @@ import pathlib
 
 import numpy as np
 from matplotlib.axes import Axes
-from rich.console import Console
-from rich.table import Table
 
 from hdgnn_jax.training.plots import empty_figure
+from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Json
 
 
 def show_choices(found: Json) -> None:
     """Prints the table of choices."""
     unit, mae = found["unit"], found["test_mae"]
-    table = Table(
-        title=f"Rotation error of {found['target']}, {found['molecules']} molecules x "
-        f"{found['rotations']} rotations, {found['frames']} frame(s), {found['points']} points",
-        title_justify="left",
-    )
-    layers = range(1, len(found["layers"]) + 1)
     of_forces = found["forces_of"]
     slopes = f"slopes of {of_forces['target']}, {of_forces['unit']}/Å"
-    for name in ("", f"MAD, {unit}", "of the test MAE", slopes):
-        table.add_column(name, justify="right" if name else "left")
-    for k in layers:
-        table.add_column(f"state {k}", justify="right")
-    for choice, row in found["choices"].items():
-        table.add_row(
+    states = [f"state {k}" for k in range(1, len(found["layers"]) + 1)]
+    rows = [
+        (
             choice,
             f"{row['mad']:.3g} ± {row['error']:.2g}",
             "-" if mae is None else f"{row['mad'] / mae:.1%}",
             f"{row['forces_mad']:.3g} ± {row['forces_error']:.2g}",
             *(f"{layer[choice]['relative']:.1%}" for layer in found["layers"]),
         )
-    Console().print(table)
+        for choice, row in found["choices"].items()
+    ]
+    print_table(
+        f"Rotation error of {found['target']}, {found['molecules']} molecules x "
+        f"{found['rotations']} rotations, {found['frames']} frame(s), {found['points']} points",
+        ("", f"MAD, {unit}", "of the test MAE", slopes, *states),
+        rows,
+    )
     print("MAD: mean |E(x) - E(Qx)|")
     if len(found["targets"]) > 1:
         show_targets(found)
@@ -44,38 +41,33 @@ def show_choices(found: Json) -> None:
 
 def show_targets(found: Json) -> None:
     """Prints the changes of each of several targets."""
-    table = Table(title="MAD of each target", title_justify="left")
-    for name in ("target", "unit", "test MAE", *found["choices"]):
-        table.add_column(name, justify="left" if name in ("target", "unit") else "right")
+    rows = []
     for target, known in found["targets"].items():
         mae = known["test_mae"]
         cells = [row["targets"][target]["mad"] for row in found["choices"].values()]
         numbers = ["-" if mae is None else f"{mae:.3g}", *(f"{cell:.3g}" for cell in cells)]
-        table.add_row(target, known["unit"], *numbers)
-    Console().print(table)
+        rows.append((target, known["unit"], *numbers))
+    header = ("target", "unit", "test MAE", *found["choices"])
+    print_table("MAD of each target", header, rows, left=(0, 1))
 
 
 def show_attention(found: Json) -> None:
     """Prints the mean weight of each term in each layer."""
     attention = found["attention"]
-    table = Table(title="Mean weight of each term of eq. 11", title_justify="left")
-    table.add_column("layer")
-    for n, term in enumerate(attention["terms"], start=1):
-        table.add_column(f"a{n} ({term})", justify="right")
-    for k, layer in enumerate(attention["layers"], start=1):
-        table.add_row(str(k), *(f"{mean:.3f}" for mean in layer["mean"]))
-    Console().print(table)
+    terms = [f"a{n} ({term})" for n, term in enumerate(attention["terms"], start=1)]
+    rows = [
+        (str(k), *(f"{mean:.3f}" for mean in layer["mean"]))
+        for k, layer in enumerate(attention["layers"], start=1)
+    ]
+    print_table("Mean weight of each term of eq. 11", ("layer", *terms), rows)
 
 
 def show_curves(found: Json) -> None:
     """Prints the rotation error against frames and points."""
-    console = Console()
     for key, title in (("against_frames", "averaged frames"), ("against_points", "points")):
-        table = Table(title=f"MAD against the number of {title}", title_justify="left")
-        for row in found[key]:
-            table.add_column(str(row["n"]), justify="right")
-        table.add_row(*(f"{row['mad']:.3g} ± {row['error']:.2g}" for row in found[key]))
-        console.print(table)
+        numbers = [str(row["n"]) for row in found[key]]
+        errors = [f"{row['mad']:.3g} ± {row['error']:.2g}" for row in found[key]]
+        print_table(f"MAD against the number of {title}", numbers, [errors], left=())
 
 
 def draw(path: pathlib.Path, found: Json) -> None:

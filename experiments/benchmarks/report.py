@@ -6,8 +6,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
+from hdgnn_jax.training.tables import print_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +32,7 @@ class Report:
           rows: rows, with one cell per column.
           note: text below the table.
         """
-        table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
-        for k, column in enumerate(columns):
-            table.add_column(column, justify="right" if k else "left")
-        for row in rows:
-            table.add_row(*map(_cell, row))
-        Console().print(table)
+        print_table(title, columns, [list(map(_cell, row)) for row in rows], note=note)
 
 
 def _cell(value: object) -> str:

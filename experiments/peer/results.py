@@ -9,15 +9,13 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.ticker import NullFormatter
-from rich.console import Console
-from rich.table import Table
 
 from hdgnn_jax.data.targets import Target
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import read_metrics, write_atomically, write_json
 from hdgnn_jax.training.plots import BLUE, ORANGE, RED, empty_figure, png, superscripts, tidy
 from hdgnn_jax.training.result import format_mae
+from hdgnn_jax.training.tables import markdown_table, print_table
 from hdgnn_jax.types import Config, Fields, Json
 
 FILE = "peers.json"
@@ -108,16 +106,7 @@ def report(workdir: pathlib.Path, settings: Settings, models: Fields) -> None:
         *_baselines(summary),
     ]
     unit = summary["unit"]
-    # The table fits 80 columns, and "composition" is not cut.
-    title = rf"Mean absolute error of {summary['target']} \[{unit}]"
-    table = Table(title=title, pad_edge=False)
-    name, *others = COLUMNS
-    table.add_column(name, min_width=11)
-    for column in others:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(f"Mean absolute error of {summary['target']} [{unit}]", COLUMNS, rows)
     write_atomically(folder / "peers.png", draw(ours, models, summary["target"], unit))
     path = folder / "report.md"
     text = with_section(path.read_text(), section(summary, settings, models, rows))

@@ -8,14 +8,12 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from hdgnn_jax.data.targets import Accuracy
 from hdgnn_jax.training import plots
-from hdgnn_jax.training.markdown import markdown_table
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.result import SplitResult, component_names, format_mae
+from hdgnn_jax.training.tables import markdown_table, print_table
 from hdgnn_jax.types import Fields, Json
 
 
@@ -67,20 +65,14 @@ def print_tables(reports: Sequence[TargetReport], note: str = "") -> None:
 
     Several targets have a row each, or, where there are several test parts, a table.
     """
-    console = Console()
     in_rows = len(reports) > 1 and len(reports[0].results) <= 2
     for title, (header, *rows) in (
         [_overview(reports)] if in_rows else [table for r in reports for table in _tables(r)]
     ):
-        table = Table(title=title.replace("[", r"\["))
-        for column in header:
-            left = column in ("split", "target", "unit")
-            table.add_column(column, justify="left" if left else "right")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        words = [k for k, name in enumerate(header) if name in ("split", "target", "unit")]
+        print_table(title, header, rows, words)
     for line in filter(None, (note, verdict(reports))):
-        console.print(line, markup=False)
+        print(line)
 
 
 def _overview(reports: Sequence[TargetReport]) -> tuple[str, list[tuple[str, ...]]]:

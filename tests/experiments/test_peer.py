@@ -96,7 +96,7 @@ def test_each_model_has_the_time_of_the_run_at_its_best_rate(run, made_up, capsy
     assert (run / "report" / "peers.png").stat().st_size
     printed = capsys.readouterr()
     assert "PaiNN, rate 0.001, MAE 4.167" in printed.err
-    assert "│PaiNN " in printed.out
+    assert "│ PaiNN " in printed.out
     assert max(map(len, printed.out.splitlines()[1:-1])) <= 80
 
 
