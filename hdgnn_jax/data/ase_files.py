@@ -172,6 +172,8 @@ def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, KeyError) and reason.strip("'").isalpha():
             reason = f"no element or field is called {reason}"
+        if r"\ufeff" in reason:
+            reason = "it begins with a byte-order mark; save it as UTF-8 without one"
         if type(error).__name__ == "UnknownFileTypeError" and " " not in reason:
             reason = f"ASE knows no format {reason}"
         at = f"{path.name}, structure {number + 1}"

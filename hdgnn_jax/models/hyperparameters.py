@@ -134,8 +134,11 @@ class HyperParameters:
         elif len(self.attention) != 4:
             raise InputError(f"attention needs four weights, not {self.attention!r}")
         for name, frame in (("frame", self.frame), ("evaluation_frame", self.evaluation_frame)):
-            if not (isinstance(frame, int) and frame > 0):
-                _one_of(name, frame, ("random", "canonical"))
+            if not (frame in ("random", "canonical") or (isinstance(frame, int) and frame > 0)):
+                raise InputError(
+                    f"{name} must be one of random, canonical, or a whole number above 0, "
+                    f"not {frame!r}"
+                )
         if self.evaluation_frame == "random":
             raise InputError("evaluation_frame must not be 'random': evaluation is deterministic")
         self._check_shells()

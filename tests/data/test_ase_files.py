@@ -33,6 +33,8 @@ def test_what_ase_does_not_read_is_no_silence(tmp_path, end):
     path.write_text(frame + "\n" + frame + end)
     _, second = read_structures(path)
     assert "two.xyz, structure 2 cannot be read (ASE stops at the empty line" in str(second)
+    path.write_text(frame, encoding="utf-8-sig")
+    assert "cannot be read (it begins with a byte-order mark" in str(*read_structures(path))
     molecules = tmp_path / "two.sdf"
     block = Chem.MolToMolBlock(Chem.MolFromSmiles("O")) + "$$$$\n"
     molecules.write_text(block)

@@ -67,7 +67,7 @@ BAD = [
     ({"precision": "float16"}, "precision must be one of float32, bfloat16"),
     ({"attention": "tanh"}, "attention must be one of sigmoid, softmax"),
     ({"attention": (1.0, 2.0)}, "attention needs four weights"),
-    ({"frame": "fixed"}, "frame must be one of random, canonical"),
+    ({"frame": "fixed"}, "frame must be one of random, canonical, or a whole"),
     ({"frame": 0}, "frame must be one of random, canonical"),
     ({"evaluation_frame": -2}, "evaluation_frame must be one of"),
     ({"evaluation_frame": "random"}, "evaluation is deterministic"),
