@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -86,30 +82,10 @@ def test_what_does_not_fit_names_the_fields(changed, monkeypatch, capsys):
     monkeypatch.setattr(plan, "devices_of", lambda name: (jax.devices("cpu"), tiny))
     config = changed(**{"training.batch_size": 64})
     with pytest.raises(plans.TooLargeError, match=r"and a chip has .*: lower training.batch_size"):
-        plan.run(config, "cpu", MEAN, tries=3)
+        plan.run(config, "cpu", MEAN, tries=2)
     out = capsys.readouterr().out
-    assert out.count("training.batch_size = ") == 3
+    assert out.count("training.batch_size = ") == 2
     assert "none fits" in out
-
-
-@pytest.mark.slow
-def test_quick_can_run_on_a_tpu(tmp_path):
-    """What libtpu does not compile, or does not fit into a chip, fails here."""
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip('libtpu is not installed: pip install "hdgnn_jax[tpu-plan]"')
-    file = tmp_path / "plan.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.plan", "--config=qm9:quick", "--topology=v5e:2x2",
-         "--atoms=18", "--edges=190", f"--json={file}"],
-        env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(file.read_text())
-    assert found["chips"] == 4
-    assert 0 < found["memory"]["needed"] < found["memory"]["available"]
-    assert found["collectives"].keys() == {"all-reduce"}
-    assert found["unknown_loops"] == 0
-    assert get_config("quick").training.batch_size == 16 == 4 * found["batch"]["structures"]
 
 
 def test_the_page_on_scaling_keeps_what_was_planned(tmp_path, monkeypatch):
@@ -130,18 +106,18 @@ def test_the_page_on_scaling_keeps_what_was_planned(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scaling.Work, "config", config)
     monkeypatch.setattr(scaling, "devices_of", devices_of)
-    monkeypatch.setattr(scaling, "TOPOLOGIES", ("v5e:2", "v5e:4", "h100:1"))
+    monkeypatch.setattr(scaling, "TOPOLOGIES", ("v5e:4", "h100:1"))
     work = scaling.Work("QM9", "qm9.py:full", MEAN, 2, 4)
     rows = [scaling.row(work, *column, tmp_path) for column in work.columns()]
-    assert [row.get("chips") for row in rows] == [2, 2, 4, 4, None]
-    assert [row.get("state") for row in rows] == ["whole", "divided"] * 2 + [None]
+    assert [row.get("chips") for row in rows] == [4, 4, None]
+    assert [row.get("state") for row in rows] == ["whole", "divided", None]
     assert {row["batch"]["structures"] for row in rows[:-1]} == {2}
     for row in rows[:-1]:
         assert row["hours"] * 3600 * row["structures_per_second"] == pytest.approx(800)
         assert 0 < scaling.kept(row) < 1
     monkeypatch.setattr(scaling.planned, "Planner", None)
     assert rows == [scaling.row(work, *column, tmp_path) for column in work.columns()]
-    assert dataclasses.replace(work, changed=("remat", True)).columns() == [("v5e:2", False)]
+    assert dataclasses.replace(work, changed=("remat", True)).columns() == [("v5e:4", False)]
     scaling.write({work: rows}, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
     assert "| 4 TPU | divided | 2 |" in text
