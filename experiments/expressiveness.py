@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 
@@ -103,7 +102,7 @@ def run(
         task = progress.add_task("trainings", total=seeds * (len(asked) + len(asked_chains)))
         for at in range(0, len(asked), len(folds)):
             group = asked[at : at + len(folds)]
-            missing = [key for key in group if rows.find(key) is None]
+            missing = [key for key in group if not rows.find(key)]
             if missing:
                 model = model_of(group[0]["variant"], group[0]["L"], 1)
                 pairs = [
@@ -113,7 +112,7 @@ def run(
                 rows.add(missing, done.mean(1))
             progress.advance(task, seeds * len(group))
         for key in asked_chains:
-            if chains.find(key) is None:
+            if not chains.find(key):
                 pairs = [expressiveness.k_chain(CHAIN)] * seeds
                 model = model_of(key["variant"], 1, key["layers"])
                 done = expressiveness.told_apart(model, pairs, seed=0, invariant=True)
@@ -142,9 +141,9 @@ class Rates:
             if not all("success_rate" in row for row in self.rows):
                 raise InputError(f"{path} does not hold success rates: choose another --json")
 
-    def find(self, key: Json) -> Any:
-        """The row with these values; None if it does not exist."""
-        return next((row for row in self.rows if key.items() <= row.items()), None)
+    def find(self, key: Json) -> Json:
+        """The row with these values; empty if it does not exist."""
+        return next((row for row in self.rows if key.items() <= row.items()), {})
 
     def add(self, keys: Sequence[Json], rates: Sequence[float]) -> None:
         """Adds rows and writes the file."""

@@ -19,7 +19,7 @@ def with_tuples(content: Fields) -> Json:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
 
 
-def from_section(config: Config, name: str, make: Callable[..., T], **given: Any) -> T:
+def from_section(config: Config, name: str, make: Callable[..., T], **given: object) -> T:
     """`make(**config[name], **given)`, after a check of the section's fields.
 
     Raises:
@@ -39,7 +39,7 @@ def from_section(config: Config, name: str, make: Callable[..., T], **given: Any
     return make(**section, **given)
 
 
-def check_type(name: str, value: object, hint: Any) -> None:
+def check_type(name: str, value: object, hint: object) -> None:
     """Checks that a config's value has the type `hint`, and that numbers are finite.
 
     Raises:
@@ -51,7 +51,7 @@ def check_type(name: str, value: object, hint: Any) -> None:
         raise InputError(f"{name} must be {words}, not {value!r}")
 
 
-def _kinds(hint: Any) -> Iterator[tuple[str, Callable[[Any], bool]]]:
+def _kinds(hint: object) -> Iterator[tuple[str, Callable[[Any], bool]]]:
     """Each kind of value that a type allows: its name, and a test whether a value is of it.
 
     A `Literal` allows every word here; the receiver of the word checks that it is a valid one.

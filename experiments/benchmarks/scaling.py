@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from experiments.benchmarks import timing, workloads
 from experiments.benchmarks.report import Report
 from hdgnn_jax.run.task import Task
 from hdgnn_jax.training.plots import empty_figure
+from hdgnn_jax.types import PyTree
 
 MEASURES = ("seconds", "flops", "bytes")
 
@@ -73,7 +74,7 @@ def _costs(name: str, values: tuple[int, ...], quick: bool) -> dict[str, np.ndar
         compiled = workloads.compile_step(problem, batch)
         steppers[str(value)] = workloads.Stepper(problem, compiled.call, batch)
         # XLA counts one layer correctly, because it is not a loop.
-        cost: Any = compiled.call.cost_analysis()
+        cost: PyTree = compiled.call.cost_analysis()
         counts.append((cost["flops"], cost["bytes accessed"]))
     if name == "layers":
         outside, layer = workloads.count_step(problem, batch)
@@ -86,7 +87,7 @@ def _costs(name: str, values: tuple[int, ...], quick: bool) -> dict[str, np.ndar
 
 def _problem(
     *, degree: int, channels: int, layers: int, atoms: int, batch: int, quick: bool
-) -> tuple[Task, Any]:
+) -> tuple[Task, PyTree]:
     """The task and the batch of these sizes; `degree` is L + 1, as in `AXES`."""
     shape = {"degree": degree - 1, "channels": channels, "hidden": 2 * channels, "layers": layers}
     invariant = {"edge_channels": channels, "invariant_channels": 2 * channels}

@@ -7,14 +7,13 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
-from hdgnn_jax.types import Json
+from hdgnn_jax.types import Json, PyTree
 
-Call = Callable[[], Any]
+Call = Callable[[], PyTree]
 GIB = 2**30
 
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -50,13 +50,13 @@ class Counts(NamedTuple):
 class Compiled(NamedTuple):
     """A compiled program, seconds of compilation, and the bytes that it allocates at its peak."""
 
-    call: Any
+    call: jax.stages.Compiled
     seconds: float
     temporary: int
     buffers: int
 
 
-def config_of(variant: str = "full", **model: Any) -> Json:
+def config_of(variant: str = "full", **model: object) -> Json:
     """A config of experiments/configs/qm9.py with some fields of its model replaced."""
     config: Json = json.loads(configs.get_config(variant).to_json())
     config["model"] |= model
@@ -132,7 +132,7 @@ def task_of(config: Config, molecules: Examples) -> Task:
     return Task.prepare(config, dataset(config), molecules)[0]
 
 
-def with_model(given: Task, **model: Any) -> Task:
+def with_model(given: Task, **model: object) -> Task:
     """The same task for a model with some fields replaced."""
     config = {**given.config, "model": {**given.config["model"], **model}}
     return dataclasses.replace(given, config=config, model=given.model.changed(**model))
@@ -174,7 +174,7 @@ def compile_step(given: Task, batch: batching.MolecularGraph) -> Compiled:
     start = time.perf_counter()
     call = train_step_of(given).lower(state, batch).compile()
     seconds = time.perf_counter() - start
-    memory: Any = call.memory_analysis()
+    memory: PyTree = call.memory_analysis()
     # Donated buffers are both argument and output.
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     temporary = memory.temp_size_in_bytes
@@ -184,7 +184,7 @@ def compile_step(given: Task, batch: batching.MolecularGraph) -> Compiled:
 class Stepper:
     """Takes training steps, one per call, on one batch or on several in turn."""
 
-    def __init__(self, given: Task, call: Any, *batches: batching.MolecularGraph):
+    def __init__(self, given: Task, call: jax.stages.Compiled, *batches: batching.MolecularGraph):
         self._call, self._state = call, given.init_state(mesh())
         placed = [jax.device_put(batch, step.sharded(mesh())) for batch in batches]
         self._batches = itertools.cycle(placed)
@@ -206,7 +206,7 @@ class Predicting:
     def __init__(self, given: Task, *batches: batching.MolecularGraph):
         self._params = given.init_state(mesh()).params
         placed = [jax.device_put(batch, step.sharded(mesh())) for batch in batches]
-        predict: Any = step.make_predict_step(given.apply, mesh())
+        predict: PyTree = step.make_predict_step(given.apply, mesh())
         self.compiled = predict.lower(self._params, placed[0]).compile()
         self._batches = itertools.cycle(placed)
 
@@ -224,7 +224,7 @@ def count_step(given: Task, batch: batching.MolecularGraph) -> tuple[Counts, Cou
     for layers in (1, 2):
         with unrolled_loops():
             call = compile_step(with_model(given, layers=layers), batch).call
-        cost: Any = call.cost_analysis()
+        cost: PyTree = call.cost_analysis()
         found.append(np.array([cost["flops"], cost["bytes accessed"]]))
     layer = found[1] - found[0]
     return Counts(*map(float, found[0] - layer)), Counts(*map(float, layer))

@@ -18,14 +18,13 @@ embedding's extra layer and its start within 0.001; 128 spiral points in the hea
 sign, which is wrong there for odd L; two shells of neighbours, which are for IS2RE.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from experiments.configs import qm9
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.types import Json
 
-BASELINE: dict[str, Any] = {
+BASELINE: Json = {
     "degree": 2,
     "channels": 16,
     "hidden": 32,
@@ -41,7 +40,7 @@ BASELINE: dict[str, Any] = {
 }
 """The paper's network at a size for two cores."""
 
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, Json] = {
     "baseline": {},
     # Table 3: what the non-equivariant terms are worth.
     "linear": {"pathway": "linear"},
@@ -75,7 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "so2": {"pathway": "so2"},
 }
 
-DIAL: dict[str, dict[str, Any]] = {
+DIAL: dict[str, Json] = {
     f"dial_{share}": {"attention": (*(share / 300,) * 3, 1 - share / 100)}
     for share in (0, 25, 50, 75, 100)
 }

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -15,7 +15,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def map_in_processes(
-    function: Callable[..., T], *columns: Iterable[Any], processes: int
+    function: Callable[..., T], *columns: Iterable[object], processes: int
 ) -> Generator[T]:
     """Yields `function` of each row of the columns, in their order.
 

@@ -23,6 +23,7 @@ from hdgnn_jax.models.message import MessageBlock
 from hdgnn_jax.models.norm import EPSILON, SHARE, SOFT, EquivariantLayerNorm
 from hdgnn_jax.models.update import UpdateBlock
 from hdgnn_jax.so3 import degrees, sphere
+from hdgnn_jax.types import PyTree
 
 KEEP = jax.checkpoint_policies.save_only_these_names(KEPT)
 """Without `remat`, most matrix products and the rotated states are stored for the backward pass.
@@ -179,7 +180,7 @@ class HDGNN(nn.Module):
 
     def start(
         self, graph: batching.MolecularGraph, roll: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[PyTree, ...]]:
         """The state before the first layer, and the arguments that all layers share."""
         geometry = self.geometry(graph, roll)
         species = element_index(graph.nodes.atomic_numbers, self.hyper.elements)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.hdgnn import HDGNN, Layer, edge_rolls
-from hdgnn_jax.types import Params, PyTree
+from hdgnn_jax.types import Apply, Params, PyTree
 
 
 class _Found(Exception):
@@ -24,7 +23,7 @@ def locate(
     params: Params,
     graph: batching.MolecularGraph,
     key: jax.Array,
-    loss: Callable[[Any], jax.Array],
+    loss: Callable[[PyTree], jax.Array],
 ) -> str | None:
     """The first module whose output is not finite, else the weights whose gradient is not.
 
@@ -43,7 +42,7 @@ def locate(
     """
     where = ""
 
-    def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    def watch(call: Apply, args: PyTree, kwargs: PyTree, context: PyTree) -> PyTree:
         found = call(*args, **kwargs)
         if not _finite(found):
             raise _Found(", ".join(filter(None, [where, "/".join(context.module.path)])))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from types import ModuleType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +31,7 @@ def harmonics(degree: int, direction: jax.Array | np.ndarray) -> jax.Array | np.
             [*cosine, z * cosine[-1] - x * sine[-1]],
             [*sine, z * sine[-1] + x * cosine[-1]],
         )
-    columns: list[Any] = [None] * (degree + 1) ** 2
+    columns = [xp.zeros_like(y)] * (degree + 1) ** 2
     for m in range(degree + 1):
         # P_lm without its factor rho^m and without the Condon-Shortley sign.
         below, here = xp.zeros_like(y), xp.full_like(y, float(math.prod(range(1, 2 * m, 2))))

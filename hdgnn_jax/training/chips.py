@@ -8,7 +8,6 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -126,7 +125,7 @@ def devices_of(topology: str) -> tuple[list[jax.Device], Chip]:
     return devices, CHIPS[devices[0].device_kind]
 
 
-def _gpus(count: int) -> list[Any]:
+def _gpus(count: int) -> list[jax.Device]:
     """H100s of one host, to compile for."""
     if not any(importlib.util.find_spec(f"jax_cuda{major}_plugin") for major in (12, 13)):
         raise InputError(
@@ -140,7 +139,7 @@ def _gpus(count: int) -> list[Any]:
     return list(found.devices)
 
 
-def _tpus(topology: str) -> list[Any]:
+def _tpus(topology: str) -> list[jax.Device]:
     """The chips of a TPU's topology, to compile for."""
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(

@@ -36,12 +36,12 @@ CYCLES = "operations"
 """Among what could bound a step: the compiler's estimate of its operations one after another."""
 
 
-LESS_EFFORT: Any = {"exec_time_optimization_effort": -0.5}
+LESS_EFFORT: Json = {"exec_time_optimization_effort": -0.5}
 """Option of the compiler for TPUs: products with all digits of float32 compile in 11 s instead of
 75. Little is kept in the fast memory: QM9's `full` moves 71 GB a step instead of 42. Its operations
 took about twice as long, `quick`'s three times: their estimate says nothing of a run's program."""
 
-WITHOUT_TRITON: Any = {"xla_gpu_enable_triton_gemm": False}
+WITHOUT_TRITON: Json = {"xla_gpu_enable_triton_gemm": False}
 """Option of the compiler for GPUs: products by cuBLAS alone. Without a GPU to try them on, it finds
 no tiles for Triton's products of 49 rows, and stops."""
 
@@ -186,7 +186,7 @@ def plan(
     )
 
 
-def _options(chip: Chip, thorough: bool) -> Any:
+def _options(chip: Chip, thorough: bool) -> Json | None:
     """Options of the compiler for a chip."""
     if chip.is_cpu:
         return None
