@@ -14,6 +14,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import sys
 import textwrap
 import warnings
@@ -121,6 +122,8 @@ class Program:
         gc.enable()
         quiet()
         cpu.tune()
+        # A batch system's signal, for which training has its own answer.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             main(*self._given)
         except ERRORS as error:
@@ -197,7 +200,7 @@ def _processor() -> str:
 
 def _value(name: str) -> str:
     """The placeholder of a flag's value: the capitals that its help begins with."""
-    word = (flags.FLAGS[name].help or "").split(",")[0].split(" ")[0].rstrip(":")
+    word = (flags.FLAGS[name].help or "").split(",")[0].split(" ")[0].rstrip(":;")
     return word if word.isupper() or word.startswith(("FILE", "DIR")) else "VALUE"
 
 

@@ -43,7 +43,7 @@ def make_records(count: int, seed: int = 0, targets: bool = True) -> list[Record
             atomic_numbers=rng.integers(1, 119, n).astype(np.int32),
             positions=positions,
             cell=single(np.diag([7.0, 8.0, 20.0]) + rng.normal(size=(3, 3)) / 9),
-            tags=rng.integers(0, 3, n).astype(np.int8),
+            tags=np.append(rng.integers(0, 3, n)[1:], 2).astype(np.int8),
             fixed=rng.random(n) < 0.5,
             positions_relaxed=single(positions + 0.1),
             y_init=rng.normal(),

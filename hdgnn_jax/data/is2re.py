@@ -30,6 +30,8 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.types import Json
 
+LARGE = 20.0
+"""eV. Adsorption energies are smaller; those of a few eV in kcal/mol are larger, as are totals."""
 VERSION = 3
 """Version of the cache's layout."""
 FIELDS = {RELAXED_ENERGY.name: "y_relaxed", INITIAL_ENERGY.name: "y_init"}
@@ -74,8 +76,8 @@ class IS2RE(Dataset):
 
     @property
     def published(self) -> bool:
-        """Whether these are OC20's own parts."""
-        return any(name.startswith(("val_", "test_")) for name in self._parts)
+        """Whether these are OC20's own parts: those of a stand-in have no `val_` before them."""
+        return not any(name in self._parts for name in self.PARTS)
 
     @property
     def note(self) -> str:
@@ -150,7 +152,8 @@ class IS2RE(Dataset):
         n = len(systems)
         if not 0 < self.validation_size < n:
             raise InputError(
-                f"data.validation_size must lie between 1 and {n - 1}, not {self.validation_size}"
+                f"data.validation_size must lie between 1 and {n - 1}, not {self.validation_size}: "
+                f"set --config.data.validation_size={max(n // 10, 1)}"
             )
         hidden = np.isnan(systems.labels[target])
         if hidden.any():
@@ -162,6 +165,21 @@ class IS2RE(Dataset):
         if name == "validation":
             return systems.take(order[: self.validation_size])
         return systems.take(first_rows(order[self.validation_size :], self.train_size))
+
+    def read(self, target: str) -> list[str]:
+        """A line on the training systems, and a doubt about energies that are too large."""
+        systems = self._whole("train")
+        energies, n = systems.labels[target], systems.structures.n_atoms
+        lines = [
+            f"{self.title}: {len(n):,} systems of {n.min()} to {n.max()} atoms, {target} "
+            f"{np.nanmin(energies):.3f} to {np.nanmax(energies):.3f} eV"
+        ]
+        if (usual := float(np.nanmedian(np.abs(energies)))) > LARGE:
+            lines.append(
+                f"warning: {target} is {usual:,.0f} eV in size (median), and adsorption energies "
+                "are a few eV: are they such, and in eV?"
+            )
+        return lines
 
     def baselines(
         self, structures: Structures, values: np.ndarray, elements: Sequence[int]

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from hdgnn_jax.data.cache import sha256
-from hdgnn_jax.data.is2re import VERSION, is_intact
+from hdgnn_jax.data.is2re import IS2RE, VERSION, is_intact
 from hdgnn_jax.data.oc20_lmdb import BadRecord, Is2reError, Lmdb, Record, lmdb_files, narrowed
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.types import Json
@@ -107,9 +107,15 @@ def _planned(
             f"there is no {source}/*/*.lmdb, such as {source}/train/data.lmdb: name the folder "
             "that holds OC20's train, val_id, ... as unpacked"
         )
+    known = [prefix + part for prefix in ("val_", "test_") for part in IS2RE.PARTS]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise Is2reError(f"{source / name}: name it with letters, digits and underscores only")
+        if name.startswith(("val_", "test_")) and name not in known:
+            raise Is2reError(f"{source / name} is none of OC20's parts: {', '.join(known)}")
+    if "train" not in names:
+        raise Is2reError(f"{source} has no folder train, but {', '.join(names)}")
     for part in names:
-        if not re.fullmatch(r"[A-Za-z]\w*", part):
-            raise Is2reError(f"{source / part}: name it with letters, digits and underscores only")
         files = [opened.enter_context(Lmdb(path)) for path in lmdb_files(source / part)]
         ranges = [(file, start) for file in files for start in range(0, len(file), SHARD)]
         if not ranges:

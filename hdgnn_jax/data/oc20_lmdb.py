@@ -236,6 +236,8 @@ def _checked(fields: Fields) -> Record:
         y_init=_energy(fields, "y_init"),
         y_relaxed=_energy(fields, "y_relaxed"),
     )
+    if not record.tags.any():
+        raise InputError("its tags are all 0: there is no surface (1) and no adsorbate (2)")
     _check_distances(record.positions, record.cell)
     return record
 

@@ -14,6 +14,7 @@ import vesin
 from hdgnn_jax.graphs.covalent import bonded
 from hdgnn_jax.graphs.structure import (
     CLOSEST_ATOMS,
+    UNTAGGED,
     Structures,
     concatenated_ranges,
 )
@@ -277,11 +278,7 @@ def _without_surface(structures: Structures, neighborhood: Neighborhood) -> dict
     if neighborhood != "surface":
         return {}
     bulk = np.flatnonzero(structures.counts(structures.tags > 0) == 0)
-    reason = (
-        "has no atom of the surface (tag 1) or the adsorbate (tag 2), which alone see neighbours: "
-        "all its tags are 0, or it has none (a column `tags` of extxyz, or Atoms.set_tags)"
-    )
-    return dict.fromkeys(bulk.tolist(), reason)
+    return dict.fromkeys(bulk.tolist(), UNTAGGED)
 
 
 def _seen(structures: Structures, pairs: _Pairs, neighborhood: Neighborhood) -> _Pairs:

@@ -29,6 +29,11 @@ MASSES = (
 
 ATOMIC_NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS) if z > 0}
 
+UNTAGGED = (
+    "has no atom of the surface (tag 1) or the adsorbate (tag 2): all its tags are 0, or it has "
+    "none (a column `tags` of extxyz, or Atoms.set_tags; a CIF or POSCAR has no place for them)"
+)
+"""Why a model with tags does not take a structure."""
 CLOSEST_ATOMS = 0.01
 """Å. Two atoms nearer than this count as one atom written twice: no bond is shorter than 0.7 Å."""
 
@@ -322,6 +327,8 @@ class Structures:
                     f"has the tag {self.tags[atom]}; there are 0 (bulk), 1 (surface) and 2 "
                     "(adsorbate)",
                 )
+            for k in np.flatnonzero(self.counts(self.tags > 0) == 0).tolist():
+                reasons.setdefault(k, UNTAGGED)
         return reasons
 
     def _first(self, atoms: np.ndarray) -> Iterator[tuple[int, int]]:

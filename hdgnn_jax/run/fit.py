@@ -230,7 +230,7 @@ class Fit:
         )
         first = distributed.is_first()
         writing = MetricWriter(self.workdir, start or None) if first else nullcontext()
-        with writing as writer, progress_bar("molecules") as progress:
+        with writing as writer, progress_bar("structures") as progress:
             task = progress.add_task(
                 "compiling", total=settings.steps, completed=start, per=settings.batch_size
             )

@@ -104,7 +104,7 @@ def results(
             raise InputError(f"the targets of {name} are hidden: use --submission=FILE.npz")
     found: Results = {one.name: [] for one in task.fitted}
     for name, examples in parts.items():
-        with progress_bar("molecules") as progress:
+        with progress_bar("structures") as progress:
             advance = functools.partial(
                 progress.advance, progress.add_task(name, total=len(examples))
             )

@@ -87,7 +87,10 @@ def _overview(reports: Sequence[TargetReport]) -> tuple[str, list[tuple[str, ...
         (target, unit, *(_cell(name, accuracies.get(name)) for name in names))
         for (target, unit), accuracies in found.items()
     ]
-    return f"Mean absolute errors on the {reports[0].headline.split} split", rows
+    title = f"Mean absolute errors on the {reports[0].headline.split} split"
+    if limits := {f"{t:g} {r.unit}" for r in reports if (t := r.headline.threshold) is not None}:
+        title += f", and shares of errors below {' or '.join(sorted(limits))}"
+    return title, rows
 
 
 def write_report(

@@ -41,17 +41,13 @@ def print_table(
         table.add_column(Text(name), justify="left" if k in left else "right", overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
-    if _width(console, table) > console.width:
+    wide = console.options.update(max_width=1_000)
+    if console.measure(table, options=wide).maximum > console.width:
         for k, name in enumerate(header):
             if k not in left:
                 pieces = [*name.split(), *(row[k] for row in cells)]
                 table.columns[k].width = max(map(cell_len, pieces), default=0)
-        if console.measure(table).minimum > console.width:
+        if console.measure(table, options=wide).minimum > console.width:
             for column in table.columns:
                 column.width = None
     console.print(table)
-
-
-def _width(console: Console, table: Table) -> int:
-    """The characters of a table in which nothing is broken."""
-    return console.measure(table, options=console.options.update(max_width=1_000)).maximum

@@ -173,7 +173,13 @@ def test_what_is_looked_for_is_said(tmp_path):
     write(tmp_path / "a-b/data.lmdb", [])
     with pytest.raises(Is2reError, match="a-b: name it with letters"):
         is2re_build.build(tmp_path, tmp_path / "cache")
-    (tmp_path / "a-b").rename(tmp_path / "train")
+    (tmp_path / "a-b").rename(tmp_path / "val_oodads")
+    with pytest.raises(Is2reError, match="val_oodads is none of OC20's parts: val_id, val_ood_ads"):
+        is2re_build.build(tmp_path, tmp_path / "cache")
+    (tmp_path / "val_oodads").rename(tmp_path / "training")
+    with pytest.raises(Is2reError, match="has no folder train, but training"):
+        is2re_build.build(tmp_path, tmp_path / "cache")
+    (tmp_path / "training").rename(tmp_path / "train")
     with pytest.raises(Is2reError, match=r"the files in .*train hold no records"):
         is2re_build.build(tmp_path, tmp_path / "cache")
     with pytest.raises(Is2reError, match=r"manifest.json cannot be read"):

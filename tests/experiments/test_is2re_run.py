@@ -106,8 +106,9 @@ def test_evaluation_prints_the_same(finished, capsys, monkeypatch):
         assert row[0] not in PARTS or f"| {' | '.join(row)} |" in report
 
 
-def test_a_submission_has_ids_and_energies_of_four_parts(finished, cache, tmp_path):
+def test_a_submission_has_ids_and_energies_of_four_parts(finished, cache, tmp_path, capsys):
     evaluate.submit(finished, tmp_path / "out.npz")
+    assert "slabs (made here, not OC20): no leaderboard takes it" in capsys.readouterr().err
     content = np.load(tmp_path / "out.npz")
     assert sorted(content) == sorted(f"{p}_{k}" for p in PARTS for k in ("ids", "energy"))
     for part in PARTS:
@@ -189,6 +190,24 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(
     assert np.isnan(data.part("test_id", "relaxed_energy").labels["relaxed_energy"]).all()
 
 
+def test_training_systems_alone_are_oc20s_and_total_energies_are_doubted(config, cache, tmp_path):
+    """OC20 has parts of 10,000 and 100,000 training systems, without others."""
+    records = list(read_lmdb(cache / "is2re" / "slabs" / "lmdb" / "train"))
+    for name, factor in (("small", 1), ("total", 1000)):
+        (tmp_path / name / "train").mkdir(parents=True)
+        many = [r._replace(y_relaxed=factor * r.y_relaxed) for r in records]
+        oc20_lmdb.write_lmdb(tmp_path / name / "train" / "data.lmdb", many)
+        prepare.build(tmp_path / name, tmp_path / "is2re" / name, "stop")
+        data = dataset(with_data(config, name=name, cache=str(tmp_path)))
+        assert data.title == "OC20 IS2RE"
+        first, *doubts = data.read("relaxed_energy")
+        assert first.startswith(f"OC20 IS2RE: {len(records)} systems of ")
+        assert len(doubts) == (factor > 1)
+    assert "and adsorption energies are a few eV: are they such, and in eV?" in doubts[0]
+    with pytest.raises(Is2reError, match="lacks test_id, test_ood_ads"):
+        assert data.submitted
+
+
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
@@ -198,7 +217,7 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(
             "config.data.set must be one of qm9, is2re, ase, not 'is2rs'",
         ),
         ({"name": "nowhere"}, Is2reError, r"holds no data: run .*prepare is2re --source=DIR"),
-        ({"validation_size": 16}, ValueError, "validation_size must lie between 1 and 15, not 16"),
+        ({"validation_size": 16}, ValueError, "not 16: set --config.data.validation_size=1"),
         ({"train_size": 99}, ValueError, "train_size must lie between 1 and 10, not 99"),
         ({"split": "standard"}, ValueError, "config.data: got an unexpected keyword .*'split'"),
     ],

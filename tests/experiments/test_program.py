@@ -220,7 +220,7 @@ def test_a_run_prints_its_progress_in_80_columns_and_nothing_else(command, finis
     counts = [re.search(r" (\d+)/(\d+) .* left ", line) for line in lines]
     ends = [line for line, n in zip(lines, counts, strict=True) if not n or n[1] == n[2]]
     for line, pattern in zip(filter(str.strip, ends), patterns, strict=True):
-        assert re.fullmatch(rf"{pattern} +\d+ molecules/s left 0:00:00", line.strip())
+        assert re.fullmatch(rf"{pattern} +\d+ structures/s left 0:00:00", line.strip())
     first, *table, last = command.stdout.splitlines()
     assert first.startswith("HDGNN, ")
     assert "Mean absolute error of U0 [meV]" in "".join(table)

@@ -113,6 +113,8 @@ def test_each_unusable_molecule_has_the_reason_that_is_its_own():
     good = list(random_molecules(3, seed=2))
     nowhere = Structure(np.array([1, 6]), np.array([[0, 0, 0], [0, np.nan, 1]]))
     tagged = dataclasses.replace(good[0], tags=np.full(len(good[0].positions), 4))
+    good = [dataclasses.replace(g, tags=np.full(len(g.positions), 2)) for g in good]
+    untagged = dataclasses.replace(good[0], tags=None)
     several = [
         good[0],
         Structure(np.zeros(0, int), np.zeros((0, 3))),
@@ -122,6 +124,7 @@ def test_each_unusable_molecule_has_the_reason_that_is_its_own():
         Structure(np.array([1, 35, 17]), np.eye(3)),
         tagged,
         good[2],
+        untagged,
     ]
     packed = Structures.pack(several, "record")
     reasons = {
@@ -133,6 +136,7 @@ def test_each_unusable_molecule_has_the_reason_that_is_its_own():
     assert packed.reasons_against(ELEMENTS) == reasons
     of_tags = packed.reasons_against(ELEMENTS, tags=True)
     assert of_tags.pop(6).startswith("has the tag 4; there are 0")
+    assert of_tags.pop(8).startswith("has no atom of the surface (tag 1) or the adsorbate (tag 2)")
     assert of_tags == reasons
     for place, reason in reasons.items():
         with pytest.raises(StructureError) as error:
