@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -29,25 +30,33 @@ def print_table(
 ) -> None:
     """Prints a table; columns are aligned to the right, except for those at `left`.
 
-    Where the terminal is too narrow, headings and the columns at `left` are broken into lines, and
-    where that is not enough, the other cells at their spaces.
+    In a narrow terminal columns are broken at spaces, the widest first, and so numbers never are.
     """
-    console, cells = Console(), list(rows)
+    console = Console()
     table = Table(
         title=Text(title, "table.title"), title_justify="left",
         caption=Text(note, "table.caption") if note else None, caption_justify="left",
     )  # fmt: skip
-    for k, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if k in left else "right", overflow="fold")
-    for row in cells:
+    lines = [list(header), *map(list, rows)]
+    widths = _widths(lines, console.width)
+    for k, (name, width) in enumerate(zip(header, widths, strict=True)):
+        justify: Literal["left", "right"] = "left" if k in left else "right"
+        table.add_column(Text(name), justify=justify, overflow="fold", width=width)
+    for row in lines[1:]:
         table.add_row(*map(Text, row))
-    wide = console.options.update(max_width=1_000)
-    if console.measure(table, options=wide).maximum > console.width:
-        for k, name in enumerate(header):
-            if k not in left:
-                pieces = [*name.split(), *(row[k] for row in cells)]
-                table.columns[k].width = max(map(cell_len, pieces), default=0)
-        if console.measure(table, options=wide).minimum > console.width:
-            for column in table.columns:
-                column.width = None
     console.print(table)
+
+
+def _widths(lines: Sequence[Sequence[str]], room: int) -> list[int]:
+    """The width of each column, as narrow as fits, but not below its longest word."""
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    words = [max(cell_len(word) for cell in column for word in cell.split() or [""])
+             for column in columns]  # fmt: skip
+    # Two spaces and a border each, and a last border.
+    while sum(widths) + 3 * len(widths) + 1 > room:
+        spare = [width if width > word else 0 for width, word in zip(widths, words, strict=True)]
+        if not any(spare):
+            break
+        widths[spare.index(max(spare))] -= 1
+    return widths

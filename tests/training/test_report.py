@@ -125,10 +125,7 @@ def test_the_printed_table_has_the_unit_and_every_error(capsys):
         assert format_mae(result.accuracy("composition").mae) in out
 
 
-def test_several_tested_parts_have_a_mean_in_which_each_counts_once(
-    tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv("COLUMNS", "100")
+def test_several_tested_parts_have_a_mean_in_which_each_counts_once(tmp_path, capsys):
     results = [make_result("validation", 40, 10.0)]
     results += [make_result("id", 50, 10.0), make_result("ood", 20, 10.0)]
     paper = {"id": Accuracy(510, 0.0508), "ood": Accuracy(618, 0.0279)}
