@@ -60,8 +60,6 @@ def neighbors(model, symbols, positions, cell, tags):
         near &= distance < model["bonds"]["factor"] * (radii[:, None] + radii)[:, None]
     if model["surface"]:
         near[np.array(tags) == 0] = False
-        if not any(tags):
-            raise ValueError("has no atom of the surface or the adsorbate: all its tags are 0")
     i, s, j = np.nonzero(near)
     if model["max_neighbors"] is not None:
         order = np.lexsort((distance[i, s, j], i))
@@ -78,6 +76,8 @@ def arrays_of(model, symbols, positions, cell, tags):
     wrong = sorted({*tags} - {0, 1, 2}) if "tags" in model["inputs"] else []
     if wrong:
         raise ValueError(f"has the tag {wrong[0]}: 0 is bulk, 1 the surface, 2 the adsorbate")
+    if model["needs_tags"] and not any(tags):
+        raise ValueError("has no atom of the surface or the adsorbate: all its tags are 0")
     receivers, senders, shift = neighbors(model, symbols, positions, cell, tags)
     numbers = [model["elements"][symbol] for symbol in symbols]
     return {"atomic_numbers": numbers, "positions": positions, "tags": tags, "shift": shift,

@@ -2,8 +2,9 @@
 
     python -m experiments.prepare slabs
 
-is2re  OC20 IS2RE as published: DIR has the folders train, val_id, val_ood_ads, val_ood_cat,
-       val_ood_both and, for submissions, test_id, ..., each with one or more .lmdb files.
+is2re  OC20 IS2RE as published: DIR has the folder train, those of val_id, val_ood_ads, val_ood_cat
+       and val_ood_both that there are and, for submissions, test_id, ..., each with one or more
+       .lmdb files.
 slabs  A stand-in for is2re that needs no download: metal dimers and trimers on alloy slabs, relaxed
        with ASE's EMT, written in OC20's format too. 4,000 systems take 13 minutes on two cores.
 molecules
@@ -24,6 +25,7 @@ import io
 import itertools
 import json
 import pathlib
+import signal
 from collections.abc import Iterator
 
 from absl import flags
@@ -73,6 +75,8 @@ def main(*words: str) -> None:
     """The program."""
     if len(words) != 1 or words[0] not in WORDS:
         raise InputError(f"say what to prepare: {', '.join(WORDS)}, not {' '.join(words)!r}")
+    # A batch system's signal ends it as Ctrl-C does, with a line.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     root = cache_folder()
     if words[0] == "qm9":
         qm9.load()

@@ -14,7 +14,6 @@ import os
 import pathlib
 import platform
 import re
-import signal
 import sys
 import textwrap
 import warnings
@@ -122,8 +121,6 @@ class Program:
         gc.enable()
         quiet()
         cpu.tune()
-        # A batch system's signal, for which training has its own answer.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             main(*self._given)
         except ERRORS as error:

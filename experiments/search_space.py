@@ -7,7 +7,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -20,9 +20,9 @@ from hdgnn_jax.run.settings import Training
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training import step
 from hdgnn_jax.training.optimizer import make_optimizer
-from hdgnn_jax.types import Config, Fields, Json, PyTree
+from hdgnn_jax.types import Config, Fields, Json
 
-Values = list[PyTree] | Json
+Values = list[Any] | Json
 """The values of a field: choices, or an object with the ends of a range."""
 Space = Fields
 """The content of the file: {field: [choices] or {"low": .., "high": .., "log": true}}."""
@@ -149,7 +149,7 @@ def why_not(config: Config) -> str | None:
     return None
 
 
-def _ends(values: Values) -> list[PyTree]:
+def _ends(values: Values) -> list[Any]:
     """The choices, or both ends of a range."""
     return values if isinstance(values, list) else [values["low"], values["high"]]
 
@@ -199,7 +199,7 @@ def _refuse_value(name: str, value: object, space: Space, config: Config) -> Non
     raise InputError(f"no run can use {name} = {json.dumps(value)} of the space: {reason}")
 
 
-def _draw(values: Values, rng: np.random.Generator) -> PyTree:
+def _draw(values: Values, rng: np.random.Generator) -> Any:
     if isinstance(values, list):
         return values[rng.integers(len(values))]
     low, high = values["low"], values["high"]

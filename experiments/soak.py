@@ -161,7 +161,7 @@ def show(found: Json) -> None:
         )
         for row in of_runs(found)
     ]  # fmt: skip
-    print_table(f"Soak, {found['seconds'][-1] / 60:.0f} minutes", header, rows)
+    print_table(f"Soak, {found['seconds'][-1] / 60:.0f} minutes", header, rows, left=())
 
 
 def draw(path: pathlib.Path, found: Json) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def _costs(name: str, values: tuple[int, ...], quick: bool) -> dict[str, np.ndar
         compiled = workloads.compile_step(problem, batch)
         steppers[str(value)] = workloads.Stepper(problem, compiled.call, batch)
         # XLA counts one layer correctly, because it is not a loop.
-        cost: PyTree = compiled.call.cost_analysis()
+        cost: Any = compiled.call.cost_analysis()
         counts.append((cost["flops"], cost["bytes accessed"]))
     if name == "layers":
         outside, layer = workloads.count_step(problem, batch)

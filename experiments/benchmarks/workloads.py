@@ -8,7 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -174,7 +174,7 @@ def compile_step(given: Task, batch: batching.MolecularGraph) -> Compiled:
     start = time.perf_counter()
     call = train_step_of(given).lower(state, batch).compile()
     seconds = time.perf_counter() - start
-    memory: PyTree = call.memory_analysis()
+    memory: Any = call.memory_analysis()
     # Donated buffers are both argument and output.
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     temporary = memory.temp_size_in_bytes
@@ -206,7 +206,7 @@ class Predicting:
     def __init__(self, given: Task, *batches: batching.MolecularGraph):
         self._params = given.init_state(mesh()).params
         placed = [jax.device_put(batch, step.sharded(mesh())) for batch in batches]
-        predict: PyTree = step.make_predict_step(given.apply, mesh())
+        predict: Any = step.make_predict_step(given.apply, mesh())
         self.compiled = predict.lower(self._params, placed[0]).compile()
         self._batches = itertools.cycle(placed)
 
@@ -224,7 +224,7 @@ def count_step(given: Task, batch: batching.MolecularGraph) -> tuple[Counts, Cou
     for layers in (1, 2):
         with unrolled_loops():
             call = compile_step(with_model(given, layers=layers), batch).call
-        cost: PyTree = call.cost_analysis()
+        cost: Any = call.cost_analysis()
         found.append(np.array([cost["flops"], cost["bytes accessed"]]))
     layer = found[1] - found[0]
     return Counts(*map(float, found[0] - layer)), Counts(*map(float, layer))

@@ -72,18 +72,28 @@ class IS2RE(Dataset):
     @property
     def title(self) -> str:
         """A few words that describe the systems."""
-        return "OC20 IS2RE" if self.published else f"{self.name} (made here, not OC20)"
+        if self.published:
+            return "OC20 IS2RE"
+        what = "made here, not OC20" if self.stand_in else "no part of OC20 named"
+        return f"{self.name} ({what})"
 
     @property
     def published(self) -> bool:
-        """Whether these are OC20's own parts: those of a stand-in have no `val_` before them."""
-        return not any(name in self._parts for name in self.PARTS)
+        """Whether OC20's own parts for validation or test are there."""
+        return any(name.startswith(("val_", "test_")) for name in self._parts)
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether these are systems made here, whose parts have no `val_` before their names."""
+        return not self.published and any(name in self._parts for name in self.PARTS)
 
     @property
     def note(self) -> str:
         """Caveats of a comparison with the paper."""
-        if not self.published:
+        if self.stand_in:
             return "A stand-in: none of these numbers can be compared with OC20's."
+        if not self.published:
+            return "No part of OC20's for validation or test: no published number can be compared."
         if not self._comparable:
             return "Few systems of each part: no published number can be compared with these."
         return (
@@ -101,7 +111,7 @@ class IS2RE(Dataset):
     @property
     def reported(self) -> tuple[str, ...]:
         """Names of the parts in reports, validation first."""
-        prefix = "val_" if self.published else ""
+        prefix = "" if self.stand_in else "val_"
         names = (prefix + name for name in self.PARTS)
         return ("validation", *(name for name in names if name in self._parts))
 
@@ -112,7 +122,7 @@ class IS2RE(Dataset):
         Raises:
           Is2reError: naming those that are missing.
         """
-        prefix = "test_" if self.published else ""
+        prefix = "" if self.stand_in else "test_"
         parts = {name: prefix + name for name in self.PARTS}
         if missing := [part for part in parts.values() if part not in self._parts]:
             raise Is2reError(
@@ -177,7 +187,7 @@ class IS2RE(Dataset):
         if (usual := float(np.nanmedian(np.abs(energies)))) > LARGE:
             lines.append(
                 f"warning: {target} is {usual:,.0f} eV in size (median), and adsorption energies "
-                "are a few eV: are they such, and in eV?"
+                "are a few eV: are these adsorption energies, in eV?"
             )
         return lines
 

@@ -112,9 +112,10 @@ def _planned(
         if not re.fullmatch(r"[A-Za-z]\w*", name):
             raise Is2reError(f"{source / name}: name it with letters, digits and underscores only")
         if name.startswith(("val_", "test_")) and name not in known:
-            raise Is2reError(f"{source / name} is none of OC20's parts: {', '.join(known)}")
+            parts = ", ".join(known)
+            raise Is2reError(f"{source / name} is none of OC20's parts; rename it: {parts}")
     if "train" not in names:
-        raise Is2reError(f"{source} has no folder train, but {', '.join(names)}")
+        raise Is2reError(f"there is no {source}/train/*.lmdb, but files of {', '.join(names)}")
     for part in names:
         files = [opened.enter_context(Lmdb(path)) for path in lmdb_files(source / part)]
         ranges = [(file, start) for file in files for start in range(0, len(file), SHARD)]

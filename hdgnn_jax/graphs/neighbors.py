@@ -14,7 +14,6 @@ import vesin
 from hdgnn_jax.graphs.covalent import bonded
 from hdgnn_jax.graphs.structure import (
     CLOSEST_ATOMS,
-    UNTAGGED,
     Structures,
     concatenated_ranges,
 )
@@ -275,10 +274,7 @@ def _searched(structures: Structures, cutoff: float) -> Iterator[_Pairs]:
 
 def _without_surface(structures: Structures, neighborhood: Neighborhood) -> dict[int, str]:
     """Why structures have no `surface`, by index."""
-    if neighborhood != "surface":
-        return {}
-    bulk = np.flatnonzero(structures.counts(structures.tags > 0) == 0)
-    return dict.fromkeys(bulk.tolist(), UNTAGGED)
+    return structures.untagged() if neighborhood == "surface" else {}
 
 
 def _seen(structures: Structures, pairs: _Pairs, neighborhood: Neighborhood) -> _Pairs:

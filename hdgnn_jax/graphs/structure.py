@@ -33,7 +33,7 @@ UNTAGGED = (
     "has no atom of the surface (tag 1) or the adsorbate (tag 2): all its tags are 0, or it has "
     "none (a column `tags` of extxyz, or Atoms.set_tags; a CIF or POSCAR has no place for them)"
 )
-"""Why a model with tags does not take a structure."""
+"""Why a model of slabs with adsorbates does not take a structure."""
 CLOSEST_ATOMS = 0.01
 """Å. Two atoms nearer than this count as one atom written twice: no bond is shorter than 0.7 Å."""
 
@@ -327,9 +327,11 @@ class Structures:
                     f"has the tag {self.tags[atom]}; there are 0 (bulk), 1 (surface) and 2 "
                     "(adsorbate)",
                 )
-            for k in np.flatnonzero(self.counts(self.tags > 0) == 0).tolist():
-                reasons.setdefault(k, UNTAGGED)
         return reasons
+
+    def untagged(self) -> dict[int, str]:
+        """The structures without an atom of a surface or an adsorbate, by index; why that is."""
+        return dict.fromkeys(np.flatnonzero(self.counts(self.tags > 0) == 0).tolist(), UNTAGGED)
 
     def _first(self, atoms: np.ndarray) -> Iterator[tuple[int, int]]:
         """Each structure with an atom in the mask `atoms`, and the index of its first such atom."""

@@ -20,7 +20,7 @@ from hdgnn_jax.data.fitted import (
     potential,
     restored,
 )
-from hdgnn_jax.data.targets import NOT_POTENTIALS
+from hdgnn_jax.data.targets import NOT_POTENTIALS, OF_IS2RE
 from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
@@ -153,10 +153,18 @@ class Predictor:
         structures.refuse(reasons)
         return graphs
 
+    @property
+    def needs_tags(self) -> bool:
+        """Whether a structure must have tags: all of OC20 IS2RE do, and without them it looks like
+        none."""
+        return self.model.hyper.tags and any(one.name in OF_IS2RE for one in self.fitted)
+
     def usable(self, structures: Structures) -> tuple[Neighborhoods, dict[int, str]]:
         """Structures that the model can use, with neighbours; for the others, index to reason."""
         model = self.model.hyper
         reasons = structures.reasons_against(model.elements, model.tags)
+        if self.needs_tags:
+            reasons = structures.untagged() | reasons
         if centred := [one.name for one in self.fitted if HEADS[one.head].about_centre]:
             for k in np.flatnonzero(structures.periodic.any(1)).tolist():
                 reason = (

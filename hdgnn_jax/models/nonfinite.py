@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -42,7 +43,7 @@ def locate(
     """
     where = ""
 
-    def watch(call: Apply, args: PyTree, kwargs: PyTree, context: PyTree) -> PyTree:
+    def watch(call: Apply, args: Any, kwargs: Any, context: Any) -> PyTree:
         found = call(*args, **kwargs)
         if not _finite(found):
             raise _Found(", ".join(filter(None, [where, "/".join(context.module.path)])))

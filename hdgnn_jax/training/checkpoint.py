@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import jax
 import numpy as np
@@ -357,7 +357,7 @@ class _NewestAndBest:
     def __init__(self) -> None:
         self.metrics: dict[int, float | None] = {}
 
-    def should_preserve(self, checkpoints: Sequence[PyTree], *, context: object) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> list[bool]:
         """Whether to keep each of Orbax's checkpoints, which come oldest first."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         keep = {*steps[-NEWEST_KEPT:], _lowest(self.metrics)}

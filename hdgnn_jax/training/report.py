@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from rich.console import Console
 
 from hdgnn_jax.data.targets import Accuracy
 from hdgnn_jax.training import plots
@@ -72,7 +73,7 @@ def print_tables(reports: Sequence[TargetReport], note: str = "") -> None:
         words = [k for k, name in enumerate(header) if name in ("split", "target", "unit")]
         print_table(title, header, rows, words)
     for line in filter(None, (note, verdict(reports))):
-        print(line)
+        Console(highlight=False).print(line, markup=False)
 
 
 def _overview(reports: Sequence[TargetReport]) -> tuple[str, list[tuple[str, ...]]]:

@@ -49,6 +49,7 @@ def test_rotation_is_what_turning_the_molecules_does():
         # Eq. 9 and 10 in the edge's frame alone.
         ({"pathway": "nn_of_rotated", "m_max": 2}, {"axes"}),
         ({"pathway": "none", "tensor_product": "fully_connected"}, {"roll", "axes"}),
+        ({"pathway": "so2"}, {"roll", "axes"}),
     ],
 )
 def test_a_choice_that_does_not_enter_changes_nothing(options, still):

@@ -18,6 +18,7 @@ from hdgnn_jax.data import is2re, oc20_lmdb
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.oc20_lmdb import Is2reError
 from hdgnn_jax.errors import CheckpointError, InputError
+from hdgnn_jax.inference.predictor import Predictor
 
 PARTS = ("id", "ood_ads", "ood_cat", "ood_both")
 SYSTEMS = 20
@@ -190,7 +191,20 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(
     assert np.isnan(data.part("test_id", "relaxed_energy").labels["relaxed_energy"]).all()
 
 
-def test_training_systems_alone_are_oc20s_and_total_energies_are_doubted(config, cache, tmp_path):
+def test_a_slab_without_tags_is_refused(finished, config):
+    """A CIF has none. Whatever the neighbourhood; there it would have no neighbours anyway."""
+    predictor = Predictor.load(finished)
+    everywhere = predictor.model.changed(neighborhood="cutoff")
+    predictor = dataclasses.replace(predictor, model=everywhere)
+    slabs = dataset(config).part("id", "relaxed_energy").structures
+    bare = dataclasses.replace(slabs, tags=np.zeros_like(slabs.tags))
+    assert not predictor.usable(slabs)[1]
+    graphs, reasons = predictor.usable(bare)
+    assert not len(graphs)
+    assert all("it has none (a column `tags`" in reason for reason in reasons.values())
+
+
+def test_training_alone_is_no_stand_in_and_total_energies_are_doubted(config, cache, tmp_path):
     """OC20 has parts of 10,000 and 100,000 training systems, without others."""
     records = list(read_lmdb(cache / "is2re" / "slabs" / "lmdb" / "train"))
     for name, factor in (("small", 1), ("total", 1000)):
@@ -199,11 +213,12 @@ def test_training_systems_alone_are_oc20s_and_total_energies_are_doubted(config,
         oc20_lmdb.write_lmdb(tmp_path / name / "train" / "data.lmdb", many)
         prepare.build(tmp_path / name, tmp_path / "is2re" / name, "stop")
         data = dataset(with_data(config, name=name, cache=str(tmp_path)))
-        assert data.title == "OC20 IS2RE"
+        assert data.title == f"{name} (no part of OC20 named)"
+        assert data.note.startswith("No part of OC20's for validation or test")
         first, *doubts = data.read("relaxed_energy")
-        assert first.startswith(f"OC20 IS2RE: {len(records)} systems of ")
+        assert first.startswith(f"{data.title}: {len(records)} systems of ")
         assert len(doubts) == (factor > 1)
-    assert "and adsorption energies are a few eV: are they such, and in eV?" in doubts[0]
+    assert "are a few eV: are these adsorption energies, in eV?" in doubts[0]
     with pytest.raises(Is2reError, match="lacks test_id, test_ood_ads"):
         assert data.submitted
 

@@ -156,14 +156,14 @@ def test_the_script_finds_the_same_neighbors(crystals, limit, neighborhood):
 
 
 def test_the_script_refuses_a_slab_of_bulk_alone(crystals):
-    model = {"cutoff": 4.0, "max_neighbors": None, "closest_atoms": 0.01, "bonds": None,
-             "surface": True}  # fmt: skip
+    model = {"elements": {"Cu": 29}, "inputs": {"tags": {}}, "needs_tags": True}
     s = crystals[0]
-    with pytest.raises(ValueError, match="no atom of the surface or the adsorbate"):
-        export_run.neighbors(model, ["Cu"] * 4, s.positions, lattice(s), np.zeros(4, int))
-    model |= {"elements": {"Cu": 29}, "inputs": {"tags": {}}}
-    with pytest.raises(ValueError, match="has the tag 3: 0 is bulk, 1 the surface, 2"):
-        export_run.arrays_of(model, ["Cu"] * 4, s.positions, lattice(s), [0, 1, 2, 3])
+    for tags, reason in (
+        ([0] * 4, "no atom of the surface or the adsorbate"),
+        ([0, 1, 2, 3], "has the tag 3: 0 is bulk, 1 the surface, 2"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            export_run.arrays_of(model, ["Cu"] * 4, s.positions, lattice(s), tags)
 
 
 def rows(i, j, shift) -> list:
