@@ -74,8 +74,7 @@ class IS2RE(Dataset):
         """A few words that describe the systems."""
         if self.published:
             return "OC20 IS2RE"
-        what = "made here, not OC20" if self.stand_in else "no part of OC20 named"
-        return f"{self.name} ({what})"
+        return f"{self.name} (made here, not OC20)" if self.stand_in else self.name
 
     @property
     def published(self) -> bool:

@@ -213,7 +213,7 @@ def test_training_alone_is_no_stand_in_and_total_energies_are_doubted(config, ca
         oc20_lmdb.write_lmdb(tmp_path / name / "train" / "data.lmdb", many)
         prepare.build(tmp_path / name, tmp_path / "is2re" / name, "stop")
         data = dataset(with_data(config, name=name, cache=str(tmp_path)))
-        assert data.title == f"{name} (no part of OC20 named)"
+        assert data.title == name
         assert data.note.startswith("No part of OC20's for validation or test")
         first, *doubts = data.read("relaxed_energy")
         assert first.startswith(f"{data.title}: {len(records)} systems of ")
