@@ -9,7 +9,7 @@ slabs  A stand-in for is2re that needs no download: metal dimers and trimers on 
        with ASE's EMT, written in OC20's format too. 4,000 systems take 13 minutes on two cores.
 molecules
        Molecules of QM9 in motion, with energies, forces and dipole moments of GFN2-xTB, for
-       training with `ase.py`. 1,000 molecules, four shapes of each, take 12 to 15 minutes on a core.
+       training with `ase.py`. 1,000 molecules, four shapes of each: 12 to 15 minutes on a core.
 extxyz OC20's LMDB files as one extxyz file, for other programs: --source=DIR, or a file of it,
        --output=FILE.extxyz. Structures are the initial ones, with tags and fixed atoms; the file
        has their sid, y_init, y_relaxed (eV) and positions_relaxed (Å) by these names.
