@@ -28,7 +28,7 @@ from absl import flags
 
 from experiments import program
 
-MOLECULES = flags.DEFINE_integer("molecules", 32, "N, drawn at random from the test split")
+MOLECULES = flags.DEFINE_integer("molecules", 32, "N, drawn at random from the first test part")
 ROTATIONS = flags.DEFINE_integer("rotations", 8, "N, rotations of each molecule")
 
 PROGRAM = program.Program(
@@ -93,7 +93,8 @@ def run(
         task, params, maes = *untrained(config), {}
     else:
         raise InputError("give --workdir=DIR, of a trained model, or --config=FILE, but not both")
-    graph = sample(task.examples(task.data.first_test), n_molecules)
+    where = task.data.first_test
+    graph = sample(task.examples(where), n_molecules, where)
     energy = sloped(task)
     found = {
         "target": task.fitted[0].name,
@@ -143,14 +144,14 @@ def errors_of(summary: Json) -> dict[str, float]:
     return {name: of_target["mae"] for name, of_target in targets.items()}
 
 
-def sample(graphs: Neighborhoods, n: int) -> batching.MolecularGraph:
-    """n molecules, drawn with a fixed seed, as one graph.
+def sample(graphs: Neighborhoods, n: int, part: str) -> batching.MolecularGraph:
+    """n molecules of a part, drawn with a fixed seed, as one graph.
 
     Raises:
       InputError: where there are fewer than two, which have no error bar.
     """
     if (size := len(graphs)) < 2:
-        raise InputError("the part has one structure, and an error bar needs two")
+        raise InputError(f"{part}, the part for this test, has one structure: two are needed")
     rows = np.sort(np.random.default_rng(0).choice(size, min(n, size), replace=False))
     few = graphs.take(rows)
     return batching.one_graph(few.structures, few.neighbors)
