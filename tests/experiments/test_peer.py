@@ -207,7 +207,7 @@ def test_what_others_cannot_learn_is_refused(finished, task, monkeypatch, target
     of_targets = tuple(FittedTarget(t, t.head, reference, {}) for t in targets)
     other = dataclasses.replace(task, fitted=of_targets, **change)
     monkeypatch.setattr(Task, "from_record", lambda record: other)
-    monkeypatch.setattr(IS2RE, "_parts", {})
+    monkeypatch.setattr(IS2RE, "_parts", {"train": {}, "id": {}})
     with pytest.raises(ValueError, match=message):
         peer.comparable(finished)
 
