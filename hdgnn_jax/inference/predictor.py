@@ -155,8 +155,7 @@ class Predictor:
 
     @property
     def needs_tags(self) -> bool:
-        """Whether a structure must have tags: all of OC20 IS2RE do, and without them it looks like
-        none."""
+        """Whether structures must have tags: all of OC20 IS2RE, on which it was trained, do."""
         return self.model.hyper.tags and any(one.name in OF_IS2RE for one in self.fitted)
 
     def usable(self, structures: Structures) -> tuple[Neighborhoods, dict[int, str]]:
