@@ -43,7 +43,6 @@ if __name__ == "__main__":
     PROGRAM.begin()
 
 import jax
-from rich.console import Console
 
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.run import planned
@@ -51,7 +50,7 @@ from hdgnn_jax.run.task import check
 from hdgnn_jax.training import plan as plans
 from hdgnn_jax.training.chips import GIB, devices_of
 from hdgnn_jax.training.metrics import write_json
-from hdgnn_jax.training.tables import print_table
+from hdgnn_jax.training.tables import print_table, print_text
 from hdgnn_jax.types import Config, Json
 
 SHOWN = 8
@@ -158,7 +157,7 @@ def largest_batch(
 def show(found: plans.Plan, batch: planned.Batch, result: Json, seconds: float) -> None:
     """Prints the plan."""
     of = result["batch"]
-    _say(
+    print_text(
         f"{found.devices} x {found.chip.name}; {of['structures']:,} structures a chip, "
         f"{batch.atoms:,.0f} atoms and {batch.edges:,.0f} edges on average, padded to "
         f"{batch.budget.n_node:,} and {batch.budget.n_edge:,} (the largest of the run's shapes). "
@@ -167,11 +166,6 @@ def show(found: plans.Plan, batch: planned.Batch, result: Json, seconds: float) 
     _show_memory(found)
     _show_time(found, result)
     _show_padding(found)
-
-
-def _say(text: str) -> None:
-    """Prints a text in lines as wide as the tables."""
-    Console(highlight=False).print(text, markup=False)
 
 
 def _show_memory(found: plans.Plan) -> None:
@@ -205,8 +199,8 @@ def _show_time(found: plans.Plan, result: Json) -> None:
     rows = [(name, f"{1e3 * each:.3g}", notes[name]) for name, each in found.seconds.items()]
     print_table(title, ("", "ms", ""), rows, left=(0, 2))
     if found.bound == plans.CYCLES:
-        _say("Neither products nor memory nor links bound it: its arrays are small.")
-    _say(
+        print_text("Neither products nor memory nor links bound it: its arrays are small.")
+    print_text(
         f"{result['structures_per_second']:,.0f} structures/s, {_time(result['hours'])} to the end "
         f"of the config, without validation. {MODEL[found.on_cpu]}"
     )
@@ -216,9 +210,9 @@ def _show_time(found: plans.Plan, result: Json) -> None:
             if found.chip.is_tpu
             else "the start of each, which takes a GPU some microseconds"
         )
-        _say(f"Of {found.operations:,} operations it is not counted {takes}.")
+        print_text(f"Of {found.operations:,} operations it is not counted {takes}.")
     if found.unknown_loops:
-        _say(
+        print_text(
             f"{found.unknown_loops} loop(s) of unknown length are counted once: too few FLOP, "
             "bytes and seconds."
         )

@@ -69,7 +69,7 @@ from hdgnn_jax.inference.ensemble import predict_all
 from hdgnn_jax.inference.inputs import rows_of
 from hdgnn_jax.inference.predictor import Predictor, PredictorError
 from hdgnn_jax.inference.relaxation import relax
-from hdgnn_jax.inference.rows import FORMATS, Row, as_csv, print_table, quantity
+from hdgnn_jax.inference.rows import FORMATS, Row, as_csv, print_rows, quantity
 from hdgnn_jax.inference.weights import SHIPPED
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
@@ -244,7 +244,7 @@ def write(rows: Sequence[Row], output: pathlib.Path | None) -> None:
     if output:
         write_atomically(output, FORMATS[output.suffix](rows).encode())
     elif sys.stdout.isatty():
-        print_table(rows)
+        print_rows(rows)
     else:
         sys.stdout.write(as_csv(rows))
 

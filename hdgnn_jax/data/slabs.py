@@ -7,8 +7,8 @@ them cannot be compared with errors on OC20.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -190,9 +190,10 @@ def _relaxed(sid: int, slab: Atoms, atoms: Atoms) -> Record | None:
 def _relax(atoms: Atoms) -> bool:
     """Relaxes the atoms in place; returns whether it converged."""
     atoms.calc = EMT()
+    silent: Any = None
     # BFGS takes as long, but its matrices are so large that BLAS may use threads, which changes the
     # last bits.
-    return bool(LBFGS(atoms, logfile=os.devnull).run(fmax=FMAX, steps=200))
+    return bool(LBFGS(atoms, logfile=silent).run(fmax=FMAX, steps=200))
 
 
 def _radii(symbols: Iterable[str]) -> np.ndarray:

@@ -121,7 +121,7 @@ def _description(
         "max_neighbors": model.max_neighbors,
         "bonds": _bonds(model),
         "surface": model.neighborhood == "surface",
-        "needs_tags": model.neighborhood == "surface" or predictor.needs_tags,
+        "needs_tags": predictor.needs_tags,
         "closest_atoms": CLOSEST_ATOMS,
         "neighbors": (
             "Edges are all ordered pairs (j, i) with |x_j + shift - x_i| <= cutoff (Å), each "

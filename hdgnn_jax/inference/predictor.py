@@ -155,8 +155,10 @@ class Predictor:
 
     @property
     def needs_tags(self) -> bool:
-        """Whether structures must have tags: all of OC20 IS2RE, on which it was trained, do."""
-        return self.model.hyper.tags and any(one.name in OF_IS2RE for one in self.fitted)
+        """Whether structures must have tags: all of IS2RE do, and tags say what a surface is."""
+        model = self.model.hyper
+        of_is2re = any(one.name in OF_IS2RE for one in self.fitted)
+        return model.tags and (of_is2re or model.neighborhood == "surface")
 
     def usable(self, structures: Structures) -> tuple[Neighborhoods, dict[int, str]]:
         """Structures that the model can use, with neighbours; for the others, index to reason."""

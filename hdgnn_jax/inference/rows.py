@@ -131,7 +131,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def print_table(rows: Sequence[Row]) -> None:
+def print_rows(rows: Sequence[Row]) -> None:
     """Prints the numbers in a table, and under it the texts of each row.
 
     A structure has a line, or a column where there are fewer structures than quantities. What is

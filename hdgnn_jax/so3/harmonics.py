@@ -31,7 +31,8 @@ def harmonics(degree: int, direction: jax.Array | np.ndarray) -> jax.Array | np.
             [*cosine, z * cosine[-1] - x * sine[-1]],
             [*sine, z * sine[-1] + x * cosine[-1]],
         )
-    columns = [xp.zeros_like(y)] * (degree + 1) ** 2
+    # Each is replaced below.
+    columns = [y] * (degree + 1) ** 2
     for m in range(degree + 1):
         # P_lm without its factor rho^m and without the Condon-Shortley sign.
         below, here = xp.zeros_like(y), xp.full_like(y, float(math.prod(range(1, 2 * m, 2))))

@@ -8,13 +8,12 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from rich.console import Console
 
 from hdgnn_jax.data.targets import Accuracy
 from hdgnn_jax.training import plots
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.result import SplitResult, component_names, format_mae
-from hdgnn_jax.training.tables import markdown_table, print_table
+from hdgnn_jax.training.tables import markdown_table, print_table, print_text
 from hdgnn_jax.types import Fields, Json
 
 
@@ -73,7 +72,7 @@ def print_tables(reports: Sequence[TargetReport], note: str = "") -> None:
         words = [k for k, name in enumerate(header) if name in ("split", "target", "unit")]
         print_table(title, header, rows, words)
     for line in filter(None, (note, verdict(reports))):
-        Console(highlight=False).print(line, markup=False)
+        print_text(line)
 
 
 def _overview(reports: Sequence[TargetReport]) -> tuple[str, list[tuple[str, ...]]]:

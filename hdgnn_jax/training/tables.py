@@ -51,6 +51,11 @@ def print_table(
     Console(width=max(_whole(widths), room)).print(table)
 
 
+def print_text(text: str) -> None:
+    """Prints a text, broken into lines at spaces."""
+    Console(highlight=False).print(text, markup=False)
+
+
 def _widths(lines: Sequence[Sequence[str]], left: Collection[int], room: int) -> list[int]:
     """The width of each column, as narrow as fits."""
     columns = list(zip(*lines, strict=True))

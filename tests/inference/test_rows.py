@@ -7,7 +7,7 @@ import numpy as np
 
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.graphs.structure import Structure
-from hdgnn_jax.inference.rows import Quantity, Row, as_extxyz, print_table, quantity
+from hdgnn_jax.inference.rows import Quantity, Row, as_extxyz, print_rows, quantity
 
 
 def test_slabs_keep_tags_and_fixed_atoms_and_units_are_not_taken_for_ases(tmp_path):
@@ -40,7 +40,7 @@ def test_few_structures_with_many_quantities_are_columns(capsys):
     for row in rows:
         row.quantities = [quantity(f"q{k}", np.float64(k), "meV", None, None) for k in range(12)]
     rows[1].warning = "38 atoms"
-    print_table(rows)
+    print_rows(rows)
     out = capsys.readouterr().out.splitlines()
     assert "structure" in out[1]
     assert "water" in out[1]
@@ -55,7 +55,7 @@ def test_what_is_wider_than_the_terminal_becomes_several_tables(capsys, monkeypa
         row.quantities = [
             quantity(f"q{i}", np.float64(-1e6 * i - k), "meV", None, None) for i in range(12)
         ]
-    print_table(rows)
+    print_rows(rows)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 60
     assert "…" not in out
