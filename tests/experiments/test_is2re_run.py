@@ -232,7 +232,11 @@ def test_training_alone_is_no_stand_in_and_total_energies_are_doubted(config, ca
             "config.data.set must be one of qm9, is2re, ase, not 'is2rs'",
         ),
         ({"name": "nowhere"}, Is2reError, r"holds no data: run .*prepare is2re --source=DIR"),
-        ({"validation_size": 16}, ValueError, "not 16: set --config.data.validation_size=1"),
+        (
+            {"validation_size": 16},
+            ValueError,
+            "validation_size must lie between 1 and 15, not 16: set .*validation_size=1",
+        ),
         ({"train_size": 99}, ValueError, "train_size must lie between 1 and 10, not 99"),
         ({"split": "standard"}, ValueError, "config.data: got an unexpected keyword .*'split'"),
     ],
