@@ -18,11 +18,12 @@ def random_crystal(seed: int, n: int = 4, periodic=(True, True, True)) -> Struct
     cell = np.eye(3) * rng.uniform(3.6, 4.6, 3) + rng.uniform(-0.6, 0.6, (3, 3))
     steps = np.array(list(itertools.product((-1, 0, 1), repeat=3))) @ cell
     positions = np.zeros((0, 3))
-    for _ in range(10_000):
-        new = rng.uniform(size=3) @ cell
+    for new in rng.uniform(size=(10_000, 3)) @ cell:
         gaps = np.linalg.norm(new - positions[:, None] + steps, axis=-1)
-        if len(positions) < n and (gaps > 1.8).all():
+        if (gaps > 1.8).all():
             positions = np.vstack([positions, new])
+        if len(positions) == n:
+            break
     return Structure(
         rng.choice(ELEMENTS, len(positions)),
         positions,

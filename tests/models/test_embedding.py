@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,5 +32,5 @@ def test_distance_block_equals_numpy():
     total = total + p["sender"]["table"][species[senders]]
     total = (total + p["receiver"]["table"][species[receivers]]) / 3**0.5
     want = silu(silu(total) @ p["mix"]["kernel"] + p["mix"]["bias"])
-    got = block.apply(params, smeared, species, senders, receivers)
+    got = jax.jit(block.apply)(params, smeared, species, senders, receivers)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

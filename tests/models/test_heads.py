@@ -18,6 +18,7 @@ from hdgnn_jax.evaluation.symmetry import random_rotations
 from hdgnn_jax.graphs.structure import MASSES, Structures
 from hdgnn_jax.models.heads import HEADS, AtomScalars, MoleculeHead, columns, shares
 from hdgnn_jax.so3 import sphere, wigner
+from hdgnn_jax.types import Apply
 
 ATOMS = len(KNOWN.positions) + 2
 RNG = np.random.default_rng(0)
@@ -36,8 +37,19 @@ def params(*kinds: str) -> dict:
     return stirred(head(*kinds).init, X, F, graph_of(KNOWN))
 
 
+@functools.cache
+def compiled(*kinds: str) -> Apply:
+    return jax.jit(head(*kinds).apply)
+
+
+@jax.jit
+def full(quaternion: jax.Array) -> jax.Array:
+    """D up to degree 2."""
+    return wigner.block_diagonal(wigner.wigner_rows(2, quaternion))
+
+
 def values(structures: Structures, x: np.ndarray, kind: str) -> np.ndarray:
-    out = head(kind).apply(params(kind), x, F, graph_of(structures))
+    out = compiled(kind)(params(kind), x, F, graph_of(structures))
     return np.asarray(out)[: len(structures)].reshape(-1, *(3,) * HEADS[kind].rank)
 
 
@@ -97,7 +109,7 @@ def test_vectors_and_tensors_turn_with_the_molecule(kind, rank):
     owner = np.repeat(np.arange(len(KNOWN)), KNOWN.n_atoms)
     there = X.copy()
     for k, q in enumerate(rotations):
-        matrix = wigner.block_diagonal(wigner.wigner_rows(2, jnp.asarray(q)))
+        matrix = full(jnp.asarray(q))
         rows = np.flatnonzero(owner == k)
         there[rows] = np.einsum("ij,njc->nic", matrix, X[rows])
     found = values(KNOWN.turned(rotations), there, kind)
@@ -123,7 +135,7 @@ def test_several_heads_give_what_each_gives_alone():
     """With its own columns of the last layers."""
     kinds = ["dipole_vector", "extent", "mean", "polarizability", "dipole", "invariant"]
     p, n = params(*kinds)["params"], len(KNOWN)
-    together = np.asarray(head(*kinds).apply({"params": p}, X, F, graph_of(KNOWN)))
+    together = np.asarray(compiled(*kinds)({"params": p}, X, F, graph_of(KNOWN)))
     starts = np.cumsum([0] + [HEADS[kind].scalars for kind in kinds])
     for kind, start, column in zip(kinds, starts, columns(kinds), strict=False):
         own = {"scalars": dict(p["scalars"])}
@@ -135,7 +147,7 @@ def test_several_heads_give_what_each_gives_alone():
         elif kind.startswith("dipole"):
             place = ["dipole_vector", "dipole"].index(kind)
             own["vector"] = {"kernel": p["vector"]["kernel"][:, place : place + 1]}
-        alone = np.asarray(head(kind).apply({"params": own}, X, F, graph_of(KNOWN)))
+        alone = np.asarray(compiled(kind)({"params": own}, X, F, graph_of(KNOWN)))
         np.testing.assert_allclose(together[:n, column], alone[:n], rtol=2e-5, atol=2e-5)
 
 
@@ -151,7 +163,7 @@ def test_invariant_branch_enters_with_weight_lambda():
     """Linear in lambda; at 0 its parameters do not exist."""
     p = params("invariant")["params"]["scalars"]
     zero, one, three = (
-        np.asarray(AtomScalars(POINTS, 1, weight, "float32").apply({"params": p}, X, F))
+        np.asarray(jax.jit(AtomScalars(POINTS, 1, weight, "float32").apply)({"params": p}, X, F))
         for weight in (0.0, 1.0, 3.0)
     )
     np.testing.assert_allclose(three - zero, 3 * (one - zero), rtol=1e-4, atol=1e-5)

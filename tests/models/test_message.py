@@ -2,7 +2,6 @@
 
 import e3nn_jax
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -155,20 +154,26 @@ def test_messages_are_those_of_equation_11(
     direction = rng.normal(size=(EDGES, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     envelope = rng.uniform(size=EDGES)
-    quaternion = frames.edge_frame(jnp.array(direction), jnp.array(rng.uniform(0, 6, EDGES)))
-    rows = wigner.wigner_rows(degree, quaternion)
-    shell = Shell(
-        edges=None,
-        senders=senders,
-        receivers=receivers,
-        envelope=jnp.array(envelope),
-        learned=wigner.wigner(rows, m_max=m_max),
-        product=wigner.wigner(rows, m_max=max(m_max, product_degree), first=m_max),
-        low=wigner.wigner(rows, l_max=product_degree),
-        full=wigner.wigner(rows) if full else None,
-        axis=polar_rows(degree, jnp.array(direction)),
-    )
-    inputs = (jnp.array(x), jnp.array(f), jnp.array(e), shell)
+    roll = rng.uniform(0, 6, EDGES)
+
+    @jax.jit
+    def shell_of(direction, roll, envelope, senders, receivers):
+        quaternion = frames.edge_frame(direction, roll)
+        rows = wigner.wigner_rows(degree, quaternion)
+        return quaternion, Shell(
+            edges=None,
+            senders=senders,
+            receivers=receivers,
+            envelope=envelope,
+            learned=wigner.wigner(rows, m_max=m_max),
+            product=wigner.wigner(rows, m_max=max(m_max, product_degree), first=m_max),
+            low=wigner.wigner(rows, l_max=product_degree),
+            full=wigner.wigner(rows) if full else None,
+            axis=polar_rows(degree, direction),
+        )
+
+    quaternion, shell = shell_of(direction, roll, envelope, senders, receivers)
+    inputs = (x, f, e, shell)
     shapes = jax.eval_shape(block.init, jax.random.key(0), *inputs)["params"]
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) * 0.3, shapes)
 

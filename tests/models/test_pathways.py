@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,13 +27,19 @@ DIRECTION /= np.linalg.norm(DIRECTION, axis=1, keepdims=True)
 ROLL = RNG.uniform(0, 6, EDGES)
 
 
+@functools.partial(jax.jit, static_argnames="m_max")
+def in_frames(roll: np.ndarray, m_max: int):
+    """The edges' matrices, and the states of both ends in their frames."""
+    rotation = frames.edge_frame(DIRECTION, roll)
+    frame = wigner.wigner(wigner.wigner_rows(DEGREE, rotation, m_max))
+    return frame, tuple(wigner.rotate(frame, jnp.array(X[end])) for end in (RECEIVERS, SENDERS))
+
+
 def run(kind: str, m_max: int = 1, roll: np.ndarray = ROLL, params: dict | None = None):
     """The pathway's output and its parameters."""
     module = learned_pathway(kind, DEGREE, m_max, HIDDEN, "float32", last_silu=False)
-    rotation = frames.edge_frame(jnp.array(DIRECTION), jnp.array(roll))
-    frame = wigner.wigner(wigner.wigner_rows(DEGREE, rotation, m_max))
-    turned = tuple(wigner.rotate(frame, jnp.array(X[end])) for end in (RECEIVERS, SENDERS))
-    given = (jnp.array(X), turned, jnp.array(E), jnp.array(A), frame, (RECEIVERS, SENDERS))
+    frame, turned = in_frames(roll, m_max)
+    given = (X, turned, E, A, frame, (RECEIVERS, SENDERS))
     params = stirred(module.init, *given)["params"] if params is None else params
     return np.asarray(jax.jit(module.apply)({"params": params}, *given)), params
 
@@ -92,8 +100,10 @@ def test_nn_of_rotated_leaves_the_global_frame_out():
     """D^T sum a NN(D x), written out."""
     value, params = run("nn_of_rotated")
     c = silu(E @ params["c"]["kernel"] + params["c"]["bias"])
-    rotation = frames.edge_frame(jnp.array(DIRECTION), jnp.array(ROLL))
-    d = np.asarray(wigner.block_diagonal(wigner.wigner_rows(DEGREE, rotation, 1)))
+    d = jax.jit(lambda roll: wigner.block_diagonal(
+        wigner.wigner_rows(DEGREE, frames.edge_frame(DIRECTION, roll), 1)
+    ))(ROLL)  # fmt: skip
+    d = np.asarray(d)
     expected = np.zeros_like(value)
     for k, (name, states) in enumerate(
         [("nn1", X[RECEIVERS]), ("nn1", X[SENDERS]), ("nn2", X[RECEIVERS] + X[SENDERS])]

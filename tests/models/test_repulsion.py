@@ -7,6 +7,7 @@ import itertools
 import ase.data
 import ase.units
 import jax
+import jax.numpy as jnp
 import numpy as np
 from crystals import random_crystal
 from molecules import doubled, graph_of, random_molecules
@@ -49,7 +50,7 @@ def test_energy_is_the_sum_over_pairs():
     crystals = [random_crystal(k) for k in range(2)]
     for structures in (near, Structures.pack(crystals)):
         with jax.enable_x64(True):
-            found = REPULSION.energies(doubled(graph_of(structures)))[: len(structures)]
+            found = jax.jit(REPULSION.energies)(doubled(graph_of(structures)))[: len(structures)]
         wanted = [expected(structure) for structure in structures]
         assert max(wanted) > 10
         # Positions of a graph are rounded to float32.
@@ -61,12 +62,12 @@ def test_it_ends_smoothly_at_its_reach_and_its_slope_is_exact():
     pair = Structures.pack([Structure(np.array([6, 8]), np.eye(3)[:2])])
     graph = doubled(graph_of(pair))
 
-    def energy(r: float) -> tuple[float, float]:
-        x = np.zeros_like(graph.nodes.positions)
-        x[1, 2] = r
+    @jax.jit
+    def energy(r: float) -> tuple[jax.Array, jax.Array]:
+        x = jnp.zeros_like(graph.nodes.positions).at[1, 2].set(r)
         there = graph._replace(nodes=graph.nodes._replace(positions=x))
         found = with_derivatives(lambda moved: REPULSION.energies(moved)[:, None], there)
-        return float(found.value[0, 0]), float(found.forces[1, 2])
+        return found.value[0, 0], found.forces[1, 2]
 
     with jax.enable_x64(True):
         for r in (0.05, 0.5, 1.0, 1.3, 1.41, 1.5, 2.9):

@@ -25,6 +25,10 @@ directions_near_poles = st.builds(
 )
 
 
+edge_frame = jax.jit(frames.edge_frame)
+
+
+@jax.jit
 def turned(direction, roll):
     """R r."""
     matrix = frames.rotation_matrix(frames.edge_frame(direction, roll))
@@ -41,7 +45,7 @@ def scipy_rotation(quaternion):
 def test_frame_is_a_rotation_of_the_edge_to_the_pole(dtype, atol, vector, roll):
     with jax.enable_x64(dtype == "float64"):
         direction = jnp.array(vector / np.linalg.norm(vector), dtype)
-        quaternion = frames.edge_frame(direction, jnp.array(roll, dtype))
+        quaternion = edge_frame(direction, jnp.array(roll, dtype))
         assert quaternion.dtype == dtype
         np.testing.assert_allclose(jnp.sum(quaternion**2), 1, atol=atol)
         np.testing.assert_allclose(turned(direction, jnp.array(roll, dtype)), POLE, atol=atol)

@@ -71,8 +71,9 @@ def test_truncation_keeps_rows_of_the_full_matrix(quaternions):
         kept = degrees.rows(2, m_max, l_max)
         expected = d[:, kept, : degrees.size(2 if l_max is None else l_max)]
         for early in (m_max, None):
-            rows = wigner.wigner_rows(2, quaternions.reshape(2, 7, 4), early)
-            matrix = wigner.block_diagonal(rows, m_max, l_max)
+            matrix = jax.jit(lambda q, early=early, m_max=m_max, l_max=l_max:
+                wigner.block_diagonal(wigner.wigner_rows(2, q, early), m_max, l_max)
+            )(quaternions.reshape(2, 7, 4))  # fmt: skip
             np.testing.assert_allclose(matrix.reshape(expected.shape), expected, atol=1e-15)
     rows = wigner.wigner_rows(2, quaternions)
     expected = d[:, degrees.low_first(2, 0, 2)]
