@@ -12,6 +12,9 @@ are named and left out, and the exit code is 1.
 
 Without --workdir the weights are those that come with the package.
 
+With --from_smiles=N it compares the error on N molecules of a part of QM9 with that on positions
+which RDKit makes from their SMILES, as `experiments.predict` does.
+
 With --submission=FILE.npz it writes predictions for OC20's four test parts, for its leaderboard.
 """
 
@@ -36,6 +39,9 @@ OF_FILES = {
     "dipole_key": flags.DEFINE_string("dipole_key", None, "NAME of dipole moments in a file"),
 }
 """Flags by field of `ASEFile`."""
+FROM_SMILES = flags.DEFINE_integer(
+    "from_smiles", None, "N, molecules of QM9, drawn at random", lower_bound=1
+)
 SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")
 
 PROGRAM = program.Program(str(__doc__), [], [program.WORKDIR], words=True)
@@ -46,12 +52,14 @@ import numpy as np
 
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.is2re import IS2RE
+from hdgnn_jax.data.qm9 import QM9
+from hdgnn_jax.data.qm9pack import package_folder, read_smiles
 from hdgnn_jax.data.targets import RELAXED_ENERGY
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.inference.weights import record_of
 from hdgnn_jax.run.results import print_results, refuse_changed_data, restored, results
-from hdgnn_jax.run.score import score
+from hdgnn_jax.run.score import from_smiles, score
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Fields, Json
@@ -63,7 +71,7 @@ SHOWN = 20
 def main(*files: str) -> None:
     """The program."""
     how = {name: flag.value for name, flag in OF_FILES.items() if flag.value is not None}
-    if (files or how) and (not files or SPLIT.value or SUBMISSION.value):
+    if (files or how) and (not files or SPLIT.value or SUBMISSION.value or FROM_SMILES.value):
         raise InputError(
             "give only one of files, --split and --submission; units and keys need files"
         )
@@ -72,6 +80,8 @@ def main(*files: str) -> None:
             sys.exit(1)
     elif SUBMISSION.value:
         submit(program.trained(), pathlib.Path(SUBMISSION.value))
+    elif FROM_SMILES.value:
+        compare_smiles(program.trained(), SPLIT.value, FROM_SMILES.value)
     else:
         run(program.trained(), SPLIT.value)
 
@@ -85,6 +95,31 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
     task, predictor = restored(workdir)
     refuse_changed_data(record_of(workdir), task.data, workdir, "name a file to score")
     print_results(task, results(task, predictor, None if split is None else [split]))
+
+
+def compare_smiles(workdir: pathlib.Path, split: str | None, n: int) -> None:
+    """Prints the errors on n molecules of a part of QM9, also from their SMILES alone.
+
+    Raises:
+      InputError: where the run is not of QM9's scalars.
+      QM9Error, StructureError, CheckpointError: each with one line.
+    """
+    task, predictor = restored(workdir)
+    if not isinstance(task.data, QM9) or any(one.target.rank for one in task.fitted):
+        raise InputError(f"{workdir} does not predict numbers of QM9, whose SMILES are known")
+    examples = task.examples(split or task.data.first_test)
+    drawn = np.random.default_rng(0).permutation(len(examples))[:n]
+    count, errors = from_smiles(
+        predictor, examples.take(np.sort(drawn)), read_smiles(package_folder())
+    )
+    print_table(
+        f"Mean absolute errors on {count:,} molecules",
+        ("", "QM9's positions", "from SMILES"),
+        [
+            (f"{one.name} [{one.target.unit}]", *map(format_mae, errors[one.name]))
+            for one in task.fitted
+        ],
+    )
 
 
 def score_files(

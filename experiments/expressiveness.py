@@ -22,7 +22,7 @@ TRAININGS = flags.DEFINE_integer("trainings", 10, "N, of each kind, each with it
 DEGREES = flags.DEFINE_list("degrees", list("123456"), "L, maximum degrees")
 FOLDS = flags.DEFINE_list("folds", list(map(str, range(2, 11))), "N, numbers of neighbours")
 
-PROGRAM = program.Program(str(__doc__), [], [program.JSON, program.PLOT])
+PROGRAM = program.Program(str(__doc__), [], [program.JSON, program.PLOT], resumes=True)
 if __name__ == "__main__":
     PROGRAM.begin()
 

@@ -41,7 +41,7 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 
@@ -70,7 +70,7 @@ from hdgnn_jax.inference.inputs import rows_of
 from hdgnn_jax.inference.predictor import Predictor, PredictorError
 from hdgnn_jax.inference.relaxation import relax
 from hdgnn_jax.inference.rows import FORMATS, Row, as_csv, print_rows, quantity
-from hdgnn_jax.inference.weights import SHIPPED
+from hdgnn_jax.inference.weights import SHIPPED, SHIPPED_FROM_SMILES
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 
@@ -137,6 +137,8 @@ def run(
     if workdirs == [SHIPPED]:
         print(own_weights(predictors[0]), file=sys.stderr)
     rows = rows_of(inputs, options.conformers)
+    if workdirs == [SHIPPED] and any(row.smiles for row in rows):
+        print(errors_from_smiles(predictors[0]), file=sys.stderr)
     runs = list(zip(map(str, workdirs), predictors, strict=True))
     good = [row for row in rows if row.reason is None]
     prepared = prepare(good, runs)
@@ -186,14 +188,27 @@ def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options)
 
 def own_weights(predictor: Predictor) -> str:
     """A sentence on the weights that come with the package, and the errors to expect."""
-    errors = ", ".join(
-        # Two digits, without an exponent.
-        f"{one.name} {float(f'{predictor.errors[one.name]:.2g}'):g} {one.target.unit}"
-        for one in predictor.fitted
-    )
     return (
         "weights that come with the package, for relaxed molecules of H, C, N, O and F like QM9's "
-        f"(B3LYP/6-31G(2df,p)); mean absolute errors on its validation part: {errors}"
+        "(B3LYP/6-31G(2df,p)); mean absolute errors on its validation part: "
+        f"{listed(predictor, predictor.errors)}"
+    )
+
+
+def errors_from_smiles(predictor: Predictor) -> str:
+    """A sentence on the errors that the package's weights have with positions that RDKit makes."""
+    return (
+        "warning: positions that RDKit makes from a SMILES are not those of B3LYP; from the SMILES "
+        f"of that part the errors are {listed(predictor, SHIPPED_FROM_SMILES)}"
+    )
+
+
+def listed(predictor: Predictor, errors: Mapping[str, float]) -> str:
+    """The errors by target, with units and two digits."""
+    return ", ".join(
+        # Without an exponent.
+        f"{one.name} {float(f'{errors[one.name]:.2g}'):g} {one.target.unit}"
+        for one in predictor.fitted
     )
 
 
@@ -305,7 +320,7 @@ def fill(
     moving = [p for p, _ in prepared if p.has_forces and (options.forces or options.relax)]
     of_forces = [doubt for predictor in moving for doubt in predictor.doubts_of_forces()]
     for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
-        doubts = dict.fromkeys([row.structures[0].doubt, *texts, *of_forces])
+        doubts = dict.fromkeys([*of_forces, row.structures[0].doubt, *texts])
         row.warning = "; ".join(filter(None, doubts))
     potentials = {p.energy().name for p, _ in prepared if p.has_forces}
     for target, found in predict_all(prepared, options.rolls, advance).items():

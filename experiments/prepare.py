@@ -48,7 +48,7 @@ PROCESSES = flags.DEFINE_integer(
     "processes", None, "N; not given: one for each core", lower_bound=1
 )
 
-PROGRAM = program.Program(str(__doc__), [], [program.OUTPUT], words=True)
+PROGRAM = program.Program(str(__doc__), [], [program.OUTPUT], words=True, resumes=True)
 if __name__ == "__main__":
     PROGRAM.begin()
 

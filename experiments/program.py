@@ -82,12 +82,14 @@ class Program:
       needed: the flags that must be given.
       optional: other flags of this module that the program reads.
       words: whether the command line may have words beside the flags.
+      resumes: whether the same command goes on from what an interrupted one has saved.
     """
 
     document: str
     needed: Sequence[flags.FlagHolder[Any]]
     optional: Sequence[flags.FlagHolder[Any]] = ()
     words: bool = False
+    resumes: bool = False
     _given: Sequence[str] = dataclasses.field(default=(), init=False)
 
     def begin(self) -> None:
@@ -128,7 +130,8 @@ class Program:
                 raise
             fail(error)
         except KeyboardInterrupt:
-            fail("stopped; the same command goes on from what was saved")
+            again = "goes on from what was saved" if self.resumes else "starts anew"
+            fail(f"stopped; the same command {again}")
 
 
 def keep_compiled() -> None:

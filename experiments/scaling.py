@@ -19,7 +19,7 @@ import re
 
 from experiments import program
 
-PROGRAM = program.Program(str(__doc__), [program.WORKDIR, program.PAGE], [])
+PROGRAM = program.Program(str(__doc__), [program.WORKDIR, program.PAGE], resumes=True)
 if __name__ == "__main__":
     # Devices that are here have no part in it, and could be in use.
     os.environ["JAX_PLATFORMS"] = "cpu"

@@ -38,6 +38,7 @@ BUDGET = flags.DEFINE_float("budget", 600, "SECONDS of steps, in the last rung",
 
 PROGRAM = program.Program(
     str(__doc__), [program.CONFIG, program.WORKDIR, SPACE], [program.PAGE, program.SEEDS],
+    resumes=True,
 )
 if __name__ == "__main__":
     PROGRAM.begin()

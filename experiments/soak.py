@@ -25,6 +25,7 @@ MINUTES = flags.DEFINE_float(
 
 PROGRAM = program.Program(
     str(__doc__), [program.CONFIG, program.WORKDIR], [program.JSON, program.PLOT],
+    resumes=True,
 )
 if __name__ == "__main__":
     PROGRAM.begin()

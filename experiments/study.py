@@ -39,7 +39,9 @@ SIZES = flags.DEFINE_list("sizes", ["30000"], "N,..., numbers of training struct
 STEPS = flags.DEFINE_integer("steps", 4000, "N, steps of each run", lower_bound=1)
 SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
 
-PROGRAM = program.Program(str(__doc__), [program.WORKDIR], [program.PAGE, program.SEEDS])
+PROGRAM = program.Program(
+    str(__doc__), [program.WORKDIR], [program.PAGE, program.SEEDS], resumes=True,
+)
 if __name__ == "__main__":
     PROGRAM.begin()
 

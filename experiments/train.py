@@ -44,7 +44,7 @@ FREE = (
 """No number depends on these fields, so a run can be continued with other values. A digest tells
 whether the data are the same."""
 
-PROGRAM = program.Program(str(__doc__), [program.CONFIG, program.WORKDIR])
+PROGRAM = program.Program(str(__doc__), [program.CONFIG, program.WORKDIR], resumes=True)
 if __name__ == "__main__":
     PROGRAM.begin()
 

@@ -37,7 +37,7 @@ SECONDS = flags.DEFINE_float(
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "N, molecules in a batch", lower_bound=1)
 CUTOFF = flags.DEFINE_float("cutoff", None, "R, Å, if not the run's", lower_bound=0.1)
 
-PROGRAM = program.Program(str(__doc__), [program.WORKDIR], [program.SEEDS])
+PROGRAM = program.Program(str(__doc__), [program.WORKDIR], [program.SEEDS], resumes=True)
 if __name__ == "__main__":
     PROGRAM.begin()
 

@@ -91,6 +91,19 @@ def parse(source: pathlib.Path) -> Json:
     }
 
 
+def read_smiles(source: pathlib.Path) -> dict[int, str]:
+    """The SMILES of QM9's molecules, of the positions as relaxed, by index.
+
+    Raises:
+      QM9Error: where a file cannot be read.
+    """
+    found: dict[int, str] = {}
+    for part in filter(pathlib.Path.exists, map(source.joinpath, PARTS)):
+        table = read_csv(part)
+        found |= zip(table["Index"].to_pylist(), table["SMILES"].to_pylist(), strict=True)
+    return found
+
+
 def _atomic_numbers(symbols: np.ndarray, source: pathlib.Path) -> np.ndarray:
     """Atomic numbers of these symbols; raises a QM9Error for an unknown symbol."""
     lookup, place = np.unique(symbols.astype(str), return_inverse=True)

@@ -38,17 +38,18 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
         molecule = Chem.MolFromSmiles(smiles) if readable else None
         if molecule is None or molecule.GetNumAtoms() == 0:
             raise StructureError(f"{smiles!r} is no SMILES that RDKit can read")
-        molecule = Chem.AddHs(molecule)
+        molecule, order = _canonical(molecule)
         ids = _embedded(molecule, n)
         if not ids:
             raise StructureError(f"RDKit finds no positions for {smiles!r}")
         energies, relaxed = _relaxed(molecule, len(ids))
+        molecule = Chem.RenumberAtoms(molecule, order)
     numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], np.int32)
     unseen = _unseen(molecule)
     bonds = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in molecule.GetBonds()], int)
     bonds = bonds.reshape(-1, 2)
-    order = np.argsort(energies, kind="stable")
-    places = [molecule.GetConformer(ids[k]).GetPositions() for k in order]
+    lowest_first = np.argsort(energies, kind="stable")
+    places = [molecule.GetConformer(ids[k]).GetPositions() for k in lowest_first]
     found = [Structure(numbers, x, smiles, bonds=bonds, unseen=unseen) for x in places]
     for structure in found:
         distance = _shortest(structure.positions)
@@ -61,6 +62,27 @@ def conformers(smiles: str, n: int = 1) -> tuple[list[Structure], str]:
     if (fragments := len(Chem.GetMolFrags(molecule))) > 1:
         many += f"; {fragments} molecules side by side"
     return found, f"RDKit ETKDGv3, {relaxed}{many}"
+
+
+def _canonical(molecule: Any) -> tuple[Any, list[int]]:
+    """The molecule with hydrogens, whose atoms are numbered alike however its SMILES was written.
+
+    Returns:
+      The molecule, and its atoms in the order of the one given, hydrogens last.
+    """
+    from rdkit import Chem
+
+    canonical = Chem.MolFromSmiles(Chem.MolToSmiles(molecule))
+    n = molecule.GetNumAtoms()
+    places = np.argsort(list(molecule.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]))
+    if canonical is None or canonical.GetNumAtoms() != n:
+        canonical, places = molecule, np.arange(n)
+    whole = Chem.AddHs(canonical)
+    order = places.tolist()
+    for place in places.tolist():
+        added = (atom.GetIdx() for atom in whole.GetAtomWithIdx(place).GetNeighbors())
+        order += [k for k in added if k >= n]
+    return whole, order
 
 
 def _shortest(positions: np.ndarray) -> float:
@@ -107,5 +129,12 @@ def _unseen(molecule: Any) -> str:
 
     charge, radicals = Chem.GetFormalCharge(molecule), Descriptors.NumRadicalElectrons(molecule)
     unseen = [f"charge {charge:+}"] * bool(charge)
+    # Those of a nitro group, an N-oxide or an azide belong to one way to write their bonds.
+    apart = [
+        atom for atom in molecule.GetAtoms()
+        if atom.GetFormalCharge()
+        and all(n.GetFormalCharge() * atom.GetFormalCharge() >= 0 for n in atom.GetNeighbors())
+    ]  # fmt: skip
+    unseen += ["separated charges"] * bool(apart and not charge)
     unseen += [f"{radicals} unpaired electron{'s' * (radicals != 1)}"] * bool(radicals)
     return ", ".join(unseen)

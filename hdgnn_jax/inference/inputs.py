@@ -15,6 +15,7 @@ from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.graphs.structure import Structure, StructureError
 from hdgnn_jax.inference.rows import Row
+from hdgnn_jax.progress import progress_bar
 
 LAST_OF_QM9 = 133_885
 """Index of QM9's last molecule."""
@@ -78,10 +79,13 @@ def read(name: str, n_conformers: int = 1, called: str | None = None) -> Iterato
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is no text in UTF-8: save it as such") from error
-        for line in lines:
-            if line.strip():
+        lines = [line for line in lines if line.strip()]
+        with progress_bar("molecules") as progress:
+            task = progress.add_task("positions from SMILES", total=len(lines))
+            for line in lines:
                 smiles, *words = line.split(maxsplit=1)
                 yield _of_smiles(smiles, " ".join(words).strip() or smiles, n_conformers)
+                progress.advance(task)
     else:
         for number, found_or_not in enumerate(read_structures(path), start=1):
             named = f"{called}, structure {number}"
@@ -95,8 +99,8 @@ def _of_smiles(smiles: str, name: str, n: int) -> Row:
     try:
         structures, how = conformers(smiles, n)
     except StructureError as error:
-        return Row(name, reason=str(error))
-    return Row(name, structures, how)
+        return Row(name, smiles=smiles, reason=str(error))
+    return Row(name, structures, smiles, how)
 
 
 def _of_qm9(text: str) -> Iterator[Row]:

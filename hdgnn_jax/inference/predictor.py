@@ -162,6 +162,11 @@ class Predictor:
 
     def usable(self, structures: Structures) -> tuple[Neighborhoods, dict[int, str]]:
         """Structures that the model can use, with neighbours; for the others, index to reason."""
+        if not isinstance(structures, Structures):
+            raise InputError(
+                "a model predicts Structures; of ASE's Atoms: Structures.pack(map(structure_of, "
+                "list_of_atoms)), with structure_of from hdgnn_jax.data.ase_files"
+            )
         model = self.model.hyper
         reasons = structures.reasons_against(model.elements, model.tags)
         if self.needs_tags:

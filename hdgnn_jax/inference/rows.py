@@ -82,6 +82,7 @@ class Row:
     Attributes:
       name: name of the input.
       structures: one, or conformers, of which the first is predicted.
+      smiles: of what the structure was made, if of a SMILES.
       geometry: where the positions are from, if not from the input.
       reason: why there is no prediction.
       warning: why the prediction is doubtful.
@@ -93,6 +94,7 @@ class Row:
 
     name: str
     structures: list[Structure] = dataclasses.field(default_factory=list)
+    smiles: str = ""
     geometry: str = ""
     reason: str | None = None
     warning: str = ""
@@ -111,7 +113,9 @@ def _table(rows: Sequence[Row]) -> list[list[str]]:
     """A header and a line of cells for each row, without empty columns of text."""
     cells = [{k: v for q in row.quantities for k, v in q.cells().items()} for row in rows]
     columns = list(dict.fromkeys(name for of_row in cells for name in of_row))
+    named = any(row.smiles != row.name for row in rows if row.smiles)
     words = {
+        "smiles": [row.smiles if named else "" for row in rows],
         "comment": [row.comment for row in rows],
         "geometry": [row.geometry for row in rows],
     }
@@ -179,6 +183,8 @@ def as_json(rows: Sequence[Row]) -> str:
             found["energy [eV]"] = row.energy
         if row.forces is not None:
             found["forces [eV/Å]"] = row.forces.tolist()
+        if row.smiles:
+            found["smiles"] = row.smiles
         if row.comment:
             found["comment"] = row.comment
         if row.geometry:
@@ -207,7 +213,8 @@ def as_extxyz(rows: Sequence[Row]) -> str:
             said[f"{key}_unit"] = q.unit
         # ASE returns this as `get_potential_energy()`, beside forces.
         energy = [] if row.energy is None else [f"energy={row.energy!r}"]
-        words = {"name": row.name, "comment": row.comment, "geometry": row.geometry,
+        words = {"name": row.name, "smiles": row.smiles, "comment": row.comment,
+                 "geometry": row.geometry,
                  "warning": row.warning}  # fmt: skip
         said |= {k: v for k, v in {**words, "reason": row.reason}.items() if v}
         if s.cell is not None:

@@ -1,10 +1,11 @@
-"""Errors of a trained model on any file with labels."""
+"""Errors of a trained model on any file with labels, and on positions made from SMILES."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -12,10 +13,11 @@ from hdgnn_jax.data import plausible
 from hdgnn_jax.data.ase_dataset import ASEFile, lines_on_atoms, without_atoms
 from hdgnn_jax.data.fitted import FittedTarget, names_of
 from hdgnn_jax.data.partition import fingerprints
+from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.data.targets import CALCULATED
 from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.errors import HDGNNError, InputError
-from hdgnn_jax.graphs.structure import StructureError
+from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.run.examples import Examples
@@ -188,3 +190,40 @@ def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:
         if shared := sum(key in trained for key in fingerprints(structures)):
             said.append(f"{shared:,} of {len(structures):,} structures were trained on")
     return said
+
+
+def from_smiles(
+    predictor: Predictor, examples: Examples, smiles: Mapping[int, str]
+) -> tuple[int, dict[str, tuple[float, float]]]:
+    """Errors with the examples' own positions, and with those that are made from their SMILES.
+
+    Args:
+      predictor: of targets whose truth is known for all examples.
+      examples: molecules.
+      smiles: by the molecules' ids.
+
+    Returns:
+      The number of molecules, without those for which RDKit finds no positions or that the model
+      cannot use; and by target the mean absolute errors, in its unit.
+    """
+    made, rows = [], []
+    with progress_bar("molecules") as progress:
+        task = progress.add_task("positions from SMILES", total=len(examples))
+        for row, index in enumerate(examples.structures.ids.tolist()):
+            try:
+                made.append(conformers(smiles[index])[0][0])
+                rows.append(row)
+            except StructureError:
+                pass
+            progress.advance(task)
+    graphs, reasons = predictor.usable(Structures.pack(made))
+    few = examples.take(np.delete(np.array(rows), list(reasons)))
+    ours, theirs = predictor(graphs), predictor(few)
+    errors = {}
+    for one in predictor.fitted:
+        truth = few.labels[one.name] * one.target.factor
+        errors[one.name] = (
+            float(np.abs(theirs[one.name] - truth).mean()),
+            float(np.abs(ours[one.name] - truth).mean()),
+        )
+    return len(few), errors

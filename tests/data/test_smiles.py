@@ -22,6 +22,27 @@ def test_ethanol_is_ethanol_and_the_same_twice():
     assert how == "RDKit ETKDGv3, relaxed with MMFF94"
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("CCO", "OCC"), ("CC(C)=O", "O=C(C)C"), ("C[C@H](O)CC", "CC[C@H](C)O"), ("C[2H]", "[2H]C")],
+)
+def test_a_molecule_has_one_geometry_however_it_is_written(one, other):
+    """With the atoms in the order of the SMILES, and its hydrogens after them, in that order."""
+    from rdkit import Chem
+
+    shapes = []
+    for text in (one, other):
+        (structure,), _ = conformers(text)
+        written = Chem.AddHs(Chem.MolFromSmiles(text))
+        assert structure.atomic_numbers.tolist() == [a.GetAtomicNum() for a in written.GetAtoms()]
+        bonds = {frozenset((b.GetBeginAtomIdx(), b.GetEndAtomIdx())) for b in written.GetBonds()}
+        assert {frozenset(bond) for bond in structure.bonds.tolist()} == bonds
+        first, second = structure.positions[structure.bonds].swapaxes(0, 1)
+        assert np.linalg.norm(first - second, axis=1).max() < 1.6
+        shapes.append(np.sort(pdist(structure.positions)))
+    np.testing.assert_array_equal(*shapes)
+
+
 def test_of_several_conformers_the_lowest_is_first():
     from rdkit import Chem
     from rdkit.Chem import rdForceFieldHelpers
@@ -54,7 +75,12 @@ def test_what_a_model_does_not_see_is_said():
         ("C", ""),
         ("[NH4+]", "charge +1"),
         ("[CH3]", "1 unpaired electron"),
-        ("CC(=O)[O-].C[NH3+]", ""),
+        ("CC(=O)[O-].C[NH3+]", "separated charges"),
+        ("[NH3+]CC([O-])=O", "separated charges"),
+        # Each next to its opposite: one way to write a bond.
+        ("C[N+](=O)[O-]", ""),
+        ("[O-][n+]1ccccc1", ""),
+        ("[N-]=[N+]=NC", ""),
     ):
         assert conformers(text)[0][0].unseen == unseen
 

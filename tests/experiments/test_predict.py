@@ -73,7 +73,7 @@ def test_json_and_extxyz_hold_values_and_forces(finished, inputs, tmp_path):
             # ASE's unit, whatever the property's.
             assert atoms.get_potential_energy() == row["energy [eV]"]
             assert row["energy [eV]"] == row["U0 [eV]"]
-            assert row["warning"].endswith("forces of a model trained on energies alone")
+            assert row["warning"].startswith("forces of a model trained on energies alone")
         else:
             assert atoms.info["reason"] == row["reason"]
     assert frames[4].pbc.all()
@@ -88,12 +88,15 @@ def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path):
     assert predict.run([finished, finished], inputs, out, options) == 1
     header, ethanol, bad, long = rows_of(out)
     spread, over = "U0 spread over 2 models x 2 rolls [meV]", "U0 spread over conformers [meV]"
-    assert header == ["structure", "U0 [meV]", spread, over, "geometry", "warning", "reason"]
+    texts = ["smiles", "geometry", "warning", "reason"]
+    assert header == ["structure", "U0 [meV]", spread, over, *texts]
     assert ethanol[0] == "ethyl alcohol"
-    assert ethanol[4] == "RDKit ETKDGv3, relaxed with MMFF94, the lowest of 2"
+    assert ethanol[4:6] == ["CCO", "RDKit ETKDGv3, relaxed with MMFF94, the lowest of 2"]
     assert float(ethanol[2]) > 0
-    assert bad[1:] == ["", "", "", "", "", "'nonsense' is no SMILES that RDKit can read"]
-    assert "92 atoms (trained on" in long[5]
+    reason = "'nonsense' is no SMILES that RDKit can read"
+    assert bad[1:] == ["", "", "", "nonsense", "", "", reason]
+    assert long[4] == "C" * 30
+    assert "92 atoms (trained on" in long[6]
 
 
 @pytest.mark.parametrize("output", [None, "out.csv", "out.extxyz"])

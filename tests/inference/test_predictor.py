@@ -49,6 +49,11 @@ def predictor():
     return Predictor(network(**{**SMALL, "layers": 1}), params, (U0,), Budget(160, 48, 9), MESH)
 
 
+def test_atoms_of_ase_are_refused_with_the_way_to_give_them(predictor):
+    with pytest.raises(ValueError, match=r"Structures.pack\(map\(structure_of, list_of_atoms\)\)"):
+        predictor([molecule("H2O")])
+
+
 def atoms_of(name: str) -> Atoms:
     made = molecule(name)
     made.rattle(0.05, seed=0)
