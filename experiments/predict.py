@@ -136,7 +136,7 @@ def run(
     predictors = load(workdirs, options)
     if workdirs == [SHIPPED]:
         print(own_weights(predictors[0]), file=sys.stderr)
-    rows = rows_of(inputs, options.conformers)
+    rows = read(inputs, options.conformers)
     if workdirs == [SHIPPED] and any(row.smiles for row in rows):
         print(errors_from_smiles(predictors[0]), file=sys.stderr)
     runs = list(zip(map(str, workdirs), predictors, strict=True))
@@ -158,9 +158,8 @@ def run(
         if good:
             fill(good, list(zip(predictors, prepared, strict=True)), options, advance)
     write(rows, output)
-    names = ", ".join(dict.fromkeys(one.name for p in predictors for one in p.fitted))
     print(
-        f"{output}: " * bool(output) + summary(rows, names),
+        f"{output}: " * bool(output) + summary(rows, predictors),
         file=sys.stdout if output else sys.stderr,
     )
     return len(rows) - len(good)
@@ -184,6 +183,17 @@ def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options)
         raise InputError("--conformers is for SMILES: other positions are taken as they are")
     if options.relax and table:
         print("relaxed positions are written to FILE.json or FILE.extxyz alone", file=sys.stderr)
+
+
+def read(inputs: Sequence[str], conformers: int) -> list[Row]:
+    """The structures of all inputs, with a bar where RDKit has many positions to make."""
+    if conformers == 1 and not any(name.lower().endswith(".smi") for name in inputs):
+        return rows_of(inputs)
+    with progress_bar("structures") as progress:
+        task = progress.add_task("reading, positions from SMILES", total=None)
+        rows = rows_of(inputs, conformers, functools.partial(progress.advance, task))
+        progress.update(task, total=len(rows), completed=len(rows))
+    return rows
 
 
 def own_weights(predictor: Predictor) -> str:
@@ -212,8 +222,9 @@ def listed(predictor: Predictor, errors: Mapping[str, float]) -> str:
     )
 
 
-def summary(rows: Sequence[Row], names: str) -> str:
-    """How many rows have predictions of the properties with these names, and how many have none."""
+def summary(rows: Sequence[Row], predictors: Sequence[Predictor]) -> str:
+    """How many rows have predictions of the models' properties, and how many have none."""
+    names = ", ".join(dict.fromkeys(one.name for p in predictors for one in p.fitted))
     good = [row for row in rows if row.reason is None]
     bad, doubtful = len(rows) - len(good), sum(bool(row.warning) for row in good)
     moving = sum(not row.converged for row in good)

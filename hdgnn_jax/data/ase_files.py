@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hdgnn_jax.data import sdf
 from hdgnn_jax.data.labelled import LabelledStructures
 from hdgnn_jax.data.oc20_lmdb import Record
 from hdgnn_jax.data.qm9_files import published
@@ -146,7 +147,7 @@ def _by_ase(path: pathlib.Path) -> Iterator[Any]:
 
 
 def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
-    """The `Atoms` of a file, each with its comment in an xyz file.
+    """The `Atoms` of a file, each with its comment in an xyz file, or its title in an sdf file.
 
     If the file cannot be read to its end, the last item is the error.
     """
@@ -157,11 +158,14 @@ def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
 
             yield ase.io.read(io.StringIO(of_qm9.molecule), format="xyz"), of_qm9.comment
             return
+        if path.suffix.lower() == ".sdf":
+            for found in sdf.read(path):
+                yield found
+                number += 1
+            return
         for atoms in _by_ase(path):
             yield atoms, next(comments, "")
             number += 1
-        if path.suffix == ".sdf" and path.read_bytes().count(b"$$$$") > number:
-            raise ValueError("of an sdf file ASE reads the first molecule alone; save it as extxyz")
         if next(comments, None) is not None:
             raise ValueError("ASE stops at the empty line before it; delete empty lines")
     except ModuleNotFoundError as error:
@@ -170,7 +174,7 @@ def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
     # ASE's readers raise anything, from ValueError to their own.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, KeyError) and reason.strip("'").isalpha():
+        if isinstance(error, KeyError) and reason.strip("'").isalnum():
             reason = f"no element or field is called {reason}"
         if r"\ufeff" in reason:
             reason = "it begins with a byte-order mark; save it as UTF-8 without one"

@@ -14,30 +14,39 @@ from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb
 from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.errors import HDGNNError, InputError
 from hdgnn_jax.graphs.structure import Structure, StructureError
+from hdgnn_jax.inference.batches import nobody
+from hdgnn_jax.inference.predictor import Advance
 from hdgnn_jax.inference.rows import Row
-from hdgnn_jax.progress import progress_bar
 
 LAST_OF_QM9 = 133_885
 """Index of QM9's last molecule."""
 
 
-def rows_of(names: Sequence[str], n_conformers: int = 1) -> list[Row]:
+def rows_of(
+    names: Sequence[str], n_conformers: int = 1, advance: Advance = nobody
+) -> list[Row]:
     """The structures of all inputs, in their order; each input leaves at least one row.
 
     Args:
       names: files, smiles:SMILES or qm9:INDEX; see `experiments.predict`.
       n_conformers: number of conformers of a SMILES.
+      advance: told 1 after each row (a progress bar).
     """
-    rows = []
+    rows: list[Row] = []
     # Files of one name in different folders are called by their paths.
     files = collections.Counter(pathlib.Path(name).name for name in set(names))
     for name in names:
         base = pathlib.Path(name).name
+        before = len(rows)
         try:
-            found = list(read(name, n_conformers, name if files[base] > 1 else base))
+            for row in read(name, n_conformers, name if files[base] > 1 else base):
+                rows.append(row)
+                advance(1)
         except (HDGNNError, OSError) as error:
-            found = [Row(name, reason=" ".join(str(error).split()))]
-        rows += found or [Row(name, reason="holds no structure")]
+            del rows[before:]
+            rows.append(Row(name, reason=" ".join(str(error).split())))
+        if len(rows) == before:
+            rows.append(Row(name, reason="holds no structure"))
     return rows
 
 
@@ -79,13 +88,9 @@ def read(name: str, n_conformers: int = 1, called: str | None = None) -> Iterato
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is no text in UTF-8: save it as such") from error
-        lines = [line for line in lines if line.strip()]
-        with progress_bar("molecules") as progress:
-            task = progress.add_task("positions from SMILES", total=len(lines))
-            for line in lines:
-                smiles, *words = line.split(maxsplit=1)
-                yield _of_smiles(smiles, " ".join(words).strip() or smiles, n_conformers)
-                progress.advance(task)
+        for line in filter(str.strip, lines):
+            smiles, *words = line.split(maxsplit=1)
+            yield _of_smiles(smiles, " ".join(words).strip() or smiles, n_conformers)
     else:
         for number, found_or_not in enumerate(read_structures(path), start=1):
             named = f"{called}, structure {number}"

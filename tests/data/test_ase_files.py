@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 
 from hdgnn_jax.data.ase_files import read_labelled, read_structures, structure_of
 from hdgnn_jax.graphs.structure import StructureError
@@ -25,7 +26,7 @@ def test_files_give_structures_or_reasons(tmp_path):
 
 @pytest.mark.parametrize("end", ["", "\n\n"])
 def test_what_ase_does_not_read_is_no_silence(tmp_path, end):
-    """It stops at an empty line, and reads the first molecule of an sdf file."""
+    """It stops at an empty line."""
     frame = "1\n\nH 0 0 0\n"
     path = tmp_path / "two.xyz"
     path.write_text(frame * 2 + end)
@@ -35,13 +36,35 @@ def test_what_ase_does_not_read_is_no_silence(tmp_path, end):
     assert "two.xyz, structure 2 cannot be read (ASE stops at the empty line" in str(second)
     path.write_text(frame, encoding="utf-8-sig")
     assert "cannot be read (it begins with a byte-order mark" in str(*read_structures(path))
-    molecules = tmp_path / "two.sdf"
-    block = Chem.MolToMolBlock(Chem.MolFromSmiles("O")) + "$$$$\n"
-    molecules.write_text(block)
-    assert len(list(read_structures(molecules))) == 1
-    molecules.write_text(block * 2)
-    _, second = read_structures(molecules)
-    assert "two.sdf, structure 2 cannot be read (of an sdf file" in str(second)
+
+
+def test_all_molecules_of_an_sdf_file_are_read(tmp_path):
+    """As RDKit writes them, with titles, properties and charges; drawings are refused."""
+    path, written = tmp_path / "three.sdf", []
+    with Chem.SDWriter(str(path)) as file:
+        for smiles in ("CCO", "[NH4+]", "CC(=O)[O-].[NH4+]"):
+            molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+            rdDistGeom.EmbedMolecule(molecule, randomSeed=1)
+            molecule.SetProp("_Name", f"title of {smiles}")
+            molecule.SetProp("activity", "1.5")
+            file.write(molecule)
+            written.append(molecule)
+    found = list(read_structures(path))
+    assert [s.comment for s in found] == [m.GetProp("_Name") for m in written]
+    assert [s.unseen for s in found] == ["", "charge 1", ""]
+    for structure, molecule in zip(found, written, strict=True):
+        assert structure.atomic_numbers.tolist() == [a.GetAtomicNum() for a in molecule.GetAtoms()]
+        expected = molecule.GetConformer().GetPositions()
+        np.testing.assert_allclose(structure.positions, expected, atol=1e-4)
+    text = path.read_text()
+    path.write_text(Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")) + "$$$$\n" + text)
+    (drawn,) = read_structures(path)
+    assert "structure 1 cannot be read (its positions are those of a drawing, 2D" in str(drawn)
+    one, two, *_ = text.split("$$$$\n")
+    path.write_text("$$$$\n".join([one, "\n".join(two.split("\n")[:6])]))
+    first, second = read_structures(path)
+    assert first.comment == "title of CCO"
+    assert "three.sdf, structure 2 cannot be read" in str(second)
 
 
 def test_a_file_as_qm9_publishes_it_is_read(tmp_path):
