@@ -73,7 +73,8 @@ def main(*files: str) -> None:
     how = {name: flag.value for name, flag in OF_FILES.items() if flag.value is not None}
     if (files or how) and (not files or SPLIT.value or SUBMISSION.value or FROM_SMILES.value):
         raise InputError(
-            "give only one of files, --split and --submission; units and keys need files"
+            "give only one of files, --split, --from_smiles and --submission; units and keys need "
+            "files"
         )
     if files:
         if score_files(program.trained(), [pathlib.Path(file) for file in files], how):

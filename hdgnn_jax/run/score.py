@@ -202,6 +202,9 @@ def from_smiles(
       examples: molecules.
       smiles: by the molecules' ids.
 
+    Raises:
+      StructureError: where RDKit finds positions for none.
+
     Returns:
       The number of molecules, without those for which RDKit finds no positions or that the model
       cannot use; and by target the mean absolute errors, in its unit.
@@ -216,6 +219,8 @@ def from_smiles(
             except StructureError:
                 pass
             progress.advance(task)
+    if not made:
+        raise StructureError("RDKit finds no positions for any of the molecules")
     graphs, reasons = predictor.usable(Structures.pack(made))
     few = examples.take(np.delete(np.array(rows), list(reasons)))
     ours, theirs = predictor(graphs), predictor(few)

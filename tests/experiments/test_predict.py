@@ -79,7 +79,7 @@ def test_json_and_extxyz_hold_values_and_forces(finished, inputs, tmp_path):
     assert frames[4].pbc.all()
 
 
-def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path):
+def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path, capsys):
     """Names, geometry and spreads; a bad SMILES is a row; an unusual molecule has a warning."""
     (tmp_path / "list.smi").write_text("CCO ethyl alcohol\n\nnonsense\n")
     out = tmp_path / "out.csv"
@@ -96,6 +96,7 @@ def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path):
     reason = "'nonsense' is no SMILES that RDKit can read"
     assert bad[1:] == ["", "", "", "nonsense", "", "", reason]
     assert long[4] == "C" * 30
+    assert capsys.readouterr().err.count("RDKit's positions lead to larger errors") == 2
     assert "92 atoms (trained on" in long[6]
 
 
