@@ -12,8 +12,8 @@ are named and left out, and the exit code is 1.
 
 Without --workdir the weights are those that come with the package.
 
-With --from_smiles=N it compares the error on N molecules of a part of QM9 with that on positions
-which RDKit makes from their SMILES, as `experiments.predict` does.
+With --from_smiles=N it compares the error on N molecules of QM9 (of its test part, or --split=NAME)
+with that on positions which RDKit makes from their SMILES, as `experiments.predict` does.
 
 With --submission=FILE.npz it writes predictions for OC20's four test parts, for its leaderboard.
 """
@@ -40,7 +40,7 @@ OF_FILES = {
 }
 """Flags by field of `ASEFile`."""
 FROM_SMILES = flags.DEFINE_integer(
-    "from_smiles", None, "N, molecules of QM9, drawn at random", lower_bound=1
+    "from_smiles", None, "N, molecules of the part, drawn at random", lower_bound=1
 )
 SUBMISSION = flags.DEFINE_string("submission", None, "FILE.npz, for OC20's leaderboard")
 
@@ -71,10 +71,11 @@ SHOWN = 20
 def main(*files: str) -> None:
     """The program."""
     how = {name: flag.value for name, flag in OF_FILES.items() if flag.value is not None}
-    if (files or how) and (not files or SPLIT.value or SUBMISSION.value or FROM_SMILES.value):
+    of_parts = bool(SPLIT.value or FROM_SMILES.value)
+    if bool(files) + bool(SUBMISSION.value) + of_parts > 1 or (how and not files):
         raise InputError(
-            "give only one of files, --split, --from_smiles and --submission; units and keys need "
-            "files"
+            "give files, --submission, or parts of the data (--split, --from_smiles); units and "
+            "keys need files"
         )
     if files:
         if score_files(program.trained(), [pathlib.Path(file) for file in files], how):
@@ -110,11 +111,13 @@ def compare_smiles(workdir: pathlib.Path, split: str | None, n: int) -> None:
         raise InputError(f"{workdir} does not predict numbers of QM9, whose SMILES are known")
     examples = task.examples(split or task.data.first_test)
     drawn = np.random.default_rng(0).permutation(len(examples))[:n]
-    count, errors = from_smiles(
+    errors, left_out = from_smiles(
         predictor, examples.take(np.sort(drawn)), read_smiles(package_folder())
     )
+    if left_out:
+        print(f"left out: {len(left_out):,} of {len(drawn):,}; the first: {left_out[0]}")
     print_table(
-        f"Mean absolute errors on {count:,} molecules",
+        f"Mean absolute errors on {len(drawn) - len(left_out):,} molecules",
         ("", "QM9's positions", "from SMILES"),
         [
             (f"{one.name} [{one.target.unit}]", *map(format_mae, errors[one.name]))

@@ -7,9 +7,9 @@ Without --workdir the weights are those that come with the package.
 
 Inputs, any number and mixed:
   FILE          all structures of a file that ASE reads: xyz, extxyz, cif, db, traj, ...; also
-                QM9's own xyz files.
+                QM9's own xyz files, and all molecules of sdf files (RDKit reads them).
   FILE.lmdb     OC20's records.
-  FILE.smi      a SMILES on each line; what follows it on the line is its name.
+  FILE.smi      a SMILES on each line; what follows it on the line is its name. The output has both.
   smiles:CCO    a SMILES. RDKit makes the positions, and the output says so. With --conformers=10
                 the one of lowest MMFF94 energy is predicted; a further column has the spread of the
                 prediction over all of them.
@@ -19,8 +19,8 @@ The output is .csv, .json or .extxyz, with one row for each structure in the ord
 a unit with each quantity; without --output it is a table, or CSV where it goes into a pipe. An
 input that cannot be used, such as a missing file, gets a row with the reason (but none in .extxyz
 if it cannot be read); the others are predicted, and the exit code is 1. A warning says that a
-structure is unlike all that the model was trained on, or has a charge. Comments of xyz files are
-kept.
+structure is unlike all that the model was trained on, or has a charge. Comments of xyz files and
+titles of sdf files are kept.
 
   --unit=eV gives energies in eV, or kcal/mol, kJ/mol, Ha, Ry; --unit=Å^3 a polarizability. A wrong
   unit is refused, with a list of the units there are. Predictions have as many decimals as
@@ -137,7 +137,7 @@ def run(
     if workdirs == [SHIPPED]:
         print(own_weights(predictors[0]), file=sys.stderr)
     rows = read(inputs, options.conformers)
-    if any(row.smiles for row in rows):
+    if any(row.smiles and row.reason is None for row in rows):
         for said in filter(None, map(doubt_of_smiles, workdirs, predictors)):
             print(f"warning: {said}", file=sys.stderr)
     runs = list(zip(map(str, workdirs), predictors, strict=True))
@@ -208,15 +208,14 @@ def doubt_of_smiles(workdir: pathlib.Path, predictor: Predictor) -> str | None:
     """What the positions that RDKit makes do to the errors; None where training had forces."""
     if workdir == SHIPPED:
         return (
-            "positions that RDKit makes from a SMILES are not those of B3LYP; from the SMILES of "
-            f"that part the errors are {listed(predictor, SHIPPED_FROM_SMILES)}"
+            "positions that RDKit makes from a SMILES are not those of B3LYP: from the SMILES of "
+            f"QM9's validation part the errors are {listed(predictor, SHIPPED_FROM_SMILES)}"
         )
     if predictor.trained_on_forces:
         return None
     return (
-        f"{workdir} may have seen relaxed structures only, and RDKit's positions lead to larger "
-        f"errors than its report has; of QM9 evaluate --workdir={workdir} --from_smiles=1000 "
-        "measures them"
+        f"{workdir} was trained on other positions than RDKit's, which lead to larger errors than "
+        "its report has (for QM9 `evaluate --from_smiles=1000` measures them)"
     )
 
 

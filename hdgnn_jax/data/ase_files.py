@@ -158,7 +158,7 @@ def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
 
             yield ase.io.read(io.StringIO(of_qm9.molecule), format="xyz"), of_qm9.comment
             return
-        if path.suffix.lower() == ".sdf":
+        if sdf.is_sdf(path):
             for found in sdf.read(path):
                 yield found
                 number += 1
@@ -169,7 +169,8 @@ def _read(path: pathlib.Path) -> Iterator[tuple[Any, str]]:
         if next(comments, None) is not None:
             raise ValueError("ASE stops at the empty line before it; delete empty lines")
     except ModuleNotFoundError as error:
-        reason = f'{error.name} is not installed: pip install "hdgnn_jax[ase]"'
+        extra = "rdkit" if error.name == "rdkit" else "ase"
+        reason = f'{error.name} is not installed: pip install "hdgnn_jax[{extra}]"'
         yield StructureError(f"cannot be read ({reason})", f"{path.name}, structure 1"), ""
     # ASE's readers raise anything, from ValueError to their own.
     except Exception as error:

@@ -100,7 +100,10 @@ def read_smiles(source: pathlib.Path) -> dict[int, str]:
     found: dict[int, str] = {}
     for part in filter(pathlib.Path.exists, map(source.joinpath, PARTS)):
         table = read_csv(part)
-        found |= zip(table["Index"].to_pylist(), table["SMILES"].to_pylist(), strict=True)
+        try:
+            found |= zip(table["Index"].to_pylist(), table["SMILES"].to_pylist(), strict=True)
+        except KeyError as error:
+            raise QM9Error(f"{part} has no column {error}: reinstall qm9pack") from error
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from hdgnn_jax.graphs.structure import Structure, StructureError
 
 SEED = 20240507
-"""Seed of the embedding: the same SMILES gives the same positions."""
+"""Seed of the embedding: the same molecule gets the same positions."""
 NEAREST = 0.6
 """Å. Positions with two atoms nearer than this are refused; the bond of H2 is 0.74."""
 
@@ -72,6 +72,9 @@ def _canonical(molecule: Any) -> tuple[Any, list[int]]:
     """
     from rdkit import Chem
 
+    for atom in molecule.GetAtoms():
+        # It would count in the order.
+        atom.SetAtomMapNum(0)
     canonical = Chem.MolFromSmiles(Chem.MolToSmiles(molecule))
     n = molecule.GetNumAtoms()
     places = np.argsort(list(molecule.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]))

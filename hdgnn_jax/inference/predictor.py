@@ -161,7 +161,11 @@ class Predictor:
         return model.tags and (of_is2re or model.neighborhood == "surface")
 
     def usable(self, structures: Structures) -> tuple[Neighborhoods, dict[int, str]]:
-        """Structures that the model can use, with neighbours; for the others, index to reason."""
+        """Structures that the model can use, with neighbours; for the others, index to reason.
+
+        Raises:
+          InputError: for what are no `Structures`.
+        """
         if not isinstance(structures, Structures):
             raise InputError(
                 "a model predicts Structures; of ASE's Atoms: Structures.pack(map(structure_of, "

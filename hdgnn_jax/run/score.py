@@ -194,7 +194,7 @@ def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:
 
 def from_smiles(
     predictor: Predictor, examples: Examples, smiles: Mapping[int, str]
-) -> tuple[int, dict[str, tuple[float, float]]]:
+) -> tuple[dict[str, tuple[float, float]], list[str]]:
     """Errors with the examples' own positions, and with those that are made from their SMILES.
 
     Args:
@@ -203,32 +203,34 @@ def from_smiles(
       smiles: by the molecules' ids.
 
     Raises:
-      StructureError: where RDKit finds positions for none.
+      StructureError: where no molecule is left; the reason is that of the last.
 
     Returns:
-      The number of molecules, without those for which RDKit finds no positions or that the model
-      cannot use; and by target the mean absolute errors, in its unit.
+      The mean absolute errors, by target, in its unit; and why molecules are left out of both.
     """
-    made, rows = [], []
+    made, rows, left_out = [], [], []
     with progress_bar("molecules") as progress:
         task = progress.add_task("positions from SMILES", total=len(examples))
         for row, index in enumerate(examples.structures.ids.tolist()):
             try:
-                made.append(conformers(smiles[index])[0][0])
+                if index not in smiles:
+                    raise StructureError("has no SMILES", examples.structures.name(row))
+                structure = conformers(smiles[index])[0][0]
+                if reasons := predictor.usable(Structures.pack([structure]))[1]:
+                    raise StructureError(reasons[0], smiles[index])
+                made.append(structure)
                 rows.append(row)
-            except StructureError:
-                pass
+            except StructureError as error:
+                left_out.append(error)
             progress.advance(task)
     if not made:
-        raise StructureError("RDKit finds no positions for any of the molecules")
-    graphs, reasons = predictor.usable(Structures.pack(made))
-    few = examples.take(np.delete(np.array(rows), list(reasons)))
-    ours, theirs = predictor(graphs), predictor(few)
-    errors = {}
+        raise left_out[-1]
+    few, errors = examples.take(np.array(rows)), {}
+    ours, theirs = predictor(Structures.pack(made)), predictor(few)
     for one in predictor.fitted:
         truth = few.labels[one.name] * one.target.factor
         errors[one.name] = (
             float(np.abs(theirs[one.name] - truth).mean()),
             float(np.abs(ours[one.name] - truth).mean()),
         )
-    return len(few), errors
+    return errors, list(map(str, left_out))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import ase.db
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def test_what_ase_does_not_read_is_no_silence(tmp_path, end):
 
 
 def test_all_molecules_of_an_sdf_file_are_read(tmp_path):
-    """As RDKit writes them, with titles, properties and charges; drawings are refused."""
+    """As RDKit writes them, with titles, data fields and charges."""
     path, written = tmp_path / "three.sdf", []
     with Chem.SDWriter(str(path)) as file:
         for smiles in ("CCO", "[NH4+]", "CC(=O)[O-].[NH4+]"):
@@ -56,15 +58,32 @@ def test_all_molecules_of_an_sdf_file_are_read(tmp_path):
         assert structure.atomic_numbers.tolist() == [a.GetAtomicNum() for a in molecule.GetAtoms()]
         expected = molecule.GetConformer().GetPositions()
         np.testing.assert_allclose(structure.positions, expected, atol=1e-4)
-    text = path.read_text()
-    path.write_text(Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")) + "$$$$\n" + text)
-    (drawn,) = read_structures(path)
-    assert "structure 1 cannot be read (its positions are those of a drawing, 2D" in str(drawn)
-    one, two, *_ = text.split("$$$$\n")
-    path.write_text("$$$$\n".join([one, "\n".join(two.split("\n")[:6])]))
-    first, second = read_structures(path)
-    assert first.comment == "title of CCO"
-    assert "three.sdf, structure 2 cannot be read" in str(second)
+    with gzip.open(tmp_path / "packed.sdf.gz", "wb") as packed:
+        packed.write(path.read_bytes())
+    assert len(list(read_structures(tmp_path / "packed.sdf.gz"))) == 3
+    labelled = read_labelled(path, "energy", key="activity")
+    assert labelled.labels["energy"].tolist() == [1.5] * 3
+
+
+def test_a_bad_molecule_of_an_sdf_file_costs_no_other(tmp_path):
+    """Drawings, a cut one, and what RDKit cannot read; V3000, radicals and mol files are read."""
+    molecule = Chem.AddHs(Chem.MolFromSmiles("C[CH2]"))
+    rdDistGeom.EmbedMolecule(molecule, randomSeed=1)
+    good, newer = Chem.MolToMolBlock(molecule), Chem.MolToV3KMolBlock(molecule)
+    drawn = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    blocks = [drawn, good, "\n".join(good.split("\n")[:6]) + "\n", "words\n", newer]
+    path = tmp_path / "some.sdf"
+    path.write_text("\ufeff" + "".join(f"{block}$$$$\n" for block in blocks), encoding="utf-8")
+    found = list(read_structures(path))
+    assert [isinstance(one, StructureError) for one in found] == [True, False, True, True, False]
+    assert "structure 1 cannot be read (its positions are those of a drawing, 2D" in str(found[0])
+    assert "some.sdf, structure 3 cannot be read (RDKit finds no molecule in it)" in str(found[2])
+    for structure in (found[1], found[4]):
+        assert structure.atomic_numbers.tolist() == [6, 6, 1, 1, 1, 1, 1]
+        assert structure.unseen == "multiplicity 2"
+    (tmp_path / "one.mol").write_text(good)
+    (one,) = read_structures(tmp_path / "one.mol")
+    np.testing.assert_array_equal(one.positions, found[1].positions)
 
 
 def test_a_file_as_qm9_publishes_it_is_read(tmp_path):

@@ -24,8 +24,9 @@ def test_ethanol_is_ethanol_and_the_same_twice():
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("CCO", "OCC"), ("CC(C)=O", "O=C(C)C"), ("C[C@H](O)CC", "CC[C@H](C)O"), ("C[2H]", "[2H]C")],
-)
+    [("CCO", "OCC"), ("CC(C)=O", "O=C(C)C"), ("C[C@H](O)CC", "CC[C@H](C)O"), ("C[2H]", "[2H]C"),
+     ("CC(C)O", "[CH3:9][CH:1]([CH3:2])[OH:3]")],
+)  # fmt: skip
 def test_a_molecule_has_one_geometry_however_it_is_written(one, other):
     """With the atoms in the order of the SMILES, and its hydrogens after them, in that order."""
     from rdkit import Chem
