@@ -126,7 +126,7 @@ def _relaxed(molecule: Any, n: int) -> tuple[np.ndarray, str]:
 
 
 def _unseen(molecule: Any) -> str:
-    """Charge and unpaired electrons, which no model sees; empty where there are none."""
+    """Charges, isotopes and unpaired electrons, which no model sees; empty where there are none."""
     from rdkit import Chem
     from rdkit.Chem import Descriptors
 
@@ -139,5 +139,6 @@ def _unseen(molecule: Any) -> str:
         and all(n.GetFormalCharge() * atom.GetFormalCharge() >= 0 for n in atom.GetNeighbors())
     ]  # fmt: skip
     unseen += ["separated charges"] * bool(apart and not charge)
+    unseen += ["isotopes"] * any(atom.GetIsotope() for atom in molecule.GetAtoms())
     unseen += [f"{radicals} unpaired electron{'s' * (radicals != 1)}"] * bool(radicals)
     return ", ".join(unseen)

@@ -75,6 +75,7 @@ def test_what_a_model_does_not_see_is_said():
     for text, unseen in (
         ("C", ""),
         ("[NH4+]", "charge +1"),
+        ("[2H]C", "isotopes"),
         ("[CH3]", "1 unpaired electron"),
         ("CC(=O)[O-].C[NH3+]", "separated charges"),
         ("[NH3+]CC([O-])=O", "separated charges"),
