@@ -57,9 +57,11 @@ from hdgnn_jax.data.qm9pack import package_folder, read_smiles
 from hdgnn_jax.data.targets import RELAXED_ENERGY
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import StructureError
+from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.weights import record_of
 from hdgnn_jax.run.results import print_results, refuse_changed_data, restored, results
 from hdgnn_jax.run.score import from_smiles, score
+from hdgnn_jax.run.task import Task
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Fields, Json
@@ -94,9 +96,19 @@ def run(workdir: pathlib.Path, split: str | None) -> None:
     Raises:
       ValueError, QM9Error, Is2reError, StructureError, CheckpointError: each with one line.
     """
+    task, predictor = restored_beside_its_data(workdir)
+    print_results(task, results(task, predictor, None if split is None else [split]))
+
+
+def restored_beside_its_data(workdir: pathlib.Path) -> tuple[Task, Predictor]:
+    """What `restored` gives, where the parts of the data are those that the run had.
+
+    Raises:
+      CheckpointError: where they are not, or the run cannot be restored.
+    """
     task, predictor = restored(workdir)
     refuse_changed_data(record_of(workdir), task.data, workdir, "name a file to score")
-    print_results(task, results(task, predictor, None if split is None else [split]))
+    return task, predictor
 
 
 def compare_smiles(workdir: pathlib.Path, split: str | None, n: int) -> None:
@@ -106,13 +118,13 @@ def compare_smiles(workdir: pathlib.Path, split: str | None, n: int) -> None:
       InputError: where the run is not of QM9's scalars.
       QM9Error, StructureError, CheckpointError: each with one line.
     """
-    task, predictor = restored(workdir)
+    task, predictor = restored_beside_its_data(workdir)
     if not isinstance(task.data, QM9) or any(one.target.rank for one in task.fitted):
         raise InputError(f"{workdir} does not predict numbers of QM9, whose SMILES are known")
     examples = task.examples(split or task.data.first_test)
     drawn = np.random.default_rng(0).permutation(len(examples))[:n]
     errors, left_out = from_smiles(
-        predictor, examples.take(np.sort(drawn)), read_smiles(package_folder())
+        task, predictor, examples.take(np.sort(drawn)), read_smiles(package_folder())
     )
     if left_out:
         print(f"left out: {len(left_out):,} of {len(drawn):,}; the first: {left_out[0]}")

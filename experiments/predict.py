@@ -136,7 +136,7 @@ def run(
     predictors = load(workdirs, options)
     if workdirs == [SHIPPED]:
         print(own_weights(predictors[0]), file=sys.stderr)
-    rows = read(inputs, options.conformers)
+    rows = read_inputs(inputs, options.conformers)
     if any(row.smiles and row.reason is None for row in rows):
         for said in filter(None, map(doubt_of_smiles, workdirs, predictors)):
             print(f"warning: {said}", file=sys.stderr)
@@ -184,7 +184,7 @@ def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options)
         print("relaxed positions are written to FILE.json or FILE.extxyz alone", file=sys.stderr)
 
 
-def read(inputs: Sequence[str], conformers: int) -> list[Row]:
+def read_inputs(inputs: Sequence[str], conformers: int) -> list[Row]:
     """The structures of all inputs, with a bar where RDKit has many positions to make."""
     if conformers == 1 and not any(name.lower().endswith(".smi") for name in inputs):
         return rows_of(inputs)

@@ -214,8 +214,7 @@ def as_extxyz(rows: Sequence[Row]) -> str:
         # ASE returns this as `get_potential_energy()`, beside forces.
         energy = [] if row.energy is None else [f"energy={row.energy!r}"]
         words = {"name": row.name, "smiles": row.smiles, "comment": row.comment,
-                 "geometry": row.geometry,
-                 "warning": row.warning}  # fmt: skip
+                 "geometry": row.geometry, "warning": row.warning}  # fmt: skip
         said |= {k: v for k, v in {**words, "reason": row.reason}.items() if v}
         if s.cell is not None:
             said["Lattice"] = " ".join(map(repr, s.cell.ravel().tolist()))

@@ -193,12 +193,12 @@ def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:
 
 
 def from_smiles(
-    predictor: Predictor, examples: Examples, smiles: Mapping[int, str]
+    task: Task, predictor: Predictor, examples: Examples, smiles: Mapping[int, str]
 ) -> tuple[dict[str, tuple[float, float]], list[str]]:
     """Errors with the examples' own positions, and with those that are made from their SMILES.
 
     Args:
-      predictor: of targets whose truth is known for all examples.
+      task, predictor: of a run.
       examples: molecules.
       smiles: by the molecules' ids.
 
@@ -210,27 +210,25 @@ def from_smiles(
     """
     made, rows, left_out = [], [], []
     with progress_bar("molecules") as progress:
-        task = progress.add_task("positions from SMILES", total=len(examples))
+        bar = progress.add_task("positions from SMILES", total=len(examples))
         for row, index in enumerate(examples.structures.ids.tolist()):
             try:
                 if index not in smiles:
                     raise StructureError("has no SMILES", examples.structures.name(row))
-                structure = conformers(smiles[index])[0][0]
-                if reasons := predictor.usable(Structures.pack([structure]))[1]:
-                    raise StructureError(reasons[0], smiles[index])
-                made.append(structure)
+                made.append(conformers(smiles[index])[0][0])
                 rows.append(row)
             except StructureError as error:
                 left_out.append(error)
-            progress.advance(task)
-    if not made:
+            progress.advance(bar)
+    if made:
+        graphs, reasons = predictor.usable(Structures.pack(made))
+        left_out += [StructureError(reason, made[k].name) for k, reason in reasons.items()]
+        rows = np.delete(rows, list(reasons)).tolist()
+    if not rows:
         raise left_out[-1]
-    few, errors = examples.take(np.array(rows)), {}
-    ours, theirs = predictor(Structures.pack(made)), predictor(few)
-    for one in predictor.fitted:
-        truth = few.labels[one.name] * one.target.factor
-        errors[one.name] = (
-            float(np.abs(theirs[one.name] - truth).mean()),
-            float(np.abs(ours[one.name] - truth).mean()),
-        )
+    few = examples.take(np.array(rows))
+    of_own = predicted("own", task, predictor, few)
+    remade = Examples(graphs.structures, graphs.neighbors, few.labels)
+    of_made = predicted("made", task, predictor, remade)
+    errors = {name: (of_own[name].mae, of_made[name].mae) for name in of_own}
     return errors, list(map(str, left_out))

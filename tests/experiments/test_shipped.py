@@ -22,6 +22,7 @@ from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.weights import SHIPPED, SHIPPED_FROM_SMILES
 from hdgnn_jax.run.examples import Examples
+from hdgnn_jax.run.results import restored
 from hdgnn_jax.run.score import from_smiles
 from hdgnn_jax.training import step
 
@@ -54,9 +55,10 @@ def test_small_molecules_that_qm9_hardly_has_are_no_nonsense():
 
 def test_errors_from_smiles_are_said_and_those_of_predictions(tmp_path, capsys):
     """Of some of QM9's first molecules, by hand."""
-    predictor, n = Predictor.load(), 60
-    assert SHIPPED_FROM_SMILES.keys() == predictor.errors.keys()
-    assert all(SHIPPED_FROM_SMILES[name] > error for name, error in predictor.errors.items())
+    (task, predictor), n = restored(SHIPPED), 60
+    usual = Predictor.load().errors
+    assert SHIPPED_FROM_SMILES.keys() == usual.keys()
+    assert all(SHIPPED_FROM_SMILES[name] > error for name, error in usual.items())
     for name in (PARTS[0], POLARIZABILITIES):
         with (package_folder() / name).open() as file:
             (tmp_path / name).write_text("".join(itertools.islice(file, n + 1)))
@@ -66,7 +68,7 @@ def test_errors_from_smiles_are_said_and_those_of_predictions(tmp_path, capsys):
     neighbors = neighbors_of(structures, predictor.model.hyper.cutoff, None)
     texts = {**read_smiles(tmp_path), 45: "not readable"}
     examples = Examples(structures, neighbors, labelled.labels)
-    found, (left_out,) = from_smiles(predictor, examples, texts)
+    found, (left_out,) = from_smiles(task, predictor, examples, texts)
     assert "'not readable' is no SMILES" in left_out
     kept = np.flatnonzero(structures.ids != 45)
     made = Structures.pack(conformers(texts[k])[0][0] for k in structures.ids[kept].tolist())
