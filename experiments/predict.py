@@ -3,7 +3,8 @@
     python -m experiments.predict smiles:CCO
     python -m experiments.predict --workdir=runs/quick smiles:CCO qm9:1-100 --output=out.csv
 
-Without --workdir the weights are those that come with the package.
+Without --workdir the weights are those that come with the package: those for SMILES, and others for
+positions like QM9's.
 
 Inputs, any number and mixed:
   FILE          all structures of a file that ASE reads: xyz, extxyz, cif, db, traj, ...; also
@@ -37,11 +38,12 @@ titles of sdf files are kept.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import itertools
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from absl import flags
 
@@ -59,38 +61,29 @@ PROGRAM = program.Program(str(__doc__), [], [program.WORKDIR, program.OUTPUT], w
 if __name__ == "__main__":
     PROGRAM.begin()
 
-import numpy as np
-
 from hdgnn_jax.data.units import KINDS, conversion
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.graphs.neighbors import Neighborhoods
-from hdgnn_jax.graphs.structure import StructureError, Structures
-from hdgnn_jax.inference.ensemble import predict_all
 from hdgnn_jax.inference.inputs import rows_of
+from hdgnn_jax.inference.predicted_rows import DEFAULTS, Options, predict_rows
 from hdgnn_jax.inference.predictor import Predictor, PredictorError
-from hdgnn_jax.inference.relaxation import relax
-from hdgnn_jax.inference.rows import FORMATS, Row, as_csv, print_rows, quantity
-from hdgnn_jax.inference.weights import SHIPPED, SHIPPED_FROM_SMILES
+from hdgnn_jax.inference.rows import FORMATS, Row, as_csv, print_rows
+from hdgnn_jax.inference.weights import SHIPPED, SHIPPED_SMILES
 from hdgnn_jax.progress import progress_bar
 from hdgnn_jax.training.metrics import write_atomically
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The options of the command line; see the flags."""
+class Group(NamedTuple):
+    """Rows that the same models predict.
 
-    forces: bool = False
-    rolls: int = 1
-    conformers: int = 1
-    relax: bool = False
-    fmax: float = 0.05
-    relax_steps: int = 200
-    unit: str | None = None
+    Attributes:
+      workdirs: folders of runs, or files of weights.
+      predictors: their models.
+      rows: the rows.
+    """
 
-    def __post_init__(self) -> None:
-        for name in ("rolls", "conformers", "fmax", "relax_steps"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--{name} must be positive, not {getattr(self, name)}")
+    workdirs: Sequence[pathlib.Path]
+    predictors: Sequence[Predictor]
+    rows: list[Row]
 
 
 def main(*inputs: str) -> None:
@@ -117,7 +110,7 @@ def run(
     workdirs: Sequence[pathlib.Path],
     inputs: Sequence[str],
     output: pathlib.Path | None,
-    options: Options = Options(),
+    options: Options = DEFAULTS,
 ) -> int:
     """Predicts and writes; returns the number of structures that could not be used.
 
@@ -134,34 +127,64 @@ def run(
     """
     refuse(inputs, output, options)
     predictors = load(workdirs, options)
-    if workdirs == [SHIPPED]:
-        print(own_weights(predictors[0]), file=sys.stderr)
     rows = read_inputs(inputs, options.conformers)
-    if any(row.smiles and row.reason is None for row in rows):
-        for said in filter(None, map(doubt_of_smiles, workdirs, predictors)):
-            print(f"warning: {said}", file=sys.stderr)
-    runs = list(zip(map(str, workdirs), predictors, strict=True))
-    good = [row for row in rows if row.reason is None]
-    prepared = prepare(good, runs)
-    good = [row for row in good if row.reason is None]
+    groups = divided(Group(workdirs, predictors, rows), options)
+    for said in itertools.chain.from_iterable(map(about, groups)):
+        print(said, file=sys.stderr)
     with progress_bar("structures") as progress:
-        n = sum(len(row.structures) for row in good)
-        task = progress.add_task(
-            "predicting", total=n * (len(predictors) + options.relax) + len(good) * options.forces
-        )
-        advance = functools.partial(progress.advance, task)
-        if good and options.relax:
-            of_energy = next(predictor for predictor in predictors if predictor.has_forces)
-            relax_rows(good, of_energy, options, advance)
-            good = [row for row in good if row.reason is None]
-            prepared = prepare(good, runs)
-            good = [row for row in good if row.reason is None]
-        if good:
-            fill(good, list(zip(predictors, prepared, strict=True)), options, advance)
+        n = sum(
+            len(row.structures) * (len(group.predictors) + options.relax) + options.forces
+            for group in groups for row in group.rows if row.reason is None
+        )  # fmt: skip
+        task = progress.add_task("predicting", total=n)
+        for group in groups:
+            runs = list(zip(map(str, group.workdirs), group.predictors, strict=True))
+            predict_rows(group.rows, runs, options, functools.partial(progress.advance, task))
     write(rows, output)
     done = f"{output}: " * bool(output) + summary(rows, predictors)
     print(done, file=sys.stdout if output else sys.stderr)
-    return len(rows) - len(good)
+    return sum(row.reason is not None for row in rows)
+
+
+def divided(group: Group, options: Options) -> list[Group]:
+    """The package's weights for SMILES predict what is made of one; forces only the others have."""
+    of_smiles = [row for row in group.rows if row.smiles]
+    if group.workdirs != [SHIPPED] or options.forces or options.relax or not of_smiles:
+        return [group]
+    others = group._replace(rows=[row for row in group.rows if not row.smiles])
+    own = Group([SHIPPED_SMILES], load([SHIPPED_SMILES], options), of_smiles)
+    return [others, own] if others.rows else [own]
+
+
+def about(group: Group) -> Iterator[str]:
+    """Sentences on the package's weights and the errors to expect, and doubts of the positions."""
+    usable = [row for row in group.rows if row.reason is None]
+    for workdir, predictor in zip(group.workdirs, group.predictors, strict=True):
+        if group.workdirs == [SHIPPED]:
+            yield (
+                "weights that come with the package, for relaxed molecules of H, C, N, O and F "
+                "like QM9's (B3LYP/6-31G(2df,p)); mean absolute errors on its validation part: "
+                f"{listed(predictor, predictor.errors)}"
+            )
+        elif group.workdirs == [SHIPPED_SMILES]:
+            yield (
+                "weights that come with the package, for SMILES of molecules of H, C, N, O and F "
+                "like QM9's; they learned the properties of the molecules relaxed with B3LYP/"
+                "6-31G(2df,p) from RDKit's positions, and their mean absolute errors on QM9's "
+                f"validation part are {listed(predictor, predictor.errors)}"
+            )
+        if predictor.from_smiles and not all(row.smiles for row in usable):
+            yield (
+                f"warning: {workdir} was trained on positions that RDKit made from SMILES: for "
+                "others its errors are larger than its report has"
+            )
+        trained = predictor.from_smiles or predictor.trained_on_forces
+        if not trained and any(row.smiles for row in usable):
+            yield (
+                f"warning: {workdir} was trained on other positions than RDKit's, which lead to "
+                "larger errors than its report has (for QM9 `evaluate --from_smiles=1000` "
+                "measures them)"
+            )
 
 
 def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options) -> None:
@@ -193,30 +216,6 @@ def read_inputs(inputs: Sequence[str], conformers: int) -> list[Row]:
         rows = rows_of(inputs, conformers, functools.partial(progress.advance, task))
         progress.update(task, total=len(rows), completed=len(rows))
     return rows
-
-
-def own_weights(predictor: Predictor) -> str:
-    """A sentence on the weights that come with the package, and the errors to expect."""
-    return (
-        "weights that come with the package, for relaxed molecules of H, C, N, O and F like QM9's "
-        "(B3LYP/6-31G(2df,p)); mean absolute errors on its validation part: "
-        f"{listed(predictor, predictor.errors)}"
-    )
-
-
-def doubt_of_smiles(workdir: pathlib.Path, predictor: Predictor) -> str | None:
-    """What the positions that RDKit makes do to the errors; None where training had forces."""
-    if workdir == SHIPPED:
-        return (
-            "positions that RDKit makes from a SMILES are not those of B3LYP: from the SMILES of "
-            f"QM9's validation part the errors are {listed(predictor, SHIPPED_FROM_SMILES)}"
-        )
-    if predictor.trained_on_forces:
-        return None
-    return (
-        f"{workdir} was trained on other positions than RDKit's, which lead to larger errors than "
-        "its report has (for QM9 `evaluate --from_smiles=1000` measures them)"
-    )
 
 
 def listed(predictor: Predictor, errors: Mapping[str, float]) -> str:
@@ -279,119 +278,6 @@ def write(rows: Sequence[Row], output: pathlib.Path | None) -> None:
         print_rows(rows)
     else:
         sys.stdout.write(as_csv(rows))
-
-
-def prepare(rows: Sequence[Row], runs: Sequence[tuple[str, Predictor]]) -> list[Neighborhoods]:
-    """The structures of all rows that every model can use, as each model prepares them.
-
-    Rows with other structures get the reason.
-
-    Args:
-      rows: without a reason yet.
-      runs: models, each after the folder of its run.
-    """
-    for row in rows:
-        try:
-            for structure in row.structures:
-                structure.check_shapes()
-        except StructureError as error:
-            row.reason = error.reason
-    rows = [row for row in rows if row.reason is None]
-    if not rows:
-        return []
-    packed = Structures.pack(s for row in rows for s in row.structures)
-    owners = np.repeat(np.arange(len(rows)), [len(row.structures) for row in rows])
-    prepared, kept = [], []
-    for workdir, predictor in runs:
-        graphs, reasons = predictor.usable(packed)
-        for place, reason in reasons.items():
-            row = rows[owners[place]]
-            row.reason = row.reason or (reason if len(runs) == 1 else f"{reason} ({workdir})")
-        prepared.append(graphs)
-        kept.append(np.setdiff1d(np.arange(len(packed)), list(reasons)))
-    good = np.flatnonzero([rows[k].reason is None for k in owners])
-    return [
-        graphs.take(np.flatnonzero(np.isin(own, good)))
-        for graphs, own in zip(prepared, kept, strict=True)
-    ]
-
-
-def fill(
-    rows: Sequence[Row],
-    prepared: Sequence[tuple[Predictor, Neighborhoods]],
-    options: Options,
-    advance: Callable[[int], object],
-) -> None:
-    """Puts predictions, warnings and forces into rows that can be predicted.
-
-    Args:
-      rows: rows whose structures all models have prepared.
-      prepared: models, each with its structures from `prepare`.
-      options: those of the command line.
-      advance: told the number of structures after each batch (a progress bar).
-    """
-    counts = [len(row.structures) for row in rows]
-    first = np.cumsum(counts) - counts
-    chosen = [(predictor, graphs.take(first)) for predictor, graphs in prepared]
-    warnings = [predictor.warnings(graphs) for predictor, graphs in chosen]
-    moving = [p for p, _ in prepared if p.has_forces and (options.forces or options.relax)]
-    of_forces = [doubt for predictor in moving for doubt in predictor.doubts_of_forces()]
-    for row, texts in zip(rows, zip(*warnings, strict=True), strict=True):
-        doubts = dict.fromkeys([*of_forces, row.structures[0].doubt, *texts])
-        row.warning = "; ".join(filter(None, doubts))
-    potentials = {p.energy().name for p, _ in prepared if p.has_forces}
-    for target, found in predict_all(prepared, options.rolls, advance).items():
-        # A structure has one energy; with several potentials none of them counts as it.
-        is_energy = potentials == {target}
-        errors = [p.errors[target] for p, _ in prepared if p.errors.get(target)]
-        said = functools.partial(quantity, own=found.unit, error=min(errors, default=None))
-        unit = options.unit or ("eV" if options.forces else None)
-        for row, k, count in zip(rows, first, counts, strict=True):
-            row.quantities.append(said(target, found.value[k], unit=unit))
-            if is_energy:
-                row.energy = said(target, found.value[k], unit="eV").rounded.item()
-            if found.spread is not None:
-                name = f"{target} spread over {found.of}"
-                row.quantities.append(said(name, found.spread[k], unit=unit))
-            if count > 1:
-                name, values = f"{target} spread over conformers", found.value[k : k + count]
-                row.quantities.append(said(name, values.std(0, ddof=1), unit=unit))
-    if options.forces:
-        predictor, graphs = next(pair for pair in chosen if pair[0].has_forces)
-        forces = np.asarray(predictor.derivatives(graphs, advance).forces)
-        for row, of_row in zip(
-            rows, np.split(forces, graphs.structures.offsets[1:-1]), strict=True
-        ):
-            # Further digits are noise of float32.
-            row.forces = np.round(of_row, 6)
-
-
-def relax_rows(
-    rows: Sequence[Row],
-    predictor: Predictor,
-    options: Options,
-    advance: Callable[[int], object],
-) -> None:
-    """Puts relaxed structures into rows, or reasons where one could not be followed."""
-    packed = Structures.pack(s for row in rows for s in row.structures)
-    relaxed = relax(predictor, packed, options.fmax, options.relax_steps, advance)
-    start = 0
-    for row in rows:
-        places = range(start, start + len(row.structures))
-        start += len(row.structures)
-        reasons = [relaxed.reasons[k] for k in places if relaxed.reasons[k]]
-        if reasons:
-            row.reason = f"on the way to a minimum it {reasons[0]}"
-            continue
-        row.structures = [
-            dataclasses.replace(was, positions=relaxed.structures[k].positions)
-            for k, was in zip(places, row.structures, strict=True)
-        ]
-        row.converged = bool(relaxed.converged[places[0]])
-        how = "relaxed" if row.converged else "NOT yet relaxed"
-        steps = int(relaxed.steps[places[0]])
-        said = f"{how} after {steps} step{'s' * (steps != 1)} of FIRE"
-        row.geometry = f"{row.geometry}; {said}" if row.geometry else said
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import numpy as np
 
 from experiments.benchmarks import workloads
 from experiments.benchmarks.report import Report
-from experiments.predict import Options, fill, prepare
 from hdgnn_jax.graphs.batching import choose_budgets
 from hdgnn_jax.inference import batches
+from hdgnn_jax.inference.predicted_rows import Options, fill, prepare
 from hdgnn_jax.inference.rows import Row
 from hdgnn_jax.training import step
 

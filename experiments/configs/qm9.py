@@ -36,6 +36,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.split = "standard"
     config.data.train_size = config_dict.placeholder(int)  # None: all of the split
     config.data.reference = config_dict.placeholder(str)  # None: the default of the target
+    # None: QM9's own; smiles: RDKit's, from SMILES (python -m experiments.prepare smiles).
+    config.data.positions = config_dict.placeholder(str)
     config.data.cache = config_dict.placeholder(str)  # None: ~/.cache/hdgnn_jax
 
     # Fields and defaults of `HyperParameters`; the rest of the config gives what is left out.

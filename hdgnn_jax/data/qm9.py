@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from hdgnn_jax.data import polarizability, splits
-from hdgnn_jax.data.cache import cache_folder, is_complete, is_unchanged, write_with_digest
+from hdgnn_jax.data import polarizability, qm9_smiles, splits
+from hdgnn_jax.data.cache import cache_folder, is_complete, write_with_digest
 from hdgnn_jax.data.dataset import Dataset, check_part, first_rows
 from hdgnn_jax.data.labelled import LabelledStructures
 from hdgnn_jax.data.qm9pack import (
@@ -22,7 +23,9 @@ from hdgnn_jax.data.qm9pack import (
     package_folder,
     parse,
     parse_tensors,
+    read_arrays,
     read_csv,
+    refuse_damaged,
 )
 from hdgnn_jax.data.targets import (
     OF_QM9,
@@ -32,6 +35,7 @@ from hdgnn_jax.data.targets import (
     ReferenceKind,
     Target,
 )
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.progress import progress_bar
 
@@ -49,16 +53,38 @@ class QM9(Dataset):
       train_size: number of training molecules, the first of the split; None: all.
       reference: `none`, `fitted`, `tabulated` or `linear`; None: the default of the target.
       cache: folder; None: see `cache_folder`.
+      positions: None: as published, relaxed with B3LYP; `smiles`: as RDKit makes them from the
+        molecules' SMILES. Molecules for which it makes none are then in no part.
     """
 
     split: str
     train_size: int | None = None
     reference: ReferenceKind | None = None
     cache: str | None = None
+    positions: Literal["smiles"] | None = None
 
     family: ClassVar[str] = "QM9"
-    title: ClassVar[str] = family
     targets: ClassVar[Mapping[str, Target]] = OF_QM9
+
+    def __post_init__(self) -> None:
+        if self.positions not in (None, "smiles"):
+            raise InputError(f"data.positions must be smiles or None, not {self.positions!r}")
+
+    @property
+    def title(self) -> str:
+        """Says where the positions are from, if not QM9's own."""
+        return self.family + ", positions from SMILES" * (self.positions is not None)
+
+    def chosen(self, names: Sequence[str]) -> list[Target]:
+        """The targets of one run.
+
+        Raises:
+          InputError: also for polarizability tensors, with positions from SMILES: they belong to
+            the orientation of QM9's own.
+        """
+        if self.positions and POLARIZABILITY.name in names:
+            raise InputError(f"config.target={POLARIZABILITY.name} needs QM9's own positions")
+        return super().chosen(names)
 
     @property
     def all_targets(self) -> tuple[str, ...]:
@@ -66,12 +92,17 @@ class QM9(Dataset):
         return tuple(TARGETS)
 
     def paper(self, target: Target) -> Mapping[str, Accuracy]:
-        """The paper's error on the test part; empty for targets that the paper does not report."""
-        return {} if target.paper_mae is None else {"test": Accuracy(target.paper_mae)}
+        """The paper's error on the test part, with QM9's positions; empty where it has none."""
+        if target.paper_mae is None or self.positions:
+            return {}
+        return {"test": Accuracy(target.paper_mae)}
 
     def digest(self) -> str:
-        """The SHA-256 of the split's lists of molecules."""
-        return splits.split(self.split).digest
+        """The SHA-256 of the split's lists of molecules, and of the kind of positions."""
+        lists = splits.split(self.split).digest
+        if self.positions is None:
+            return lists
+        return hashlib.sha256(f"{lists} {qm9_smiles.PACKED}".encode()).hexdigest()
 
     def part(self, name: str, target: str) -> LabelledStructures:
         """The molecules of a part of the split.
@@ -89,7 +120,19 @@ class QM9(Dataset):
             molecules = dataclasses.replace(molecules, labels={target: tensors})
         else:
             molecules = dataclasses.replace(molecules, labels={target: molecules.labels[target]})
-        return molecules.take(rows)
+        molecules = molecules.take(rows)
+        return molecules if self.positions is None else self._remade(molecules)
+
+    def _remade(self, molecules: LabelledStructures) -> LabelledStructures:
+        """Those that have positions from their SMILES, in these."""
+        made, ids = self._from_smiles, molecules.structures.ids
+        kept = molecules.take(np.flatnonzero(np.isin(ids, made.ids)))
+        places = np.searchsorted(made.ids, kept.structures.ids)
+        return dataclasses.replace(kept, structures=made.take(places))
+
+    @functools.cached_property
+    def _from_smiles(self) -> Structures:
+        return qm9_smiles.load(self.cache)
 
     @functools.cached_property
     def _molecules(self) -> LabelledStructures:
@@ -124,9 +167,7 @@ def read(folder: pathlib.Path) -> LabelledStructures:
       QM9Error: where the packed file is unreadable or damaged.
     """
     path = folder / PACKED
-    _refuse_damaged(path)
-    with np.load(path) as arrays:
-        content = {name: arrays[name] for name in arrays.files}
+    content = read_arrays(path)
     if missing := [name for name in TARGETS if name not in content]:
         raise QM9Error(
             f"{path} has no column {missing[0]}: add it to COLUMNS of qm9pack.py and raise the "
@@ -188,18 +229,8 @@ def load_polarizability(
             tensors = parse_tensors(read_csv(package_folder() / POLARIZABILITIES))
             turned, _ = polarizability.in_frame_of_positions(structures, tensors)
         write_with_digest(path, lambda path: np.save(path, turned))
-    _refuse_damaged(path)
+    refuse_damaged(path)
     found: np.ndarray = np.load(path)
     if found.shape != (len(structures), 3, 3):
         raise QM9Error(f"{path} is of other molecules: delete it and run again")
     return found
-
-
-def _refuse_damaged(path: pathlib.Path) -> None:
-    fix = "delete it and run again: it is made anew"
-    try:
-        if is_unchanged(path):
-            return
-    except OSError as error:
-        raise QM9Error(f"{path} cannot be read ({error.strerror or error}): {fix}") from error
-    raise QM9Error(f"{path} is damaged (its SHA-256 has changed): {fix}")

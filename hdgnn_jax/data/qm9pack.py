@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hdgnn_jax.data.cache import is_unchanged
 from hdgnn_jax.errors import HDGNNError
 from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS
 from hdgnn_jax.types import Json
@@ -173,3 +174,25 @@ def package_folder() -> pathlib.Path:
         if spec is None:
             raise QM9Error(f'the package {package} is not installed: pip install "hdgnn_jax[qm9]"')
     return pathlib.Path(str(spec and spec.origin)).parent / "data"
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a cached file, by name.
+
+    Raises:
+      QM9Error: where the file is unreadable or damaged.
+    """
+    refuse_damaged(path)
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def refuse_damaged(path: pathlib.Path) -> None:
+    """Raises a QM9Error where a cached file is unreadable or damaged."""
+    fix = "delete it and run again: it is made anew"
+    try:
+        if is_unchanged(path):
+            return
+    except OSError as error:
+        raise QM9Error(f"{path} cannot be read ({error.strerror or error}): {fix}") from error
+    raise QM9Error(f"{path} is damaged (its SHA-256 has changed): {fix}")

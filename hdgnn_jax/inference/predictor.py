@@ -61,6 +61,7 @@ class Predictor:
       mesh: devices.
       domain: the domain of its training structures; None: unknown.
       trained_on_forces: whether forces were part of the training; True where unknown.
+      from_smiles: whether training had positions that RDKit made from SMILES.
       repulsive: whether atoms that come nearer than in training repel each other; see `repulsion`.
       errors: mean absolute errors on validation, by target, in its unit; empty: unknown.
     """
@@ -72,6 +73,7 @@ class Predictor:
     mesh: jax.sharding.Mesh
     domain: Domain | None = None
     trained_on_forces: bool = True
+    from_smiles: bool = False
     repulsive: bool = True
     errors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -86,7 +88,7 @@ class Predictor:
 
         Args:
           workdir: folder of the run, or a file of `weights.pack`; None: the weights that come with
-            the package, of QM9's twelve targets.
+            the package, of QM9's twelve targets (`weights.SHIPPED_SMILES` are those for SMILES).
           evaluation_frame: rolls of the edge frames to average over; None: as in training.
           mesh: devices; None: all.
 
@@ -97,7 +99,7 @@ class Predictor:
         record, params = load(workdir or SHIPPED, mesh)
         found = cls(
             network(record), params, record.fitted, record.budget, mesh, record.domain,
-            record.trained_on_forces, errors=record.errors,
+            record.trained_on_forces, record.from_smiles, errors=record.errors,
         )  # fmt: skip
         return found if evaluation_frame is None else found.averaged(evaluation_frame)
 

@@ -34,12 +34,8 @@ if TYPE_CHECKING:
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "weights" / "qm9.npz"
 """The weights that come with the package, of QM9's twelve targets."""
-SHIPPED_FROM_SMILES = {
-    "mu": 0.71, "alpha": 0.76, "homo": 160.0, "lumo": 170.0, "gap": 220.0, "r2": 54.0,
-    "zpve": 23.0, "U0": 670.0, "U": 680.0, "H": 680.0, "G": 660.0, "Cv": 0.63,
-}  # fmt: skip
-"""Their mean absolute errors with positions made from SMILES, in the targets' units:
-`python -m experiments.evaluate --from_smiles=1000 --split=validation`."""
+SHIPPED_SMILES = SHIPPED.with_name("qm9_smiles.npz")
+"""Those for positions that RDKit makes from a SMILES (`data.smiles`)."""
 RECORD = "record"
 PROGRAM = "model.stablehlo"
 """Name of the network in a folder that `export` writes."""

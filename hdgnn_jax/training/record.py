@@ -87,6 +87,11 @@ class Record:
         """Whether forces were part of the loss."""
         return bool(self.config["training"]["forces_weight"])
 
+    @property
+    def from_smiles(self) -> bool:
+        """Whether RDKit made the positions of the training structures from SMILES."""
+        return bool(self.config["data"].get("positions") == "smiles")
+
     def to_dict(self) -> Json:
         """A JSON-able dict, exact: Python writes digits that read back to the same bits."""
         return {

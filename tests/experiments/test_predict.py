@@ -12,11 +12,11 @@ import pytest
 from ase.build import bulk, molecule
 
 from experiments import predict, program
-from experiments.predict import Options
 from hdgnn_jax.data import qm9
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.inference.predicted_rows import Options
 from hdgnn_jax.inference.predictor import Predictor, PredictorError
 
 
