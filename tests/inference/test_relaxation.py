@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 from molecules import CUTOFF, KNOWN
-from small import SMALL, fitted, network, parameters
+from small import PLAIN, fitted, network, parameters
 
 from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.targets import TARGETS, Reference
@@ -109,7 +109,7 @@ def test_one_that_is_lost_stops_none_of_the_others():
 def test_a_model_takes_them_downhill_together_as_alone():
     of_energy = fitted(TARGETS["U0"], REFERENCE)
     predictor = Predictor(
-        network(**SMALL), parameters()["params"], of_energy, Budget(160, 48, 9), MESH
+        network(**PLAIN), parameters(**PLAIN)["params"], of_energy, Budget(160, 48, 9), MESH
     )
     start = shaken(0.02)
     before = predictor.derivatives(start)

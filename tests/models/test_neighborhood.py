@@ -31,7 +31,8 @@ def graph_of(structures: Structures, neighborhood: str = "bonds") -> batching.Mo
 @pytest.fixture(scope="module")
 def of_bonds():
     """The network, and its compiled evaluation with slopes: graph -> [G] and [N, 3]."""
-    model = network(**{**SMALL, "neighborhood": "bonds", "layers": LAYERS, "neighbors": 2.0})
+    few = {"degree": 1, "product_degree": 1, "layers": LAYERS, "neighbors": 2.0}
+    model = network(**{**SMALL, **few, "neighborhood": "bonds"})
     params = stirred(model.init, one_atom(model))
 
     def evaluate(graph):
