@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hdgnn_jax.cpu import cores, reported
-from hdgnn_jax.data import is2re, qm9
+from hdgnn_jax.data import is2re, qm9, qm9_smiles
 from hdgnn_jax.data.cache import cache_folder, is_complete
 from hdgnn_jax.errors import CheckpointError, HDGNNError
 from hdgnn_jax.training.checkpoint import Checkpoints
@@ -160,12 +160,15 @@ def _data() -> Iterator[Finding]:
     root = cache_folder()
     yield _writable("data sets", root, "set HDGNN_CACHE to a folder of yours")
     yield _space(root)
-    # An incomplete cache is no fault: it is built on first use.
-    if is_complete(root / "qm9" / qm9.PACKED):
-        try:
-            yield Finding("QM9", f"{len(qm9.read(root / 'qm9').structures):,} molecules, sound")
-        except HDGNNError as error:
-            yield Finding("QM9", "damaged", "wrong", str(error))
+    for name, file, load in (
+        ("QM9", qm9.PACKED, qm9.load), ("QM9 from SMILES", qm9_smiles.PACKED, qm9_smiles.load)
+    ):
+        # An incomplete cache is no fault.
+        if is_complete(root / "qm9" / file):
+            try:
+                yield Finding(name, f"{len(load()):,} molecules, sound")
+            except HDGNNError as error:
+                yield Finding(name, "damaged", "wrong", str(error))
     for folder in sorted((root / "is2re").glob("*/manifest.json")):
         try:
             parts = is2re.parts(folder.parent)

@@ -3,8 +3,9 @@
     python -m experiments.predict smiles:CCO
     python -m experiments.predict --workdir=runs/quick smiles:CCO qm9:1-100 --output=out.csv
 
-Without --workdir the weights are those that come with the package: those for SMILES, and others for
-positions like QM9's.
+Without --workdir the weights are those that come with the package: one file for SMILES, one for all
+else. With --forces or --relax the latter predicts SMILES too, with larger errors. Molecules whose
+positions a force field made are better given as SMILES.
 
 Inputs, any number and mixed:
   FILE          all structures of a file that ASE reads: xyz, extxyz, cif, db, traj, ...; also
@@ -94,10 +95,10 @@ def main(*inputs: str) -> None:
     if output and output.suffix not in FORMATS:
         raise InputError(f"--output={output} must end in {', '.join(FORMATS)}")
     program.refuse_unwritable("output", output)
-    trained = program.trained()
+    named = program.WORKDIR.value or ""
     # A folder may have a comma in its name.
-    names = [trained] if trained.exists() else str(trained).split(",")
-    workdirs = [pathlib.Path(name) for name in names]
+    names = [named] if pathlib.Path(named).exists() else named.split(",")
+    workdirs = [pathlib.Path(name) for name in names] if named else []
     options = Options(
         FORCES.value, ROLLS.value, CONFORMERS.value, RELAX.value, FMAX.value, STEPS_OF_RELAX.value,
         UNIT.value,
@@ -115,7 +116,7 @@ def run(
     """Predicts and writes; returns the number of structures that could not be used.
 
     Args:
-      workdirs: folders of runs.
+      workdirs: folders of runs; empty: the weights that come with the package.
       inputs: words of the command line.
       output: a file; None: the standard output.
       options: those of the command line.
@@ -126,10 +127,13 @@ def run(
       CheckpointError: where a run cannot be read.
     """
     refuse(inputs, output, options)
-    predictors = load(workdirs, options)
+    groups = [Group(workdirs or [SHIPPED], load(workdirs or [SHIPPED], options), [])]
+    if not workdirs and any(map(is_smiles, inputs)) and not (options.forces or options.relax):
+        groups.append(Group([SHIPPED_SMILES], load([SHIPPED_SMILES], options), []))
     rows = read_inputs(inputs, options.conformers)
-    groups = divided(Group(workdirs, predictors, rows), options)
-    for said in itertools.chain.from_iterable(map(about, groups)):
+    for row in rows:
+        groups[-1 if row.smiles else 0].rows.append(row)
+    for said in itertools.chain.from_iterable(about(group, not workdirs) for group in groups):
         print(said, file=sys.stderr)
     with progress_bar("structures") as progress:
         n = sum(
@@ -140,51 +144,51 @@ def run(
         for group in groups:
             runs = list(zip(map(str, group.workdirs), group.predictors, strict=True))
             predict_rows(group.rows, runs, options, functools.partial(progress.advance, task))
+        # Some were refused.
+        progress.update(task, completed=n)
     write(rows, output)
-    done = f"{output}: " * bool(output) + summary(rows, predictors)
+    done = f"{output}: " * bool(output) + summary(rows, groups[0].predictors)
     print(done, file=sys.stdout if output else sys.stderr)
     return sum(row.reason is not None for row in rows)
 
 
-def divided(group: Group, options: Options) -> list[Group]:
-    """The package's weights for SMILES predict what is made of one; forces only the others have."""
-    of_smiles = [row for row in group.rows if row.smiles]
-    if group.workdirs != [SHIPPED] or options.forces or options.relax or not of_smiles:
-        return [group]
-    others = group._replace(rows=[row for row in group.rows if not row.smiles])
-    own = Group([SHIPPED_SMILES], load([SHIPPED_SMILES], options), of_smiles)
-    return [others, own] if others.rows else [own]
+def about(group: Group, own: bool) -> Iterator[str]:
+    """What the package's weights are for, with the errors to expect; doubts of positions.
 
-
-def about(group: Group) -> Iterator[str]:
-    """Sentences on the package's weights and the errors to expect, and doubts of the positions."""
-    usable = [row for row in group.rows if row.reason is None]
+    Args:
+      group: models and the rows that they will predict.
+      own: whether the models are the package's.
+    """
+    of_smiles = [bool(row.smiles) for row in group.rows if row.reason is None]
+    if not of_smiles:
+        return
     for workdir, predictor in zip(group.workdirs, group.predictors, strict=True):
-        if group.workdirs == [SHIPPED]:
+        if own:
+            what, how = ("relaxed molecules", "")
+            if predictor.from_smiles:
+                what, how = ("SMILES of molecules", ", learned from positions that RDKit makes")
             yield (
-                "weights that come with the package, for relaxed molecules of H, C, N, O and F "
-                "like QM9's (B3LYP/6-31G(2df,p)); mean absolute errors on its validation part: "
+                f"weights that come with the package, for {what} of H, C, N, O and F like QM9's "
+                f"(B3LYP/6-31G(2df,p){how}); mean absolute errors on QM9's validation part: "
                 f"{listed(predictor, predictor.errors)}"
             )
-        elif group.workdirs == [SHIPPED_SMILES]:
+        name = "the model" if own else workdir
+        if predictor.from_smiles and not all(of_smiles):
             yield (
-                "weights that come with the package, for SMILES of molecules of H, C, N, O and F "
-                "like QM9's; they learned the properties of the molecules relaxed with B3LYP/"
-                "6-31G(2df,p) from RDKit's positions, and their mean absolute errors on QM9's "
-                f"validation part are {listed(predictor, predictor.errors)}"
+                f"warning: {name} learned from positions that RDKit made from SMILES: for others "
+                "errors are larger than on its validation part"
             )
-        if predictor.from_smiles and not all(row.smiles for row in usable):
+        elif any(of_smiles) and not (predictor.from_smiles or predictor.trained_on_forces):
             yield (
-                f"warning: {workdir} was trained on positions that RDKit made from SMILES: for "
-                "others its errors are larger than its report has"
+                f"warning: {name} learned from other positions than those that RDKit makes from a "
+                "SMILES, for which errors are larger than on its validation part (for QM9 "
+                "`evaluate --from_smiles=1000` measures them)"
             )
-        trained = predictor.from_smiles or predictor.trained_on_forces
-        if not trained and any(row.smiles for row in usable):
-            yield (
-                f"warning: {workdir} was trained on other positions than RDKit's, which lead to "
-                "larger errors than its report has (for QM9 `evaluate --from_smiles=1000` "
-                "measures them)"
-            )
+
+
+def is_smiles(name: str) -> bool:
+    """Whether an input is a SMILES or a list of them."""
+    return name.startswith("smiles:") or name.lower().endswith(".smi")
 
 
 def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options) -> None:
@@ -199,9 +203,7 @@ def refuse(inputs: Sequence[str], output: pathlib.Path | None, options: Options)
             raise InputError(f"--output={output} is an input, which it would replace")
     if options.forces and table:
         raise InputError("--forces needs --output=FILE.json or FILE.extxyz")
-    if options.conformers > 1 and not any(
-        name.startswith("smiles:") or name.endswith(".smi") for name in inputs
-    ):
+    if options.conformers > 1 and not any(map(is_smiles, inputs)):
         raise InputError("--conformers is for SMILES: other positions are taken as they are")
     if options.relax and table:
         print("relaxed positions are written to FILE.json or FILE.extxyz alone", file=sys.stderr)

@@ -14,7 +14,7 @@ extxyz OC20's LMDB files as one extxyz file, for other programs: --source=DIR, o
        --output=FILE.extxyz. Structures are the initial ones, with tags and fixed atoms; the file
        has their sid, y_init, y_relaxed (eV) and positions_relaxed (Å) by these names.
 smiles QM9's molecules in the positions that RDKit makes from their SMILES, for
-       --config.data.positions=smiles: 25 minutes on two cores.
+       --config.data.positions=smiles: 40 minutes on a core.
 qm9    The molecules of the package qm9pack as a tensorflow_datasets data set, for other programs;
        training does not need it.
 """
@@ -85,7 +85,7 @@ def main(*words: str) -> None:
         qm9.load()
         qm9_tfds.write_tfds(package_folder(), root / "qm9" / "qm9")
     elif words[0] == "smiles":
-        of_smiles(root / "qm9", PROCESSES.value or cores())
+        of_smiles(root, PROCESSES.value or cores())
     elif words[0] == "extxyz":
         if SOURCE.value is None or program.OUTPUT.value is None:
             raise InputError("extxyz needs --source=DIR and --output=FILE.extxyz")
@@ -232,7 +232,7 @@ def molecules(folder: pathlib.Path, systems: int, seed: int, processes: int) -> 
     print(f"{whole}: {systems * dynamics.SHAPES:,} structures of {dynamics.method()}")
 
 
-def of_smiles(folder: pathlib.Path, processes: int) -> None:
+def of_smiles(cache: pathlib.Path, processes: int) -> None:
     """Makes QM9's molecules from their SMILES and prints how many there are.
 
     Raises:
@@ -242,8 +242,8 @@ def of_smiles(folder: pathlib.Path, processes: int) -> None:
     if importlib.util.find_spec("rdkit") is None:
         raise InputError('SMILES need rdkit: pip install "hdgnn_jax[rdkit,qm9]"')
     known = qm9.load().structures
-    made = qm9_smiles.build(known, read_smiles(package_folder()), folder, processes)
-    print(f"{folder}: {len(made):,} of {len(known):,} molecules have positions from their SMILES")
+    made = qm9_smiles.build(known, read_smiles(package_folder()), cache, processes)
+    print(f"{cache}: {len(made):,} of {len(known):,} molecules have positions from their SMILES")
 
 
 def claim(folder: pathlib.Path, systems: int, seed: int) -> None:

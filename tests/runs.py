@@ -17,6 +17,7 @@ from fake_qm9 import write_cache
 from experiments import train
 from experiments.configs import ablations
 from experiments.configs.qm9 import get_config
+from hdgnn_jax.run.results import restored
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +88,12 @@ def finished(command):
     assert command.returncode == 0, command.stderr
     (workdir,) = (a.partition("=")[2] for a in command.args if a.startswith("--workdir="))
     return pathlib.Path(workdir)
+
+
+@pytest.fixture(scope="session")
+def in_use(finished):
+    """The finished run's task and predictor, whose programs all tests of a worker share."""
+    return restored(finished)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config = qm9.get_config("quick" if variant == "quick" else "full")
     config.target = "relaxed_energy"
 
-    del config.data.split
+    del config.data.split, config.data.positions
     config.data.set = "is2re"
     config.data.name = "oc20"
     config.data.validation_size = 4_000

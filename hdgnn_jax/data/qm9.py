@@ -50,7 +50,8 @@ class QM9(Dataset):
 
     Attributes:
       split: `standard` or `cormorant`.
-      train_size: number of training molecules, the first of the split; None: all.
+      train_size: number of training molecules, the first of the split; None: all. Those without
+        positions from SMILES count.
       reference: `none`, `fitted`, `tabulated` or `linear`; None: the default of the target.
       cache: folder; None: see `cache_folder`.
       positions: None: as published, relaxed with B3LYP; `smiles`: as RDKit makes them from the
@@ -68,7 +69,7 @@ class QM9(Dataset):
 
     def __post_init__(self) -> None:
         if self.positions not in (None, "smiles"):
-            raise InputError(f"data.positions must be smiles or None, not {self.positions!r}")
+            raise InputError(f"config.data.positions must be smiles, not {self.positions!r}")
 
     @property
     def title(self) -> str:
@@ -83,7 +84,7 @@ class QM9(Dataset):
             the orientation of QM9's own.
         """
         if self.positions and POLARIZABILITY.name in names:
-            raise InputError(f"config.target={POLARIZABILITY.name} needs QM9's own positions")
+            raise InputError(f"{POLARIZABILITY.name} needs config.data.positions=None")
         return super().chosen(names)
 
     @property
@@ -98,11 +99,21 @@ class QM9(Dataset):
         return {"test": Accuracy(target.paper_mae)}
 
     def digest(self) -> str:
-        """The SHA-256 of the split's lists of molecules, and of the kind of positions."""
+        """The SHA-256 of the split's lists of molecules, and of the kind of positions.
+
+        RDKit's version is not in it: the run's card has that.
+        """
         lists = splits.split(self.split).digest
         if self.positions is None:
             return lists
         return hashlib.sha256(f"{lists} {qm9_smiles.PACKED}".encode()).hexdigest()
+
+    def read(self, target: str) -> list[str]:
+        """A line on molecules that have no positions from their SMILES."""
+        if self.positions is None:
+            return []
+        absent = len(self._molecules) - len(self._from_smiles)
+        return [f"{absent:,} of QM9's molecules have no positions from SMILES and are in no part"]
 
     def part(self, name: str, target: str) -> LabelledStructures:
         """The molecules of a part of the split.

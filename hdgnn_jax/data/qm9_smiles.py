@@ -37,12 +37,10 @@ def load(cache: str | os.PathLike[str] | None = None) -> Structures:
     Raises:
       QM9Error: where `build` has not made them, or the file is damaged.
     """
-    path = cache_folder(cache) / "qm9" / PACKED
+    path, made = cache_folder(cache) / "qm9" / PACKED, "`python -m experiments.prepare smiles`"
     if not is_complete(path):
-        raise QM9Error(
-            f"there is no file {path}: `python -m experiments.prepare smiles` makes the positions"
-        )
-    content = qm9pack.read_arrays(path)
+        raise QM9Error(f"there is no file {path}: {made} makes the positions")
+    content = qm9pack.read_arrays(path, then=f"run {made}")
     return Structures.molecules(
         content["offsets"], content["atomic_numbers"], content["positions"], content["ids"],
         source="QM9 molecule",
@@ -50,18 +48,21 @@ def load(cache: str | os.PathLike[str] | None = None) -> Structures:
 
 
 def build(
-    molecules: Structures, smiles: Mapping[int, str], folder: pathlib.Path, processes: int
+    molecules: Structures, smiles: Mapping[int, str], cache: pathlib.Path, processes: int
 ) -> Structures:
-    """Makes the positions, some 20 ms a molecule and core; goes on where it was interrupted.
+    """Makes the positions once, some 20 ms a molecule and core; goes on where it was interrupted.
 
     A molecule is left out where RDKit has no positions for its SMILES or the atoms are not its own.
 
     Args:
       molecules: QM9's, whose ids are their index.
       smiles: by index.
-      folder: folder of the cache.
+      cache: folder, with QM9's in it.
       processes: number of processes.
     """
+    folder = cache / "qm9"
+    if is_complete(folder / PACKED):
+        return load(cache)
     starts = range(0, len(molecules), PART)
     parts = {start: folder / f"{PACKED}.part{start:06}.npz" for start in starts}
     missing = [start for start, file in parts.items() if not is_complete(file)]
@@ -95,7 +96,7 @@ def build(
     _write(folder / PACKED, counts, numbers, positions, ids)
     for file in folder.glob(f"{PACKED}.part*"):
         file.unlink()
-    return load(folder.parent)
+    return load(cache)
 
 
 def _lowest(smiles: str) -> Structure | None:

@@ -176,20 +176,27 @@ def package_folder() -> pathlib.Path:
     return pathlib.Path(str(spec and spec.origin)).parent / "data"
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+MADE_ANEW = "run again: it is made anew"
+
+
+def read_arrays(path: pathlib.Path, then: str = MADE_ANEW) -> dict[str, np.ndarray]:
     """The arrays of a cached file, by name.
 
     Raises:
-      QM9Error: where the file is unreadable or damaged.
+      QM9Error: as `refuse_damaged` does.
     """
-    refuse_damaged(path)
+    refuse_damaged(path, then)
     with np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
-def refuse_damaged(path: pathlib.Path) -> None:
-    """Raises a QM9Error where a cached file is unreadable or damaged."""
-    fix = "delete it and run again: it is made anew"
+def refuse_damaged(path: pathlib.Path, then: str = MADE_ANEW) -> None:
+    """Checks a cached file.
+
+    Raises:
+      QM9Error: where it is unreadable or damaged, with what to do when it is deleted.
+    """
+    fix = f"delete it and {then}"
     try:
         if is_unchanged(path):
             return

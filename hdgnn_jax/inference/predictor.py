@@ -35,6 +35,7 @@ from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.heads import HEADS
 from hdgnn_jax.models.repulsion import Repulsion
 from hdgnn_jax.training import step
+from hdgnn_jax.training.record import from_smiles
 from hdgnn_jax.types import Apply, Json, Params
 
 Advance: TypeAlias = Callable[[int], object]
@@ -99,7 +100,7 @@ class Predictor:
         record, params = load(workdir or SHIPPED, mesh)
         found = cls(
             network(record), params, record.fitted, record.budget, mesh, record.domain,
-            record.trained_on_forces, record.from_smiles, errors=record.errors,
+            record.trained_on_forces, from_smiles(record.config), errors=record.errors,
         )  # fmt: skip
         return found if evaluation_frame is None else found.averaged(evaluation_frame)
 
@@ -107,8 +108,7 @@ class Predictor:
         """A predictor of the mean over `frames` rolls of the edge frames.
 
         Raises:
-          PredictorError: for more than one roll of a model that does not depend on rolls, or for
-            another number of rolls than 1, 2, ...
+          PredictorError: for several rolls of a model that does not depend on them, or less than 1.
         """
         if not isinstance(frames, int) or frames < 1:
             raise PredictorError(f"evaluation_frame must be a whole number above 0, not {frames!r}")
@@ -321,7 +321,7 @@ class Predictor:
         """The target that is the potential energy of the atoms.
 
         Raises:
-          PredictorError: where the model predicts none, or sees bonds.
+          PredictorError: where the model predicts none, sees bonds, or learned from SMILES.
         """
         found = potential(self.fitted)
         if found is None:
@@ -330,6 +330,11 @@ class Predictor:
             if len(self.fitted) > 1:
                 name, why = names_of(self.fitted), "are no potential energies"
             raise PredictorError(f"{name} {why}: it has no forces")
+        if self.from_smiles:
+            raise PredictorError(
+                f"{found.name} has no forces: the model learned energies of relaxed molecules from "
+                "other positions, which RDKit made"
+            )
         if missing := NO_FORCES.get(self.model.hyper.neighborhood):
             raise PredictorError(
                 f"{found.name} has no forces with this model's neighbours: {missing}"
@@ -337,17 +342,13 @@ class Predictor:
         return found
 
     def energy_unit(self) -> float:
-        """The unit of the potential energy, in eV.
-
-        Raises:
-          PredictorError: as `energy` does.
-        """
+        """The unit of the potential energy, in eV; raises as `energy` does."""
         return ENERGIES[self.energy().target.unit]
 
     @property
     def has_forces(self) -> bool:
         """Whether the model predicts a potential energy, so that `energy` raises no error."""
-        found = potential(self.fitted)
+        found = None if self.from_smiles else potential(self.fitted)
         return found is not None and self.model.hyper.neighborhood not in NO_FORCES
 
     @property

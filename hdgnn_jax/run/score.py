@@ -182,6 +182,8 @@ def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:
                 f"{len(concerned):,} of {len(lines):,} structures are {what}, first "
                 f"{structures.name(first)}: {lines[first]}"
             )
+    if predictor.from_smiles:
+        said.append("the run was trained on positions that RDKit made from SMILES, not on others")
     try:
         trained = set(fingerprints(task.data.part("train", task.fitted[0].name).structures))
     except (HDGNNError, OSError) as error:

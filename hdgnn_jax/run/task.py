@@ -33,7 +33,7 @@ from hdgnn_jax.run.pretrained import Pretrained
 from hdgnn_jax.training import step
 from hdgnn_jax.training.losses import Weights
 from hdgnn_jax.training.optimizer import make_optimizer, with_own_rates
-from hdgnn_jax.training.record import Record
+from hdgnn_jax.training.record import Record, from_smiles
 from hdgnn_jax.types import Apply, Config, Params, PyTree
 
 EXACT = 1e-12
@@ -162,7 +162,10 @@ class Task:
         self, params: Params, budget: batching.Budget, mesh: jax.sharding.Mesh
     ) -> Predictor:
         """The network with weights."""
-        return Predictor(self.model, params, self.fitted, budget, mesh, self.domain)
+        return Predictor(
+            self.model, params, self.fitted, budget, mesh, self.domain,
+            from_smiles=from_smiles(self.config),
+        )  # fmt: skip
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:

@@ -15,7 +15,8 @@ from hdgnn_jax.training.record import Course
 from hdgnn_jax.types import Config, Json
 
 PACKAGES = (
-    "hdgnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "e3nn-jax", "jraph", "orbax-checkpoint"
+    "hdgnn_jax", "jax", "jaxlib", "flax", "optax", "numpy", "e3nn-jax", "jraph",
+    "orbax-checkpoint", "rdkit",
 )  # fmt: skip
 
 

@@ -87,11 +87,6 @@ class Record:
         """Whether forces were part of the loss."""
         return bool(self.config["training"]["forces_weight"])
 
-    @property
-    def from_smiles(self) -> bool:
-        """Whether RDKit made the positions of the training structures from SMILES."""
-        return bool(self.config["data"].get("positions") == "smiles")
-
     def to_dict(self) -> Json:
         """A JSON-able dict, exact: Python writes digits that read back to the same bits."""
         return {
@@ -132,3 +127,8 @@ class Record:
             course=Course(**content["course"]),
             memory=Memory.from_dict(content["memory"]),
         )
+
+
+def from_smiles(config: Config) -> bool:
+    """Whether the config of a run has positions that RDKit makes from SMILES."""
+    return bool(config["data"].get("positions") == "smiles")

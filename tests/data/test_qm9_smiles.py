@@ -33,7 +33,7 @@ def in_this_process(function, texts, processes):
 
 
 def build(cache):
-    return qm9_smiles.build(qm9.load(cache).structures, SMILES, cache / "qm9", processes=1)
+    return qm9_smiles.build(qm9.load(cache).structures, SMILES, cache, processes=1)
 
 
 def test_molecules_are_those_of_their_smiles_with_qm9s_labels(cache):
@@ -45,6 +45,10 @@ def test_molecules_are_those_of_their_smiles_with_qm9s_labels(cache):
         np.testing.assert_array_equal(made[k].positions, conformers(SMILES[index])[0][0].positions)
     own, remade = (qm9.QM9("standard", cache=str(cache), positions=p) for p in (None, "smiles"))
     assert own.digest() != remade.digest()
+    assert own.read("U0") == []
+    assert remade.read("U0") == [
+        "1 of QM9's molecules have no positions from SMILES and are in no part"
+    ]
     for part, ids in (("train", [1, 4, 7]), ("validation", [10]), ("test", [])):
         found, published = remade.part(part, "U0"), own.part(part, "U0")
         assert found.structures.ids.tolist() == ids
@@ -67,17 +71,25 @@ def test_an_interrupted_build_goes_on(cache, monkeypatch):
     monkeypatch.setattr(qm9_smiles, "map_in_processes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(cache)
-    build(cache)
+    for _ in range(2):
+        build(cache)
     assert asked == [5, 3]
     files = {path.name for path in (cache / "qm9").iterdir()}
     assert files == {name + end for name in (qm9.PACKED, qm9_smiles.PACKED)
                      for end in ("", ".sha256")}  # fmt: skip
 
 
+def test_a_damaged_file_says_what_to_do(cache):
+    build(cache)
+    (cache / "qm9" / qm9_smiles.PACKED).write_bytes(b"")
+    with pytest.raises(QM9Error, match=r"has changed.: delete it and run `python -m .* smiles`"):
+        qm9_smiles.load(cache)
+
+
 def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"data\.positions must be smiles or None, not 'rdkit'"):
+    with pytest.raises(InputError, match=r"data\.positions must be smiles, not 'rdkit'"):
         qm9.QM9("standard", positions="rdkit")
-    with pytest.raises(InputError, match=r"polarizability needs QM9's own positions"):
+    with pytest.raises(InputError, match=r"polarizability needs config\.data\.positions=None"):
         qm9.QM9("standard", positions="smiles").chosen(["polarizability"])
     monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install .hdgnn_jax\[rdkit,qm9\]"):

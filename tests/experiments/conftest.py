@@ -1,5 +1,5 @@
 """Programs are tested on one finished run."""
 
-from runs import changed, command, config, finished, once, several
+from runs import changed, command, config, finished, in_use, once, several
 
-__all__ = ["changed", "command", "config", "finished", "once", "several"]
+__all__ = ["changed", "command", "config", "finished", "in_use", "once", "several"]

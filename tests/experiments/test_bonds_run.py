@@ -27,11 +27,16 @@ def of_bonds(config, once):
     return once("bonds", make)
 
 
-def test_it_stands_beside_the_same_linear_model(of_bonds, finished):
+@pytest.fixture(scope="module")
+def bonds_in_use(of_bonds):
+    """Its task and its predictor."""
+    return restored(of_bonds)
+
+
+def test_it_stands_beside_the_same_linear_model(bonds_in_use, in_use):
     """Which sees all pairs."""
     errors = []
-    for run in (of_bonds, finished):
-        task, predictor = restored(run)
+    for task, predictor in (bonds_in_use, in_use):
         few = task.examples("validation").first(20)
         alone = predicted("validation", task, predictor, few)
         (found,) = with_baselines(alone, task, few).values()
@@ -41,8 +46,8 @@ def test_it_stands_beside_the_same_linear_model(of_bonds, finished):
     assert ours != theirs
 
 
-def test_atoms_have_fewer_neighbours_than_within_the_cutoff(of_bonds, finished):
-    networks = [restored(run)[0].model.hyper for run in (of_bonds, finished)]
+def test_atoms_have_fewer_neighbours_than_within_the_cutoff(bonds_in_use, in_use):
+    networks = [task.model.hyper for task, _ in (bonds_in_use, in_use)]
     assert [hyper.neighborhood for hyper in networks] == ["bonds", "cutoff"]
     assert networks[0].neighbors < networks[1].neighbors
 
@@ -61,10 +66,10 @@ def test_it_predicts_and_has_no_forces(of_bonds, tmp_path, capsys):
             predict.run([of_bonds], inputs, output, options)
 
 
-def test_of_a_file_with_forces_its_energies_are_scored(of_bonds, tmp_path):
+def test_of_a_file_with_forces_its_energies_are_scored(bonds_in_use, tmp_path):
     water = molecule("H2O")
     water.calc = SinglePointCalculator(water, energy=-2000.0, forces=water.positions)
     ase.io.write(tmp_path / "file.extxyz", water)
-    task, predictor = restored(of_bonds)
+    task, predictor = bonds_in_use
     found = score(task, predictor, ASEFile(), tmp_path / "file.extxyz").errors
     assert set(found) == {"U0 [meV]", "U0 [meV/atom]"}

@@ -18,14 +18,13 @@ from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.data.qm9 import QM9
 from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.structure import StructureError, Structures
-from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.run.results import restored, results
+from hdgnn_jax.run.results import results
 from hdgnn_jax.run.score import score
 from hdgnn_jax.training import record
 
 
-def test_every_prediction_is_the_same_to_the_bit(finished):
-    task, predictor = restored(finished)
+def test_every_prediction_is_the_same_to_the_bit(finished, in_use):
+    task, predictor = in_use
     ((result,),) = results(task, predictor, ["validation"]).values()
     path = finished / "report" / "predictions_validation.csv"
     ids, truth, prediction = np.loadtxt(path, delimiter=",", skiprows=1).T
@@ -34,13 +33,13 @@ def test_every_prediction_is_the_same_to_the_bit(finished):
     np.testing.assert_array_equal(result.prediction, prediction)
 
 
-def test_isolated_atoms_are_no_examples(finished, tmp_path):
+def test_isolated_atoms_are_no_examples(in_use, tmp_path):
     """As in training."""
     water, atom = molecule("H2O"), molecule("H")
     water.info["energy"], atom.info["energy"] = -2079.0, -13.6
     ase.io.write(tmp_path / "both.extxyz", [atom, water])
     ase.io.write(tmp_path / "atom.extxyz", [atom])
-    task, predictor = restored(finished)
+    task, predictor = in_use
     scored = score(task, predictor, ASEFile(), tmp_path / "both.extxyz")
     assert scored.notes == ["isolated atoms, which are no examples: 1"]
     assert [len(errors.ids) for errors in scored.errors.values()] == [1, 1]
@@ -48,16 +47,15 @@ def test_isolated_atoms_are_no_examples(finished, tmp_path):
         score(task, predictor, ASEFile(), tmp_path / "atom.extxyz")
 
 
-def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
+def test_files_are_in_ev_whatever_the_data_set_stores(in_use, tmp_path):
     """Energies 1 eV and 2 eV below what a run of QM9's U0 predicts."""
-    frames = [molecule("H2O"), molecule("CH4")]
+    (task, predictor), frames = in_use, [molecule("H2O"), molecule("CH4")]
     structures = Structures.pack(map(structure_of, frames))
-    predicted = Predictor.load(finished)(structures)["U0"]
+    predicted = predictor(structures)["U0"]
     for below, (atoms, value) in enumerate(zip(frames, predicted, strict=True), start=1):
         atoms.info["energy"] = value / 1000 - below
     frames[0].info["charge"] = 1
     ase.io.write(tmp_path / "file.extxyz", frames)
-    task, predictor = restored(finished)
     scored = score(task, predictor, ASEFile(), tmp_path / "file.extxyz")
     found = scored.errors
     assert scored.notes == ["1 structures have a charge or a spin, which no model sees"]
@@ -65,19 +63,18 @@ def test_files_are_in_ev_whatever_the_data_set_stores(finished, tmp_path):
     assert found["U0 [meV]"].rmse == pytest.approx(1000 * np.sqrt(5 / 2), rel=1e-4)
 
 
-def test_units_and_another_zero_of_energies_are_doubted(finished, tmp_path):
-    frames = []
+def test_units_and_another_zero_of_energies_are_doubted(in_use, tmp_path):
+    (task, predictor), frames = in_use, []
     for k in range(20):
         atoms = molecule(("H2O", "CH4", "CH3OH", "C2H6")[k % 4])
         atoms.rattle(0.03, seed=k)
         frames.append(atoms)
-    predicted = Predictor.load(finished)(Structures.pack(map(structure_of, frames)))["U0"]
+    predicted = predictor(Structures.pack(map(structure_of, frames)))["U0"]
     for k, (atoms, value) in enumerate(zip(frames, predicted, strict=True)):
         shift = {"H": -13.6, "C": -1029.8, "O": -2042.6}
         zero = sum(shift[symbol] for symbol in atoms.get_chemical_symbols())
         atoms.info["energy"] = value / 1000 - 2 * zero + 0.01 * (-1) ** (k // 4)
     ase.io.write(tmp_path / "file.extxyz", frames)
-    task, predictor = restored(finished)
     scored = score(task, predictor, ASEFile(), tmp_path / "file.extxyz")
     (said,) = [line for line in scored.doubts if "differ by a constant for each element" in line]
     left = float(re.search(r"MAE is ([\d.]+) meV", said)[1])
@@ -103,11 +100,11 @@ def test_a_file_without_labels_costs_no_other(finished, tmp_path, capsys):
         evaluate.score_files(finished, [*files, tmp_path / "nowhere.xyz"])
 
 
-def test_forces_that_were_not_trained_on_are_doubtful(finished, tmp_path):
+def test_forces_that_were_not_trained_on_are_doubtful(in_use, tmp_path):
     water = molecule("H2O")
     water.calc = SinglePointCalculator(water, energy=-2079.0, forces=np.zeros((3, 3)))
     ase.io.write(tmp_path / "file.extxyz", [water])
-    task, predictor = restored(finished)
+    task, predictor = in_use
     scored = score(task, predictor, ASEFile(), tmp_path / "file.extxyz")
     assert "forces [meV/Å]" in scored.errors
     assert "the run was not trained on forces: expect large errors" in scored.doubts

@@ -38,7 +38,7 @@ def folder(finished, once):
     return once("exported", make)
 
 
-def test_molecules_of_all_sizes_in_one_call(finished, folder, tmp_path):
+def test_molecules_of_all_sizes_in_one_call(in_use, folder, tmp_path):
     several = [molecule(name) for name in ("H2O", "C6H6", "CH3CH2OH", "HCN", "C2H6")]
     for atoms in several:
         atoms.rattle(0.05, seed=1)
@@ -55,7 +55,7 @@ def test_molecules_of_all_sizes_in_one_call(finished, folder, tmp_path):
     assert (done.returncode, done.stderr) == (0, doubt)
     lines = done.stdout.splitlines()
     structures = Structures.pack([structure_of(atoms) for atoms in several])
-    predictor = Predictor.load(finished)
+    _, predictor = in_use
     expected = predictor.derivatives(structures)
     head, forces = ([line.split() for line in lines if ("force" in line) == of]
                     for of in (False, True))  # fmt: skip
@@ -70,12 +70,12 @@ def test_molecules_of_all_sizes_in_one_call(finished, folder, tmp_path):
     np.testing.assert_allclose(found, expected.forces, rtol=0, atol=1e-4 * size)
 
 
-def test_the_description_is_complete(finished, folder):
+def test_the_description_is_complete(in_use, folder):
     model = json.loads((folder / "model.json").read_text())
     assert (list(model["targets"]), model["energy"], model["cutoff"]) == (["U0"], "U0", 3.0)
     assert model["elements"] == {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
     assert set(model["outputs"]) == {"U0", "forces", "virial"}
-    reference, said = Predictor.load(finished).fitted[0].reference, model["targets"]["U0"]
+    reference, said = in_use[1].fitted[0].reference, model["targets"]["U0"]
     assert said["unit"] == "meV"
     composition = reference.composition
     assert tuple(said["per_element"].values()) == composition.per_element

@@ -12,7 +12,6 @@ import pytest
 from oc20_records import read_lmdb
 
 from experiments import evaluate, prepare, train
-from experiments.configs import ablations
 from experiments.configs.is2re import get_config
 from hdgnn_jax.data import is2re, oc20_lmdb
 from hdgnn_jax.data.datasets import dataset
@@ -38,11 +37,10 @@ def cache(once):
 def config(cache):
     small = get_config("quick")
     small.target = "relaxed_energy"
-    small.model.update(ablations.BASELINE)
     small.data.update(cache=str(cache), validation_size=6)
     small.model.update(
         cutoff=4.0, max_neighbors=6, degree=1, product_degree=1, layers=1, channels=4, hidden=8,
-        invariant_channels=8, edge_channels=8, n_gaussians=8,
+        invariant_channels=8, edge_channels=8, n_gaussians=8, update_channels=8,
     )  # fmt: skip
     small.training.update(
         batch_size=8, steps=4, first_validation=2, validate_every=4, log_every=2, n_budgets=1,
@@ -277,6 +275,6 @@ def test_bad_targets_and_splits_are_refused(config, finished, tmp_path):
 
 @pytest.mark.parametrize("words", [(), ("oc20",), ("qm9", "slabs")])
 def test_what_can_be_prepared_is_said(words):
-    words_there = "say what to prepare: is2re, slabs, molecules, extxyz, qm9"
+    words_there = "say what to prepare: is2re, slabs, molecules, extxyz, smiles, qm9"
     with pytest.raises(ValueError, match=words_there):
         prepare.main(*words)

@@ -96,7 +96,7 @@ def test_smiles_are_predicted_with_what_was_done_to_them(finished, tmp_path, cap
     reason = "'nonsense' is no SMILES that RDKit can read"
     assert bad[1:] == ["", "", "", "nonsense", "", "", reason]
     assert long[4] == "C" * 30
-    assert capsys.readouterr().err.count("other positions than RDKit's, which lead to larger") == 2
+    assert capsys.readouterr().err.count("learned from other positions than those that RDKit") == 2
     assert "92 atoms (trained on" in long[6]
 
 

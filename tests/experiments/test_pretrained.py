@@ -34,13 +34,14 @@ def flat(params) -> dict[str, np.ndarray]:
     return flatten_dict(jax.device_get(params), sep="/")
 
 
-def test_weights_are_the_other_runs_but_for_what_it_does_not_have(finished, changed):
-    old = flat(Predictor.load(finished).params)
+def test_weights_are_the_other_runs_but_for_what_it_does_not_have(finished, in_use, changed):
+    _, predictor = in_use
+    old = flat(predictor.params)
     new = started(
         changed(target="gap,U0", init=str(finished), **{"model.elements": (16, *ELEMENTS)})
     )
     assert new.keys() == old.keys()
-    source = Predictor.load(finished).model.hyper.elements
+    source = predictor.model.hyper.elements
     rows = [1 + ELEMENTS.index(z) for z in source]
     for path, value in new.items():
         if path.endswith("table"):
@@ -53,7 +54,9 @@ def test_weights_are_the_other_runs_but_for_what_it_does_not_have(finished, chan
             np.testing.assert_array_equal(value, old[path])
 
 
-def test_frozen_layers_stay_and_it_goes_on_without_its_source(finished, changed, tmp_path):
+def test_frozen_layers_stay_and_it_goes_on_without_its_source(
+    finished, in_use, changed, tmp_path
+):
     """Stopped and gone on with, the run ends in the same bits; its source is gone by then."""
     source = tmp_path / "source"
     source.symlink_to(finished)
@@ -70,7 +73,7 @@ def test_frozen_layers_stay_and_it_goes_on_without_its_source(finished, changed,
     for name in ("whole", "halves"):
         with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
             assert Record.of(checkpoints).course.init_digest == digest
-    old = flat(Predictor.load(finished).params)
+    old = flat(in_use[1].params)
     whole, halves = (flat(Predictor.load(tmp_path / name).params) for name in ("whole", "halves"))
     for path, value in whole.items():
         np.testing.assert_array_equal(halves[path], value)

@@ -14,7 +14,6 @@ from ase.optimize import BFGSLineSearch
 from fake_qm9 import write_cache
 
 from experiments import evaluate, predict, prepare, selftest, train
-from experiments.configs import ablations
 from experiments.configs.ase import get_config
 from hdgnn_jax.data.dynamics import SHAPES
 from hdgnn_jax.graphs.structure import StructureError
@@ -24,10 +23,10 @@ from hdgnn_jax.training.result import format_mae
 
 MOLECULES = 10
 TINY = {
-    "model.cutoff": 3.0, "model.pathway": "none", "model.layers": 1,
-    "model.degree": 1, "model.product_degree": 1,
+    "model.cutoff": 3.0, "model.layers": 1, "model.degree": 1, "model.product_degree": 1,
     "model.channels": 4, "model.hidden": 8, "model.invariant_channels": 8,
-    "model.edge_channels": 8, "model.n_gaussians": 8, "data.held_out": 0.2,
+    "model.edge_channels": 8, "model.n_gaussians": 8, "model.update_channels": 8,
+    "data.held_out": 0.2,
     "training.batch_size": 8, "training.steps": 12, "training.first_validation": 6,
     "training.validate_every": 12, "training.log_every": 6, "training.n_budgets": 1,
 }  # fmt: skip
@@ -50,7 +49,6 @@ def cache(once):
 
 def config_of(**changes):
     config = get_config("quick")
-    config.model.update(ablations.BASELINE)
     config.update_from_flattened_dict({**TINY, **changes})
     return json.loads(config.to_json())
 

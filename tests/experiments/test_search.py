@@ -263,10 +263,11 @@ def test_a_run_is_timed_then_trained_without_its_test_then_tested(changed, tmp_p
     speed = search.measure(plan.config, tmp_path / "probe")
     assert not (tmp_path / "probe").exists()
     assert 0 < speed.step < 5
-    config = Search(plan, {}, []).config(search.Candidate(1, {}), 7, seed=0)
+    # As many steps as the finished run has: its program serves here too.
+    config = Search(plan, {}, []).config(search.Candidate(1, {}), 12, seed=0)
     run = search.trial(config, tmp_path / "run")
     rows = [row for row in read_metrics(tmp_path / "run") if "validation_mae" in row]
-    assert [row["step"] for row in rows] == [4, 7]
+    assert [row["step"] for row in rows] == [6, 12]
     assert run.mae == min(row["validation_mae"] for row in rows)
     assert not (tmp_path / "run" / "report").exists()
     # Going on with a run that is finished trains nothing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from molecules import KNOWN
@@ -41,8 +42,9 @@ def test_it_is_evaluated_and_exported_as_the_run_is(finished, file, tmp_path, ca
     description = json.loads((tmp_path / "model/model.json").read_text())
     assert description["run"]["config"] == record_of(finished).config
     pack(file, tmp_path / "again.npz")
-    again = Predictor.load(tmp_path / "again.npz")
-    np.testing.assert_array_equal(again(KNOWN)["U0"], Predictor.load(file)(KNOWN)["U0"])
+    again, packed = Predictor.load(tmp_path / "again.npz"), Predictor.load(file)
+    jax.tree.map(np.testing.assert_array_equal, again.params, packed.params)
+    assert dataclasses.replace(again, params=packed.params) == packed
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "alone", "missing"])

@@ -24,12 +24,10 @@ def site(once):
 
     def make(folder):
         options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
-        pip = [sys.executable, "-m", "pip"]
-        wheels, installed = folder / "wheels", folder / "site"
-        subprocess.run([*pip, "wheel", *options, "-w", wheels, ROOT], check=True)
-        (wheel,) = wheels.glob("*.whl")
-        subprocess.run([*pip, "install", *options[:1], "-q", "--target", installed, wheel],
-                       check=True)  # fmt: skip
+        installed = folder / "site"
+        # Makes the wheel on the way.
+        install = [sys.executable, "-m", "pip", "install", *options, "--target", installed, ROOT]
+        subprocess.run(install, check=True)
         return installed
 
     return once("wheel", make)

@@ -27,7 +27,7 @@ STEPS, EMA = 20, 0.9
 WEIGHTS = losses.Weights(np.ones(1))
 KEY = jax.random.key(5)
 SMALL = {
-    "cutoff": CUTOFF, "degree": 2, "layers": 1, "channels": 4, "hidden": 8,
+    "cutoff": CUTOFF, "degree": 1, "product_degree": 1, "layers": 1, "channels": 4, "hidden": 8,
     "invariant_channels": 8, "edge_channels": 8, "n_gaussians": 16,
 }  # fmt: skip
 
