@@ -127,9 +127,11 @@ def run(
       CheckpointError: where a run cannot be read.
     """
     refuse(inputs, output, options)
-    groups = [Group(workdirs or [SHIPPED], load(workdirs or [SHIPPED], options), [])]
-    if not workdirs and any(map(is_smiles, inputs)) and not (options.forces or options.relax):
-        groups.append(Group([SHIPPED_SMILES], load([SHIPPED_SMILES], options), []))
+    sources = [list(workdirs) or [SHIPPED]]
+    if not (workdirs or options.forces or options.relax):
+        smiles = [is_smiles(name) for name in inputs]
+        sources = [[SHIPPED]] * (not all(smiles)) + [[SHIPPED_SMILES]] * any(smiles)
+    groups = [Group(source, load(source, options), []) for source in sources]
     rows = read_inputs(inputs, options.conformers)
     for row in rows:
         groups[-1 if row.smiles else 0].rows.append(row)

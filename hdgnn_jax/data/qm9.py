@@ -26,6 +26,7 @@ from hdgnn_jax.data.qm9pack import (
     read_arrays,
     read_csv,
     refuse_damaged,
+    structures_of,
 )
 from hdgnn_jax.data.targets import (
     OF_QM9,
@@ -184,14 +185,7 @@ def read(folder: pathlib.Path) -> LabelledStructures:
             f"{path} has no column {missing[0]}: add it to COLUMNS of qm9pack.py and raise the "
             "number in PACKED, so that QM9 is packed again (CONTRIBUTING.md)"
         )
-    structures = Structures.molecules(
-        content["offsets"],
-        content["atomic_numbers"],
-        content["positions"],
-        content["ids"],
-        source="QM9 molecule",
-    )
-    return LabelledStructures(structures, {name: content[name] for name in TARGETS})
+    return LabelledStructures(structures_of(content), {name: content[name] for name in TARGETS})
 
 
 def build(source: pathlib.Path, folder: pathlib.Path, expected: int) -> None:

@@ -40,11 +40,7 @@ def load(cache: str | os.PathLike[str] | None = None) -> Structures:
     path, made = cache_folder(cache) / "qm9" / PACKED, "`python -m experiments.prepare smiles`"
     if not is_complete(path):
         raise QM9Error(f"there is no file {path}: {made} makes the positions")
-    content = qm9pack.read_arrays(path, then=f"run {made}")
-    return Structures.molecules(
-        content["offsets"], content["atomic_numbers"], content["positions"], content["ids"],
-        source="QM9 molecule",
-    )  # fmt: skip
+    return qm9pack.structures_of(qm9pack.read_arrays(path, then=f"run {made}"))
 
 
 def build(

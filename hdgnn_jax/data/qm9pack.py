@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from hdgnn_jax.data.cache import is_unchanged
 from hdgnn_jax.errors import HDGNNError
-from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS
+from hdgnn_jax.graphs.structure import ATOMIC_NUMBERS, Structures
 from hdgnn_jax.types import Json
 
 COLUMNS = {
@@ -188,6 +189,14 @@ def read_arrays(path: pathlib.Path, then: str = MADE_ANEW) -> dict[str, np.ndarr
     refuse_damaged(path, then)
     with np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def structures_of(content: Mapping[str, np.ndarray]) -> Structures:
+    """The molecules of a cached file's arrays."""
+    return Structures.molecules(
+        content["offsets"], content["atomic_numbers"], content["positions"], content["ids"],
+        source="QM9 molecule",
+    )  # fmt: skip
 
 
 def refuse_damaged(path: pathlib.Path, then: str = MADE_ANEW) -> None:
