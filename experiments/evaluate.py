@@ -60,7 +60,7 @@ from hdgnn_jax.graphs.structure import StructureError
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.weights import record_of
 from hdgnn_jax.run.results import print_results, refuse_changed_data, restored, results
-from hdgnn_jax.run.score import from_smiles, score
+from hdgnn_jax.run.score import errors_from_smiles, score
 from hdgnn_jax.run.task import Task
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.training.tables import print_table
@@ -125,7 +125,7 @@ def compare_smiles(workdir: pathlib.Path, split: str | None, n: int) -> None:
     task = dataclasses.replace(task, data=dataclasses.replace(task.data, positions=None))
     examples = task.examples(split or task.data.first_test)
     drawn = np.random.default_rng(0).permutation(len(examples))[:n]
-    errors, left_out = from_smiles(
+    errors, left_out = errors_from_smiles(
         task, predictor, examples.take(np.sort(drawn)), read_smiles(package_folder())
     )
     if left_out:
@@ -194,11 +194,12 @@ def submit(workdir: pathlib.Path, file: pathlib.Path) -> None:
     """Writes the ids and energies (eV) of each test part: `id_ids`, `id_energy`, `ood_ads_ids`, ...
 
     Raises:
-      ValueError: where the run is not of IS2RE, or the file is not an .npz.
+      InputError: where the run is not of IS2RE, or the file is not an .npz or cannot be written.
       Is2reError, StructureError, CheckpointError: each with one line.
     """
-    if file.suffix != ".npz" or not file.absolute().parent.is_dir():
-        raise InputError(f"--submission={file} must end in .npz and lie in an existing folder")
+    if file.suffix != ".npz":
+        raise InputError(f"--submission={file} must end in .npz")
+    program.refuse_unwritable("submission", file)
     task, predictor = restored(workdir)
     data = task.data
     if not isinstance(data, IS2RE):

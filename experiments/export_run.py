@@ -19,6 +19,8 @@ import jax
 import numpy as np
 from jax import export
 
+TRUE, FALSE = ("t", "true", "1"), ("f", "false", "0")
+
 
 def read(path):
     """Yields symbols, positions, periodic lattice vectors [0 to 3, 3], and tags."""
@@ -36,7 +38,10 @@ def read(path):
         tags = [int(row[column["tags"]]) if "tags" in column else 0 for row in rows]
         lattice, pbc = (re.search(f'{name}="([^"]*)"', comment) for name in ("Lattice", "pbc"))
         cell = np.array(lattice[1].split() if lattice else [], float).reshape(-1, 3)
-        periodic = [word in "T1" for word in (pbc[1] if pbc else "T T T").split()]
+        words = (pbc[1] if pbc else "T T T").split()
+        if odd := [word for word in words if word.lower() not in TRUE + FALSE]:
+            raise ValueError(f"{odd[0]} in pbc is neither T nor F")
+        periodic = [word.lower() in TRUE for word in words]
         symbols = [row[column["species"]].capitalize() for row in rows]
         yield symbols, positions, cell[periodic[: len(cell)]], tags
 

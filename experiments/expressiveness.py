@@ -56,6 +56,7 @@ def model_of(variant: str, degree: int, layers: int) -> HDGNN:
 
 def main() -> None:
     """The program."""
+    PROGRAM.resumes = program.JSON.value is not None
     run(
         numbers(DEGREES), numbers(FOLDS), TRAININGS.value,
         program.JSON.value, program.PLOT.value,
@@ -137,8 +138,8 @@ class Rates:
         """
         self.path, self.rows = path, []
         if path is not None and path.exists():
-            self.rows = json.loads(path.read_text())
-            if not all("success_rate" in row for row in self.rows):
+            self.rows = program.read_json(path, list)
+            if not all(isinstance(row, dict) and "success_rate" in row for row in self.rows):
                 raise InputError(f"{path} does not hold success rates: choose another --json")
 
     def find(self, key: Json) -> Json:

@@ -12,17 +12,17 @@ molecules
        training with `ase.py`. 1,000 molecules, four shapes of each: 12 to 15 minutes on a core.
 extxyz OC20's LMDB files as one extxyz file, for other programs: --source=DIR, or a file of it,
        --output=FILE.extxyz. Structures are the initial ones, with tags and fixed atoms; the file
-       has their sid, y_init, y_relaxed (eV) and positions_relaxed (Å) by these names.
+       has their sid, y_init, y_relaxed (eV) and positions_relaxed (Å) by these names. An
+       interrupted one starts anew.
 smiles QM9's molecules in the positions that RDKit makes from their SMILES, for
        --config.data.positions=smiles: 40 minutes on a core.
 qm9    The molecules of the package qm9pack as a tensorflow_datasets data set, for other programs;
-       training does not need it.
+       training does not need it. An interrupted one starts anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import io
 import itertools
@@ -60,8 +60,8 @@ import numpy as np
 from hdgnn_jax.cpu import cores
 from hdgnn_jax.data import is2re, is2re_build, qm9, qm9_smiles, qm9_tfds
 from hdgnn_jax.data.cache import cache_folder
-from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb, Record, lmdb_files, write_lmdb
-from hdgnn_jax.data.processes import map_in_processes
+from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb, lmdb_files, write_lmdb
+from hdgnn_jax.data.processes import make_files
 from hdgnn_jax.data.qm9pack import package_folder, read_smiles
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.progress import progress_bar
@@ -71,37 +71,61 @@ FILE = 200
 """Number of slabs in an LMDB file; an interruption loses at most this many."""
 MOLECULES_IN_FILE = 50
 """Number of molecules in a part of the extxyz file; an interruption loses at most this many."""
-WORDS = ("is2re", "slabs", "molecules", "extxyz", "smiles", "qm9")
+WORDS = {
+    "is2re": ("source", "name", "bad"),
+    "slabs": ("name", "systems", "seed", "processes"),
+    "molecules": ("name", "systems", "seed", "processes"),
+    "extxyz": ("source", "output", "bad"),
+    "smiles": ("processes",),
+    "qm9": (),
+}
+"""What can be prepared, and the flags that it reads."""
+ANEW = ("extxyz", "qm9")
+"""Those of which an interrupted call leaves nothing."""
 
 
 def main(*words: str) -> None:
     """The program."""
     if len(words) != 1 or words[0] not in WORDS:
         raise InputError(f"say what to prepare: {', '.join(WORDS)}, not {' '.join(words)!r}")
+    (word,) = words
+    for name in dict.fromkeys(itertools.chain(*WORDS.values())):
+        if flags.FLAGS[name].present and name not in WORDS[word]:
+            raise InputError(f"prepare {word} has no --{name}")
+    PROGRAM.resumes = word not in ANEW
     # A batch system's signal ends it as Ctrl-C does, with a line.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    root = cache_folder()
-    if words[0] == "qm9":
+    root, processes = cache_folder(), PROCESSES.value or cores()
+    if word == "qm9":
         qm9.load()
         qm9_tfds.write_tfds(package_folder(), root / "qm9" / "qm9")
-    elif words[0] == "smiles":
-        of_smiles(root, PROCESSES.value or cores())
-    elif words[0] == "extxyz":
+    elif word == "smiles":
+        of_smiles(root, processes)
+    elif word == "extxyz":
         if SOURCE.value is None or program.OUTPUT.value is None:
             raise InputError("extxyz needs --source=DIR and --output=FILE.extxyz")
         extxyz(pathlib.Path(SOURCE.value), pathlib.Path(program.OUTPUT.value), BAD.value)
-    elif words[0] == "is2re":
+    elif word == "is2re":
         if SOURCE.value is None:
             raise InputError("--source is missing: DIR, the folder of the parts as unpacked")
         build(pathlib.Path(SOURCE.value), root / "is2re" / (NAME.value or "oc20"), BAD.value)
+    elif word == "slabs":
+        folder = root / "is2re" / (NAME.value or "slabs")
+        slabs(folder, SYSTEMS.value or 4000, SEED.value, processes)
     else:
-        processes = PROCESSES.value or cores()
-        if words[0] == "slabs":
-            folder = root / "is2re" / (NAME.value or "slabs")
-            slabs(folder, SYSTEMS.value or 4000, SEED.value, processes)
-        else:
-            folder = root / "ase" / (NAME.value or "molecules")
-            molecules(folder, SYSTEMS.value or 1000, SEED.value, processes)
+        folder = root / "ase" / (NAME.value or "molecules")
+        molecules(folder, SYSTEMS.value or 1000, SEED.value, processes)
+
+
+@contextlib.contextmanager
+def needed(extra: str) -> Iterator[None]:
+    """Raises an InputError that says how to install a package that an import in the block lacks."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f'the package {error.name} is not installed: pip install "hdgnn_jax[{extra}]"'
+        ) from error
 
 
 def build(source: pathlib.Path, folder: pathlib.Path, bad: str) -> None:
@@ -122,14 +146,10 @@ def extxyz(source: pathlib.Path, output: pathlib.Path, bad: str) -> None:
     Raises:
       Is2reError: naming the file and the record that cannot be used.
     """
-    try:
+    with needed("is2re"):
         import ase.io
 
         from hdgnn_jax.data.ase_files import atoms_of
-    except ImportError as error:
-        raise InputError(
-            'the package ase is not installed: pip install "hdgnn_jax[is2re]"'
-        ) from error
     unfinished, skipped, written = output.with_name(output.name + ".unfinished"), 0, 0
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(Lmdb(file)) for file in lmdb_files(source)]
@@ -155,38 +175,20 @@ def slabs(folder: pathlib.Path, systems: int, seed: int, processes: int) -> None
     Raises:
       InputError: for too few systems, or where the folder holds other systems.
     """
-    try:
+    with needed("is2re"):
         from hdgnn_jax.data import slabs as made_here
-    except ImportError as error:
-        raise InputError(
-            'the package ase is not installed: pip install "hdgnn_jax[is2re]"'
-        ) from error
     if systems < 20:
         raise InputError("--systems must be at least 20")
     source = folder / "lmdb"
     claim(source, systems, seed)
-    with progress_bar("systems") as progress:
-        task = progress.add_task("slabs: relaxing", total=systems)
-        for part, n in made_here.plan(systems).items():
-            (source / part).mkdir(exist_ok=True)
-            files = {
-                start: source / part / f"data.{start // FILE:04}.lmdb"
-                for start in range(0, n, FILE)
-            }
-            missing = [start for start, file in files.items() if not file.exists()]
-            rows = [range(start, min(start + FILE, n)) for start in missing]
-            progress.advance(task, n - sum(map(len, rows)))
-
-            def counted(records: Iterator[Record], count: int) -> Iterator[Record]:
-                for record in itertools.islice(records, count):
-                    yield record
-                    progress.advance(task)
-
-            make = functools.partial(made_here.make_system, seed, part)
-            made = map_in_processes(make, itertools.chain(*rows), processes=processes)
-            with contextlib.closing(made) as records:
-                for start, row in zip(missing, rows, strict=True):
-                    write_lmdb(files[start], counted(records, len(row)))
+    files: dict[pathlib.Path, list[tuple[int, str, int]]] = {}
+    for part, n in made_here.plan(systems).items():
+        (source / part).mkdir(exist_ok=True)
+        rows = [(seed, part, k) for k in range(n)]
+        for start in range(0, n, FILE):
+            file = source / part / f"data.{start // FILE:04}.lmdb"
+            files[file] = rows[start : start + FILE]
+    make_files(files, made_here.make_system, write_lmdb, processes, "slabs: relaxing", "systems")
     build(source, folder, "stop")
 
 
@@ -197,38 +199,30 @@ def molecules(folder: pathlib.Path, systems: int, seed: int, processes: int) -> 
       InputError: where `systems` is out of range, or the folder holds other molecules.
       QM9Error: where QM9 cannot be read.
     """
-    try:
+    with needed("forces"):
         import ase.io
 
         from hdgnn_jax.data import dynamics
-    except ImportError as error:
-        raise InputError(
-            f'the package {error.name} is not installed: pip install "hdgnn_jax[forces]"'
-        ) from error
     qm9_molecules = qm9.load().structures
     if not 1 <= systems <= len(qm9_molecules):
         raise InputError(f"--systems must lie between 1 and {len(qm9_molecules)}")
     claim(folder, systems, seed)
     chosen = np.random.default_rng(seed).permutation(len(qm9_molecules))[:systems]
-    starts = range(0, systems, MOLECULES_IN_FILE)
-    parts = {start: folder / f"part.{start:06}.extxyz" for start in starts}
-    missing = [start for start, file in parts.items() if not file.exists()]
-    rows = [range(start, min(start + MOLECULES_IN_FILE, systems)) for start in missing]
-    with progress_bar("molecules") as progress:
-        task = progress.add_task("molecules: moving", total=systems)
-        progress.advance(task, systems - sum(map(len, rows)))
-        places = list(itertools.chain(*rows))
-        started = (qm9_molecules[chosen[k]] for k in places)
-        moved = map_in_processes(dynamics.move, started, places, processes=processes)
-        with contextlib.closing(moved) as shapes:
-            for start, row in zip(missing, rows, strict=True):
-                text = io.StringIO()
-                for _ in row:
-                    ase.io.write(text, next(shapes), format="extxyz")
-                    progress.advance(task)
-                write_atomically(parts[start], text.getvalue().encode())
+    rows = [(qm9_molecules[k], place) for place, k in enumerate(chosen.tolist())]
+    files = {
+        folder / f"part.{start:06}.extxyz": rows[start : start + MOLECULES_IN_FILE]
+        for start in range(0, systems, MOLECULES_IN_FILE)
+    }
+
+    def write(file: pathlib.Path, made: Iterator[list[ase.Atoms]]) -> None:
+        text = io.StringIO()
+        for shapes in made:
+            ase.io.write(text, shapes, format="extxyz")
+        write_atomically(file, text.getvalue().encode())
+
+    make_files(files, dynamics.move, write, processes, "molecules: moving", "molecules")
     whole = folder / "molecules.extxyz"
-    write_atomically(whole, b"".join(file.read_bytes() for file in parts.values()))
+    write_atomically(whole, b"".join(file.read_bytes() for file in files))
     print(f"{whole}: {systems * dynamics.SHAPES:,} structures of {dynamics.method()}")
 
 

@@ -18,7 +18,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from absl import flags
 from ml_collections import config_flags
@@ -59,6 +59,7 @@ TRACEBACK = flags.DEFINE_bool("traceback", False, "show where in the program an 
 ERRORS = (HDGNNError, OSError)
 """Errors that a user can cause, such as a file that cannot be opened. Any other is a bug of ours
 and keeps its traceback."""
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -104,7 +105,7 @@ class Program:
         keep_compiled()
         warnings.filterwarnings("ignore")
         try:
-            sys.argv[1:] = map(_shipped, sys.argv[1:])
+            sys.argv[1:] = map(_shipped, sys.argv[1:] if self.words else _joined(sys.argv[1:]))
             self._given = _parse(self)
         # config_flags raises anything where a field or a file is wrong.
         except Exception as error:
@@ -251,6 +252,22 @@ def refuse_unwritable(flag: str, file: str | os.PathLike[str] | None) -> None:
         raise InputError(f"--{flag}={file}: its folder cannot be written")
 
 
+def read_json(file: str | os.PathLike[str], kind: type[T]) -> T:
+    """The content of a JSON file that holds a `dict` or a `list`.
+
+    Raises:
+      InputError: where it is damaged or holds something else.
+      OSError: where it does not exist.
+    """
+    try:
+        content = json.loads(pathlib.Path(file).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise InputError(f"{file} must hold {'an object' if kind is dict else 'a list'}")
+    return content
+
+
 def fail(message: object) -> NoReturn:
     """Ends the program with one line on the standard error stream."""
     text = " ".join(str(message).split())
@@ -273,6 +290,18 @@ def quiet() -> None:
     ours = logging.getLogger("hdgnn_jax")
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.WARNING)
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--flag=value` for `--flag value`, of a command line that has no words beside the flags."""
+    found: list[str] = []
+    for word in words:
+        flag = found[-1] if found else ""
+        if flag.startswith("-") and "=" not in flag and not word.startswith("--"):
+            found[-1] = f"{flag}={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def _shipped(argument: str) -> str:

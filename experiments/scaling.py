@@ -134,8 +134,9 @@ and {oc20.edges:,.0f}. JAX {jax}.
 
 def main() -> None:
     """The program."""
-    jax.config.update("jax_enable_compilation_cache", False)
     folder, page = pathlib.Path(str(program.WORKDIR.value)), pathlib.Path(str(program.PAGE.value))
+    program.refuse_unwritable("page", page)
+    jax.config.update("jax_enable_compilation_cache", False)
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[Work, list[Json]] = {work: [] for work in WORKS}
     for work, plans in rows.items():
@@ -157,8 +158,7 @@ def row(work: Work, topology: str, divided: bool, folder: pathlib.Path) -> Json:
             # Not kept: a compiler may be installed before the next call.
             return new
         write_json(file, new)
-    found: Json = json.loads(file.read_text())
-    return found
+    return program.read_json(file, dict)
 
 
 def made(work: Work, topology: str, divided: bool) -> Json:

@@ -16,12 +16,10 @@ Runs are limited by time, so run nothing else beside a search.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
 
 from absl import flags
 
@@ -49,6 +47,7 @@ import numpy as np
 from experiments import search_page, search_space, train
 from experiments.search_record import Candidate, Plan, Search, Trial
 from hdgnn_jax import cpu
+from hdgnn_jax.config import with_fields
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.inference.weights import shapes
@@ -65,19 +64,6 @@ PROBE = 20
 """Number of steps that time a candidate."""
 FAILURES = (DivergedError, ValueError, MemoryError, jax.errors.JaxRuntimeError)
 """Errors that put a candidate out. Others, such as bad data or a full disk, end the search."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """The size of a candidate's model, and the time that its steps take.
-
-    Attributes:
-      parameters: number of the model's parameters.
-      step: seconds of a step.
-    """
-
-    parameters: int
-    step: float
 
 
 def main() -> None:
@@ -105,8 +91,8 @@ def run(plan: Plan, page: pathlib.Path | None) -> None:
         raise InputError("a search is for one target: set config.target to one of them")
     with occupied(plan.workdir):
         search = begin(plan)
-        progress = Progress.of(search)
-        if progress.seconds_left:
+        progress = Progress(search)
+        if search.left()[1]:
             # Builds the cache of the data; otherwise the first run would, and seem slower.
             dataset(plan.config).part("train", target.name)
         for rung in range(plan.rungs):
@@ -120,15 +106,11 @@ def run(plan: Plan, page: pathlib.Path | None) -> None:
 
 def begin(plan: Plan) -> Search:
     """The search of an earlier call, or a new one."""
-    path = plan.workdir / "search.json"
-    if path.exists():
-        search = Search.from_dict(plan, json.loads(path.read_text()))
-        train.refuse_other_config(search.asked, plan.to_dict(), plan.workdir)
-        return search
+    file = plan.workdir / "search.json"
+    if file.exists():
+        return Search.from_dict(plan, program.read_json(file, dict))
     changed = search_space.candidates(plan.space, plan.config, plan.candidates)
-    search = Search(
-        plan, plan.to_dict(), [Candidate(k, fields) for k, fields in enumerate(changed)]
-    )
+    search = Search(plan, [Candidate(k, fields) for k, fields in enumerate(changed)])
     save(search)
     return search
 
@@ -144,7 +126,6 @@ def run_rung(search: Search, rung: int, progress: Progress) -> None:
             folder = plan.folder(rung, candidate.index)
             attempt(search, candidate, plan.seconds(rung), plan.config["seed"], folder,
                     candidate.rungs)  # fmt: skip
-        progress.update(search)
     kept = search.members(rung + 1)
     if not kept:
         first = members[0].out
@@ -169,7 +150,6 @@ def run_finals(search: Search, progress: Progress) -> None:
                 progress.show(f"finals, candidate {candidate.index}, seed {seed}", candidate)
                 folder = plan.workdir / "finals" / f"{candidate.index:03}" / f"seed{seed}"
                 attempt(search, candidate, plan.budget, seed, folder, candidate.finals)
-            progress.update(search)
     if not search.complete():
         raise InputError(f"no finalist is left; the first failed: {finalists[0].out}")
 
@@ -198,8 +178,7 @@ def attempt(
     try:
         if candidate.step_seconds is None:
             config = search.config(candidate, plan.config["training"]["steps"], seed)
-            speed = measure(config, plan.workdir / "probe")
-            candidate.parameters, candidate.step_seconds = speed.parameters, speed.step
+            candidate.parameters, candidate.step_seconds = measure(config, plan.workdir / "probe")
             # Saved before the run, because resuming it needs the same number of steps.
             save(search)
         config = search.config(candidate, candidate.steps(seconds), seed)
@@ -215,22 +194,22 @@ def attempt(
     cpu.release()
 
 
-def measure(config: Json, folder: pathlib.Path) -> Speed:
-    """Times the first steps of a candidate.
+def measure(config: Json, folder: pathlib.Path) -> tuple[int, float]:
+    """The number of a candidate's parameters, and seconds of a step, from its first steps.
 
     The steps are those of a run of the config's own length, since padded shapes depend on it.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    # So the host waits for the devices after each step.
-    fields = {"training.log_every": 1}
     times: list[float] = []
 
     def stop(step: int) -> bool:
         times.append(time.monotonic())
         return step >= PROBE
 
+    # So the host waits for the devices after each step.
+    config = with_fields(config, {"training.log_every": 1})
     with contextlib.suppress(StoppedError):
-        train.run(search_space.with_fields(config, fields), folder, stop, report=False)
+        train.run(config, folder, stop, report=False)
     shutil.rmtree(folder, ignore_errors=True)
     gaps = np.diff(times)
     if not len(gaps):
@@ -239,7 +218,7 @@ def measure(config: Json, folder: pathlib.Path) -> Speed:
     step = float(np.mean(gaps[gaps <= 3 * np.median(gaps)]))
     model = model_of(config, neighbors=1.0)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes(model)))
-    return Speed(parameters, step)
+    return parameters, step
 
 
 def trial(config: Json, folder: pathlib.Path) -> Trial:
@@ -272,44 +251,24 @@ def save(search: Search) -> None:
     write_atomically(search.plan.workdir / "search.json", content.encode())
 
 
-@dataclasses.dataclass
 class Progress:
-    """Runs and seconds that are done and left; prints a bar before each run.
+    """Prints a bar of runs before each run.
 
     The time left is estimated from budgets, since a run of the last rung takes as long as many of
     the first.
-
-    Attributes:
-      runs_before, seconds_before: runs and seconds left when this call began.
-      runs_left, seconds_left: runs and seconds left now.
-      clock: a clock in seconds.
     """
 
-    runs_before: int
-    seconds_before: float
-    runs_left: int
-    seconds_left: float
-    clock: Callable[[], float] = time.monotonic
-
-    def __post_init__(self) -> None:
-        self.began = self.clock()
-
-    @classmethod
-    def of(cls, search: Search) -> Progress:
-        """The progress before the first run of this call."""
-        return cls(*search.left(), *search.left())
-
-    def update(self, search: Search) -> None:
-        """Updates what is left, after a run."""
-        self.runs_left, self.seconds_left = search.left()
+    def __init__(self, search: Search):
+        self._search, self._began = search, time.monotonic()
+        self._runs, self._seconds = search.left()
 
     def show(self, title: str, candidate: Candidate) -> None:
         """Prints the bar before a run, whose own bar follows."""
-        elapsed = self.clock() - self.began
-        runs, seconds = self.runs_before - self.runs_left, self.seconds_before - self.seconds_left
-        left = self.seconds_left * (elapsed / seconds if seconds else 1)
+        elapsed, (runs_left, left) = time.monotonic() - self._began, self._search.left()
+        runs, seconds = self._runs - runs_left, self._seconds - left
+        left *= elapsed / seconds if seconds else 1
         rate = f"{3600 * runs / elapsed:.1f} runs/h" if runs else ""
-        search_page.print_bar(title, candidate.changed, runs, self.runs_before, rate, left)
+        search_page.print_bar(title, candidate.changed, runs, self._runs, rate, left)
 
 
 if __name__ == "__main__":

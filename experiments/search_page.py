@@ -141,7 +141,7 @@ def tested(search: Search) -> str:
 
 def train_command(search: Search) -> str:
     """The command that trains the tested run again."""
-    given = [arg for arg in sys.argv[1:] if arg.startswith("--config")]
+    given = [arg for arg in sys.argv[1:] if arg.startswith(("--config", "--noconfig"))]
     words = [*given, "--workdir=DIR", *search.winners_flags()]
     return f"python -m experiments.train {shlex.join(words)}"
 

@@ -7,8 +7,8 @@ import pathlib
 
 import numpy as np
 
-from experiments import train
-from experiments.search_space import Space, with_fields
+from experiments.search_space import Space
+from hdgnn_jax.config import flatten, refuse_other_config, with_fields
 from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.types import Fields, Json
 
@@ -154,13 +154,11 @@ class Search:
 
     Attributes:
       plan: the options.
-      asked: `plan.to_dict()` of the call that began the search.
       candidates: all candidates.
       test: summary of the winner's report; None until the test.
     """
 
     plan: Plan
-    asked: Json
     candidates: list[Candidate]
     test: Json | None = None
 
@@ -169,11 +167,12 @@ class Search:
         """The inverse of `to_dict`.
 
         Raises:
-          CheckpointError: where another revision wrote it, or no search at all.
+          CheckpointError: where it is of another plan, another revision, or no search at all.
         """
         try:
+            refuse_other_config(content["asked"], plan.to_dict(), plan.workdir)
             candidates = [Candidate.from_dict(c) for c in content["candidates"]]
-            return cls(plan, content["asked"], candidates, content["test"])
+            return cls(plan, candidates, content["test"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{plan.workdir / 'search.json'} was written by another revision ({error}): choose "
@@ -182,11 +181,9 @@ class Search:
 
     def to_dict(self) -> Json:
         """A dictionary that JSON can store."""
-        best = self.complete() if self.test is not None else []
         return {
-            "asked": self.asked,
+            "asked": self.plan.to_dict(),
             "candidates": [dataclasses.asdict(c) for c in self.candidates],
-            "winner": best[0].index if best else None,
             "test": self.test,
         }
 
@@ -229,10 +226,10 @@ class Search:
 
     def winners_flags(self) -> list[str]:
         """The flags with which the train command repeats the winner's tested run."""
-        winner, usual = self.complete()[0], train.flatten(self.plan.config)
+        winner, usual = self.complete()[0], flatten(self.plan.config)
         config = self.config(winner, winner.rungs[-1].steps, self.plan.config["seed"])
         return [
             f"--config.{name}={tuple(value) if isinstance(value, list) else value}"
-            for name, value in train.flatten(config).items()
+            for name, value in flatten(config).items()
             if value != usual[name]
         ]

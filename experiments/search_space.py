@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import pathlib
@@ -11,8 +10,8 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from experiments import train
-from hdgnn_jax.config import check_type, from_section
+from experiments import program
+from hdgnn_jax.config import check_type, flatten, from_section, with_fields
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.hyperparameters import HyperParameters
@@ -46,11 +45,8 @@ def read(path: str | pathlib.Path, config: Config) -> Space:
       InputError: where the file is not JSON, a field does not exist, or no run can use a value.
       OSError: where the file does not exist.
     """
-    try:
-        space = json.loads(pathlib.Path(path).read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(space, dict) or not space:
+    space = program.read_json(path, dict)
+    if not space:
         raise InputError(f'{path} must hold an object, as {{"model.channels": [32, 64]}}')
     refuse_space(space, config)
     return space
@@ -63,7 +59,7 @@ def refuse_space(space: Space, config: Config) -> None:
       InputError: naming the field that cannot be used.
     """
     refuse(config)
-    known = train.flatten(config)
+    known = flatten(config)
     for name, values in space.items():
         if name not in known:
             raise InputError(f"the space has {name}, and the config has no such field")
@@ -94,10 +90,9 @@ def candidates(space: Space, config: Config, n: int) -> list[Json]:
     candidates. A candidate that no run can use, or that exists already, is drawn again.
 
     Raises:
-      InputError: where the config, or all of `DRAWS` draws, cannot be used.
+      InputError: where none of `DRAWS` draws can be used.
     """
-    refuse(config)
-    usual = train.flatten(config)
+    usual = flatten(config)
     found: list[Json] = [{}]
     while len(found) < n:
         rng = np.random.default_rng([config["seed"], len(found)])
@@ -115,18 +110,6 @@ def candidates(space: Space, config: Config, n: int) -> list[Json]:
                 "widen the space, or ask for fewer --candidates"
             )
     return found
-
-
-def with_fields(config: Config, fields: Fields) -> Json:
-    """The config with some values replaced, by dotted name."""
-    new = copy.deepcopy(dict(config))
-    for name, value in fields.items():
-        *sections, last = name.split(".")
-        section = new
-        for key in sections:
-            section = section[key]
-        section[last] = value
-    return new
 
 
 def refuse(config: Config) -> None:

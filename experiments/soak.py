@@ -24,8 +24,7 @@ MINUTES = flags.DEFINE_float(
 )
 
 PROGRAM = program.Program(
-    str(__doc__), [program.CONFIG, program.WORKDIR], [program.JSON, program.PLOT],
-    resumes=True,
+    str(__doc__), [program.CONFIG, program.WORKDIR], [program.JSON, program.PLOT]
 )
 if __name__ == "__main__":
     PROGRAM.begin()
@@ -35,7 +34,9 @@ import numpy as np
 
 from experiments import train
 from hdgnn_jax import cpu
+from hdgnn_jax.config import from_section
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.run.settings import Training
 from hdgnn_jax.training.loop import StoppedError
 from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
@@ -108,8 +109,11 @@ def soak(config: Json, workdir: pathlib.Path, minutes: float) -> Json:
       minutes: total time.
 
     Raises:
-      InputError: where no run reached a step with a sample.
+      InputError: at once, where runs are too short for two samples; at the end, where no run
+        reached a step with a sample.
     """
+    if from_section(config, "training", Training).steps < 2 * EVERY:
+        raise InputError(f"a soak needs training.steps of {2 * EVERY} or more, to time a step")
     watch = Watch(time.monotonic() + 60 * minutes)
     while time.monotonic() < watch.until:
         folder = workdir / f"soak_{watch.run}"
@@ -122,7 +126,7 @@ def soak(config: Json, workdir: pathlib.Path, minutes: float) -> Json:
         watch.run += 1
     names = ("run", "step", "seconds", "cpu_seconds", "resident_mib", "compilations")
     if not any(step for _, step, *_ in watch.samples):
-        raise InputError(f"no run came to step {EVERY}: give it more --minutes, or more steps")
+        raise InputError(f"no run came to step {EVERY}: give it more --minutes")
     columns = zip(*watch.samples, strict=True)
     return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
@@ -180,10 +184,13 @@ def draw(path: pathlib.Path, found: Json) -> None:
     ):  # fmt: skip
         step = 1e3 * np.diff(columns[name])[within] / EVERY
         middle.plot(minutes[within], step, ".", markersize=2, color=color, label=label)
-        middle.axhline(float(np.median(step)), color=color, linewidth=0.8)
+        if len(within):
+            middle.axhline(float(np.median(step)), color=color, linewidth=0.8)
     middle.set_ylabel("step, ms")
-    # Points above the limit had a validation in between.
-    middle.set_ylim(0, 3e3 * np.median(np.diff(columns["cpu_seconds"])[within]) / EVERY)
+    if len(within):
+        # Points above the limit had a validation in between.
+        limit = 3e3 * np.median(np.diff(columns["cpu_seconds"])[within]) / EVERY
+        middle.set_ylim(0, limit)
     middle.legend(loc="upper right", frameon=False)
     bottom.plot(minutes, columns["compilations"], color=BLUE)
     bottom.set_ylabel("compilations")

@@ -4,10 +4,11 @@
 
 Each run is a folder in --workdir, as `experiments.train` leaves it. The same command resumes an
 interrupted one. Several commands can share the work, each on its own cores: --share=0/2 and
---share=1/2. The page's JSON file is the record of finished runs: they are not trained again, even
-on a machine without their folders. Every command writes the page, with its plots, at its end, from
-the seeds whose runs are all finished. Commands on several machines need one folder for the page,
-or their runs' folders side by side. What error against training molecules looks like:
+--share=1/2. The page, WORKDIR/study.md if --page does not name it, has a JSON file beside it, the
+record of finished runs: they are not trained again, even on a machine without their folders. Every
+command writes the page, with its plots, at its end, from the seeds whose runs are all finished.
+Commands on several machines need one folder for the page, or their runs' folders side by side.
+What error against training molecules looks like:
 
     python -m experiments.study --workdir=runs/study --page=experiments/results/sizes.md \\
         --targets=gap --variants=baseline,so2,fully_tp,linear --sizes=1000,3000,10000,30000,110000
@@ -71,10 +72,10 @@ def main() -> None:
     plan = Plan(
         program.workdir(), tuple(TARGETS.value), sizes, tuple(LIST.value), seeds, STEPS.value
     )
-    run(plan, SHARE.value, pathlib.Path(program.PAGE.value) if program.PAGE.value else None)
+    run(plan, SHARE.value, pathlib.Path(program.PAGE.value or plan.workdir / "study.md"))
 
 
-def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
+def run(plan: Plan, share: str, page: pathlib.Path) -> None:
     """Trains the missing runs of this call's share; writes record and page of the finished ones.
 
     Raises:
@@ -90,7 +91,7 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
     if not 0 <= first < every:
         raise InputError(f"--share must be K/N with K < N, as 0/2, not {share!r}")
     plan.check()
-    record = Record(None if page is None else page.with_suffix(".json"))
+    record = Record(page.with_suffix(".json"))
     record.gather(plan)
     runs = list(plan.runs())
     mine = runs[first::every]
@@ -109,8 +110,7 @@ def run(plan: Plan, share: str, page: pathlib.Path | None) -> None:
     if missing:
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished; first missing: "
               f"{missing[0].folder}")  # fmt: skip
-    if page is not None:
-        study_page.write(page, plan, record)
+    study_page.write(page, plan, record)
 
 
 def measure(run: Run) -> None:
@@ -134,10 +134,10 @@ def attention(run: Run, predictor: Predictor, examples: Examples) -> Json:
     """The learned weights of eq. 11: see `study_record.Result.attention`."""
     graph = batching.one_graph(examples.structures, examples.neighbors)
     weights = attention_weights(predictor.model, predictor.params, graph)
-    names = [f"attention_{n}" for n in range(1, len(weights.terms) + 1)]
+    names = [f"attention_{n}" for n in range(1, len(weights["terms"]) + 1)]
     rows = [row for row in read_metrics(run.folder) if names[0] in row]
     return {
-        **weights.to_json(),
+        **weights,
         "steps": [row["step"] for row in rows],
         "means": [[row[name] for name in names] for row in rows],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from experiments import study_dial, study_parts, study_sizes
+from experiments import study_hypotheses, study_sizes
 from experiments.peer import results as results_of_peers
 from experiments.study_compare import LEVEL, PAPER, Comparison, compare
 from experiments.study_plan import BASELINE, Plan, Run
@@ -60,25 +61,13 @@ def write(page: pathlib.Path, plan: Plan, record: Record) -> None:
         study_sizes.draw(page.with_suffix(".png"), plan, record)
         parts += [study_sizes.section(plan, record, target) for target in plan.targets]
     if results:
-        parts += _of_hypotheses(plan, record, page)
+        parts += study_hypotheses.sections(plan, record, page)
         plot = page.with_name(f"{page.stem}_variants.png")
         draw(plot, results)
         parts.append(f"![Differences from the baseline]({plot.name})\n")
         parts += _tables(plan, record, places, results)
     write_atomically(page, "\n".join(parts).encode())
     print(f"page: {page}")
-
-
-def _of_hypotheses(plan: Plan, record: Record, page: pathlib.Path) -> list[str]:
-    """The sections on the symmetry dial and on the slabs' parts, where the plan has their runs."""
-    parts = []
-    for target, size in itertools.product(plan.targets, plan.sizes):
-        if study_dial.asked(plan):
-            figure = page.with_name(f"{page.stem}_{target}_{size}.png")
-            parts.append(study_dial.section(plan, record, target, size, figure))
-        if target == RELAXED_ENERGY.name and study_parts.REFERENCE in plan.variants:
-            parts.append(study_parts.section(plan, record, target, size))
-    return parts
 
 
 class Place(NamedTuple):
@@ -132,12 +121,12 @@ def _tables(
         parts.append(_target(title, results[title], found, part))
         if (beside := record[first].peers) is not None:
             parts.append(_peers(title, first, record[first], results[title][0], beside))
-    known = {title: rows for title, rows in results.items() if sum(map(_known, rows)) >= 3}
+    known = {
+        title: rows
+        for title, rows in results.items()
+        if sum(row.paper is not None for row in rows) >= 3
+    }
     return [*parts, _conclusions(known)] if known else parts
-
-
-def _known(row: Comparison) -> bool:
-    return row.paper is not None
 
 
 def draw(path: pathlib.Path, results: Mapping[str, Sequence[Comparison]]) -> None:
@@ -171,6 +160,7 @@ def _head(plan: Plan, record: Record, page: pathlib.Path) -> str:
     revisions = sorted({one.revision for one in found})
     machines = sorted({one.machine for one in found})
     sizes = " or ".join(f"{size:,}" for size in plan.sizes)
+    words = [word for word in sys.argv[1:] if not word.startswith("--share=")]
     curves = f"\n![Error against training structures]({page.stem}.png)\n"
     return f"""# Variants of HDGNN
 
@@ -179,7 +169,7 @@ Written by the command below; nothing here is typed by hand. Intervals are 95 %,
 correction for one table. [Protocol](protocol.md), written before the runs.
 
 ```
-python -m experiments.study {" ".join(arg for arg in sys.argv[1:] if "--share" not in arg)}
+python -m experiments.study {shlex.join(words)}
 ```
 
 Each run: {sizes} training structures, {config["training.steps"]:,} steps of

@@ -12,10 +12,12 @@ import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from experiments import program
 from experiments.configs import ablations, is2re, qm9
 from hdgnn_jax.data import splits
 from hdgnn_jax.data.datasets import dataset
-from hdgnn_jax.data.targets import RELAXED_ENERGY, find_target
+from hdgnn_jax.data.qm9 import QM9
+from hdgnn_jax.data.targets import RELAXED_ENERGY
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.types import Json
 
@@ -68,8 +70,7 @@ class Run(NamedTuple):
 
     def read(self, file: str) -> Json:
         """The content of a file of its report."""
-        content: Json = json.loads((self.folder / "report" / file).read_text())
-        return content
+        return program.read_json(self.folder / "report" / file, dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +98,14 @@ class Plan:
 
         Raises:
           InputError: for a wrong variant, target, size or number of seeds; `relaxed_energy` must be
-          alone, since its structures are others.
-      HDGNNError: where the slabs are not there, or too few.
+            alone, since its structures are others.
+          HDGNNError: where the slabs are not there, or too few.
         """
-        if self.variants[:1] != (BASELINE,) or not self.targets:
-            raise InputError("--variants must begin with baseline, and --targets name one or more")
+        different = len({*self.variants}) == len(self.variants) > 1
+        if self.variants[:1] != (BASELINE,) or not different:
+            raise InputError("--variants must begin with baseline and name another, each once")
+        if not self.targets:
+            raise InputError("--targets must name one or more")
         if self.seeds < 2:
             raise InputError("--seeds must be at least 2: one run has no interval")
         most = len(splits.split("standard").train)
@@ -116,8 +120,7 @@ class Plan:
             config = self.config(self.run(RELAXED_ENERGY.name, self.sizes[-1], BASELINE, 0))
             dataset(config).part("train", RELAXED_ENERGY.name)
             return
-        for name in self.targets:
-            find_target(name)
+        QM9("standard").chosen(self.targets)
 
     def runs(self) -> Iterator[Run]:
         """All runs; seeds come last, so that the first ones have everything once."""

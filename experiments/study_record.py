@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from experiments.peer import results as peers
 from experiments.study_plan import Plan, Run
-from experiments.train import flatten, refuse_other_config
+from hdgnn_jax.config import flatten, refuse_other_config
 from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.types import Json
@@ -38,8 +38,8 @@ class Result:
       data: SHA-256 of the data set's parts.
       peers: what `experiments.peer` left in the run's report.
       attention: of the baseline, the weights of eq. 11 on test structures, as
-        `evaluation.attention.Weights.to_json` has them, and their `means` on validation structures
-        after each of `steps`.
+        `evaluation.attention.attention_weights` gives them, and their `means` on validation
+        structures after each of `steps`.
     """
 
     errors: dict[str, dict[str, float]]
@@ -70,11 +70,11 @@ class Record:
     """The results of a study's runs, by `Run.key`.
 
     Attributes:
-      file: where they are kept; None: nowhere. Other commands may write to it too.
+      file: where they are kept. Other commands may write to it too.
       results: those known.
     """
 
-    def __init__(self, file: pathlib.Path | None):
+    def __init__(self, file: pathlib.Path):
         self.file = file
         self.results: dict[str, Result] = {}
 
@@ -98,7 +98,7 @@ class Record:
           InputError: where the file is not a study's record.
         """
         with _alone(self.file):
-            there = {} if self.file is None else _read(self.file)
+            there = _read(self.file)
             results = self.results | there
             for run in plan.runs():
                 if run.key not in results and run.trained:
@@ -109,7 +109,7 @@ class Record:
                 elif run.key in results and (beside := _read_peers(run)) is not None:
                     results[run.key] = dataclasses.replace(results[run.key], peers=beside)
             self._check(plan, results)
-            if self.file is not None and results != there:
+            if results != there:
                 _write(self.file, results)
             self.results = results
 
@@ -119,24 +119,21 @@ class Record:
         for run in plan.runs():
             if run.key not in results:
                 continue
-            one, place = results[run.key], (self.file or plan.workdir) / run.key
+            one, place = results[run.key], self.file / run.key
             refuse_other_config(
                 one.config, plan.config(run), place, of_both=True, way="choose another --page"
             )
             first, digest = data.setdefault((run.target, run.size), (run.key, one.data))
             if digest != one.data:
                 raise CheckpointError(
-                    f"{first} and {run.key} of {self.file or plan.workdir} were trained on other "
-                    "data: make the data alike on all machines, and choose another --page"
+                    f"{first} and {run.key} of {self.file} were trained on other data: "
+                    "make the data alike on all machines, and choose another --page"
                 )
 
 
 @contextlib.contextmanager
-def _alone(file: pathlib.Path | None) -> Iterator[None]:
+def _alone(file: pathlib.Path) -> Iterator[None]:
     """Waits until no other command reads and writes a record in the file's folder."""
-    if file is None:
-        yield
-        return
     file.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(file.parent, os.O_RDONLY)
     try:

@@ -229,7 +229,7 @@ def measure_attention(
     task: Task, params: Params, graph: batching.MolecularGraph, rotations: np.ndarray
 ) -> Json:
     """The weights of the terms, for each layer; None by distance where there is no edge."""
-    return {"attention": attention_weights(task.model, params, graph).to_json()}
+    return {"attention": attention_weights(task.model, params, graph)}
 
 
 def measure_curves(

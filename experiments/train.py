@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 
 from absl import flags
 
@@ -50,7 +50,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from hdgnn_jax.config import from_section
+from hdgnn_jax.config import from_section, refuse_other_config
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs import batching
@@ -141,17 +141,6 @@ def run(
         with one line that says what to do.
       StoppedError: after `stop`.
     """
-    with occupied(workdir):
-        _run(config, workdir, stop, debug_nans, report)
-
-
-def _run(
-    config: Json,
-    workdir: pathlib.Path,
-    stop: Callable[[int], bool],
-    debug_nans: bool,
-    report: bool,
-) -> None:
     began = time.monotonic()
     settings = from_section(config, "training", Training)
     check(config)
@@ -159,26 +148,27 @@ def _run(
     mesh, summary = step.make_mesh(), workdir / "report" / "summary.json"
     # Refuses a batch that cannot be dealt, before any data are read.
     batching.deal(np.zeros((1, settings.batch_size), int), mesh.size)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        record = Record.of(checkpoints) if checkpoints.steps() else None
-        if record is not None:
-            refuse_other_run(record, config, workdir)
-            if settings.steps == record.steps and summary.exists():
-                print(f"finished already; report in {workdir / 'report'}")
-                task, predictor = restored(workdir, dataset(config))
-                print_results(task, results(task, predictor))
+    with occupied(workdir):
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            record = Record.of(checkpoints) if checkpoints.steps() else None
+            if record is not None:
+                refuse_other_run(record, config, workdir)
+                if settings.steps == record.steps and summary.exists():
+                    print(f"finished already; report in {workdir / 'report'}")
+                    task, predictor = restored(workdir, dataset(config))
+                    print_results(task, results(task, predictor))
+                    return
+            fit = Fit.prepare(config, mesh, workdir, checkpoints, record, began)
+            # The report of a run that is extended has the error of earlier weights.
+            if distributed.is_first():
+                summary.unlink(missing_ok=True)
+            fit.announce()
+            fit.fit(stop, debug_nans)
+            if not report:
                 return
-        fit = Fit.prepare(config, mesh, workdir, checkpoints, record, began)
-        # The report of a run that is extended has the error of earlier weights.
+            found = fit.results()
         if distributed.is_first():
-            summary.unlink(missing_ok=True)
-        fit.announce()
-        fit.fit(stop, debug_nans)
-        if not report:
-            return
-        found = fit.results()
-    if distributed.is_first():
-        fit.report(found)
+            fit.report(found)
 
 
 def with_whole_paths(data: Fields) -> Json:
@@ -209,47 +199,6 @@ def refuse_other_run(
             f"{workdir} holds a run on other data: choose another --workdir (a file that an "
             "earlier version divided counts as other data)"
         )
-
-
-def refuse_other_config(
-    saved: Fields,
-    asked: Fields,
-    workdir: pathlib.Path,
-    of_both: bool = False,
-    free: Collection[str] = (),
-    way: str = "choose another --workdir",
-) -> None:
-    """Checks that a run is not continued, or compared, with other settings than it began with.
-
-    Args:
-      saved, asked: nested configs.
-      workdir: folder of the run.
-      of_both: whether to ignore fields that one config lacks because it is of another revision.
-      free: fields that may differ, by dotted name.
-      way: what to do.
-
-    Raises:
-      CheckpointError: naming the fields that differ.
-    """
-    old, new = flatten(saved), flatten(asked)
-    names = old.keys() & new.keys() if of_both else old.keys() | new.keys()
-    differing = sorted(k for k in names - set(free) if old.get(k) != new.get(k))
-    if differing:
-        shown = ", ".join(f"{k} = {old.get(k)} there, {new.get(k)} here" for k in differing[:4])
-        raise CheckpointError(
-            f"{workdir} holds a run with another config ({shown}): {way}"
-        )
-
-
-def flatten(config: Config, prefix: str = "") -> Json:
-    """A nested config as {dotted name: value}."""
-    flat: Json = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""Config sections: each holds the arguments of one function or class, and is checked against it."""
+"""Configs: fields by dotted name; sections, each checked against the function that it is for."""
 
 from __future__ import annotations
 
 import inspect
 import math
+import pathlib
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hdgnn_jax.errors import InputError
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.types import Config, Fields, Json
 
 T = TypeVar("T")
@@ -17,6 +20,48 @@ T = TypeVar("T")
 def with_tuples(content: Fields) -> Json:
     """`content` with tuples in place of lists: JSON stores tuples as lists."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+
+
+def flatten(config: Config) -> Json:
+    """A nested config, in dicts, as {dotted name: value}."""
+    flat: Json = flatten_dict(config, sep=".")
+    return flat
+
+
+def with_fields(config: Config, fields: Fields) -> Json:
+    """A copy of a nested config, in dicts, with fields or sections replaced, by dotted name."""
+    flat = flatten_dict(config, keep_empty_nodes=True, sep=".")
+    # A section that is replaced comes after its former fields, and so takes their place.
+    new: Json = unflatten_dict({**flat, **fields}, sep=".")
+    return new
+
+
+def refuse_other_config(
+    saved: Fields,
+    asked: Fields,
+    workdir: pathlib.Path,
+    of_both: bool = False,
+    free: Collection[str] = (),
+    way: str = "choose another --workdir",
+) -> None:
+    """Checks that a run is not continued, or compared, with other settings than it began with.
+
+    Args:
+      saved, asked: configs, nested or flat.
+      workdir: folder of the run.
+      of_both: whether to ignore fields that one config lacks because it is of another revision.
+      free: fields that may differ, by dotted name.
+      way: what to do.
+
+    Raises:
+      CheckpointError: naming the fields that differ.
+    """
+    old, new = flatten(saved), flatten(asked)
+    names = old.keys() & new.keys() if of_both else old.keys() | new.keys()
+    differing = sorted(k for k in names - set(free) if old.get(k) != new.get(k))
+    if differing:
+        shown = ", ".join(f"{k} = {old.get(k)} there, {new.get(k)} here" for k in differing[:4])
+        raise CheckpointError(f"{workdir} holds a run with another config ({shown}): {way}")
 
 
 def from_section(config: Config, name: str, make: Callable[..., T], **given: object) -> T:

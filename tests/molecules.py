@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import find_neighbors
+from hdgnn_jax.graphs.neighbors import Neighborhood, find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 
 CUTOFF = 3.0
@@ -59,13 +59,15 @@ def graph_of(
     structures: Structures,
     *,
     cutoff: float = CUTOFF,
+    max_neighbors: int | None = None,
+    neighborhood: Neighborhood = "cutoff",
     budget: batching.Budget | None = None,
     targets: np.ndarray | None = None,
     order: np.ndarray | None = None,
     forces: np.ndarray | None = None,
 ) -> batching.MolecularGraph:
     """All of them, in the given order, as one padded graph; by default with little padding."""
-    neighbors = find_neighbors(structures, cutoff)
+    neighbors = find_neighbors(structures, cutoff, max_neighbors, neighborhood)
     if budget is None:
         budget = batching.Budget(
             len(neighbors.senders) + 2, len(structures.positions) + 2, len(structures) + 1

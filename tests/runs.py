@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -11,13 +11,51 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from fake_qm9 import write_cache
 
 from experiments import train
 from experiments.configs import ablations
 from experiments.configs.qm9 import get_config
+from hdgnn_jax.config import flatten, with_fields
+from hdgnn_jax.data.datasets import dataset
+from hdgnn_jax.graphs.batching import Budget
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.programs import Programs
 from hdgnn_jax.run.results import restored
+from hdgnn_jax.run.task import Task, examples
+from hdgnn_jax.training import step
+from hdgnn_jax.training.checkpoint import Checkpoints
+from hdgnn_jax.training.loop import Memory
+from hdgnn_jax.training.record import Course, Record
+
+PROGRAMS: dict[tuple, Programs] = {}
+"""Those that `shared_programs` has made."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    """Predictors that differ in their weights alone share programs, whoever has loaded them.
+
+    One module at a time: elsewhere, in the same worker, compilations are counted.
+    """
+    make = Predictor.programs.func
+
+    def programs(self):
+        """The key is all that `Programs` depends on; a target is known by its name."""
+        fitted = tuple((one.name, one.head, one.reference) for one in self.fitted)
+        model = self.model.hyper, self.model.loop
+        key = (model, fitted, self.repulsion, self.has_forces, self.mesh)
+        if key not in PROGRAMS:
+            PROGRAMS[key] = make(self)
+        return PROGRAMS[key]
+
+    shared = functools.cached_property(programs)
+    shared.__set_name__(Predictor, "programs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "programs", shared)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -60,11 +98,11 @@ def config(once):
 @pytest.fixture(scope="session")
 def command(config, once):
     """The command that makes a run of this config, and what it printed."""
-    usual = train.flatten(json.loads(get_config("quick").to_json()))
+    usual = flatten(json.loads(get_config("quick").to_json()))
     arguments = ["--config=experiments/configs/qm9.py:quick"]
     arguments += [
         f"--config.{name}={value}"
-        for name, value in train.flatten(config).items()
+        for name, value in flatten(config).items()
         if value != usual[name]
     ]
 
@@ -99,18 +137,7 @@ def in_use(finished):
 @pytest.fixture
 def changed(config):
     """`changed(**{"data.cache": ...})`: the config with other values."""
-
-    def change(**values):
-        new = copy.deepcopy(config)
-        for path, value in values.items():
-            *sections, name = path.split(".")
-            section = new
-            for key in sections:
-                section = section[key]
-            section[name] = value
-        return new
-
-    return change
+    return lambda **values: with_fields(config, values)
 
 
 @pytest.fixture(scope="session")
@@ -128,3 +155,22 @@ def several(config, once):
         return folder / "several"
 
     return once("several", make)
+
+
+def untrained(config, workdir):
+    """Makes the folder of a run of this config that has taken no step."""
+    data = dataset(config)
+    task, _ = Task.prepare(config, data, examples(config, data, "train"))
+    record = Record(
+        config, task.model.hyper.to_dict(), task.fitted, {}, task.domain, Budget(400, 80, 9),
+        data.digest(), Course(), Memory(),
+    )  # fmt: skip
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(0, task.init_state(step.make_mesh()), record.to_dict(), 1.0)
+
+
+def predictions(report, part):
+    """Ids, true values and predictions of a part, from the folder of a target's report."""
+    file = report / f"predictions_{part}.csv"
+    ids, truth, prediction = np.loadtxt(file, delimiter=",", skiprows=1, ndmin=2).T
+    return ids.astype(int), truth, prediction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,16 @@ import scipy.special
 from jax.extend.random import define_prng_impl
 from molecules import CUTOFF, KNOWN, graph_of
 
+from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.fitted import FittedTarget
-from hdgnn_jax.data.targets import Reference, Target
+from hdgnn_jax.data.targets import TARGETS, Reference, Target
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structures
+from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.inference.weights import one_atom
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.hyperparameters import HyperParameters
+from hdgnn_jax.training import step
 
 SMALL = {
     "cutoff": CUTOFF,
@@ -118,6 +123,35 @@ def predict(structures: Structures, **options: Any) -> np.ndarray:
 def fitted(target: Target, reference: Reference) -> tuple[FittedTarget]:
     """The target alone, with its usual head."""
     return (FittedTarget(target, target.head, reference, {}),)
+
+
+U0 = fitted(
+    TARGETS["U0"],
+    Reference(
+        1000.0, Composition((1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.0), 3.0), 50.0
+    ),
+)
+"""In meV, with energies of atoms in its reference."""
+BARE = Reference(1000.0, Composition((), (), 0.0), 100.0)
+"""Nothing is added to what the network predicts."""
+
+
+def predictor_of(
+    targets: tuple[FittedTarget, ...], devices: int | None = 1, **options: Any
+) -> Predictor:
+    """A predictor of these, by the small model with these options; `devices`: None is all."""
+    heads = tuple(one.head for one in targets)
+    model = network(**{**SMALL, "heads": heads, **options})
+    params = stirred(model.init, one_atom(model))["params"]
+    mesh = step.make_mesh() if devices is None else step.make_mesh(jax.devices()[:devices])
+    return Predictor(model, params, targets, batching.Budget(160, 48, 9), mesh)
+
+
+def also(predictor: Predictor, **fields: Any) -> Predictor:
+    """With other fields, none of which is part of a program: what is compiled serves both."""
+    other = dataclasses.replace(predictor, **fields)
+    other.__dict__["programs"] = predictor.programs
+    return other
 
 
 def loss_of(**options: Any) -> Callable[..., tuple[jax.Array, Any]]:

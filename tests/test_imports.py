@@ -27,7 +27,7 @@ MAY_IMPORT = {
     # The linear model, which is a function of the network's graph, is fitted there.
     "data": {"config", "graphs", "models", "progress"},
     # What a checkpoint says of its data and target.
-    "training": {"cpu", "data", "graphs"},
+    "training": {"config", "cpu", "data", "graphs"},
     "inference": {"data", "graphs", "models", "training"},
     "evaluation": {"data", "graphs", "inference", "models", "so3"},
     # From a config to a report: the one part that no other imports.
@@ -43,7 +43,6 @@ KERNELS = {
     ("hdgnn_jax/data/torch_pickle.py", "_read"),
     ("hdgnn_jax/graphs/batching.py", "collate"),
     ("hdgnn_jax/models/geometry.py", "edge_geometry"),
-    ("hdgnn_jax/models/hdgnn.py", "__call__"),
     ("hdgnn_jax/models/message.py", "__call__"),
     ("hdgnn_jax/models/pathways.py", "__call__"),
     ("hdgnn_jax/training/step.py", "make_train_step"),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.benchmarks.report import Report
+from hdgnn_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
 HERE = pathlib.Path(__file__).parent.relative_to(ROOT)
@@ -31,7 +32,7 @@ def compare(revision: str, groups: Sequence[str], report: Report) -> dict[str, f
       of B.
 
     Raises:
-      ValueError: where the revision does not exist, or a run fails.
+      InputError: where the revision does not exist, or a run fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         old = pathlib.Path(folder) / "old"
@@ -61,9 +62,9 @@ def _check_out(revision: str, folder: pathlib.Path) -> None:
         command = ["git", "-C", str(ROOT), "archive", f"--output={archive}", "--", revision]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise ValueError("--compare needs git") from error
+        raise InputError("--compare needs git") from error
     if done.returncode:
-        raise ValueError(f"--compare={revision}: {done.stderr.strip().splitlines()[-1]}")
+        raise InputError(f"--compare={revision}: {done.stderr.strip().splitlines()[-1]}")
     with tarfile.open(archive) as files:
         files.extractall(folder, filter="data")
     shutil.copytree(ROOT / HERE, folder / HERE, dirs_exist_ok=True)
@@ -81,13 +82,13 @@ def _run(
         )  # fmt: skip
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ValueError(f"{tree}: {reason}")
+            raise InputError(f"{tree}: {reason}")
         return done.stdout
 
     # An installed package must not be imported instead of the revision's.
     found = python("-c", "import hdgnn_jax; print(list(hdgnn_jax.__path__)[0])").strip()
     if not pathlib.Path(found).resolve().is_relative_to(tree.resolve()):
-        raise ValueError(f"{tree}: Python imports {found} instead")
+        raise InputError(f"{tree}: Python imports {found} instead")
     quick = ["--quick"] * report.quick
     python("-m", "experiments.benchmarks", *groups, f"--json={file}", *quick)
     content = json.loads(file.read_text())

@@ -19,27 +19,18 @@ def run(report: Report) -> dict[str, float]:
     molecules = workloads.training_molecules(
         config, 500 if report.quick else config["data"]["train_size"]
     )
-    task, mesh = workloads.task_of(config, molecules), workloads.mesh()
-    loader, sharding = workloads.loader_of(task, molecules, report.quick), step.sharded(mesh)
+    task, sharding = workloads.task_of(config, molecules), step.sharded(workloads.mesh())
+    loader = workloads.loader_of(task, molecules, report.quick)
     count = min(loader.steps, 30)
-    batches = [jax.device_put(loader.batch(k), sharding) for k in range(count)]
-    train_step = workloads.train_step_of(task)
-    state = task.init_state(mesh)
-    for batch in batches:
-        state, _ = train_step(state, batch)
-
-    taken = itertools.count()
-
-    def run_step() -> step.StepMetrics:
-        nonlocal state
-        metrics: step.StepMetrics
-        state, metrics = train_step(state, batches[next(taken) % count])
-        return metrics
+    batches = [loader.batch(k) for k in range(count)]
+    stepper = workloads.Stepper(task, workloads.train_step_of(task), *batches)
+    for _ in batches:
+        jax.block_until_ready(stepper())
 
     made = itertools.count()
     times = timing.interleave(
         {
-            "step": run_step,
+            "step": stepper,
             "batch": lambda: jax.device_put(loader.batch(next(made) % loader.steps), sharding),
         },
         count,

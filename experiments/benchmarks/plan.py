@@ -19,13 +19,13 @@ def run(report: Report) -> dict[str, float]:
     """
     results: dict[str, float] = {}
     for name in ("a", "b"):
-        found: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as folder:
-            for part in (compiled, measured):
-                found |= processes.alone(
-                    part, name, report.quick, JAX_COMPILATION_CACHE_DIR=folder
-                )
-            found |= processes.alone(planned, name, report.quick)
+            first, found = (
+                processes.alone(part, name, report.quick, JAX_COMPILATION_CACHE_DIR=folder)
+                for part in (train.compile_first, measured)
+            )
+        found["measured_gib"] = first["compiling_peak_gib"]
+        found |= processes.alone(planned, name, report.quick)
         seconds = found["gflop"] / found["gflops"] + found["gbytes"] / found["gbytes_per_second"]
         found["planned_step_seconds"] = seconds
         for what in ("gib", "step_seconds"):
@@ -66,10 +66,3 @@ def measured(name: str, quick: bool) -> dict[str, float]:
         "gflops": float(rates.max() / 1e9),
         "gbytes_per_second": float((2 * size / times["add"]).max() / 1e9),
     }
-
-
-def compiled(name: str, quick: bool) -> dict[str, float]:
-    """Fills the cache of compiled programs; peak memory of the process, two steps included."""
-    _, given, batch = workloads.standard(name, quick)
-    train.first_steps(given, batch)
-    return {"measured_gib": timing.peak_memory() / timing.GIB}

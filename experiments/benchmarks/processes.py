@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from experiments import program
 from hdgnn_jax import cpu
+from hdgnn_jax.errors import InputError
 
 
 def alone(
@@ -26,7 +27,7 @@ def alone(
       environment: variables added to those of this process.
 
     Raises:
-      ValueError: where the process fails.
+      InputError: where the process fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "results.json"
@@ -38,7 +39,7 @@ def alone(
             check=False,
         )
         if done.returncode:
-            raise ValueError(f"{' '.join(call)} ended with exit code {done.returncode}")
+            raise InputError(f"{' '.join(call)} ended with exit code {done.returncode}")
         measured: dict[str, float] = json.loads(file.read_text())
         return measured
 

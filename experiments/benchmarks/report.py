@@ -15,11 +15,11 @@ class Report:
 
     Attributes:
       quick: whether to run at toy size.
-      plots: folder for figures; None: no figures.
+      plot: FILE.png for the figure of `scaling`; None: no figure.
     """
 
     quick: bool = False
-    plots: pathlib.Path | None = None
+    plot: pathlib.Path | None = None
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = ""

@@ -61,8 +61,8 @@ def run(report: Report) -> dict[str, float]:
         rows,
         f"The others stay at {', '.join(f'{AXES[k].label} = {v}' for k, v in BASE.items())}.",
     )
-    if report.plots:
-        _plot(report.plots / "scaling.png", curves)
+    if report.plot:
+        _plot(report.plot, curves)
     return results
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import resource
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
+from hdgnn_jax import cpu
 from hdgnn_jax.types import Json, PyTree
 
 Call = Callable[[], PyTree]
@@ -73,12 +73,9 @@ def peak_memory() -> int:
     """The most bytes that this process has held.
 
     On Linux, getrusage would not do: its figure survives exec and begins at the parent's size.
-    (Older revisions, which are compared with this one, lack `hdgnn_jax.cpu.reported`.)
     """
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    if (most := cpu.reported("self/status", "VmHWM")) is not None:
+        return most
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

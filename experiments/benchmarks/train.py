@@ -12,7 +12,6 @@ from experiments.benchmarks.report import Report
 from experiments.benchmarks.versus import milliseconds
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.run.task import Task
-from hdgnn_jax.training import step
 
 
 def run(report: Report) -> dict[str, float]:
@@ -58,14 +57,9 @@ def measure(name: str, quick: bool) -> dict[str, float]:
     compiled, stepper = first_steps(given, batch)
     peak_memory = timing.peak_memory()
 
-    predict = step.make_predict_step(given.model.apply, workloads.mesh())
-    params, placed = stepper.params, jax.device_put(batch, step.sharded(workloads.mesh()))
-    params = jax.tree.map(jax.numpy.copy, params)
-    times, peak = timing.with_peak(
-        {"step": stepper, "inference": lambda: predict(params, placed)},
-        2 if quick else 10,
-        quick,
-    )
+    predicting = workloads.Predicting(given, batch)
+    calls: dict[str, timing.Call] = {"step": stepper, "inference": predicting}
+    times, peak = timing.with_peak(calls, 2 if quick else 10, quick)
     outside, layer = workloads.count_step(given, batch)
     layers = config["model"]["layers"]
     flops, moved = (o + layers * l for o, l in zip(outside, layer, strict=True))

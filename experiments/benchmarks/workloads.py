@@ -23,7 +23,7 @@ from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.training import step
-from hdgnn_jax.types import Config, Json, Params, PyTree
+from hdgnn_jax.types import Apply, Config, Json, PyTree
 
 _SHARED = {"cutoff": 5.0, "m_max": 1, "tensor_product": "metp", "product_degree": 2,
            "n_gaussians": 250}  # fmt: skip
@@ -144,18 +144,16 @@ def mesh() -> jax.sharding.Mesh:
 
 
 def loader_of(given: Task, molecules: Examples, quick: bool) -> Loader:
-    """The loader of a run, with the batches that training draws."""
+    """The loader of a run on QM9, which has no forces, with the batches that training draws."""
     training = given.config["training"]
-    learned = given.to_learn(molecules)
     return Loader(
         molecules.structures,
         molecules.neighbors,
-        given.training_targets(molecules, learned),
+        given.training_targets(molecules, given.to_learn(molecules)),
         4 if quick else training["batch_size"],
         given.config["seed"],
         8 if quick else training["steps"],
         n_budgets=training["n_budgets"],
-        forces=given.standardised_forces(learned),
     )
 
 
@@ -184,7 +182,7 @@ def compile_step(given: Task, batch: batching.MolecularGraph) -> Compiled:
 class Stepper:
     """Takes training steps, one per call, on one batch or on several in turn."""
 
-    def __init__(self, given: Task, call: jax.stages.Compiled, *batches: batching.MolecularGraph):
+    def __init__(self, given: Task, call: Apply, *batches: batching.MolecularGraph):
         self._call, self._state = call, given.init_state(mesh())
         placed = [jax.device_put(batch, step.sharded(mesh())) for batch in batches]
         self._batches = itertools.cycle(placed)
@@ -193,11 +191,6 @@ class Stepper:
         metrics: step.StepMetrics
         self._state, metrics = self._call(self._state, next(self._batches))
         return metrics
-
-    @property
-    def params(self) -> Params:
-        """The current weights."""
-        return self._state.params
 
 
 class Predicting:

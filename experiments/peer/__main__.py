@@ -22,7 +22,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from absl import flags
 
@@ -122,8 +122,8 @@ def run(workdir: pathlib.Path, options: Options) -> None:
             cores=cores(),
         )
         models = results.read(workdir, settings)
-        lacks = (missing(models.get(name, {}), settings, options.seeds) for name in MODELS)
-        if any(next(trainings, None) for trainings in lacks):
+        there = [models.get(name, {}) for name in MODELS]
+        if any(rates_left(model, settings) or seeds_left(model, options.seeds) for model in there):
             # What is finished can be reported without the data.
             refuse_changed_data(record_of(workdir), task.data, workdir, "train again")
             warn_of_other_hardware(card["hardware"], settings)
@@ -168,25 +168,16 @@ def warn_of_other_hardware(hardware: Fields, settings: Settings) -> None:
         )  # fmt: skip
 
 
-def missing(
-    model: Fields, settings: Settings, seeds: int
-) -> Iterator[tuple[str, Json]]:
-    """Yields each missing training of one model, after `trials` or `runs`, the list it belongs to.
+def rates_left(model: Fields, settings: Settings) -> list[float]:
+    """The rates that have no trial of a model yet."""
+    tried = [trial["rate"] for trial in model.get("trials", [])]
+    return [rate for rate in settings.rates if rate not in tried]
 
-    Add each result to `model` before asking for the next: runs take the best rate of the trials.
-    """
-    for rate in settings.rates:
-        if not any(trial["rate"] == rate for trial in model.get("trials", [])):
-            yield "trials", {
-                "seed": 0, "rate": rate, "seconds": settings.trial_seconds,
-                "batch_size": settings.batch_size, "validations": 1, "test": False,
-            }  # fmt: skip
-    for seed in range(seeds):
-        if not any(run["seed"] == seed for run in model.get("runs", [])):
-            yield "runs", {
-                "seed": seed, "rate": results.best_rate(model), "seconds": settings.seconds,
-                "batch_size": settings.batch_size, "validations": VALIDATIONS, "test": True,
-            }  # fmt: skip
+
+def seeds_left(model: Fields, seeds: int) -> list[int]:
+    """The seeds, of the first `seeds`, that have no run of a model yet."""
+    done = [run["seed"] for run in model.get("runs", [])]
+    return [seed for seed in range(seeds) if seed not in done]
 
 
 def train_missing(
@@ -212,13 +203,22 @@ def train_missing(
     with tempfile.TemporaryDirectory() as folder:
         molecules = pathlib.Path(folder) / "molecules.npz"
         write_molecules(molecules, task, options.cutoff)
+
+        def add(kind: str, name: str, **wanted: float) -> None:
+            one = {"model": name, "batch_size": settings.batch_size, **wanted}
+            found, model = train(options.python, molecules, one), models[name]
+            model[kind].append(found)
+            model.update({key: found.pop(key) for key in ("parameters", "size")})
+            results.write(workdir, task.fitted[0].target, settings, models)
+
         for name in MODELS:
             model = models.setdefault(name, {"software": title, "trials": [], "runs": []})
-            for kind, wanted in missing(model, settings, options.seeds):
-                found = train(options.python, molecules, {"model": name, **wanted})
-                model[kind].append(found)
-                model.update({key: found.pop(key) for key in ("parameters", "size")})
-                results.write(workdir, task.fitted[0].target, settings, models)
+            for rate in rates_left(model, settings):
+                add("trials", name, seed=0, rate=rate, seconds=settings.trial_seconds,
+                    validations=1, test=False)  # fmt: skip
+            for seed in seeds_left(model, options.seeds):
+                add("runs", name, seed=seed, rate=results.best_rate(model),
+                    seconds=settings.seconds, validations=VALIDATIONS, test=True)  # fmt: skip
 
 
 def check_interpreter(python: str) -> dict[str, str]:

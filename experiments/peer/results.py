@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.ticker import NullFormatter
 
+from experiments import program
 from hdgnn_jax.data.targets import Target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.training.metrics import read_metrics, write_atomically, write_json
@@ -53,11 +54,15 @@ class Settings:
 
 
 def read(workdir: pathlib.Path, settings: Settings) -> Json:
-    """The stored results, by model; empty where they have other settings."""
+    """The stored results, by model; empty where they have other settings.
+
+    Raises:
+      InputError: where their file is damaged.
+    """
     path = workdir / "report" / FILE
     if not path.exists():
         return {}
-    content = json.loads(path.read_text())
+    content = program.read_json(path, dict)
     there, here = content["settings"], settings.to_dict()
     differing = [name for name in here if there.get(name) != here[name]]
     if not differing:

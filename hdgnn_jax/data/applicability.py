@@ -306,8 +306,7 @@ def _fragments(structures: Structures, pairs: _Pairs) -> np.ndarray:
         before = lowest.copy()
         np.minimum.at(lowest, first, before[second])
         lowest = lowest[lowest]
-    roots = np.add.reduceat((lowest == np.arange(n)).astype(int), structures.offsets[:-1])
-    return np.where(structures.periodic.any(1), 1, roots)
+    return np.where(structures.periodic.any(1), 1, structures.counts(lowest == np.arange(n)))
 
 
 def _kind(row: Sequence[int]) -> Bonded:

@@ -227,7 +227,7 @@ class ASEFile(Dataset):
             found[z], said[z] = energy, whole.structures.name(k)
         return found
 
-    def read(self, target: str) -> list[str]:
+    def summary(self, target: str) -> list[str]:
         """Lines on the files: their structures and values, what was left out, and doubts."""
         data, atoms = self._examples(target), self.atoms(target)
         lone = lines_on_atoms(self._whole(target), data)
@@ -267,8 +267,9 @@ class ASEFile(Dataset):
         key = self.energy_key if target == "energy" else self.dipole_key
         return key or target, self.forces_key or "forces"
 
-    def _examples(self, target: str) -> LabelledStructures:
-        return without_atoms(self._whole(target))
+    @functools.cached_property
+    def _examples(self) -> Callable[[str], LabelledStructures]:
+        return functools.cache(lambda target: without_atoms(self._whole(target)))
 
     @functools.cached_property
     def _whole(self) -> Callable[[str], LabelledStructures]:

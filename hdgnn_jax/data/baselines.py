@@ -129,10 +129,8 @@ class Composition:
             constant=float(self.constant + constant),
         )
 
-    def predict(
-        self, structures: Structures, neighbors: Neighbors | NeighborSearch | None = None
-    ) -> np.ndarray:
-        """[n] predictions; neighbours are not used."""
+    def predict(self, structures: Structures) -> np.ndarray:
+        """[n] predictions."""
         counts = element_counts(structures, self.elements)
         if self.averaged:
             counts = counts / structures.n_atoms[:, None]
@@ -180,10 +178,8 @@ class AdsorbateMean:
         by_name = dict(zip(names.tolist(), means.tolist(), strict=True))
         return cls(by_name, float(values.mean()))
 
-    def predict(
-        self, structures: Structures, neighbors: Neighbors | NeighborSearch | None = None
-    ) -> np.ndarray:
-        """[n] predictions; neighbours are not used."""
+    def predict(self, structures: Structures) -> np.ndarray:
+        """[n] predictions."""
         return np.array([self.means.get(name, self.constant) for name in adsorbates(structures)])
 
 
@@ -251,18 +247,8 @@ class LinearFit:
         of_rest = geometry(fits, structures.take(rest), neighbors.take(rest))
         return fits, np.concatenate([known, of_rest])
 
-    def predict(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
-        """[n] predictions."""
-        answers = self.composition.predict(structures)
-        answers += self.energies(structures, neighbors)
-        return answers
-
-    def energies(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> np.ndarray:
-        """[n] the part from geometry, as float64 of float32 sums."""
-        return geometry([self], structures, neighbors)[:, 0]
-
     def slopes(self, structures: Structures, neighbors: Neighbors | NeighborSearch) -> Derivatives:
-        """`energies` with forces [atoms, 3], per Å, and virials [n, 3, 3]."""
+        """The part from geometry, [n], with forces [atoms, 3], per Å, and virials [n, 3, 3]."""
         n, forces = len(structures), np.zeros((len(structures.positions), 3))
         energies, virials = np.zeros(n), np.zeros((n, 3, 3))
         weights = np.array(self.linear.weights, np.float32)[:, None]

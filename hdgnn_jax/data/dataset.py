@@ -9,7 +9,7 @@ import numpy as np
 
 from hdgnn_jax.data.baselines import Baseline, Composition
 from hdgnn_jax.data.labelled import LabelledStructures
-from hdgnn_jax.data.targets import Accuracy, ReferenceKind, Target, find_target
+from hdgnn_jax.data.targets import Accuracy, ReferenceKind, Target
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.structure import Structures
 
@@ -54,9 +54,12 @@ class Dataset(Protocol):
         """The target of that name.
 
         Raises:
-          InputError: where the data set has no such target.
+          InputError: listing the known names, where it is none of them.
         """
-        return find_target(name, self.targets, self.family)
+        if name not in self.targets:
+            known = ", ".join(self.targets)
+            raise InputError(f"unknown target {name!r}; {self.family} has {known}")
+        return self.targets[name]
 
     def chosen(self, names: Sequence[str]) -> list[Target]:
         """The targets of one run.
@@ -92,7 +95,7 @@ class Dataset(Protocol):
         """Energies of isolated atoms that came with the data, by atomic number, as stored."""
         return {}
 
-    def read(self, target: str) -> list[str]:
+    def summary(self, target: str) -> list[str]:
         """Lines on what was read from a user's files, with doubts about implausible values."""
         return []
 

@@ -102,7 +102,7 @@ def energy_column(fitted: Sequence[FittedTarget]) -> int:
     raise InputError(f"{names_of(fitted)}: none is a potential energy")
 
 
-def restored(
+def values_of(
     fitted: Sequence[FittedTarget], structures: Structures, outputs: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Turns outputs [n, F] of `completed` into values [n, ...] in reported units, by target."""

@@ -175,7 +175,7 @@ class IS2RE(Dataset):
             return systems.take(order[: self.validation_size])
         return systems.take(first_rows(order[self.validation_size :], self.train_size))
 
-    def read(self, target: str) -> list[str]:
+    def summary(self, target: str) -> list[str]:
         """A line on the training systems, and a doubt about energies that are too large."""
         systems = self._whole("train")
         energies, n = systems.labels[target], systems.structures.n_atoms

@@ -130,13 +130,20 @@ def _planned(
 
 def _kept(shard: _Shard, bad: str) -> Json | None:
     """The entry of a shard that exists, is intact and has the same source; None otherwise."""
+    files = shard.stem, _beside(shard.stem, ".npz")
     try:
-        entry = json.loads(_beside(shard.stem, ".json").read_text())
-        files = [(shard.stem.with_name(name), digest) for name, digest in entry["files"].items()]
-        same = entry["origin"] == _origin(shard) and not (bad == "stop" and entry["skipped"])
-    except (OSError, ValueError, KeyError):
+        entry: Json = json.loads(_beside(shard.stem, ".json").read_text())
+        good = (
+            entry["origin"] == _origin(shard)
+            and not (bad == "stop" and entry["skipped"])
+            # No digest protects these.
+            and entry["records"] + entry["skipped"] == shard.stop - shard.start
+            and len(entry["problems"]) == min(entry["skipped"], PROBLEMS)
+            and all(is_intact(file, entry["files"][file.name]) for file in files)
+        )
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-    return entry if same and all(is_intact(*file) for file in files) else None
+    return entry if good else None
 
 
 def _origin(shard: _Shard) -> Json:

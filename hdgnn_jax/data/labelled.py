@@ -50,7 +50,7 @@ class LabelledStructures:
 
 def labelled_rows(values: np.ndarray) -> np.ndarray:
     """Indices of the labels [n, ...] that are known."""
-    return np.flatnonzero(~np.isnan(values).reshape(len(values), -1).any(1))
+    return np.flatnonzero(~np.isnan(values).any(tuple(range(1, values.ndim))))
 
 
 def known(virials: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:

@@ -69,7 +69,7 @@ class Loader:
         """Batch k; every array has a leading axis of this process's shards."""
         shards = self.molecules(k)
         nodes, edges = self._sizes(shards[None])
-        budget = batching.smallest_fit(self.budgets, nodes[0], edges[0], shards.shape[1])
+        budget = next(b for b in self.budgets if b.fits(nodes[0], edges[0], shards.shape[1]))
         return batching.stack(
             [
                 batching.collate(

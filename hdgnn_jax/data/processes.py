@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import itertools
 import multiprocessing
 import os
+import pathlib
 import signal
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
+
+from hdgnn_jax.progress import progress_bar
 
 T = TypeVar("T")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -41,3 +46,40 @@ def map_in_processes(
         yield from results
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def make_files(
+    files: Mapping[pathlib.Path, Sequence[tuple[object, ...]]],
+    function: Callable[..., T],
+    write: Callable[[pathlib.Path, Iterator[T]], object],
+    processes: int,
+    title: str,
+    unit: str,
+    is_made: Callable[[pathlib.Path], bool] = pathlib.Path.exists,
+) -> None:
+    """Makes the files that are missing, in their order, with a progress bar.
+
+    After an interruption it goes on with the first file that is not whole.
+
+    Args:
+      files: for each file, the arguments of `function` for each of its items.
+      function: makes an item; a function at the top level of a module.
+      write: writes a file, all or nothing, and takes all of its items.
+      processes: number of processes.
+      title, unit: the bar's description, and what an item is, in the plural.
+      is_made: whether a file is whole.
+    """
+    missing = {file: rows for file, rows in files.items() if not is_made(file)}
+    rows = list(itertools.chain(*missing.values()))
+    total = sum(map(len, files.values()))
+    made = map_in_processes(function, *zip(*rows, strict=True), processes=processes)
+    with progress_bar(unit) as progress, contextlib.closing(made):
+        task = progress.add_task(title, total=total, completed=total - len(rows))
+
+        def counted(n: int) -> Iterator[T]:
+            for item in itertools.islice(made, n):
+                yield item
+                progress.advance(task)
+
+        for file, of_file in missing.items():
+            write(file, counted(len(of_file)))

@@ -109,7 +109,7 @@ class QM9(Dataset):
             return lists
         return hashlib.sha256(f"{lists} {qm9_smiles.PACKED}".encode()).hexdigest()
 
-    def read(self, target: str) -> list[str]:
+    def summary(self, target: str) -> list[str]:
         """A line on molecules that have no positions from their SMILES."""
         if self.positions is None:
             return []

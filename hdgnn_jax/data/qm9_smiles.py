@@ -6,21 +6,19 @@ labels are those of the molecules as relaxed with B3LYP.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from hdgnn_jax.data import qm9pack
 from hdgnn_jax.data.cache import cache_folder, is_complete, write_with_digest
-from hdgnn_jax.data.processes import map_in_processes
+from hdgnn_jax.data.processes import make_files
 from hdgnn_jax.data.qm9pack import QM9Error
 from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
-from hdgnn_jax.progress import progress_bar
+from hdgnn_jax.types import Json
 
 PACKED = "smiles.1.npz"
 """The number is the version of the layout and of the way positions are made."""
@@ -59,61 +57,44 @@ def build(
     folder = cache / "qm9"
     if is_complete(folder / PACKED):
         return load(cache)
-    starts = range(0, len(molecules), PART)
-    parts = {start: folder / f"{PACKED}.part{start:06}.npz" for start in starts}
-    missing = [start for start, file in parts.items() if not is_complete(file)]
-    rows = [range(start, min(start + PART, len(molecules))) for start in missing]
-    with progress_bar("molecules") as progress:
-        task = progress.add_task("QM9: positions from SMILES", total=len(molecules))
-        progress.advance(task, len(molecules) - sum(map(len, rows)))
-        texts = (smiles.get(int(molecules.ids[k]), "") for k in itertools.chain(*rows))
-        made = map_in_processes(_lowest, texts, processes=processes)
-        with contextlib.closing(made) as found:
-            for start, row in zip(missing, rows, strict=True):
-                kept = []
-                for k in row:
-                    structure = next(found)
-                    progress.advance(task)
-                    if structure is not None and _same_atoms(structure, molecules[k]):
-                        kept.append((int(molecules.ids[k]), structure))
-                _write(
-                    parts[start],
-                    np.array([len(structure.atomic_numbers) for _, structure in kept], int),
-                    np.concatenate([np.empty(0, np.int32), *(s.atomic_numbers for _, s in kept)]),
-                    np.concatenate([np.empty((0, 3)), *(s.positions for _, s in kept)]),
-                    np.array([index for index, _ in kept], int),
-                )
-    contents = [qm9pack.read_arrays(file) for file in parts.values()]
-    counts = np.concatenate([np.diff(content["offsets"]) for content in contents])
-    numbers, positions, ids = (
-        np.concatenate([content[name] for content in contents])
-        for name in ("atomic_numbers", "positions", "ids")
-    )
-    _write(folder / PACKED, counts, numbers, positions, ids)
+    rows = [
+        (index, smiles.get(index, ""), sorted(molecules[k].atomic_numbers.tolist()))
+        for k, index in enumerate(molecules.ids.tolist())
+    ]
+    files = {
+        folder / f"{PACKED}.part{start:06}.npz": rows[start : start + PART]
+        for start in range(0, len(rows), PART)
+    }
+    title = "QM9: positions from SMILES"
+    make_files(files, _lowest, _write, processes, title, "molecules", is_complete)
+    parts = [qm9pack.structures_of(qm9pack.read_arrays(file)) for file in files]
+    found = ((index, of[k]) for of in parts for k, index in enumerate(of.ids.tolist()))
+    _write(folder / PACKED, found)
     for file in folder.glob(f"{PACKED}.part*"):
         file.unlink()
     return load(cache)
 
 
-def _lowest(smiles: str) -> Structure | None:
-    """The first conformer; None where there is none."""
+def _lowest(index: int, smiles: str, elements: list[int]) -> tuple[int, Structure] | None:
+    """The first conformer, after its index; None where there is none, or its atoms are others.
+
+    `elements` are the atomic numbers of the molecule's atoms, ascending.
+    """
     try:
-        return conformers(smiles)[0][0]
+        found = conformers(smiles)[0][0]
     except StructureError:
         return None
+    return (index, found) if sorted(found.atomic_numbers.tolist()) == elements else None
 
 
-def _same_atoms(one: Structure, other: Structure) -> bool:
-    return sorted(one.atomic_numbers) == sorted(other.atomic_numbers)
-
-
-def _write(
-    path: pathlib.Path,
-    counts: np.ndarray,
-    numbers: np.ndarray,
-    positions: np.ndarray,
-    ids: np.ndarray,
-) -> None:
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    write_with_digest(path, lambda path: np.savez(
-        path, offsets=offsets, atomic_numbers=numbers, positions=positions, ids=ids))  # fmt: skip
+def _write(path: pathlib.Path, made: Iterable[tuple[int, Structure] | None]) -> None:
+    """Packs structures, each after its index; None is left out."""
+    pairs = list(filter(None, made))
+    numbers = [found.atomic_numbers for _, found in pairs]
+    arrays: Json = {
+        "offsets": np.cumsum([0, *map(len, numbers)]),
+        "atomic_numbers": np.concatenate([np.empty(0, np.int32), *numbers]),
+        "positions": np.concatenate([np.empty((0, 3)), *(found.positions for _, found in pairs)]),
+        "ids": np.array([index for index, _ in pairs], int),
+    }
+    write_with_digest(path, lambda path: np.savez(path, **arrays))

@@ -146,17 +146,6 @@ ALL_TARGETS = {**OF_QM9, **CALCULATED, **OF_IS2RE}
 """Targets of all data sets; names are unique."""
 
 
-def find_target(name: str, targets: Mapping[str, Target] = OF_QM9, of: str = "QM9") -> Target:
-    """The target of that name, among the `targets` of the data set `of`.
-
-    Raises:
-      InputError: listing the known names.
-    """
-    if name not in targets:
-        raise InputError(f"unknown target {name!r}; {of} has {', '.join(targets)}")
-    return targets[name]
-
-
 @dataclasses.dataclass(frozen=True)
 class Reference:
     """Converts between raw values and the standardised values that the network learns.

@@ -7,7 +7,6 @@ for the accuracy of the learned terms. This shows where, and how far.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,46 +24,9 @@ LEARNED = ("receiver", "sender", "both")
 """What the networks of a1, a2 and a3 see."""
 
 
-class Weights(NamedTuple):
-    """Mean weights of the terms, over channels and edges.
-
-    Attributes:
-      terms: their names.
-      limits: [bins + 1] limits of the bins of distance, Å.
-      mean: [layers, terms] over all edges.
-      by_distance: [layers, terms, bins]; NaN where a bin has no edge.
-      edges: [bins] number of edges.
-    """
-
-    terms: tuple[str, ...]
-    limits: np.ndarray
-    mean: np.ndarray
-    by_distance: np.ndarray
-    edges: np.ndarray
-
-    def to_json(self) -> Json:
-        """`terms`, `limits`, `edges` and, by layer, `mean` and `by_distance`; None: no edge."""
-        layers = [
-            {
-                "mean": mean.tolist(),
-                "by_distance": [
-                    [None if np.isnan(value) else value for value in of_term]
-                    for of_term in of_layer.tolist()
-                ],
-            }
-            for mean, of_layer in zip(self.mean, self.by_distance, strict=True)
-        ]
-        return {
-            "terms": list(self.terms),
-            "limits": self.limits.tolist(),
-            "edges": self.edges.tolist(),
-            "layers": layers,
-        }
-
-
 def attention_weights(
     model: HDGNN, params: Params, graph: batching.MolecularGraph, bins: int = 10
-) -> Weights:
+) -> Json:
     """The weights a_ij of eq. 11 on the edges of a graph that the network weighs.
 
     Of two shells of neighbours it is the outer one, which has all edges.
@@ -73,6 +35,11 @@ def attention_weights(
       model, params: any.
       graph: padded; frames are canonical.
       bins: number of bins between 0 and the cutoff.
+
+    Returns:
+      `terms`, their names; `limits` of the bins of distance, [bins + 1], Å; `edges`, the number of
+      them in each bin; and `layers`, each with means over channels and edges: `mean`, [terms], over
+      all edges, and `by_distance`, [terms, bins], None where a bin has no edge.
     """
     graph = jax.tree.map(jnp.asarray, graph)
     seen = jax.device_get(seen_inside(model, params, graph))
@@ -86,15 +53,22 @@ def attention_weights(
     place = np.clip(np.digitize(distances, limits) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
     sums = of_edges @ np.eye(bins)[place]
-    by_distance = np.where(count > 0, sums / np.maximum(count, 1), np.nan)
-    return Weights(_terms(model), limits, of_edges.mean(-1), by_distance, count)
+    by_distance = (sums / np.maximum(count, 1)).astype(object)
+    by_distance[..., count == 0] = None
+    layers = zip(of_edges.mean(-1).tolist(), by_distance.tolist(), strict=True)
+    return {
+        "terms": _terms(model),
+        "limits": limits.tolist(),
+        "edges": count.tolist(),
+        "layers": [{"mean": mean, "by_distance": of_bins} for mean, of_bins in layers],
+    }
 
 
-def _terms(model: HDGNN) -> tuple[str, ...]:
+def _terms(model: HDGNN) -> list[str]:
     hyper = model.hyper
     learned = {"none": (), "unrestricted": ("network",)}.get(hyper.pathway, LEARNED)
     product = () if hyper.tensor_product == "none" else ("product",)
-    return (*learned, *product, *(("single channel",) if hyper.full_product else ()))
+    return [*learned, *product, *(("single channel",) if hyper.full_product else ())]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -39,13 +39,13 @@ class Setting(NamedTuple):
     """The arbitrary choices.
 
     Attributes:
-      rolls: [n, E] radians; the prediction is the mean over n.
+      roll: [E] radians.
       molecule: the quaternion that turns the molecule.
       points: the quaternion that turns the points of the sphere.
       along: whether the frames turn with the molecule.
     """
 
-    rolls: jax.Array
+    roll: jax.Array
     molecule: jax.Array
     points: jax.Array
     along: bool
@@ -98,15 +98,14 @@ def prediction_changes(
     if unknown := set(choices) - set(CHOICES):
         raise InputError(f"choice must be one of {', '.join(CHOICES)}, not {unknown.pop()!r}")
     graph = jax.tree.map(jnp.asarray, graph)
-    rolls = jnp.tile(2 * np.pi * jnp.arange(frames)[:, None] / frames, (1, len(graph.senders)))
-    run = functools.partial(_mean_over_rolls, model, energy, params, graph)
-    at_rest = run(_rest(rolls))
+    run = functools.partial(_mean_over_rolls, model, energy, params, graph, frames)
+    at_rest = run(rest(graph))
     advance(1)
     changes = {}
     for choice in choices:
         found = []
         for seed, rotation in enumerate(rotations):
-            there = run(_setting(choice, rolls, rotation, seed))
+            there = run(_setting(choice, graph, rotation, seed))
             turn = rotation if choice in ("rotation", "axes") else np.array([1.0, 0, 0, 0])
             found.append(_changes_of_molecules(graph, columns, at_rest, there, turn))
             advance(1)
@@ -117,12 +116,18 @@ def prediction_changes(
 
 
 def _mean_over_rolls(
-    model: HDGNN, energy: int, params: Params, graph: batching.MolecularGraph, setting: Setting
+    model: HDGNN,
+    energy: int,
+    params: Params,
+    graph: batching.MolecularGraph,
+    frames: int,
+    setting: Setting,
 ) -> list[np.ndarray]:
-    """Averages `_predict` over the rolls, on the host: one program serves any number of rolls."""
+    """Averages `predict` over equally spaced rolls, on the host: one program serves all numbers."""
+    angles = [2 * np.pi * k / frames for k in range(frames)]
     each = [
-        _predict(model, energy, params, graph, setting._replace(rolls=roll[None]))
-        for roll in setting.rolls
+        predict(model, energy, params, graph, setting._replace(roll=setting.roll + angle))
+        for angle in angles
     ]
     return [np.mean(jax.device_get(parts), 0) for parts in zip(*each, strict=True)]
 
@@ -172,17 +177,16 @@ def state_changes(
         """|x| of each molecule."""
         return np.array([np.linalg.norm(x[owner == k]) for k in real])
 
-    rolls = jnp.zeros((1, len(graph.senders)))
     layers = []
     for k in range(1, model.hyper.layers + 1):
         # The model's first k layers; later layers do not change their states.
         first = {**params, "stack": jax.tree.map(lambda leaf, k=k: leaf[:k], params["stack"])}
         run = jax.jit(functools.partial(_states, model.changed(layers=k)))
-        at_rest = np.asarray(run(first, graph, _rest(rolls)))
+        at_rest = np.asarray(run(first, graph, rest(graph)))
         row = {}
         for choice in CHOICES:
             there = [
-                np.asarray(run(first, graph, _setting(choice, rolls, q, seed)))
+                np.asarray(run(first, graph, _setting(choice, graph, q, seed)))
                 for seed, q in enumerate(rotations)
             ]
             row[choice] = _summary(np.array([sizes(x - at_rest) / sizes(at_rest) for x in there]))
@@ -198,60 +202,53 @@ def _turned(values: np.ndarray, turn: np.ndarray) -> np.ndarray:
     return turned(shaped, np.tile(turn, (len(values), 1)), rank).reshape(values.shape)
 
 
-def _rest(rolls: jax.Array) -> Setting:
+def rest(graph: batching.MolecularGraph) -> Setting:
+    """Canonical frames; nothing is turned."""
     still = jnp.array([1.0, 0, 0, 0])
-    return Setting(rolls, still, still, along=False)
+    return Setting(jnp.zeros(graph.senders.shape), still, still, along=False)
 
 
-def _setting(choice: str, rolls: jax.Array, rotation: np.ndarray, seed: int) -> Setting:
-    rest, q = _rest(rolls), jnp.asarray(rotation)
+def _setting(
+    choice: str, graph: batching.MolecularGraph, rotation: np.ndarray, seed: int
+) -> Setting:
+    at_rest, q = rest(graph), jnp.asarray(rotation)
     match choice:
         case "rotation":
-            return rest._replace(molecule=q)
+            return at_rest._replace(molecule=q)
         case "roll":
-            drawn = jax.random.uniform(jax.random.key(seed), rolls.shape[1:], maxval=2 * jnp.pi)
-            return rest._replace(rolls=rolls + drawn)
+            key, shape = jax.random.key(seed), graph.senders.shape
+            return at_rest._replace(roll=jax.random.uniform(key, shape, maxval=2 * jnp.pi))
         case "sphere":
-            return rest._replace(points=q)
+            return at_rest._replace(points=q)
         case _:
-            return Setting(rolls, q, q, along=True)
+            return Setting(at_rest.roll, q, q, along=True)
 
 
 def _apply(
-    model: HDGNN,
-    params: Params,
-    graph: batching.MolecularGraph,
-    setting: Setting,
-    roll: jax.Array,
-    method: str,
+    model: HDGNN, params: Params, graph: batching.MolecularGraph, setting: Setting, method: str
 ) -> PyTree:
-    """Calls a method of the model in the given setting, with one of its rolls [E]."""
+    """Calls a method of the model in the given setting."""
     points = sphere.turn(model.hyper.points(), _full_wigner(model.hyper.degree, setting.points))
     placed = model.changed(sphere_rule=points, sphere_order=None, sphere_error=None)
     # The rolls depend on the positions, so that forces also take account of frames that turn.
-    along = geometry.turned_rolls(graph, roll, setting.molecule)
+    along = geometry.turned_rolls(graph, setting.roll, setting.molecule)
     return placed.apply(
         {"params": params},
         geometry.turned(graph, setting.molecule),
-        jnp.where(setting.along, along, roll),
+        jnp.where(setting.along, along, setting.roll),
         method=method,
     )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _predict(
+def predict(
     model: HDGNN, energy: int, params: Params, graph: batching.MolecularGraph, setting: Setting
 ) -> tuple[jax.Array, jax.Array]:
     """Predictions [G, F], and forces [N, 3] in the axes of the graph before it is turned."""
 
     def total(positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         moved = graph._replace(nodes=graph.nodes._replace(positions=positions))
-
-        def one(roll: jax.Array) -> jax.Array:
-            energies: jax.Array = _apply(model, params, moved, setting, roll, "predict")
-            return energies
-
-        values = jax.lax.map(one, setting.rolls).mean(0)
+        values: jax.Array = _apply(model, params, moved, setting, "predict")
         return jnp.sum(jnp.where(batching.graph_mask(graph), values[:, energy], 0)), values
 
     gradient, values = jax.grad(total, has_aux=True)(graph.nodes.positions)
@@ -262,7 +259,7 @@ def _states(
     model: HDGNN, params: Params, graph: batching.MolecularGraph, setting: Setting
 ) -> jax.Array:
     """Node states [N, S, C] in the axes of the graph before it is turned."""
-    x = _apply(model, params, graph, setting, setting.rolls[0], "states")[0]
+    x = _apply(model, params, graph, setting, "states")[0]
     back = _full_wigner(model.hyper.degree, setting.molecule).T
     return jnp.einsum("ij,njc->nic", back, x, precision="highest")
 

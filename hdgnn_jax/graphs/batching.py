@@ -156,21 +156,6 @@ def choose_budgets(
     ]
 
 
-def smallest_fit(budgets: Sequence[Budget], n_node: int, n_edge: int, n_graph: int) -> Budget:
-    """The first (smallest) budget that holds this many nodes, edges and graphs.
-
-    Raises:
-      InputError: where no budget does.
-    """
-    for budget in budgets:
-        if budget.fits(n_node, n_edge, n_graph):
-            return budget
-    raise InputError(
-        f"{n_graph} graphs with {n_node} atoms and {n_edge} edges exceed the largest budget, "
-        f"{budgets[-1]}"
-    )
-
-
 def pack(
     structures: Structures, neighbors: Neighbors | NeighborSearch, budget: Budget
 ) -> list[np.ndarray]:

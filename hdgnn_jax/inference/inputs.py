@@ -110,12 +110,13 @@ def _of_smiles(smiles: str, name: str, n: int) -> Row:
 
 def _of_qm9(text: str) -> Iterator[Row]:
     first, _, last = text.partition("-")
-    if not all(n.isdecimal() and int(n[:9]) <= LAST_OF_QM9 for n in (first, last or first)):
+    numbers = first, last or first
+    if not all(n.isdecimal() and len(n) < 10 and int(n) <= LAST_OF_QM9 for n in numbers):
         raise InputError(
             f"qm9:{text[:40]} must be qm9:INDEX or qm9:FIRST-LAST, of numbers to {LAST_OF_QM9}"
         )
     molecules = qm9.load().structures
-    for index in range(int(first), int(last or first) + 1):
+    for index in range(int(numbers[0]), int(numbers[1]) + 1):
         at = int(np.searchsorted(molecules.ids, index))
         there = at < len(molecules) and molecules.ids[at] == index
         if there:

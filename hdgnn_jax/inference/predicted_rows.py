@@ -32,7 +32,7 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("rolls", "conformers", "fmax", "relax_steps"):
             if getattr(self, name) <= 0:
-                raise InputError(f"--{name} must be positive, not {getattr(self, name)}")
+                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
 
 
 DEFAULTS = Options()

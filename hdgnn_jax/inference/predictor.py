@@ -18,7 +18,7 @@ from hdgnn_jax.data.fitted import (
     energy_column,
     names_of,
     potential,
-    restored,
+    values_of,
 )
 from hdgnn_jax.data.targets import NOT_POTENTIALS, OF_IS2RE
 from hdgnn_jax.data.units import ENERGIES
@@ -39,7 +39,6 @@ from hdgnn_jax.training.record import from_smiles
 from hdgnn_jax.types import Apply, Json, Params
 
 Advance: TypeAlias = Callable[[int], object]
-
 UNTRAINED_FORCES = "forces of a model trained on energies alone"
 
 
@@ -110,7 +109,7 @@ class Predictor:
         Raises:
           PredictorError: for several rolls of a model that does not depend on them, or less than 1.
         """
-        if not isinstance(frames, int) or frames < 1:
+        if type(frames) is not int or frames < 1:
             raise PredictorError(f"evaluation_frame must be a whole number above 0, not {frames!r}")
         self._refuse_rolls(frames)
         return dataclasses.replace(self, model=self.model.changed(evaluation_frame=frames))
@@ -211,7 +210,7 @@ class Predictor:
         # Compilation takes most of the time that one structure takes.
         program = self.programs.predict_one if len(of.graphs) == 1 else self.programs.predict
         outputs = batches.predict(program, self.params, of)
-        return restored(self.fitted, of.graphs.structures, outputs)
+        return values_of(self.fitted, of.graphs.structures, outputs)
 
     def of_rolls(
         self,
@@ -230,7 +229,7 @@ class Predictor:
         self._refuse_rolls(n)
         of = self._batches(structures, advance)
         outputs = batches.predict(self.programs.of_rolls(n), self.params, of)
-        each = [restored(self.fitted, of.graphs.structures, outputs[:, k]) for k in range(n)]
+        each = [values_of(self.fitted, of.graphs.structures, outputs[:, k]) for k in range(n)]
         return {name: np.stack([roll[name] for roll in each]) for name in each[0]}
 
     def slopes(
@@ -248,7 +247,7 @@ class Predictor:
         of = self._batches(structures, advance)
         found = batches.differentiate(self.programs.differentiate, self.params, of)
         scale = energy.reference.scale
-        values = restored(self.fitted, of.graphs.structures, np.asarray(found.value))
+        values = values_of(self.fitted, of.graphs.structures, np.asarray(found.value))
         return values, Derivatives(values[energy.name], found.forces * scale, found.virial * scale)
 
     def derivatives(
@@ -366,8 +365,9 @@ class Predictor:
 
     def _batches(self, structures: Structures | Neighborhoods, advance: Advance) -> Batches:
         graphs = structures if isinstance(structures, Neighborhoods) else self.prepare(structures)
-        n_atoms, n_edges = graphs.structures.n_atoms, graphs.neighbors.n_edges
-        edges, nodes = int(n_edges.max()), int(n_atoms.max()) + 1
+        if not len(graphs):
+            raise PredictorError("there is no structure to predict")
+        edges, nodes = graphs.neighbors.n_edges.max(), graphs.structures.n_atoms.max() + 1
         if len(graphs) == 1:
             # Atoms that move in many calls are worth a small shape of their own.
             budget = batching.Budget(grown(edges), grown(nodes), 2)

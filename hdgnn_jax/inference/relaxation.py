@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ LONGEST_STEP = 0.2
 """Å. Longest move of an atom in one step."""
 FIRST_STEP, LARGEST_STEP = 0.1, 1.0
 """Time steps; masses are 1, so the unit is (Å / (eV/Å))^(1/2)."""
+LOST = "reaches energies or forces that are no finite numbers"
 
 
 class Relaxed(NamedTuple):
@@ -47,9 +48,6 @@ def relax(
 ) -> Relaxed:
     """Moves the atoms that are not fixed downhill, each structure for itself, cells unchanged.
 
-    FIRE (Bitzek et al. 2006): molecular dynamics that mixes the velocity with the force and stops
-    where the two oppose each other.
-
     Args:
       predictor: predicts an energy.
       structures: any.
@@ -60,80 +58,43 @@ def relax(
     Raises:
       PredictorError: where the model predicts no potential energy.
     """
-    descent = _Descent(structures, advance)
-    descent.evaluate(predictor, fmax)
-    for _ in range(steps):
-        if not descent.active.any():
+    n, owner = len(structures), np.repeat(np.arange(len(structures)), structures.n_atoms)
+    fire, active, taken = _Fire(owner, n), np.ones(n, bool), np.zeros(n, int)
+    energies, forces = np.zeros(n), np.zeros_like(structures.positions)
+    reasons = np.full(n, "", object)
+
+    def finish(places: np.ndarray, why: str | list[str]) -> None:
+        reasons[places], active[places] = why, False
+        advance(len(places))
+
+    for step in range(steps + 1):
+        if step:
+            taken += active
+            positions = structures.positions
+            moved = np.where(active[owner, None], positions + fire.shift(forces), positions)
+            structures = dataclasses.replace(structures, positions=moved)
+        places = np.flatnonzero(active)
+        graphs, why_not = predictor.usable(structures.take(places))
+        finish(places[list(why_not)], list(why_not.values()))
+        if not active.any():
             break
-        descent.move()
-        descent.evaluate(predictor, fmax)
-    advance(int(descent.active.sum()))
-    return descent.relaxed()
-
-
-class _Descent:
-    """Structures on their way downhill.
-
-    Attributes:
-      structures: the structures at their current positions.
-      energies, forces, taken, reasons: as in `Relaxed`.
-      active: [n] True for structures that still move.
-    """
-
-    def __init__(self, structures: Structures, advance: Callable[[int], object]):
-        n = len(structures)
-        self.structures = dataclasses.replace(structures, positions=structures.positions.copy())
-        self.advance = advance
-        self.owner = np.repeat(np.arange(n), structures.n_atoms)
-        self.fire = _Fire(self.owner, n)
-        self.energies, self.forces = np.zeros(n), np.zeros_like(structures.positions)
-        self.taken, self.active = np.zeros(n, int), np.ones(n, bool)
-        self.reasons = [""] * n
-
-    def evaluate(self, predictor: Predictor, fmax: float) -> None:
-        """Computes energies and forces; stops structures that are relaxed or cannot be used."""
-        places = np.flatnonzero(self.active)
-        graphs, why_not = predictor.usable(self.structures.take(places))
-        self._give_up(places[list(why_not)], list(why_not.values()))
-        if not self.active.any():
-            return
         found = predictor.derivatives(graphs)
-        self.energies[self.active] = found.value
-        self.forces[self.active[self.owner]] = found.forces
-        self.forces *= ~self.structures.fixed[:, None]
-        lost = np.flatnonzero(
-            self.active & ~np.isfinite(self.fire.total(self.forces) + self.energies)
-        )
-        self._give_up(lost, ["reaches energies or forces that are no finite numbers"] * len(lost))
-        largest = np.zeros(len(self.active))
-        np.maximum.at(largest, self.owner, np.linalg.norm(self.forces, axis=1))
-        done = self.active & (largest <= fmax)
-        self.active &= ~done
-        self.advance(int(done.sum()))
-
-    def _give_up(self, places: np.ndarray, why: Sequence[str]) -> None:
-        for place, reason in zip(places.tolist(), why, strict=True):
-            self.reasons[place] = reason
-        self.active[places] = False
-        self.advance(len(places))
-
-    def move(self) -> None:
-        """One step of FIRE."""
-        self.taken += self.active
-        positions, shift = self.structures.positions, self.fire.shift(self.forces)
-        moved = np.where(self.active[self.owner, None], positions + shift, positions)
-        self.structures = dataclasses.replace(self.structures, positions=moved)
-
-    def relaxed(self) -> Relaxed:
-        """The result at the current positions."""
-        converged = ~self.active & np.array([not reason for reason in self.reasons])
-        return Relaxed(
-            self.structures, self.energies, self.forces, self.taken, converged, self.reasons
-        )
+        energies[active], forces[active[owner]] = found.value, found.forces
+        forces *= ~structures.fixed[:, None]
+        finish(np.flatnonzero(active & ~np.isfinite(fire.total(forces) + energies)), LOST)
+        finish(np.flatnonzero(active & (fire.largest(forces) <= fmax)), "")
+        if not active.any():
+            break
+    advance(int(active.sum()))
+    converged = ~active & (reasons == "")
+    return Relaxed(structures, energies, forces, taken, converged, reasons.tolist())
 
 
 class _Fire:
-    """Velocities and time steps of many structures.
+    """FIRE (Bitzek et al. 2006), of many structures: their velocities and time steps.
+
+    Molecular dynamics that mixes the velocity with the force, and stops where the two oppose each
+    other.
 
     Attributes:
       owner: [atoms] the structure of each atom.
@@ -149,6 +110,12 @@ class _Fire:
     def total(self, values: np.ndarray) -> np.ndarray:
         """[n] sums over the atoms of each structure."""
         return np.bincount(self.owner, values.sum(1), self.n)
+
+    def largest(self, forces: np.ndarray) -> np.ndarray:
+        """[n] the largest force on an atom of each structure."""
+        found = np.zeros(self.n)
+        np.maximum.at(found, self.owner, np.linalg.norm(forces, axis=1))
+        return found
 
     def shift(self, forces: np.ndarray) -> np.ndarray:
         """[atoms, 3] Å, the next step."""

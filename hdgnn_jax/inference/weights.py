@@ -6,6 +6,7 @@ name; no pickle. NAME.npz.sha256 beside it holds its digest.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -125,8 +126,9 @@ def network(record: Record) -> HDGNN:
     return HDGNN(HyperParameters(**record.model))
 
 
+@functools.cache
 def shapes(model: HDGNN) -> Params:
-    """The shapes of the network's weights."""
+    """The shapes of the network's weights; each network is traced once."""
     return jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.so3 import degrees as layout
-from hdgnn_jax.so3 import frames, harmonics, safe, wigner
+from hdgnn_jax.models.hyperparameters import HyperParameters
+from hdgnn_jax.so3 import degrees, frames, harmonics, safe, wigner
 
 TIE = 1e-3
 """Å. Without an envelope, an atom sees neighbours nearer than its reach minus this: distances that
@@ -97,18 +96,7 @@ def turned_rolls(
 
 
 def edge_geometry(
-    graph: batching.MolecularGraph,
-    roll: jax.Array,
-    *,
-    degrees: Sequence[int],
-    m_max: int,
-    product_degree: int,
-    cutoff: float,
-    n_gaussians: int,
-    envelope: bool,
-    full: bool = False,
-    max_neighbors: int | None = None,
-    near_neighbors: int | None = None,
+    graph: batching.MolecularGraph, roll: jax.Array, hyper: HyperParameters
 ) -> EdgeGeometry:
     """Distances, envelope and rotations of every edge.
 
@@ -122,25 +110,18 @@ def edge_geometry(
     none of them: choose a limit between two shells of atoms.
 
     Args:
-      graph: padded; its neighbours lie within `cutoff`, and ascend by distance if limited.
+      graph: padded; its neighbours lie within the cutoff, and ascend by distance if limited.
       roll: [E] turn of each edge's frame about the edge, radians.
-      degrees: L of each shell.
-      m_max: highest order kept for the learned pathway.
-      product_degree: L'.
-      cutoff: Å.
-      n_gaussians: number of Gaussians of the smearing.
-      envelope: whether messages fade out towards the reach.
-      full: whether the fifth term needs all rows too.
-      max_neighbors: largest number of neighbours that an atom sees; None: no limit.
-      near_neighbors: number of neighbours in the inner of two shells; None: one shell.
+      hyper: those of the network.
     """
+    m_max, product_degree, full = hyper.m_max, hyper.product_degree, hyper.full_product
     vectors = edge_vectors(graph)
     distance, rotations = safe.norm(vectors), _edge_frames(vectors, roll)
     directions = safe.normalise(vectors)
     start, count = _edges_of_nodes(graph)
 
     def weights(limit: int | None) -> jax.Array:
-        return _weights(graph, distance, start, count, limit, cutoff, envelope)
+        return _weights(graph, distance, start, count, limit, hyper)
 
     def shell(
         degree: int, edges: jax.Array | None, receivers: jax.Array, weight: jax.Array
@@ -162,19 +143,20 @@ def edge_geometry(
             axis=polar_rows(degree, of(directions)),
         )
 
-    total, smeared = weights(max_neighbors), gaussian_smearing(distance, cutoff, n_gaussians)
-    if near_neighbors is None:
-        shells = (shell(degrees[0], None, graph.receivers, total),)
+    total = weights(hyper.max_neighbors)
+    smeared = gaussian_smearing(distance, hyper.cutoff, hyper.n_gaussians)
+    if hyper.near_neighbors is None:
+        shells = (shell(hyper.degree, None, graph.receivers, total),)
         return EdgeGeometry(smeared, total, shells)
-    near = weights(near_neighbors)
+    near = weights(hyper.near_neighbors)
     # Edges ascend by distance: an atom's first edges are its inner shell, a row of fixed length.
-    place = jnp.arange(near_neighbors)
+    place = jnp.arange(hyper.near_neighbors)
     real = place < count[:, None]
     edges = jnp.where(real, start[:, None] + place, 0)
-    receivers = jnp.repeat(jnp.arange(start.shape[0]), near_neighbors)
+    receivers = jnp.repeat(jnp.arange(start.shape[0]), hyper.near_neighbors)
     of_near = jnp.where(real, near[edges], 0).reshape(-1)
-    inner = shell(degrees[0], edges.reshape(-1), receivers, of_near)
-    outer = shell(degrees[1], None, graph.receivers, total - near)
+    inner = shell(hyper.degree, edges.reshape(-1), receivers, of_near)
+    outer = shell(hyper.far_degree, None, graph.receivers, total - near)
     return EdgeGeometry(smeared, total, (inner, outer))
 
 
@@ -184,8 +166,7 @@ def _weights(
     start: jax.Array,
     count: jax.Array,
     limit: int | None,
-    cutoff: float,
-    envelope: bool,
+    hyper: HyperParameters,
 ) -> jax.Array:
     """[E] weights of edges, where `limit` is the number of neighbours that an atom sees.
 
@@ -197,8 +178,8 @@ def _weights(
         # Padded edges are not counted: none of them defines a reach, so no reach is 0.
         next_one = distance[jnp.where(more, start + limit, 0)]
         reach = jnp.where(more, next_one, jnp.inf)[graph.receivers]
-    if envelope:
-        weight = polynomial_cutoff(distance / jnp.minimum(reach, cutoff))
+    if hyper.envelope:
+        weight = polynomial_cutoff(distance / jnp.minimum(reach, hyper.cutoff))
     else:
         weight = (distance < reach - TIE).astype(distance.dtype)
     return jnp.where(batching.edge_mask(graph), weight, 0)
@@ -206,7 +187,7 @@ def _weights(
 
 def polar_rows(degree: int, directions: jax.Array) -> jax.Array:
     """[E, S] the rows m = 0 of D(R_ij) for unit vectors [E, 3]; they do not depend on the roll."""
-    norms = (2 * layout.degree_of(degree) + 1) ** -0.5
+    norms = (2 * degrees.degree_of(degree) + 1) ** -0.5
     return harmonics.harmonics(degree, directions) * norms.astype(directions.dtype)
 
 

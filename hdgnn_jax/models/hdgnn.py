@@ -103,14 +103,21 @@ class HDGNN(nn.Module):
           graphs have arbitrary values.
         """
         graph = jax.tree.map(jnp.asarray, graph)
-        frame = self.hyper.frame if train else self.hyper.evaluation_frame
-        if isinstance(frame, int) and frame > 1:
-            return self.of_rolls(graph, frame).mean(0)
+        rolls = self.rolls(graph, train)
+        if len(rolls) > 1:
+            return self.of_rolls(graph, len(rolls)).mean(0)
         # For one roll a scan around it all would only take longer to trace and compile.
-        roll = jnp.zeros(graph.senders.shape)
+        return self.predict(graph, rolls[0])
+
+    @nn.nowrap
+    def rolls(self, graph: batching.MolecularGraph, train: bool) -> jax.Array:
+        """[n, E] rolls of the edges' frames, in each of which the network runs once."""
+        frame = self.hyper.frame if train else self.hyper.evaluation_frame
         if frame == "random":
-            roll = edge_rolls(self.make_rng("frame"), graph)
-        return self.predict(graph, roll)
+            return edge_rolls(self.make_rng("frame"), graph)[None]
+        n = 1 if frame == "canonical" else frame
+        angles = 2 * jnp.pi * jnp.arange(n, dtype=float) / n
+        return jnp.broadcast_to(angles[:, None], (n, *graph.senders.shape))
 
     def of_rolls(self, graph: batching.MolecularGraph, n: int) -> jax.Array:
         """[n, G, F] predictions with all edge frames rolled by 2 pi k / n, k = 0 .. n - 1.
@@ -147,19 +154,7 @@ class HDGNN(nn.Module):
                 f"the neighbours were found with max_neighbors = {found}, the model has {wanted}: "
                 "find them with the model's"
             )
-        return edge_geometry(
-            graph,
-            roll,
-            degrees=self.hyper.shell_degrees(),
-            m_max=self.hyper.m_max,
-            product_degree=self.hyper.product_degree,
-            full=self.hyper.full_product,
-            cutoff=self.hyper.cutoff,
-            n_gaussians=self.hyper.n_gaussians,
-            envelope=self.hyper.envelope,
-            max_neighbors=self.hyper.max_neighbors,
-            near_neighbors=self.hyper.near_neighbors,
-        )
+        return edge_geometry(graph, roll, self.hyper)
 
     def predict(self, graph: batching.MolecularGraph, roll: jax.Array) -> jax.Array:
         """The predictions [G, F] in the edge frames given by the rolls [E]."""
@@ -229,19 +224,9 @@ class Layer(nn.Module):
         ):
             size = degrees.size(degree)
             messages = messages.at[:, :size].add(
-                MessageBlock(
-                    degree=degree,
-                    m_max=hyper.m_max,
-                    product_degree=hyper.product_degree,
-                    hidden=hidden,
-                    attention=hyper.attention,
-                    pathway=hyper.pathway,
-                    last_silu=hyper.last_silu,
-                    tensor_product=hyper.tensor_product,
-                    neighbors=hyper.neighbors,
-                    precision=precision,
-                    name=name,
-                )(normed[:, :size], f, e if shell.edges is None else e[shell.edges], shell)
+                MessageBlock(hyper, degree, hidden, name=name)(
+                    normed[:, :size], f, e if shell.edges is None else e[shell.edges], shell
+                )
             )
         if hyper.rescale:
             messages = norm(name="message_norm")(messages)

@@ -9,12 +9,17 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.neighbors import Neighborhood
 from hdgnn_jax.models.dense import Precision
 from hdgnn_jax.models.heads import HEADS, Head
-from hdgnn_jax.models.message import Attention, TensorProduct
-from hdgnn_jax.models.pathways import WITHOUT_ROLLS, Pathway
 from hdgnn_jax.so3 import sphere
 from hdgnn_jax.types import Json
 
 Frame = Literal["random", "canonical"] | int
+TensorProduct = Literal["metp", "fully_connected", "depthwise", "none"]
+Attention = Literal["sigmoid", "softmax"] | tuple[float, float, float, float]
+Pathway = Literal[
+    "edge_networks", "unshared", "nn_of_rotated", "linear", "unrestricted", "so2", "none"
+]
+WITHOUT_ROLLS: tuple[Pathway, ...] = ("linear", "unrestricted", "so2", "none")
+"""Pathways whose output does not depend on the rolls of the edges' frames."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,7 @@ class HyperParameters:
       edge_channels: B of the distance block.
       n_gaussians: number of Gaussians of the distance smearing.
       m_max: highest order |m| that the learned pathway sees; `degree` for the untruncated form.
-      pathway: the kind of the learned terms of eq. 11: a name in `pathways.Pathway`.
+      pathway: the kind of the learned terms of eq. 11: a name in `Pathway`, see `pathways`.
       last_silu: whether a SiLU follows the second layer of the pathway's networks, as in the
         authors' code.
       tensor_product: the product in the fourth term: `metp` (eq. 7), `fully_connected`, `depthwise`
@@ -134,7 +139,8 @@ class HyperParameters:
         elif len(self.attention) != 4:
             raise InputError(f"attention needs four weights, not {self.attention!r}")
         for name, frame in (("frame", self.frame), ("evaluation_frame", self.evaluation_frame)):
-            if not (frame in ("random", "canonical") or (isinstance(frame, int) and frame > 0)):
+            # True is an int to isinstance.
+            if not (frame in ("random", "canonical") or (type(frame) is int and frame > 0)):
                 raise InputError(
                     f"{name} must be one of random, canonical, or a whole number above 0, "
                     f"not {frame!r}"

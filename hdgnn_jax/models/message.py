@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,11 +13,9 @@ from hdgnn_jax.models.dense import AFTER_SILU, KEPT, DegreeDense, Dense, Precisi
 from hdgnn_jax.models.ends import Ends, gather_ends, halves
 from hdgnn_jax.models.gates import attend, gate
 from hdgnn_jax.models.geometry import Shell
-from hdgnn_jax.models.pathways import Pathway, learned_pathway
+from hdgnn_jax.models.hyperparameters import HyperParameters
+from hdgnn_jax.models.pathways import learned_pathway
 from hdgnn_jax.so3 import degrees, products, wigner
-
-TensorProduct = Literal["metp", "fully_connected", "depthwise", "none"]
-Attention = Literal["sigmoid", "softmax"] | tuple[float, float, float, float]
 
 
 class MessageBlock(nn.Module):
@@ -29,28 +25,14 @@ class MessageBlock(nn.Module):
     all degrees, times a gate for each channel.
 
     Attributes:
-      degree: L.
-      m_max: highest order that the learned pathway sees.
-      product_degree: L' of the Clebsch-Gordan product.
-      hidden: H of the edge networks.
-      attention: how the four terms are weighted; four numbers are fixed weights.
-      tensor_product: `metp` (eq. 7), `fully_connected`, `depthwise` or `none`.
-      pathway: the kind of the other three terms, see `pathways`.
-      neighbors: the usual number of neighbours; the sum over them is divided by its square root.
-      last_silu: whether a SiLU follows the second layer of the learned pathway's networks.
-      precision: precision of the matrix products; rotations are always float32.
+      hyper: those of the network.
+      degree: L of the shell of neighbours.
+      hidden: H of the shell's edge networks.
     """
 
+    hyper: HyperParameters
     degree: int
-    m_max: int
-    product_degree: int
     hidden: int
-    attention: Attention
-    tensor_product: TensorProduct
-    pathway: Pathway
-    last_silu: bool
-    neighbors: float
-    precision: Precision
 
     @nn.compact
     def __call__(
@@ -71,14 +53,13 @@ class MessageBlock(nn.Module):
         Returns:
           [N, S, C].
         """
+        hyper, precision = self.hyper, self.hyper.precision
         n_nodes, _, channels = x.shape
         senders, receivers = shell.senders, shell.receivers
-        fade = shell.envelope[:, None] / self.neighbors**0.5
-        learned = learned_pathway(
-            self.pathway, self.degree, self.m_max, self.hidden, self.precision, self.last_silu
-        )
+        fade = shell.envelope[:, None] / hyper.neighbors**0.5
+        learned = learned_pathway(hyper, self.degree, self.hidden)
         n_learned = 0 if learned is None else learned.n_terms
-        n_exact = (self.tensor_product != "none") + (shell.full is not None)
+        n_exact = (hyper.tensor_product != "none") + (shell.full is not None)
         gates = self.weigh(n_learned, n_exact, f, e, channels, senders, receivers)
         attend(self, gates)
         a = [fade * weight for weight in gates]
@@ -92,28 +73,28 @@ class MessageBlock(nn.Module):
         if learned is not None:
             nn.share_scope(self, learned)
             # The ends are turned once, for the fully connected product too.
-            frame = shell.product if self.tensor_product == "fully_connected" else shell.learned
+            frame = shell.product if hyper.tensor_product == "fully_connected" else shell.learned
             both = tuple(wigner.rotate(frame, part) for part in gathered)
             turned = halves(checkpoint_name(both, KEPT))
-            kept = len(degrees.rows(self.degree, self.m_max))
+            kept = len(degrees.rows(self.degree, hyper.m_max))
             seen = turned[0][:, :kept], turned[1][:, :kept]
             total += collect(learned(x, seen, e, a, shell.learned, (receivers, senders)))
-        if self.tensor_product == "depthwise":
+        if hyper.tensor_product == "depthwise":
             depthwise = DepthwiseProduct(
-                self.degree, self.product_degree, self.precision, name="product"
+                self.degree, hyper.product_degree, precision, name="product"
             )
             parts = depthwise(x, e, a[n_learned], shell.axis, senders)
             # Parts are summed one by one: joining them is cheaper by node than by edge.
             exact = jnp.stack([collect(part) for part in parts], 1)
             total = total.at[:, : exact.shape[1]].add(exact)
-        elif self.tensor_product != "none":
+        elif hyper.tensor_product != "none":
             exact = self.product(x, halves(gathered), turned, shell)
             exact = collect(wigner.rotate_back(shell.low, a[n_learned][:, None] * exact))
-            total = total.at[:, : degrees.size(self.product_degree)].add(exact)
+            total = total.at[:, : degrees.size(hyper.product_degree)].add(exact)
         if shell.full is not None:
             mean = wigner.rotate(shell.full, mean_channel(x, senders, receivers)) / 2**0.5
             single = TensorProductGate(
-                self.degree, self.degree, 1, self.precision, name="full_product"
+                self.degree, self.degree, 1, precision, name="full_product"
             )(mean)
             total += collect(a[-1][:, None] * wigner.rotate_back(shell.full, single))
         return total
@@ -130,20 +111,21 @@ class MessageBlock(nn.Module):
     ) -> list[jax.Array]:
         """The a_ij of eq. 11, from e_ij and the invariant branch: an array [E, C] for each term."""
         n = n_learned + n_exact
-        if not isinstance(self.attention, str):
-            values = (*self.attention[:n_learned], *self.attention[3:])[:n]
+        attention, precision = self.hyper.attention, self.hyper.precision
+        if not isinstance(attention, str):
+            values = (*attention[:n_learned], *attention[3:])[:n]
             return [jnp.full((e.shape[0], channels), value, e.dtype) for value in values]
         # The first layer of MLP([e_ij, f_i, f_j]); products with f are taken once per node.
         hidden = f.shape[-1] or e.shape[-1]
-        mixed = Dense(hidden, self.precision, name="attention_edge")(e)
+        mixed = Dense(hidden, precision, name="attention_edge")(e)
         if f.shape[-1]:
-            of_i = Dense(hidden, self.precision, bias=False, name="attention_receiver")(f)
-            of_j = Dense(hidden, self.precision, bias=False, name="attention_sender")(f)
+            of_i = Dense(hidden, precision, bias=False, name="attention_receiver")(f)
+            of_j = Dense(hidden, precision, bias=False, name="attention_sender")(f)
             mixed = (mixed + gather(of_i, receivers) + gather(of_j, senders)) / 3**0.5
         mixed = nn.silu(mixed)
-        logits = Dense(n * channels, self.precision, gain=AFTER_SILU, name="attention")(mixed)
+        logits = Dense(n * channels, precision, gain=AFTER_SILU, name="attention")(mixed)
         gates = jnp.split(logits, n, -1)
-        if self.attention == "softmax":
+        if attention == "softmax":
             return list(nn.softmax(jnp.stack(gates), 0))
         return [gate(self, "attention", logits) for logits in gates]
 
@@ -160,7 +142,8 @@ class MessageBlock(nn.Module):
           turned: the same, times D of `shell.product`; None: not yet turned.
           shell: the edges.
         """
-        if self.tensor_product == "metp":
+        hyper = self.hyper
+        if hyper.tensor_product == "metp":
             mean = mean_channel(x, shell.senders, shell.receivers)
             summed = wigner.rotate(shell.product, mean)
         elif turned is None:
@@ -168,7 +151,7 @@ class MessageBlock(nn.Module):
         else:
             summed = turned[0] + turned[1]
         return TensorProductGate(
-            self.degree, self.product_degree, x.shape[-1], self.precision, self.m_max,
+            self.degree, hyper.product_degree, x.shape[-1], hyper.precision, hyper.m_max,
             name="product",
         )(summed / 2**0.5)  # fmt: skip
 

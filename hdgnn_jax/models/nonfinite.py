@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.models.hdgnn import HDGNN, Layer, edge_rolls
+from hdgnn_jax.models.hdgnn import HDGNN, Layer
 from hdgnn_jax.types import Apply, Params, PyTree
 
 
@@ -51,7 +51,7 @@ def locate(
 
     bound = model.bind({"params": params}, rngs={"frame": key})
     graph = jax.tree.map(jnp.asarray, graph)
-    rolls = _rolls(bound, graph)
+    rolls = bound.rolls(graph, train=True)
     layer = Layer(model.hyper, model.hyper.points())
     try:
         with jax.disable_jit(), nn.intercept_methods(watch):
@@ -67,15 +67,6 @@ def locate(
     except _Found as found:
         return str(found) or "the positions, or their distances"
     return _worst(jax.jit(jax.grad(loss))(params))
-
-
-def _rolls(model: HDGNN, graph: batching.MolecularGraph) -> jax.Array:
-    """[n, E] rolls of the edges' frames in training, in each of which the network runs once."""
-    frame = model.hyper.frame
-    if frame == "random":
-        return edge_rolls(model.make_rng("frame"), graph)[None]
-    n = 1 if frame == "canonical" else frame
-    return jnp.tile(2 * jnp.pi * jnp.arange(n)[:, None] / n, (1, len(graph.senders)))
 
 
 def _worst(gradient: Params) -> str | None:

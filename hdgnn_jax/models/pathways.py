@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -19,13 +19,8 @@ from hdgnn_jax.graphs.batching import gather
 from hdgnn_jax.models.dense import AFTER_SILU, DegreeDense, Dense, Precision
 from hdgnn_jax.models.ends import Ends
 from hdgnn_jax.models.gates import gate
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.so3 import degrees, wigner
-
-Pathway = Literal[
-    "edge_networks", "unshared", "nn_of_rotated", "linear", "unrestricted", "so2", "none"
-]
-WITHOUT_ROLLS: tuple[Pathway, ...] = ("linear", "unrestricted", "so2", "none")
-"""Pathways whose output does not depend on the rolls of the edges' frames."""
 
 Terms: TypeAlias = Sequence[jax.Array]
 
@@ -234,11 +229,14 @@ class Unrestricted(Networks):
 
 
 def learned_pathway(
-    kind: Pathway, degree: int, m_max: int, hidden: int, precision: Precision, last_silu: bool
+    hyper: HyperParameters, degree: int, hidden: int
 ) -> Networks | EquivariantLinear | None:
-    """The pathway of that name; None for `none`: messages are the Clebsch-Gordan product alone."""
-    sizes = (degree, m_max, hidden, precision, last_silu)
-    match kind:
+    """The network's pathway for a shell of neighbours with this degree and hidden size.
+
+    None for `none`: messages are the Clebsch-Gordan product alone.
+    """
+    sizes = (degree, hyper.m_max, hidden, hyper.precision, hyper.last_silu)
+    match hyper.pathway:
         case "edge_networks":
             return EdgeNetworks(*sizes)
         case "unshared":
@@ -250,7 +248,7 @@ def learned_pathway(
         case "unrestricted":
             return Unrestricted(*sizes)
         case "linear":
-            return EquivariantLinear(precision)
+            return EquivariantLinear(hyper.precision)
         case "none":
             return None
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
-from hdgnn_jax.data.baselines import LinearFit, feature_sums
+from hdgnn_jax.data.baselines import Composition, LinearFit, feature_sums
 from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.fitted import FittedTarget
@@ -80,35 +80,36 @@ def fit_targets(
     Raises:
       InputError: for isolated atoms of other elements, or a target without any label.
     """
-    chosen, elements = targets_of(config), config["model"]["elements"]
-    parts: dict[bytes, tuple[np.ndarray, dict[object, list[Target]]]] = {}
+    chosen, model = targets_of(config), config["model"]
+    # By the indices of the structures whose target is known.
+    labelled: dict[bytes, tuple[np.ndarray, Examples]] = {}
+    sums: dict[bytes, np.ndarray] = {}
+    groups: dict[tuple[bytes, object], list[Target]] = {}
     for target in chosen:
         given, rows = data.atoms(target.name), train.labelled(target.name)
-        if unknown := [SYMBOLS[z] for z in sorted(given) if z not in elements]:
+        if unknown := [SYMBOLS[z] for z in sorted(given) if z not in model["elements"]]:
             raise InputError(
                 f"config.model.elements lacks {', '.join(unknown)}, of which the data have "
                 "energies of isolated atoms"
             )
         if not len(rows):
             raise InputError(f"no training structure has a value of {target.name}")
-        # Targets of the same structures share features, alike ones the sums of the linear fit too.
+        if (key := rows.tobytes()) not in labelled:
+            labelled[key] = rows, train.take(rows)
+        # Alike targets of the same structures share one linear fit, others its features.
         alike = target.size, tuple(sorted(given)), target.rank
-        groups = parts.setdefault(rows.tobytes(), (rows, {}))[1]
-        groups.setdefault(alike, []).append(target)
+        groups.setdefault((key, alike), []).append(target)
     found: dict[str, FittedTarget] = {}
     known: dict[str, np.ndarray] = {}
-    for rows, groups in parts.values():
-        some, sums = train.take(rows), None
-        if any(group[0].rank == 0 for group in groups.values()):
+    for (key, _), group in groups.items():
+        rows, some = labelled[key]
+        if group[0].rank == 0 and key not in sums:
             at = some.structures, some.neighbors
-            sums = feature_sums(*at, elements, config["model"]["cutoff"])
-        for group in groups.values():
-            for fitted, of_geometry in zip(
-                *_fit_alike(config, data, group, some, sums), strict=True
-            ):
-                found[fitted.name] = fitted
-                known[fitted.name] = np.full(len(train), np.nan)
-                known[fitted.name][rows] = of_geometry
+            sums[key] = feature_sums(*at, model["elements"], model["cutoff"])
+        for fitted, of_geometry in _fit_alike(config, data, group, some, sums.get(key)):
+            found[fitted.name] = fitted
+            known[fitted.name] = np.full(len(train), np.nan)
+            known[fitted.name][rows] = of_geometry
     return tuple(found[target.name] for target in chosen), known
 
 
@@ -118,47 +119,42 @@ def _fit_alike(
     group: Sequence[Target],
     train: Examples,
     sums: np.ndarray | None,
-) -> tuple[list[FittedTarget], np.ndarray]:
+) -> Iterator[tuple[FittedTarget, np.ndarray]]:
     """`fit_targets` for targets of one rank and size that are known for the same structures.
 
-    `sums` are the `feature_sums` of these, where the targets are scalars.
+    `sums` are the `feature_sums` of these; other than scalars need none.
 
-    Returns:
-      The targets, and the parts from geometry, [T, n], of their linear fits; 0 without such fits.
+    Yields:
+      Each target, and the part from geometry, [n], of its linear fit; 0 without one.
     """
-    elements, cutoff = config["model"]["elements"], config["model"]["cutoff"]
-    structures, neighbors = train.structures, train.neighbors
+    elements, structures = config["model"]["elements"], train.structures
     scalars = [isotropic_part(train.labels[t.name] * t.factor, t.rank) for t in group]
     given = [data.atoms(target.name) for target in group]
-    fits, geometry = list[LinearFit](), np.zeros((len(train), len(group)))
+    fits: Sequence[LinearFit | None] = [None] * len(group)
+    geometry = np.zeros((len(train), len(group)))
     if group[0].rank == 0:
         around = [
             isolated_atoms(target, elements, structures, of_one, atoms)
             for target, of_one, atoms in zip(group, scalars, given, strict=True)
         ]
         fits, geometry = LinearFit.fit(
-            *(structures, neighbors, np.stack(scalars, 1), elements, cutoff),
-            *(group[0].size, around, sums),
-        )
-    found = []
-    for k, target in enumerate(group):
-        to_beat = dict(data.baselines(structures, scalars[k], elements))
+            structures, train.neighbors, np.stack(scalars, 1), elements, config["model"]["cutoff"],
+            group[0].size, around, sums,
+        )  # fmt: skip
+    columns = zip(group, scalars, given, fits, geometry.T, strict=True)
+    for target, of_one, atoms, fit, of_geometry in columns:
+        to_beat = dict(data.baselines(structures, of_one, elements))
         head, linear, left = head_of(config, target), None, train.labels[target.name]
         kind = None if data.reference == "linear" else data.reference
-        if fits:
-            to_beat["linear"] = fits[k]
+        if fit is not None:
+            to_beat["linear"] = fit
             if has_reference(config, target):
-                linear, left = fits[k].linear, left - geometry[:, k] / target.factor
-                kind = "fitted"
+                linear, left, kind = fit.linear, left - of_geometry / target.factor, "fitted"
+                if config["training"]["auxiliary"] and "composition" not in to_beat:
+                    # The auxiliary output learns what it leaves.
+                    to_beat["composition"] = Composition.fit(structures, of_one, elements)
         reference = Reference.fit(
-            target,
-            elements,
-            structures,
-            left,
-            kind=kind,
-            given=given[k],
-            centre=not HEADS[head].about_centre,
-            linear=linear,
-        )
-        found.append(FittedTarget(target, head, reference, to_beat))
-    return found, geometry.T
+            target, elements, structures, left, kind=kind, given=atoms,
+            centre=not HEADS[head].about_centre, linear=linear,
+        )  # fmt: skip
+        yield FittedTarget(target, head, reference, to_beat), of_geometry

@@ -179,7 +179,7 @@ class Fit:
         names, data = [one.name for one in fitted], self.task.data
         for line in dict.fromkeys(data.how_divided(name) for name in names):
             print(line, end="\n" * bool(line))
-        for line in dict.fromkeys(line for name in names for line in data.read(name)):
+        for line in dict.fromkeys(line for name in names for line in data.summary(name)):
             print(line)
         for warning in self.task.warnings(self.train):
             print(f"warning: {warning}")
@@ -385,7 +385,6 @@ def loader_of(
         settings.steps,
         mesh.size,
         settings.n_budgets,
-        task.standardised_forces(learned),
-        task.standardised_virials(learned),
+        *task.standardised_slopes(learned),
         batching.own_shards(step.sharded(mesh)),
     )

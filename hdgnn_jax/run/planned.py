@@ -13,7 +13,7 @@ from hdgnn_jax.config import from_section
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.datasets import dataset
-from hdgnn_jax.data.fitted import FittedTarget, potential
+from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.data.loader import Loader
 from hdgnn_jax.data.targets import Reference
 from hdgnn_jax.errors import HDGNNError, InputError
@@ -28,7 +28,7 @@ from hdgnn_jax.run.task import Task, examples, model_of
 from hdgnn_jax.training import plan as plans
 from hdgnn_jax.training import step
 from hdgnn_jax.training.chips import Chip
-from hdgnn_jax.types import Config, Json, Params
+from hdgnn_jax.types import Config, Json
 
 SOME_STEPS = 1000
 """Of a batch size that is tried, so many steps tell its padded shapes."""
@@ -73,21 +73,6 @@ class Batch:
         return self.padded_edges / self.budget.n_edge
 
 
-def training_structures(config: Config) -> Examples:
-    """The training part of the config's data.
-
-    Raises:
-      HDGNNError: where the data are not there; the message names the command that prepares them,
-        and what to give instead.
-    """
-    try:
-        return examples(config, dataset(config), "train")
-    except HDGNNError as error:
-        raise InputError(
-            f"{error}; or plan without data: --atoms=N --edges=N, of the mean structure"
-        ) from error
-
-
 def task_of(config: Config, neighbors: float) -> Task:
     """The config's task with nothing fitted: what is fitted does not change the step's program.
 
@@ -123,7 +108,7 @@ def batch_of_data(task: Task, train: Examples, shards: int, largest: bool = Fals
     settings = from_section(task.config, "training", Training)
     steps = min(settings.steps, SOME_STEPS) if largest else settings.steps
     structures, neighbors = train.structures, train.neighbors
-    forces, virials = _slopes(task, train.forces, train.virials)
+    forces, virials = task.standardised_slopes(train)
     targets = np.zeros((len(train), _columns(task)))
     loader = Loader(
         structures, neighbors, targets, settings.batch_size, task.config["seed"], steps, shards,
@@ -156,15 +141,20 @@ def batch_of_sizes(task: Task, mean: Structured, shards: int) -> Batch:
         np.array([round(atoms)]), np.array([round(edges)]), size, 1
     )
     atom = smallest_structure(hyper.elements)
-    forces = np.zeros((1, 3)) if settings.forces_weight else None
-    virials = np.zeros((1, 3, 3)) if settings.stress_weight else None
-    graph = batching.collate(
+    one = Examples(
         atom,
         neighbors_of(atom, hyper.cutoff, hyper.max_neighbors, hyper.neighborhood),
+        {},
+        np.zeros((1, 3)) if settings.forces_weight else None,
+        np.zeros((1, 3, 3)) if settings.stress_weight else None,
+    )
+    graph = batching.collate(
+        one.structures,
+        one.neighbors,
         np.zeros((1, _columns(task))),
         np.zeros(1, int),
         budget,
-        *_slopes(task, forces, virials),
+        *task.standardised_slopes(one),
     )
     return Batch(graph, budget, atoms, edges, budget.n_edge)
 
@@ -184,13 +174,11 @@ def lowered_step(task: Task, batch: Batch, mesh: jax.sharding.Mesh) -> jax.stage
     )
     here = step.make_mesh(jax.devices("cpu")[:1])
     state = task.state_shapes(here, settings.divide_state)
-    everywhere = step.replicated(mesh)
-    placed = (
-        step.divided(state, mesh)
-        if settings.divide_state
-        else jax.tree.map(lambda _: everywhere, state)
-    )
-    state = jax.tree.map(_shape, state, placed)
+    placed = step.shardings(state, mesh, settings.divide_state)
+    state = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        state, placed,
+    )  # fmt: skip
     graph = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             (mesh.size, *leaf.shape), leaf.dtype, sharding=step.sharded(mesh)
@@ -200,21 +188,10 @@ def lowered_step(task: Task, batch: Batch, mesh: jax.sharding.Mesh) -> jax.stage
     return train_step.lower(state, graph)
 
 
-def _shape(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> Params:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
 def _columns(task: Task) -> int:
     """Numbers that the network predicts of a structure, auxiliary ones included."""
     count: int = heads.columns(task.model.hyper.heads)[-1].stop
     return count
-
-
-def _slopes(
-    task: Task, forces: np.ndarray | None, virials: np.ndarray | None
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Forces and virials where the network learns them, as `Task.standardised_forces` says."""
-    return (forces, virials) if potential(task.fitted) is not None else (None, None)
 
 
 class Planner:
@@ -226,6 +203,10 @@ class Planner:
       chip: what one of them can do.
       mean: what to plan with instead of data; None: the data are read.
       thorough: see `plans.plan`.
+
+    Raises:
+      InputError: where the data are not there; the message names the command that prepares them,
+        and what to give instead.
     """
 
     def __init__(
@@ -240,7 +221,12 @@ class Planner:
         self.mesh = step.make_mesh(devices)
         self.train: Examples | None = None
         if mean is None:
-            self.train = training_structures(config)
+            try:
+                self.train = examples(config, dataset(config), "train")
+            except HDGNNError as error:
+                raise InputError(
+                    f"{error}; or plan without data: --atoms=N --edges=N, of the mean structure"
+                ) from error
 
     def plan(
         self, config: Config, largest: bool = False

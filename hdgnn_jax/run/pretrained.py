@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -33,18 +32,6 @@ weights do. `neighbors` is taken from the other run."""
 
 Label = int | tuple[str, heads.Head, int]
 """The label of an index along an axis: its number, an element, or a head's output."""
-
-
-class Start(NamedTuple):
-    """Weights to start from.
-
-    Attributes:
-      params: weights of the network.
-      rates: factor of the learning rate, for each weight.
-    """
-
-    params: Params
-    rates: Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +74,6 @@ class Pretrained:
         named = leaves.named_leaves(self.params)
         return leaves.digest_of({name: leaves.describe(leaf) for name, leaf in named.items()})
 
-    @property
-    def neighbors(self) -> float:
-        """The mean number of neighbours that its network was made for."""
-        return network(self.record).hyper.neighbors
-
     def told(self, config: Config, fitted: Sequence[FittedTarget], hyper: HyperParameters) -> str:
         """A sentence on what a run takes from this one; arguments as in `start`."""
         of_targets = _targets(self.record.config, self.record.fitted), _targets(config, fitted)
@@ -102,7 +84,7 @@ class Pretrained:
 
     def start(
         self, new: Params, config: Config, fitted: Sequence[FittedTarget], hyper: HyperParameters
-    ) -> Start:
+    ) -> tuple[Params, Params]:
         """Its weights where the new network has the same ones, and new ones elsewhere.
 
         Weights of elements that it does not know, and the head's weights for targets that it does
@@ -111,6 +93,9 @@ class Pretrained:
         Args:
           new: weights of the new network before training.
           config, fitted, hyper: those of the new run.
+
+        Returns:
+          The weights, and a factor of the learning rate for each.
         """
         settings = from_section(config, "training", Training)
         before = network(self.record).hyper
@@ -146,7 +131,7 @@ class Pretrained:
                 np.moveaxis(weights, axis, 0)[to] = taken
                 np.moveaxis(known, axis, 0)[to] = True
             start[path], rates[path] = weights, _rates(path, known, settings)
-        return Start(unflatten_dict(start, sep="/"), unflatten_dict(rates, sep="/"))
+        return unflatten_dict(start, sep="/"), unflatten_dict(rates, sep="/")
 
 
 def _rates(path: str, known: np.ndarray, settings: Training) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from hdgnn_jax.data.baselines import LinearFit, geometry_of
 from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.data.labelled import labelled_rows
 from hdgnn_jax.data.targets import isotropic
 from hdgnn_jax.data.targets import turned as turn
 from hdgnn_jax.errors import CheckpointError, InputError
@@ -118,24 +119,25 @@ def with_baselines(
     found: Mapping[str, SplitResult], task: Task, examples: Examples, hidden: bool = False
 ) -> dict[str, SplitResult]:
     """Adds the predictions of the baselines to the results of `predicted`, by target."""
-    at, beside = (examples.structures, examples.neighbors), {}
+    structures, beside = examples.structures, {}
     fits = {
         one.name: fit for one in task.fitted
         if isinstance(fit := one.baselines.get("linear"), LinearFit)
     }  # fmt: skip
-    known = geometry_of(fits, *at)
+    known = geometry_of(fits, structures, examples.neighbors)
     for one in task.fitted:
         result, rows = found[one.name], examples.places(one.name, hidden)
         to_beat = {}
         for name, baseline in one.baselines.items():
             if isinstance(baseline, LinearFit):
-                values = baseline.composition.predict(at[0]) + known[one.name]
+                values = baseline.composition.predict(structures) + known[one.name]
             else:
-                values = baseline.predict(*at)
+                values = baseline.predict(structures)
             to_beat[name] = isotropic(values[rows], one.target.rank)
         result = dataclasses.replace(result, baselines=to_beat)
         if result.slopes and one.name in fits:
-            result = _with_linear(result, examples, fits[one.name].slopes(*at))
+            slopes = fits[one.name].slopes(structures, examples.neighbors)
+            result = _with_linear(result, examples, slopes)
         beside[one.name] = result
     return beside
 
@@ -148,25 +150,20 @@ def _with_linear(result: SplitResult, examples: Examples, linear: Derivatives) -
 
     stress = None
     if examples.virials is not None:
-        stress = beside(result.stress, _stress(examples, np.asarray(linear.virial)))
+        rows = labelled_rows(examples.virials)
+        stress = beside(result.stress, _stress(examples, linear.virial, rows))
     return dataclasses.replace(
         result, forces=beside(result.forces, np.asarray(linear.forces)), stress=stress
     )
 
 
-def _stress(examples: Examples, virials: np.ndarray) -> np.ndarray:
-    """[m, 3, 3] stress of the structures whose stress is known."""
-    rows = _with_stress(examples)
+def _stress(
+    examples: Examples, virials: np.ndarray | jax.Array, rows: np.ndarray
+) -> np.ndarray:
+    """[m, 3, 3] stress of the structures at these rows."""
     volume = np.abs(np.linalg.det(examples.structures.cells[rows]))
-    stress: np.ndarray = virials[rows] / volume[:, None, None]
+    stress: np.ndarray = np.asarray(virials)[rows] / volume[:, None, None]
     return stress
-
-
-def _with_stress(examples: Examples) -> np.ndarray:
-    """Indices of the structures whose stress is known."""
-    if examples.virials is None:
-        return np.zeros(0, int)
-    return np.flatnonzero(~np.isnan(examples.virials).any((1, 2)))
 
 
 def predicted(
@@ -229,10 +226,11 @@ def _of_slopes(
             "no forces",
         )
     if examples.virials is not None:
+        rows = labelled_rows(examples.virials)
         stress = result(
-            structures.ids[_with_stress(examples)],
-            _stress(examples, examples.virials * factor),
-            _stress(examples, np.asarray(slopes.virial)),
+            structures.ids[rows],
+            _stress(examples, examples.virials * factor, rows),
+            _stress(examples, slopes.virial, rows),
             "no stress",
         )
     return forces, stress

@@ -53,7 +53,7 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
 
     Raises:
       InputError: where the run predicts neither.
-      StructureError: where no structure of the file can be scored.
+      StructureError: where no structure of the file can be scored for any of its targets.
     """
     labels = {"energy" if one.target.potential else one.name: one for one in task.fitted}
     if not (known := [label for label in labels if label in CALCULATED]):
@@ -65,16 +65,28 @@ def score(task: Task, predictor: Predictor, source: ASEFile, file: pathlib.Path)
     left_out: dict[str, StructureError] = {}
     notes: dict[str, None] = {}
     doubtful: dict[str, None] = {}
+    unscored: list[tuple[str, StructureError]] = []
+    seen = np.zeros(0, int)
     for label in known:
         one, reasons = labels[label], list[StructureError]()
-        examples, said, of_values = labelled(predictor, source, file, one, label, reasons)
+        try:
+            examples, said, of_values = labelled(predictor, source, file, one, label, reasons)
+        except StructureError as error:
+            unscored.append((one.name, error))
+            continue
         notes |= dict.fromkeys(said)
         left_out |= {str(error): error for error in reasons}
         errors |= errors_of(task, predictor, file, one, examples)
         doubtful |= dict.fromkeys(of_values)
         if one.target.potential:
             doubtful |= dict.fromkeys(of_shift(errors[named(one)], examples, one.target.unit))
-    doubtful |= dict.fromkeys(doubts(task, predictor, examples))
+        new = np.flatnonzero(~np.isin(examples.structures.ids, seen))
+        if len(new):
+            doubtful |= dict.fromkeys(doubts(task, predictor, examples.take(new)))
+        seen = np.union1d(seen, examples.structures.ids)
+    if not errors:
+        raise unscored[0][1]
+    notes |= dict.fromkeys(f"{name} is not scored: {error}" for name, error in unscored)
     weights = {"forces": task.weights.forces, "stress": task.weights.stress}
     for name, weight in weights.items():
         if not weight and any(quantity.startswith(name) for quantity in errors):
@@ -194,7 +206,7 @@ def doubts(task: Task, predictor: Predictor, examples: Examples) -> list[str]:
     return said
 
 
-def from_smiles(
+def errors_from_smiles(
     task: Task, predictor: Predictor, examples: Examples, smiles: Mapping[int, str]
 ) -> tuple[dict[str, tuple[float, float]], list[str]]:
     """Errors with the examples' own positions, and with those that are made from their SMILES.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import get_args
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from hdgnn_jax.data.dataset import Dataset
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.fitted import FittedTarget, energy_column, potential
 from hdgnn_jax.data.labelled import merged
+from hdgnn_jax.data.targets import ReferenceKind
 from hdgnn_jax.data.units import ENERGIES
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
@@ -81,7 +83,7 @@ class Task:
         domain = applicability.Domain.of(train.structures, some.neighbors.found())
         mean = train.neighbors.n_edges.sum() / max(len(train.structures.atomic_numbers), 1)
         if source is not None:
-            mean = source.neighbors
+            mean = network(source.record).hyper.neighbors
         task = cls(config, data, fitted, model_of(config, float(mean)), domain)
         return task, train.without_linear(fitted, known)
 
@@ -199,26 +201,24 @@ class Task:
             wanted = one.reference.standardise(structures, learned.labels[one.name])
             columns.append(wanted.reshape(len(train), -1))
         for one in auxiliary(self.config, self.fitted):
-            of_atoms = one.baselines["composition"].predict(structures, train.neighbors)
-            left = train.labels[one.name] * one.target.factor - of_atoms
+            fit = one.baselines["composition"]
+            assert isinstance(fit, baselines.Composition)
+            left = train.labels[one.name] * one.target.factor - fit.predict(structures)
             columns.append((left / np.nanstd(left))[:, None])
         return np.concatenate(columns, 1)
 
-    def standardised_forces(self, learned: Examples) -> np.ndarray | None:
-        """[atoms, 3] standardised forces of `to_learn`, per Å; None: they are not trained on."""
-        if learned.forces is None:
-            return None
-        one = potential(self.fitted)
-        if one is None:
-            return None
-        return learned.forces * (one.target.factor / one.reference.scale)
+    def standardised_slopes(
+        self, learned: Examples
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Standardised forces [atoms, 3], per Å, and virials [n, 3, 3] of `to_learn`.
 
-    def standardised_virials(self, learned: Examples) -> np.ndarray | None:
-        """[n, 3, 3] standardised virials of `to_learn`, NaN where unknown; None as for forces."""
-        one = potential(self.fitted)
-        if learned.virials is None or one is None:
-            return None
-        return learned.virials * (one.target.factor / one.reference.scale)
+        Virials are NaN where unknown; None: they are not trained on.
+        """
+        if (one := potential(self.fitted)) is None:
+            return None, None
+        factor, given = one.target.factor / one.reference.scale, (learned.forces, learned.virials)
+        forces, virials = (None if slopes is None else slopes * factor for slopes in given)
+        return forces, virials
 
     @property
     def weights(self) -> Weights:
@@ -254,8 +254,8 @@ class Task:
         params = init(key, one_atom(self.model))["params"]
         if source is None:
             return step.init_state(params, self.optimizer, mesh, divide)
-        start = source.start(params, self.config, self.fitted, self.model.hyper)
-        return step.init_state(start.params, self._optimizer(start.rates), mesh, divide)
+        start, rates = source.start(params, self.config, self.fitted, self.model.hyper)
+        return step.init_state(start, self._optimizer(rates), mesh, divide)
 
     def state_shapes(self, mesh: jax.sharding.Mesh, divide: bool = False) -> step.TrainState:
         """The shapes of `init_state`, of which nothing is computed."""
@@ -305,6 +305,9 @@ def check(config: Config) -> None:
     )
     if model.neighborhood != "cutoff":
         _check_partial(config, NO_FORCES[model.neighborhood])
+    if data.reference not in (None, *get_args(ReferenceKind)):
+        kinds = ", ".join(get_args(ReferenceKind))
+        raise InputError(f"config.data.reference must be one of {kinds}, not {data.reference!r}")
     if data.reference == "linear" and model.max_neighbors is not None:
         raise InputError(
             "config.data.reference = linear needs config.model.max_neighbors = None: it would "

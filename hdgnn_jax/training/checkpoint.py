@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 
 import jax
@@ -189,11 +189,8 @@ class Checkpoints:
         """
         try:
             saved = self._read_contents(step)["arrays"]
-            packed, start = self._read(step, "state", _AS_BYTES), 0
-            for name, entry in saved.items():
-                content = packed[start : start + leaves.size_of(entry["type"])]
-                self._check(step, name, content, entry)
-                start += len(content)
+            for _ in self._verified(step, saved, saved):
+                pass
         except _Damaged as damage:
             raise CheckpointError(f"{damage}: delete its folder") from damage
 
@@ -318,22 +315,25 @@ class Checkpoints:
                 f"step {step} in {self.directory} holds another model, with {differences[0]}; "
                 "build the model from the checkpoint's record"
             )
+        contents = self._verified(step, saved, named)
+        arrays = [
+            content.view(leaf.dtype).reshape(leaf.shape)
+            for content, leaf in zip(contents, named.values(), strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(like), arrays)
+
+    def _verified(self, step: int, saved: Fields, names: Iterable[str]) -> Iterator[np.ndarray]:
+        """The bytes of some of a step's arrays, each compared with its digest."""
         packed = self._read(step, "state", _AS_BYTES)
         sizes = [leaves.size_of(entry["type"]) for entry in saved.values()]
         ends = dict(zip(saved, np.cumsum(sizes), strict=True))
-        arrays = []
-        for name, leaf in named.items():
+        for name in names:
+            size = leaves.size_of(saved[name]["type"])
             # A slice may start at any byte; a copy is aligned for its dtype.
-            content = packed[ends[name] - leaves.size_of(leaves.type_of(leaf)) : ends[name]].copy()
-            self._check(step, name, content, saved[name])
-            arrays.append(content.view(leaf.dtype).reshape(leaf.shape))
-        return jax.tree.unflatten(jax.tree.structure(like), arrays)
-
-    def _check(
-        self, step: int, name: str, content: np.ndarray, entry: Mapping[str, str]
-    ) -> None:
-        if hashlib.sha256(content.tobytes()).hexdigest() != entry["sha256"]:
-            raise self._damaged(step, f"{name} differs from its digest")
+            content = packed[ends[name] - size : ends[name]].copy()
+            if hashlib.sha256(content.tobytes()).hexdigest() != saved[name]["sha256"]:
+                raise self._damaged(step, f"{name} differs from its digest")
+            yield content
 
     def _read(self, step: int, item: str, args: ocp.args.CheckpointArgs) -> PyTree:
         try:

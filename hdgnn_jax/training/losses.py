@@ -93,6 +93,7 @@ def not_finite(outputs: PyTree, graph: batching.MolecularGraph, weights: Weights
         bad |= jax.ops.segment_max(of_atoms.astype(jnp.int32), owner, len(real)) > 0
     if weights.stress:
         bad |= ~jnp.isfinite(outputs.virial).all((1, 2))
+        bad |= jnp.isinf(graph.globals.virial).any((1, 2))
     return jnp.max(jnp.where(bad & real, graph.globals.id, -1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,13 +13,6 @@ from hdgnn_jax.errors import InputError
 
 DROP = 0.3
 """The factor by which a drop multiplies the learning rate."""
-RANGES: dict[str, Callable[[float], bool]] = {
-    "learning_rate": lambda rate: rate > 0,
-    "warmup": lambda share: 0 <= share < 1,
-    "weight_decay": lambda decay: decay >= 0,
-    "clip": lambda norm: norm > 0,
-}
-"""Tests whether a value is within its range, by the name of `make_optimizer`'s argument."""
 
 
 def make_optimizer(
@@ -51,9 +44,14 @@ def make_optimizer(
     Raises:
       InputError: naming the value that is out of range, such as a drop outside the run.
     """
-    _check_ranges(
-        learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, clip=clip
-    )
+    for name, value, fits in (
+        ("learning_rate", learning_rate, learning_rate > 0),
+        ("warmup", warmup, 0 <= warmup < 1),
+        ("weight_decay", weight_decay, weight_decay >= 0),
+        ("clip", clip, clip > 0),
+    ):
+        if not fits:
+            raise InputError(f"optimizer.{name} is out of its range: {value}")
     schedule = _schedule(steps, learning_rate, warmup, drops)
     scale = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
     chain = optax.chain(
@@ -63,17 +61,6 @@ def make_optimizer(
         optax.scale_by_learning_rate(schedule),
     )
     return optax.flatten(chain) if flat else chain
-
-
-def _check_ranges(**values: float) -> None:
-    """Refuses numbers that are outside their `RANGES`.
-
-    Raises:
-      InputError: naming the first.
-    """
-    for name, value in values.items():
-        if not RANGES[name](value):
-            raise InputError(f"optimizer.{name} is out of its range: {value}")
 
 
 class OwnRates(NamedTuple):
@@ -135,7 +122,9 @@ def _schedule(
     if drops:
         if not all(warmup < drop < 1 for drop in drops):
             raise InputError(f"optimizer.drops must lie between warmup and 1, not {tuple(drops)}")
-        stairs = {round(drop * steps) - first: DROP for drop in drops}
+        after = [round(drop * steps) - first for drop in drops]
+        # In a short run several drops can fall on one step.
+        stairs = {k: DROP ** after.count(k) for k in after}
         return optax.join_schedules(
             [
                 optax.linear_schedule(0.0, learning_rate, first),

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from hdgnn_jax.config import with_tuples
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.fitted import FittedTarget
 from hdgnn_jax.errors import CheckpointError
@@ -118,7 +119,7 @@ class Record:
             )
         return cls(
             config=content["config"],
-            model={k: tuple(v) if isinstance(v, list) else v for k, v in content["model"].items()},
+            model=with_tuples(content["model"]),
             fitted=tuple(map(FittedTarget.from_dict, content["targets"])),
             errors=content["errors"],
             domain=Domain.from_dict(content["domain"]),

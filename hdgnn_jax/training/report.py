@@ -79,13 +79,13 @@ def _overview(reports: Sequence[TargetReport]) -> tuple[str, list[tuple[str, ...
     """Title and rows of a table with a row for each target, and for forces."""
     found = {}
     for r in reports:
-        found[r.target, r.unit] = _accuracies(r.headline, r.paper)
+        found[r.target, r.unit] = _numbers(r.headline, r.paper)
         for (name, per), result in r.headline.slopes.items():
-            found[name, f"{r.unit}/{per}"] = _accuracies(result, {})
-    names = dict.fromkeys(name for accuracies in found.values() for name in accuracies)
-    rows = [("target", "unit", *_labels(names))] + [
-        (target, unit, *(_cell(name, accuracies.get(name)) for name in names))
-        for (target, unit), accuracies in found.items()
+            found[name, f"{r.unit}/{per}"] = _numbers(result, {})
+    columns = _columns(found.values())
+    rows = [("target", "unit", *columns.values())] + [
+        (target, unit, *(_cell(row, name) for name in columns))
+        for (target, unit), row in found.items()
     ]
     title = f"Mean absolute errors on the {reports[0].headline.split} split"
     if limits := {f"{t:g} {r.unit}" for r in reports if (t := r.headline.threshold) is not None}:
@@ -175,11 +175,8 @@ def _write_target(
 
 
 def _summary(report: TargetReport, note: str, run: Fields) -> Json:
-    headline, unit, results, paper = report.headline, report.unit, report.results, report.paper
-    splits = {result.split: _numbers(result, paper) for result in results}
-    tested = [splits[result.split] for result in _tested(results)]
-    if len(tested) > 1:
-        splits["mean"] = _mean(tested)
+    headline, unit = report.headline, report.unit
+    splits = _rows(report.results, report.paper)
     summary = {
         "target": report.target,
         "unit": unit,
@@ -190,7 +187,7 @@ def _summary(report: TargetReport, note: str, run: Fields) -> Json:
         "splits": splits,
         **({"note": note} if note else {}),
     }
-    for result in results:
+    for result in report.results:
         for (name, per), of in result.slopes.items():
             summary.setdefault(name, {"unit": f"{unit}/{per}"})[result.split] = _numbers(of, {})
     return summary
@@ -206,7 +203,7 @@ def _plots(report: TargetReport, history: Sequence[Fields]) -> dict[str, bytes]:
         ),
         "parity.png": plots.parity(headline, target, unit),
     }
-    if headline.forces:
+    if headline.forces is not None:
         figures["parity_forces.png"] = plots.parity(headline.forces, "force", f"{unit}/Å")
     return {name: plots.png(figure) for name, figure in figures.items()}
 
@@ -215,22 +212,25 @@ def _tested(results: Sequence[SplitResult]) -> list[SplitResult]:
     return [result for result in results if result.split not in ("train", "validation")]
 
 
-def _accuracies(
-    result: SplitResult, paper: Mapping[str, Accuracy]
-) -> dict[str, Accuracy | None]:
-    """The columns of the tables: HDGNN, then the baselines, then the paper if it has errors."""
-    columns: dict[str, Accuracy | None] = {"": result.accuracy()}
-    columns |= {f"_{name}": result.accuracy(name) for name in result.baselines}
-    return {**columns, "_paper": paper.get(result.split)} if paper else columns
-
-
 def _numbers(result: SplitResult, paper: Mapping[str, Accuracy]) -> Json:
+    """`n` and, of HDGNN, the baselines and the paper if it has errors, `mae` and `within`."""
+    found: dict[str, Accuracy | None] = {"": result.accuracy()}
+    found |= {f"_{name}": result.accuracy(name) for name in result.baselines}
+    if paper:
+        found["_paper"] = paper.get(result.split)
     numbers: Json = {"n": len(result.ids)}
-    for name, accuracy in _accuracies(result, paper).items():
+    for name, accuracy in found.items():
         numbers[f"mae{name}"] = accuracy and accuracy.mae
         if result.threshold is not None:
             numbers[f"within{name}"] = accuracy and accuracy.within
     return numbers
+
+
+def _rows(results: Sequence[SplitResult], paper: Mapping[str, Accuracy]) -> dict[str, Json]:
+    """The numbers of each split and, where several are tested, their `mean`."""
+    rows = {result.split: _numbers(result, paper) for result in results}
+    tested = [rows[result.split] for result in _tested(results)]
+    return {**rows, "mean": _mean(tested)} if len(tested) > 1 else rows
 
 
 def _mean(numbers: Sequence[Fields]) -> Json:
@@ -255,34 +255,30 @@ def _table(
     results: Sequence[SplitResult], paper: Mapping[str, Accuracy]
 ) -> list[tuple[str, ...]]:
     """The rows of a table: a header, a row per split, and the mean over the tested splits."""
-    rows = {result.split: _numbers(result, paper) for result in results}
-    tested = [rows[result.split] for result in _tested(results)]
-    if len(tested) > 1:
-        rows[f"mean of {len(tested)}"] = _mean(tested)
-    names = [key.removeprefix("mae") for key in next(iter(rows.values())) if key.startswith("mae")]
-
-    def cell(row: Fields, name: str) -> str:
-        mae = row[f"mae{name}"]
-        return _cell(name, None if mae is None else Accuracy(mae, row.get(f"within{name}")))
-
-    return [("split", "n", *_labels(names))] + [
-        (split, f"{row['n']:,}", *(cell(row, name) for name in names))
+    rows = _rows(results, paper)
+    columns = _columns(rows.values())
+    labels = {"mean": f"mean of {len(_tested(results))}"}
+    return [("split", "n", *columns.values())] + [
+        (labels.get(split, split), f"{row['n']:,}", *(_cell(row, name) for name in columns))
         for split, row in rows.items()
     ]
 
 
-def _labels(names: Iterable[str]) -> list[str]:
-    """The headings of columns."""
+def _columns(rows: Iterable[Fields]) -> dict[str, str]:
+    """The heading of each column, by what follows `mae` in its key."""
     labels = {"": "HDGNN", "_paper": "paper (test)"}
-    return [labels.get(name, name.replace("_", " ").strip()) for name in names]
+    keys = dict.fromkeys(key for row in rows for key in row if key.startswith("mae"))
+    names = [key.removeprefix("mae") for key in keys]
+    return {name: labels.get(name, name.replace("_", " ").strip()) for name in names}
 
 
-def _cell(name: str, found: Accuracy | None) -> str:
-    if found is None:
+def _cell(row: Fields, name: str) -> str:
+    mae, within = row.get(f"mae{name}"), row.get(f"within{name}")
+    if mae is None:
         return "-"
     # The paper's errors keep their published digits.
-    text = f"{found.mae:g}" if name == "_paper" else format_mae(found.mae)
-    return text if found.within is None else f"{text} ({found.within:.2%})"
+    text = f"{mae:g}" if name == "_paper" else format_mae(mae)
+    return text if within is None else f"{text} ({within:.2%})"
 
 
 def _tables(report: TargetReport) -> list[tuple[str, list[tuple[str, ...]]]]:
@@ -330,7 +326,7 @@ filled.
 ![Learning curve](learning_curve.png)
 
 ![Truth and prediction](parity.png)
-{"![Forces](parity_forces.png)" * ("forces" in summary)}
+{"![Forces](parity_forces.png)" * (report.headline.forces is not None)}
 
 ## Reproduction card
 

@@ -68,12 +68,12 @@ def for_one_run(mesh: Mesh) -> dict[str, int] | None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of the state: a copy on each device."""
+    """The sharding of what every device has a copy of."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def divided(tree: Params, mesh: Mesh) -> Params:
-    """The sharding of each array of a state that is divided among devices (FSDP).
+def shardings(tree: Params, mesh: Mesh, divide: bool) -> Params:
+    """The sharding of each array of a state: whole on each device, or divided among them (FSDP).
 
     An array is divided along its longest axis whose size is a multiple of the number of devices;
     arrays without such an axis are copied.
@@ -81,7 +81,7 @@ def divided(tree: Params, mesh: Mesh) -> Params:
 
     def of_leaf(leaf: jax.Array) -> NamedSharding:
         sizes = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
-        if not any(sizes):
+        if not (divide and any(sizes)):
             return replicated(mesh)
         # Axes after the divided one are not named: shardings must equal those of the compiler,
         # which omits them.
@@ -98,11 +98,11 @@ def sharded(mesh: Mesh) -> NamedSharding:
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, divide: bool = False
 ) -> TrainState:
-    """The state before the first step: whole on every device, or `divided` among them."""
+    """The state before the first step: whole on every device, or divided among them."""
     # Copies, because the step donates its input's buffers, which nothing else may share.
     own, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
     state = TrainState(jnp.zeros((), jnp.int32), own, ema, optimizer.init(params))
-    placed: TrainState = jax.device_put(state, divided(state, mesh) if divide else replicated(mesh))
+    placed: TrainState = jax.device_put(state, shardings(state, mesh, divide))
     return placed
 
 
@@ -129,8 +129,9 @@ def make_train_step(
       key: the root of the run's random numbers; step k uses fold_in(key, k).
       ema_decay: decay of the average, reached gradually as (1 + k) / (10 + k).
       weights: weights of errors in the loss.
-      divide: whether the state is `divided` among the devices. Weights are then gathered for the
-        step and their gradient is scattered; the optimiser updates only a device's own part.
+      divide: whether the state is divided among the devices, see `shardings`. Weights are then
+        gathered for the step and their gradient is scattered; the optimiser updates only a
+        device's own part.
 
     Returns:
       (state, stacked batch) -> (state, metrics). The buffers of the given state are donated.
@@ -139,8 +140,7 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: batching.MolecularGraph
     ) -> tuple[TrainState, StepMetrics]:
-        everywhere = replicated(mesh)
-        placed = divided(state, mesh) if divide else jax.tree.map(lambda _: everywhere, state)
+        placed = shardings(state, mesh, divide)
         gradient = _gradient(apply, mesh, placed.params, key, weights)
         loss, grads, culprit = gradient(state.params, state.step, batch)
         norm = optax.tree.norm(grads)
@@ -153,7 +153,7 @@ def make_train_step(
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
         metrics = StepMetrics(loss, norm, ~good, culprit)
         result: tuple[TrainState, StepMetrics] = jax.lax.with_sharding_constraint(
-            (TrainState(state.step + 1, *kept), metrics), (placed, everywhere)
+            (TrainState(state.step + 1, *kept), metrics), (placed, replicated(mesh))
         )
         return result
 

@@ -30,7 +30,9 @@ def occupied(workdir: pathlib.Path) -> Iterator[None]:
     if not distributed.is_first():
         yield
         return
-    path = workdir.absolute().parent / f".{workdir.name}.lock"
+    # Resolved: a folder has one lock, by whatever path.
+    folder = workdir.resolve()
+    path = folder.parent / f".{folder.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("a+") as file:

@@ -98,7 +98,7 @@ def test_energies_and_dipoles_may_have_names_of_their_own(waters, tmp_path):
     k = dipoles.structures.ids - 1
     expected = np.stack([0.1 + 0 * k, 0 * k, k], 1) * ase.units.Bohr
     np.testing.assert_allclose(dipoles.labels["dipole"], expected, rtol=1e-6)
-    assert "REF_dipole up to" in data.read("dipole")[0]
+    assert "REF_dipole up to" in data.summary("dipole")[0]
     assert data.digest() != ASEFile(data.path, length_unit="bohr", energy_key="REF_energy").digest()
 
 
@@ -125,7 +125,7 @@ def test_a_dipole_may_be_missing(waters, tmp_path):
         z = parts[name].labels["dipole"][known, 2]
         np.testing.assert_allclose(z, energies.structures.ids[known] - 1)
     assert "train" in parts
-    assert "6 structures have no dipole, the first is structure 2" in data.read("dipole")
+    assert "6 structures have no dipole, the first is structure 2" in data.summary("dipole")
     for frame in frames:
         frame.info.pop("REF_dipole", None)
     ase.io.write(tmp_path / "none.extxyz", frames)
@@ -158,7 +158,8 @@ def test_isolated_atoms_are_the_reference_and_no_examples(waters):
     )
     h, _, o = np.array(reference.composition.per_element) / 1000
     np.testing.assert_allclose([h, o], [ATOMS["H"] + BINDING, ATOMS["O"] + BINDING], rtol=1e-12)
-    lines = data.read("energy")
+    assert data._examples("energy") is data._examples("energy")
+    lines = data.summary("energy")
     assert lines[0].startswith("water.extxyz: 10 structures of 3 atoms, energy -692.567 to -692.")
     assert "isolated atoms, which are no examples: 2" in lines
     assert not [line for line in lines if "warning" in line]
@@ -169,7 +170,7 @@ def test_a_table_in_the_config_does_the_same(waters):
     table = ASEFile(path, energy_unit="Ha", atom_energies="H=-0.5, O=-75").atoms("energy")
     assert table == pytest.approx({1: -0.5 * ase.units.Ha, 8: -75 * ase.units.Ha}, rel=1e-6)
     one = ASEFile(path, atom_energies=f"O={ATOMS['O']}")
-    (said,) = (line for line in one.read("energy") if "warning" in line)
+    (said,) = (line for line in one.summary("energy") if "warning" in line)
     assert "no energy of an isolated H is given: it is fitted" in said
     train = one.part("train", "energy")
     fitted = Reference.fit(CALCULATED["energy"], (1, 8), train.structures, train.labels["energy"],

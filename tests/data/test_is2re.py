@@ -109,6 +109,23 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path, source, monkeypatch, 
     check_cache(tmp_path / "cache", source[1])
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (None, "[]"), (None, '{"files": []}'), pytest.param(None, "[" * 100_000, id="deep"),
+        ('"records": 3', '"records": 1'), ('"problems"', '"problemz"'),
+    ],
+)  # fmt: skip
+def test_a_shard_whose_entry_is_damaged_is_made_again(tmp_path, source, monkeypatch, old, new):
+    """JSON of another kind, and damage to a number or a name."""
+    is2re_build.build(source[0], tmp_path / "cache")
+    path = tmp_path / "cache/is2re-train.array_record-00001-of-00005.json"
+    path.write_text(path.read_text().replace(old, new) if old else new)
+    names = made(monkeypatch)
+    is2re_build.build(source[0], tmp_path / "cache")
+    assert names == ["train data.0000.lmdb 3"]
+
+
 def test_a_changed_source_replaces_its_shards(tmp_path, source, monkeypatch):
     folder, parts = source
     is2re_build.build(folder, tmp_path / "cache")

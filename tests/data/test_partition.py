@@ -128,7 +128,7 @@ def test_parts_that_large_groups_leave_small_are_named(trajectories, tmp_path):
     for k, atoms in enumerate(frames):
         atoms.info["group"] = "all" if k < 38 else f"one {k}"
     ase.io.write(tmp_path / "groups.extxyz", frames)
-    lines = ASEFile(str(tmp_path / "groups.extxyz"), held_out=0.2).read("energy")
+    lines = ASEFile(str(tmp_path / "groups.extxyz"), held_out=0.2).summary("energy")
     said = [line for line in lines if "since groups are large" in line]
     assert [line.split(":")[1] for line in said] == [
         f" {part} has 1 of 40 structures, since groups are large" for part in ("validation", "test")

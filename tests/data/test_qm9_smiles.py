@@ -7,7 +7,7 @@ import pytest
 from qm9_source import SYMBOLS, molecules, write_source
 
 from experiments import prepare
-from hdgnn_jax.data import qm9, qm9_smiles, splits
+from hdgnn_jax.data import processes, qm9, qm9_smiles, splits
 from hdgnn_jax.data.qm9pack import QM9Error
 from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.errors import InputError
@@ -24,12 +24,12 @@ def cache(tmp_path, monkeypatch):
     qm9.build(write_source(tmp_path / "source", molecules()), tmp_path / "qm9", len(SYMBOLS))
     monkeypatch.setattr(qm9_smiles, "PART", 2)
     monkeypatch.setattr(splits, "split", lambda name: SPLIT)
-    monkeypatch.setattr(qm9_smiles, "map_in_processes", in_this_process)
+    monkeypatch.setattr(processes, "map_in_processes", in_this_process)
     return tmp_path
 
 
-def in_this_process(function, texts, processes):
-    yield from map(function, texts)
+def in_this_process(function, *columns, processes):
+    yield from map(function, *columns)
 
 
 def build(cache):
@@ -45,8 +45,8 @@ def test_molecules_are_those_of_their_smiles_with_qm9s_labels(cache):
         np.testing.assert_array_equal(made[k].positions, conformers(SMILES[index])[0][0].positions)
     own, remade = (qm9.QM9("standard", cache=str(cache), positions=p) for p in (None, "smiles"))
     assert own.digest() != remade.digest()
-    assert own.read("U0") == []
-    assert remade.read("U0") == [
+    assert own.summary("U0") == []
+    assert remade.summary("U0") == [
         "1 of QM9's molecules have no positions from SMILES and are in no part"
     ]
     for part, ids in (("train", [1, 4, 7]), ("validation", [10]), ("test", [])):
@@ -61,14 +61,14 @@ def test_molecules_are_those_of_their_smiles_with_qm9s_labels(cache):
 def test_an_interrupted_build_goes_on(cache, monkeypatch):
     asked = []
 
-    def interrupted(function, texts, processes):
-        texts = list(texts)
-        asked.append(len(texts))
-        yield from in_this_process(function, texts[:3], processes)
+    def interrupted(function, *columns, processes):
+        asked.append(len(columns[0]))
+        first = (column[:3] for column in columns)
+        yield from in_this_process(function, *first, processes=processes)
         if len(asked) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(qm9_smiles, "map_in_processes", interrupted)
+    monkeypatch.setattr(processes, "map_in_processes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(cache)
     for _ in range(2):

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from hdgnn_jax.data.atom_energies import B3LYP, GFN2_XTB
 from hdgnn_jax.data.baselines import Composition, undetermined
+from hdgnn_jax.data.qm9 import QM9
 from hdgnn_jax.data.targets import (
     ALL_TARGETS,
     CALCULATED,
@@ -21,7 +22,6 @@ from hdgnn_jax.data.targets import (
     OF_QM9,
     TARGETS,
     Reference,
-    find_target,
     isotropic,
     isotropic_part,
     turned,
@@ -220,7 +220,7 @@ def test_an_element_that_no_training_molecule_has_gets_a_finite_reference():
 def test_what_does_not_exist_is_refused():
     molecules, raw = training_set(3)
     with pytest.raises(ValueError, match=r"unknown target 'u0'; QM9 has mu, alpha"):
-        find_target("u0")
+        QM9("standard").target("u0")
     with pytest.raises(ValueError, match="mu has no energies of isolated atoms"):
         Reference.fit(TARGETS["mu"], ELEMENTS, molecules, raw, kind="tabulated")
     with pytest.raises(ValueError, match="one of none, fitted, tabulated, linear, not 'fited'"):

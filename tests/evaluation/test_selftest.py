@@ -5,26 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 from crystals import ELEMENTS, random_crystal
 from molecules import KNOWN
-from small import EXACT, SMALL, fitted, network, parameters, stirred
+from small import BARE, EXACT, fitted, predictor_of
 
-from hdgnn_jax.data.baselines import Composition
-from hdgnn_jax.data.targets import CALCULATED, Reference
+from hdgnn_jax.data.targets import CALCULATED
 from hdgnn_jax.evaluation import selftest
 from hdgnn_jax.evaluation.symmetry import random_rotations
-from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.inference.weights import one_atom
 from hdgnn_jax.models import forces
 from hdgnn_jax.models.linear import Linear, Terms
-from hdgnn_jax.training import step
-
-MESH = step.make_mesh(jax.devices()[:1])
-
 
 SMALLER = {
     "degree": 1, "product_degree": 1, "layers": 1, "pathway": "none", "tensor_product": "depthwise",
@@ -34,16 +26,7 @@ SMALLER = {
 @functools.cache
 def predictor(**options) -> Predictor:
     """With its compiled programs, which the tests share."""
-    options = {**SMALLER, **options}
-    model = network(**{**SMALL, **options})
-    params = (
-        stirred(model.init, one_atom(model))["params"]
-        if "elements" in options
-        else parameters(**options)["params"]
-    )
-    reference = Reference(1000.0, Composition((), (), 0.0), 100.0)
-    of_energy = fitted(CALCULATED["energy"], reference)
-    return Predictor(model, params, of_energy, Budget(160, 48, 9), MESH)
+    return predictor_of(fitted(CALCULATED["energy"], BARE), **{**SMALLER, **options})
 
 
 def as_a(kind: type[Predictor], model: Predictor) -> Predictor:

@@ -1,4 +1,4 @@
-"""A run of a network that sees bonds: what it reports, predicts and cannot do."""
+"""A run of a network that sees bonds: what it predicts and cannot do. None of it needs training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from runs import untrained
 
-from experiments import predict, train
+from experiments import predict
+from hdgnn_jax.config import with_fields
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.inference.predictor import PredictorError
 from hdgnn_jax.run.results import predicted, restored, with_baselines
@@ -18,13 +20,10 @@ from hdgnn_jax.run.score import score
 
 
 @pytest.fixture(scope="module")
-def of_bonds(config, once):
-    def make(folder):
-        model = {**config["model"], "neighborhood": "bonds"}
-        train.run({**config, "model": model}, folder / "bonds", report=False)
-        return folder / "bonds"
-
-    return once("bonds", make)
+def of_bonds(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("bonds")
+    untrained(with_fields(config, {"model.neighborhood": "bonds"}), workdir)
+    return workdir
 
 
 @pytest.fixture(scope="module")

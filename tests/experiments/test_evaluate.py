@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from runs import predictions
+from small import BARE, fitted, predictor_of
 
 from experiments import evaluate, export, predict, study, symmetry, train
 from experiments.study_plan import Run
 from hdgnn_jax.data.ase_dataset import ASEFile
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.data.qm9 import QM9
+from hdgnn_jax.data.targets import CALCULATED
 from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.run.results import results
@@ -26,8 +30,7 @@ from hdgnn_jax.training import record
 def test_every_prediction_is_the_same_to_the_bit(finished, in_use):
     task, predictor = in_use
     ((result,),) = results(task, predictor, ["validation"]).values()
-    path = finished / "report" / "predictions_validation.csv"
-    ids, truth, prediction = np.loadtxt(path, delimiter=",", skiprows=1).T
+    ids, truth, prediction = predictions(finished / "report", "validation")
     np.testing.assert_array_equal(result.ids, ids)
     np.testing.assert_array_equal(result.truth, truth)
     np.testing.assert_array_equal(result.prediction, prediction)
@@ -108,6 +111,35 @@ def test_forces_that_were_not_trained_on_are_doubtful(in_use, tmp_path):
     scored = score(task, predictor, ASEFile(), tmp_path / "file.extxyz")
     assert "forces [meV/Å]" in scored.errors
     assert "the run was not trained on forces: expect large errors" in scored.doubts
+
+
+def test_of_two_targets_each_is_scored_on_the_structures_that_have_it(in_use, tmp_path):
+    """A radical, which no training molecule is, has no dipole moment in the file."""
+    water, radical = molecule("H2O"), molecule("CH3")
+    water.info["energy"] = radical.info["energy"] = -1.0
+    ase.io.write(tmp_path / "energies.extxyz", [radical, water])
+    water.info["dipole"] = np.ones(3)
+    ase.io.write(tmp_path / "both.extxyz", [radical, water])
+    task, of_run = in_use
+    both = (
+        *fitted(CALCULATED["energy"], BARE),
+        *fitted(CALCULATED["dipole"], dataclasses.replace(BARE, rank=1)),
+    )
+    domain = dataclasses.replace(of_run.domain, odd=False)
+    predictor = dataclasses.replace(predictor_of(both), domain=domain)
+    task = dataclasses.replace(
+        task, fitted=both, model=predictor.model, data=ASEFile(str(tmp_path / "nowhere.xyz"))
+    )
+    energies = ["energy [meV]", "energy [meV/atom]"]
+    scored = score(task, predictor, ASEFile(), tmp_path / "energies.extxyz")
+    assert list(scored.errors) == energies
+    (said,) = (note for note in scored.notes if "not scored" in note)
+    assert said.startswith("dipole is not scored: energies.extxyz, structure 1 has no dipole")
+    scored = score(task, predictor, ASEFile(), tmp_path / "both.extxyz")
+    assert {name: len(of.ids) for name, of in scored.errors.items()} == {
+        **dict.fromkeys(energies, 2), "dipole [D]": 1
+    }  # fmt: skip
+    assert any("an odd sum of atomic numbers" in doubt for doubt in scored.doubts)
 
 
 def test_a_folder_without_a_run_is_named_and_not_created(tmp_path):

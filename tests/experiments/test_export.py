@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from experiments import export
+from experiments import export, export_run
 from hdgnn_jax.data.ase_files import structure_of
 from hdgnn_jax.errors import CheckpointError
 from hdgnn_jax.graphs.structure import Structures
@@ -100,6 +100,7 @@ def test_the_description_is_complete(in_use, folder):
         ("2\n\nH 0 0 0\n", "structure 1: an atom's line is missing"),
         ("2\n\nH 0 0 0\nH 0 0\n", "structure 1: .* or has too few columns"),
         ('1\nLattice="6 0 0 0 0 0 0 0 6"\nH 0 0 0\n', "structure 1: has a cell without volume"),
+        ('1\nLattice="6 0 0 0 6 0 0 0 6" pbc="y n n"\nH 0 0 0\n', "y in pbc is neither T nor F"),
         ("words\n", "structure 1: invalid literal"),
         ("", "structure 1: there is none"),
     ],
@@ -111,6 +112,14 @@ def test_the_script_says_what_is_wrong(folder, tmp_path, text, message):
     with pytest.raises(SystemExit, match=r"^error: .*" + message) as stopped:
         main(tmp_path / "in.xyz")
     assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("words", ["T F T", "True False true", "1 0 1"])
+def test_the_script_reads_which_directions_are_periodic(tmp_path, words):
+    text = f'1\nLattice="5 0 0 0 6 0 0 0 7" pbc="{words}"\nH 0 0 0\n'
+    (tmp_path / "in.xyz").write_text(text)
+    ((_, _, cell, _),) = export_run.read(tmp_path / "in.xyz")
+    np.testing.assert_array_equal(cell, [[5, 0, 0], [0, 0, 7]])
 
 
 def test_the_script_knows_its_own_program(folder, tmp_path):

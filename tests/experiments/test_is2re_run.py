@@ -10,16 +10,20 @@ import shutil
 import numpy as np
 import pytest
 from oc20_records import read_lmdb
+from runs import predictions
 
 from experiments import evaluate, prepare, train
 from experiments.configs.is2re import get_config
 from hdgnn_jax.data import is2re, oc20_lmdb
+from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.data.oc20_lmdb import Is2reError
 from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.inference.predictor import Predictor
+from hdgnn_jax.run.task import Task, examples
 
 PARTS = ("id", "ood_ads", "ood_cat", "ood_both")
+TARGETS = ("initial_energy", "relaxed_energy")
 SYSTEMS = 20
 
 
@@ -50,8 +54,10 @@ def config(cache):
 
 @pytest.fixture(scope="module")
 def finished(config, once):
+    """The folder of a run that learns the initial energy beside the relaxed one."""
+
     def make(folder):
-        train.run(config, folder / "slabs")
+        train.run({**config, "target": ",".join(TARGETS)}, folder / "slabs")
         return folder / "slabs"
 
     return once("slabs_run", make)
@@ -83,60 +89,50 @@ def test_what_is_made_already_is_kept(cache, monkeypatch):
 
 
 def test_the_report_has_every_part_and_their_mean(finished):
-    summary = json.loads((finished / "report" / "summary.json").read_text())
-    assert summary["splits"].keys() == {"validation", *PARTS, "mean"}
+    for name in TARGETS:
+        report = finished / "report" / name
+        summary = json.loads((report / "summary.json").read_text())
+        assert summary["splits"].keys() == {"validation", *PARTS, "mean"}
     assert summary["unit"] == "meV"
     for key in ("mae", "within", "mae_adsorbate_mean", "within_mean_predictor"):
         parts = [summary["splits"][part][key] for part in PARTS]
         assert summary["splits"]["mean"][key] == pytest.approx(np.mean(parts))
     assert "mae_paper" not in summary
-    assert "can be compared with OC20's" in (finished / "report" / "report.md").read_text()
+    assert "can be compared with OC20's" in (report / "report.md").read_text()
 
 
 def test_evaluation_prints_the_same(finished, capsys, monkeypatch):
     # Wide enough for a row to be one line.
     monkeypatch.setenv("COLUMNS", "120")
     evaluate.run(finished, None)
-    report = (finished / "report" / "report.md").read_text()
+    reports = [(finished / "report" / name / "report.md").read_text() for name in TARGETS]
     rows = [line.strip("│ ").split("│") for line in capsys.readouterr().out.splitlines()]
     rows = [[cell.strip() for cell in row] for row in rows]
-    assert [row[0] for row in rows if row[0] in PARTS] == list(PARTS)
-    for row in rows:
-        assert row[0] not in PARTS or f"| {' | '.join(row)} |" in report
+    # A table for each target.
+    rows = [row for row in rows if row[0] in PARTS]
+    assert [row[0] for row in rows] == [*PARTS] * 2
+    for k, row in enumerate(rows):
+        assert f"| {' | '.join(row)} |" in reports[k // len(PARTS)]
 
 
 def test_a_submission_has_ids_and_energies_of_four_parts(finished, cache, tmp_path, capsys):
+    """Whatever the order of the targets, the relaxed energy is what is submitted."""
     evaluate.submit(finished, tmp_path / "out.npz")
     assert "slabs (made here, not OC20): no leaderboard takes it" in capsys.readouterr().err
     content = np.load(tmp_path / "out.npz")
     assert sorted(content) == sorted(f"{p}_{k}" for p in PARTS for k in ("ids", "energy"))
     for part in PARTS:
-        path = finished / f"report/predictions_{part}.csv"
-        table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-        assert content[f"{part}_ids"].tolist() == [str(int(sid)) for sid in table[:, 0]]
-        np.testing.assert_allclose(content[f"{part}_energy"], table[:, 2] / 1000, rtol=1e-12)
+        ids, _, energies = predictions(finished / "report" / "relaxed_energy", part)
+        assert content[f"{part}_ids"].tolist() == [*map(str, ids)]
+        np.testing.assert_allclose(content[f"{part}_energy"], energies / 1000, rtol=1e-12)
 
 
-def test_the_initial_energy_is_learned_beside_it(config, tmp_path, capsys, monkeypatch):
-    """Whatever the order of the targets, the relaxed energy is what is submitted."""
-    run = tmp_path / "run"
-    train.run({**config, "target": "initial_energy,relaxed_energy"}, run)
-    for name in ("initial_energy", "relaxed_energy"):
-        summary = json.loads((run / "report" / name / "summary.json").read_text())
-        assert summary["splits"].keys() == {"validation", *PARTS, "mean"}
-    # A row for each part of each target, and for its mean.
-    printed = capsys.readouterr().out
-    assert [printed.count(f"│ {part} ") for part in PARTS] == [2] * 4
-    evaluate.submit(run, tmp_path / "out.npz")
-    of_id = np.load(tmp_path / "out.npz")["id_energy"]
-    path = run / "report/relaxed_energy/predictions_id.csv"
-    table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-    np.testing.assert_allclose(of_id, table[:, 2] / 1000, rtol=1e-12)
-    task, predictor = evaluate.restored(run)
+def test_a_run_without_the_relaxed_energy_is_not_submitted(finished, tmp_path, monkeypatch):
+    task, predictor = evaluate.restored(finished)
     alone = dataclasses.replace(task, fitted=task.fitted[:1])
     monkeypatch.setattr(evaluate, "restored", lambda workdir: (alone, predictor))
     with pytest.raises(InputError, match="does not predict relaxed_energy, which is submitted"):
-        evaluate.submit(run, tmp_path / "out.npz")
+        evaluate.submit(finished, tmp_path / "out.npz")
 
 
 def test_training_and_validation_share_no_system(config):
@@ -189,6 +185,21 @@ def test_the_published_set_has_the_papers_row_and_hidden_tests(
     assert np.isnan(data.part("test_id", "relaxed_energy").labels["relaxed_energy"]).all()
 
 
+def test_the_auxiliary_target_is_what_the_composition_leaves(config):
+    """IS2RE has no such baseline of its own."""
+    model = {**config["model"], "max_neighbors": None, "neighborhood": "cutoff"}
+    training = {**config["training"], "auxiliary": True}
+    linear = with_data({**config, "model": model, "training": training}, reference="linear")
+    data = dataset(linear)
+    known = examples(linear, data, "train")
+    task, learned = Task.prepare(linear, data, known)
+    values = known.labels["relaxed_energy"] * 1000
+    fit = Composition.fit(known.structures, values, model["elements"])
+    left = values - fit.predict(known.structures)
+    found = task.training_targets(known, learned)[:, 1]
+    np.testing.assert_allclose(found, left / left.std(), rtol=1e-6, atol=1e-6)
+
+
 def test_a_slab_without_tags_is_refused(finished, config):
     """A CIF has none. Whatever the neighbourhood; there it would have no neighbours anyway."""
     predictor = Predictor.load(finished)
@@ -213,7 +224,7 @@ def test_training_alone_is_no_stand_in_and_total_energies_are_doubted(config, ca
         data = dataset(with_data(config, name=name, cache=str(tmp_path)))
         assert data.title == name
         assert data.note.startswith("No part of OC20's for validation or test")
-        first, *doubts = data.read("relaxed_energy")
+        first, *doubts = data.summary("relaxed_energy")
         assert first.startswith(f"{data.title}: {len(records)} systems of ")
         assert len(doubts) == (factor > 1)
     assert "are a few eV: are these adsorption energies, in eV?" in doubts[0]
@@ -258,7 +269,7 @@ def test_a_run_does_not_go_on_with_other_data(finished, config, tmp_path, monkey
     shutil.copytree(finished, tmp_path / "run")
     monkeypatch.setattr(is2re.IS2RE, "digest", lambda self: "other")
     with pytest.raises(CheckpointError, match="a run on other data: choose"):
-        train.run(config, tmp_path / "run")
+        train.run({**config, "target": ",".join(TARGETS)}, tmp_path / "run")
 
 
 def test_bad_targets_and_splits_are_refused(config, finished, tmp_path):
@@ -266,8 +277,8 @@ def test_bad_targets_and_splits_are_refused(config, finished, tmp_path):
         train.run({**config, "target": "U0"}, tmp_path / "run")
     with pytest.raises(ValueError, match=r"one of train, validation, id, .*, not 'test'"):
         evaluate.run(finished, "test")
-    for name in ("out.csv", "nowhere/out.npz"):
-        with pytest.raises(ValueError, match=re.escape(name) + " must end in .npz"):
+    for name, message in (("out.csv", "must end in .npz"), ("no/out.npz", "its folder does not")):
+        with pytest.raises(ValueError, match=f"{re.escape(name)}:? {message}"):
             evaluate.submit(finished, tmp_path / name)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         evaluate.submit(tmp_path / "typo", tmp_path / "out.npz")

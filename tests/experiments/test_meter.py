@@ -21,13 +21,23 @@ def few(monkeypatch):
 
 
 @pytest.mark.usefixtures("few")
-def test_a_trained_model_is_measured_against_its_own_error(finished, tmp_path, capsys):
+def test_a_trained_model_is_measured_against_its_own_errors(several, tmp_path, capsys):
+    """With a row for each of its targets."""
     file, plot = tmp_path / "symmetry.json", tmp_path / "symmetry.png"
-    symmetry.run(finished, None, 4, 2, str(file), str(plot))
+    symmetry.run(several, None, 4, 2, str(file), str(plot))
     found = json.loads(file.read_text())
-    summary = json.loads((finished / "report" / "summary.json").read_text())
-    assert (found["test_mae"], found["unit"]) == (summary["mae"], summary["unit"])
-    assert all(row["mad"] > 0 and row["forces_mad"] > 0 for row in found["choices"].values())
+    targets = json.loads((several / "report" / "summary.json").read_text())["targets"]
+    errors = {name: (row["unit"], row["mae"]) for name, row in targets.items()}
+    assert list(errors) == ["gap", "mu", "U0"]
+    assert errors == {
+        name: (row["unit"], row["test_mae"]) for name, row in found["targets"].items()
+    }
+    assert (found["unit"], found["test_mae"]) == errors["gap"]
+    for row in found["choices"].values():
+        assert row["mad"] > 0
+        assert row["forces_mad"] > 0
+        assert list(row["targets"]) == list(errors)
+        assert row["mad"] == row["targets"]["gap"]["mad"]
     assert found["choices"]["rotation"]["mad"] < found["test_mae"]
     assert len(found["layers"]) == 1
     assert plot.stat().st_size
@@ -36,8 +46,14 @@ def test_a_trained_model_is_measured_against_its_own_error(finished, tmp_path, c
     # Nothing is nearer than a tenth of the cutoff.
     assert all(of_term[0] is None and any(of_term) for of_term in layer["by_distance"])
     out = capsys.readouterr().out
-    assert "Rotation error of U0" in out
+    assert "Rotation error of gap" in out
+    assert "MAD of each target" in out
     assert "a4 (product)" in out
+
+
+def test_the_error_of_one_target_is_read_too(finished):
+    summary = json.loads((finished / "report" / "summary.json").read_text())
+    assert symmetry.errors_of(summary) == {"U0": summary["mae"]}
 
 
 def test_an_untrained_model_has_no_error_to_compare_with(config, monkeypatch):

@@ -221,6 +221,13 @@ def test_data_that_have_changed_are_not_trained_on(run, made_up, monkeypatch):
     assert len(made_up()) == 8
 
 
+def test_damaged_results_are_named(tmp_path):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "peers.json").write_text("{")
+    with pytest.raises(ValueError, match=r"peers.json is not JSON"):
+        results.read(tmp_path, results.Settings(1.0, 0.1, (1e-3,), 32, 5.0, 2))
+
+
 def test_forces_are_said_to_be_left_out(finished, task, monkeypatch, caplog):
     training = {**task.config["training"], "forces_weight": 1.0}
     other = dataclasses.replace(task, config={**task.config, "training": training})

@@ -39,7 +39,7 @@ def test_a_plan_is_of_the_step_that_training_takes(changed, capsys):
     """The same shapes and memory as the step of a run on these data, with all that it fits."""
     config = plain(changed(**{"training.batch_size": 64}))
     found = plan.run(config, "cpu")
-    train = planned.training_structures(config)
+    train = planned.examples(config, planned.dataset(config), "train")
     mesh = step.make_mesh()
     task, _ = planned.Task.prepare(config, planned.dataset(config), train)
     batch = planned.batch_of_data(task, train, mesh.size)

@@ -16,16 +16,13 @@ from absl import flags
 from experiments import (
     console,
     evaluate,
-    export,
     expressiveness,
     plan,
     predict,
     prepare,
     program,
-    search,
-    selftest,
-    study,
-    symmetry,
+    scaling,
+    soak,
     train,
 )
 from experiments.peer import __main__ as peer
@@ -92,6 +89,34 @@ def test_a_missing_folder_is_one_line(call, module, arguments):
     assert err == "error: --workdir is missing: DIR, folder of the run\n"
 
 
+@pytest.mark.parametrize(
+    ("word", "flag"),
+    [
+        ("smiles", "--systems=100"), ("slabs", "--output=x"), ("molecules", "--bad=skip"),
+        ("qm9", "--processes=2"), ("extxyz", "--name=x"), ("is2re", "--seed=0"),
+    ],
+)  # fmt: skip
+def test_prepare_refuses_flags_that_it_would_not_read(call, word, flag):
+    name = flag.split("=")[0]
+    assert call(prepare, word, flag) == (1, "", f"error: prepare {word} has no {name}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "again"),
+    [(["extxyz", "--source=x", "--output=y"], "starts anew"), (["smiles"], "goes on from what")],
+)
+def test_interrupted_preparations_say_whether_they_go_on(call, monkeypatch, arguments, again):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare.signal, "signal", lambda *_: None)
+    for name in ("extxyz", "of_smiles"):
+        monkeypatch.setattr(prepare, name, interrupted)
+    code, _, err = call(prepare, *arguments)
+    assert code == 1
+    assert f"error: stopped; the same command {again}" in err
+
+
 def test_compiled_programs_are_kept_where_a_folder_can_be_written(monkeypatch, tmp_path):
     def folder(cache, **named):
         monkeypatch.setattr(os, "environ", {"HDGNN_CACHE": str(cache), **named})
@@ -142,9 +167,63 @@ def test_what_cannot_be_written_is_said_before_the_work(call, arguments, message
     assert message in err
 
 
-LISTING = """
-import atexit, runpy, sys
-atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))
+def test_a_damaged_file_of_results_is_named(call, tmp_path):
+    file = tmp_path / "rates.json"
+    file.touch()
+    code, out, err = call(expressiveness, f"--json={file}")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {file} is not JSON")
+    assert err.count("\n") == 1
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_work(call, tmp_path):
+    code, out, err = call(scaling, f"--workdir={tmp_path}", "--page=nowhere/page.md")
+    assert (code, out) == (1, "")
+    assert err == "error: --page=nowhere/page.md: its folder does not exist\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "arguments", "then"),
+    [
+        (expressiveness, "run", [], "starts anew"),
+        (expressiveness, "run", ["--json=rates.json"], "goes on from what was saved"),
+        (soak, "soak", [QUICK, "--workdir=soak"], "starts anew"),
+    ],
+)
+def test_ctrl_c_says_what_comes_next(call, monkeypatch, module, function, arguments, then):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, function, stopped)
+    assert call(module, *arguments) == (1, "", f"error: stopped; the same command {then}\n")
+
+
+def test_the_value_of_a_flag_may_be_the_next_word(call, tmp_path):
+    words = ["--workdir", str(tmp_path), "--config", "qm9:quick", "--config.seed", "many"]
+    code, _, err = call(train, *words)
+    assert code == 1
+    assert "config.seed=many: invalid literal" in err
+    workdir, config, seed = sys.argv[1:]
+    assert (workdir, seed) == (f"--workdir={tmp_path}", "--config.seed=many")
+    assert re.fullmatch(r"--config=.*configs.qm9.py:quick", config)
+
+
+HELP = """
+import os, runpy, sys
+import experiments.program
+
+for name in sys.argv[2:]:
+    if os.fork():
+        assert os.wait()[1] == 0, name
+        continue
+    sys.stdout = open(f"{sys.argv[1]}/{name}", "w")
+    sys.argv[1:] = ["--help"]
+    try:
+        runpy.run_module(f"experiments.{name}", None, "__main__", True)
+    except SystemExit as end:
+        assert not end.code
+    print("IMPORTED", *sys.modules)
+    break
 """
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "matplotlib", "scipy", "ase"}
 
@@ -166,34 +245,20 @@ def test_a_plan_that_cannot_be_made_is_one_line(call, arguments, message):
     assert message in err
 
 
-@pytest.mark.parametrize("name", [*console.NAMES, "hdgnn_jax"])
-def test_help_and_the_package_import_nothing_that_takes_seconds(name):
-    run = "import hdgnn_jax"
-    if name != "hdgnn_jax":
-        run = "sys.argv[1:] = ['--help']; "
-        run += f"runpy.run_module('experiments.{name}', None, '__main__', True)"
-    done = subprocess.run(
-        [sys.executable, "-c", LISTING + run], capture_output=True, text=True, check=True
-    )
-    assert ("usage" in done.stdout) == (name != "hdgnn_jax")
-    assert not HEAVY & set(done.stderr.split())
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        train, evaluate, symmetry, expressiveness, study, plan, predict, prepare, export, search,
-        selftest, peer,
-    ],
-)
-def test_help_says_how_to_call_the_command(call, module):
-    code, out, err = call(module, "--help")
-    assert (code, err) == (0, "")
-    assert out.startswith("usage: python -m ")
-    name = module.__name__.removesuffix(".__main__")
-    assert re.search(rf"\n\n    python -m {name} \S", out), "no example"
-    assert "\n\nFlags\n" in out
-    assert "\n\nExit codes: 0" in out
+def test_help_says_how_to_call_a_command_and_imports_nothing_that_takes_seconds(tmp_path):
+    """Each in a process of its own, which one interpreter forks."""
+    command = [sys.executable, "-c", HELP, str(tmp_path), *console.NAMES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in console.NAMES:
+        out, _, modules = (tmp_path / name).read_text().rpartition("IMPORTED ")
+        assert "hdgnn_jax" in modules.split(), name
+        assert not HEAVY & set(modules.split()), name
+        assert out.startswith(f"usage: python -m experiments.{name} "), name
+        assert re.search(rf"\n\n    python -m experiments\.{name}( \S|\n)", out), name
+        if name != "benchmarks":  # which is for developers
+            assert "\n\nFlags\n" in out, name
+            assert "\n\nExit codes: 0" in out, name
 
 
 def test_help_ends_without_a_word_where_nobody_reads_on():

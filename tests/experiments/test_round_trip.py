@@ -12,6 +12,7 @@ import pytest
 from ase.build import molecule
 from ase.optimize import BFGSLineSearch
 from fake_qm9 import write_cache
+from runs import predictions
 
 from experiments import evaluate, predict, prepare, selftest, train
 from experiments.configs.ase import get_config
@@ -80,8 +81,8 @@ def test_the_report_has_energies_and_forces_and_evaluate_repeats_them(run, capsy
     assert summary["splits"]["test"]["n"] == 2 * SHAPES
     atoms = summary["forces"]["test"]["n"]
     assert 2 * 2 * SHAPES <= atoms <= 4 * 2 * SHAPES
-    table = np.genfromtxt(run / "report" / "predictions_test.csv", delimiter=",", names=True)
-    mae = np.abs(table["truth"] - table["prediction"]).mean()
+    _, truth, prediction = predictions(run / "report", "test")
+    mae = np.abs(truth - prediction).mean()
     assert summary["mae"] == pytest.approx(mae)
     text = (run / "report" / "report.md").read_text()
     assert "Mean absolute error of forces [meV/Å]" in text
@@ -102,7 +103,7 @@ def test_parts_share_no_molecule_and_errors_of_forces_are_what_predict_says(run,
     source = cache / "ase" / "molecules" / "molecules.extxyz"
     predict.run([run], [str(source)], out, predict.Options(forces=True))
     truth, found = (ase.io.read(path, index=":") for path in (source, out))
-    ids = np.genfromtxt(run / "report" / "predictions_test.csv", delimiter=",")[1:, 0].astype(int)
+    ids, _, _ = predictions(run / "report", "test")
     groups = {truth[k - 1].info["group"] for k in ids}
     assert len(groups) == 2
     others = {atoms.info["group"] for k, atoms in enumerate(truth, 1) if k not in ids}
@@ -116,7 +117,7 @@ def test_parts_share_no_molecule_and_errors_of_forces_are_what_predict_says(run,
 def test_a_file_in_other_units_has_the_errors_of_the_report(run, cache, tmp_path, capsys):
     """The test structures, and three that cannot be scored."""
     frames = ase.io.read(cache / "ase" / "molecules" / "molecules.extxyz", index=":")
-    ids = np.genfromtxt(run / "report" / "predictions_test.csv", delimiter=",")[1:, 0].astype(int)
+    ids, _, _ = predictions(run / "report", "test")
     tested = [frames[k - 1] for k in ids]
     for atoms in tested:
         atoms.info["E"] = atoms.get_potential_energy() / ase.units.Ha

@@ -12,9 +12,10 @@ import pytest
 from experiments import search, search_page, search_space
 from experiments.configs.qm9 import get_config
 from experiments.search_record import Plan, Search, Trial
+from hdgnn_jax.config import with_fields
 from hdgnn_jax.data.loader import Loader
 from hdgnn_jax.data.qm9 import QM9
-from hdgnn_jax.errors import CheckpointError
+from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.training.loop import DivergedError
 from hdgnn_jax.training.metrics import read_metrics
 
@@ -53,7 +54,7 @@ def ran(monkeypatch):
         monkeypatch.setattr(module, name, lambda: None)
     monkeypatch.setattr(search, "trial", trial)
     monkeypatch.setattr(QM9, "part", lambda self, name, target: None)
-    monkeypatch.setattr(search, "measure", lambda config, folder: search.Speed(1234, 0.5))
+    monkeypatch.setattr(search, "measure", lambda config, folder: (1234, 0.5))
     monkeypatch.setattr(
         search, "test", lambda config, folder: done.append(("test", folder)) or summary
     )
@@ -67,7 +68,7 @@ def known(plan):
 def test_candidates_are_a_function_of_the_seed_and_their_number():
     nine = search_space.candidates(SPACE, QUICK, 9)
     assert nine == search_space.candidates(SPACE, QUICK, 20)[:9]
-    other = search_space.with_fields(QUICK, {"seed": 1})
+    other = with_fields(QUICK, {"seed": 1})
     assert nine[1:] != search_space.candidates(SPACE, other, 9)[1:]
     assert nine[0] == {}
     assert len({json.dumps(fields) for fields in nine}) == 9
@@ -183,7 +184,7 @@ def test_a_search_that_was_stopped_does_no_run_twice(plan, ran, monkeypatch, tmp
     timed = []
     monkeypatch.setattr(
         search, "measure",
-        lambda config, folder: timed.append(config) or search.Speed(1234, 0.5),
+        lambda config, folder: timed.append(config) or (1234, 0.5),
     )  # fmt: skip
     for n in (0, 1, 5, 9, 11, 13, 14):
         monkeypatch.setattr(search, "trial", until(n))
@@ -215,11 +216,14 @@ def test_the_state_of_another_revision_is_refused_by_name(plan):
     file.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"search.json was written by another revision"):
         search.run(plan, None)
+    file.write_bytes(file.read_bytes()[:99])
+    with pytest.raises(InputError, match=r"search.json is not JSON"):
+        search.run(plan, None)
 
 
 @pytest.mark.usefixtures("ran")
 def test_without_a_candidate_the_search_says_why(plan, monkeypatch):
-    monkeypatch.setattr(search, "measure", lambda config, folder: search.Speed(1, 7.0))
+    monkeypatch.setattr(search, "measure", lambda config, folder: (1, 7.0))
     message = r"no candidate of rung 1 is left.*10 s are too short: a step takes 7 s"
     with pytest.raises(ValueError, match=message):
         search.run(plan, None)
@@ -260,11 +264,11 @@ def test_a_run_is_timed_then_trained_without_its_test_then_tested(changed, tmp_p
     """As a search does with its winner; the test part is not predicted before."""
     monkeypatch.setattr(search, "PROBE", 6)
     plan = Plan(tmp_path, changed(), {"model.channels": [4, 8]}, 2, 2, 2, 1, 2, 30.0)
-    speed = search.measure(plan.config, tmp_path / "probe")
+    parameters, seconds = search.measure(plan.config, tmp_path / "probe")
     assert not (tmp_path / "probe").exists()
-    assert 0 < speed.step < 5
+    assert 0 < seconds < 5
     # As many steps as the finished run has: its program serves here too.
-    config = Search(plan, {}, []).config(search.Candidate(1, {}), 12, seed=0)
+    config = Search(plan, []).config(search.Candidate(1, {}), 12, seed=0)
     run = search.trial(config, tmp_path / "run")
     rows = [row for row in read_metrics(tmp_path / "run") if "validation_mae" in row]
     assert [row["step"] for row in rows] == [6, 12]
@@ -273,7 +277,7 @@ def test_a_run_is_timed_then_trained_without_its_test_then_tested(changed, tmp_p
     # Going on with a run that is finished trains nothing.
     monkeypatch.setattr(Loader, "batch", None)
     summary = search.test(config, tmp_path / "run")
-    assert (summary["split"], summary["parameters"]) == ("test", speed.parameters)
+    assert (summary["split"], summary["parameters"]) == ("test", parameters)
     assert [row for row in read_metrics(tmp_path / "run") if "validation_mae" in row] == rows
     monkeypatch.setattr(search.train, "run", None)
     assert search.test(config, tmp_path / "run") == summary

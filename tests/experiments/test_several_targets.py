@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import evaluate, predict, symmetry, train
+from experiments import evaluate, predict, train
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.training.metrics import read_metrics
 from hdgnn_jax.training.result import format_mae
@@ -43,16 +43,6 @@ def test_predictions_have_a_column_for_each_and_forces_of_the_energy(several, tm
     (row,) = json.loads((tmp_path / "out.json").read_text())
     assert {"gap [eV]", "mu [D]", "U0 [eV]", "forces [eV/Å]"} <= row.keys()
     assert row["energy [eV]"] == row["U0 [eV]"]
-
-
-def test_the_meter_has_a_row_for_each(several, monkeypatch, capsys):
-    monkeypatch.setattr(symmetry, "PARTS", symmetry.PARTS[:1])
-    found = symmetry.run(several, None, 3, 2, None, None)
-    assert list(found["targets"]) == NAMES
-    for row in found["choices"].values():
-        assert list(row["targets"]) == NAMES
-        assert row["mad"] == row["targets"]["gap"]["mad"]
-    assert "MAD of each target" in capsys.readouterr().out
 
 
 def test_a_name_that_is_none_or_comes_twice_is_refused(config, tmp_path):

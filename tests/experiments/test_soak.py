@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from experiments import soak
+from hdgnn_jax.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +28,14 @@ def test_a_run_is_sampled_until_the_time_is_over(config, tmp_path, capsys, monke
     assert row["compilations"] > 0
     soak.show(found)
     soak.draw(tmp_path / "soak.png", found)
+    # Before there is an interval between two samples.
+    soak.draw(tmp_path / "short.png", {name: column[:2] for name, column in found.items()})
     assert (tmp_path / "soak.png").stat().st_size
     assert "Soak" in capsys.readouterr().out
     assert list((tmp_path / "soak").iterdir()) == []
+
+
+def test_runs_too_short_to_time_a_step_are_refused_at_once(config, tmp_path):
+    with pytest.raises(InputError, match=r"a soak needs training.steps of 40 or more"):
+        soak.soak(config, tmp_path / "soak", minutes=60)
+    assert not (tmp_path / "soak").exists()

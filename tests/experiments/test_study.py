@@ -6,14 +6,16 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
-from experiments import study, study_dial, study_plan, study_sizes, train
+from experiments import study, study_hypotheses, study_plan, study_sizes, train
 from experiments.configs import ablations
 from experiments.study_plan import Plan
 from experiments.study_record import Record
+from hdgnn_jax.config import flatten
 from hdgnn_jax.errors import CheckpointError, InputError
 from hdgnn_jax.run.results import restored, results
 
@@ -111,7 +113,7 @@ def test_the_record_of_another_budget_is_refused(plan, tmp_path):
     message = r"page.json/U0/30000/baseline/0 .*steps = 7 there, 8 here.*: choose another --page"
     with pytest.raises(CheckpointError, match=message):
         study.run(other, "0/30", page)
-    study.run(plan, "1/30", None)
+    study.run(plan, "1/30", plan.workdir / "study.md")
     with pytest.raises(CheckpointError, match=r"linear/0 .*choose another --workdir"):
         study.run(other, "0/30", tmp_path / "new.md")
     assert not (tmp_path / "new.json").exists()
@@ -130,7 +132,7 @@ def test_runs_on_other_data_are_not_compared(plan, tmp_path):
 def test_all_variants_have_one_budget(plan):
     """They differ in their fields alone."""
     runs = [plan.run("U0", SIZE, variant, 1) for variant in VARIANTS]
-    configs = [train.flatten(plan.config(run)) for run in runs]
+    configs = [flatten(plan.config(run)) for run in runs]
     for variant, config in zip(VARIANTS, configs, strict=True):
         differing = {name for name in config if config[name] != configs[0][name]}
         assert differing == {f"model.{name}" for name in ablations.VARIANTS[variant]}
@@ -141,7 +143,7 @@ def test_all_variants_have_one_budget(plan):
 @pytest.mark.usefixtures("trained")
 def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
     page = tmp_path / "results" / "page.md"
-    study.run(plan, "0/1", None)
+    study.run(plan, "0/1", plan.workdir / "study.md")
     runs = [{"seed": s, "molecules": 900, "test": 81 + s} for s in range(3)]
     write_peers(plan, "U0", runs)
     study.run(plan, "0/1", page)
@@ -165,7 +167,7 @@ def test_the_page_holds_what_the_runs_gave(plan, tmp_path):
 @pytest.mark.parametrize("share", ["2/2", "1", "a/b", "-1/2"])
 def test_a_share_that_is_none_is_refused(plan, share):
     with pytest.raises(ValueError, match="--share must be K/N"):
-        study.run(plan, share, None)
+        study.run(plan, share, plan.workdir / "study.md")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,8 @@ def test_a_share_that_is_none_is_refused(plan, share):
         ({"variants": ("baseline", "best")}, r"ablations.py has baseline.*not 'best'"),
         ({"variants": ("so2", "baseline")}, "--variants must begin with baseline"),
         ({"variants": ()}, "--variants must begin with baseline"),
+        ({"variants": ("baseline",)}, "--variants must .* and name another, each once"),
+        ({"variants": ("baseline", "baseline")}, "each once"),
         ({"targets": ("U0", "gpa")}, "unknown target 'gpa'"),
         ({"seeds": 1}, "--seeds must be at least 2"),
         ({"targets": ("gap", "relaxed_energy")}, "unknown target 'relaxed_energy'"),
@@ -185,28 +189,28 @@ def test_a_share_that_is_none_is_refused(plan, share):
 )
 def test_a_bad_plan_is_refused_before_anything_is_trained(plan, trained, change, message):
     with pytest.raises(ValueError, match=message):
-        study.run(dataclasses.replace(plan, **change), "0/1", None)
+        study.run(dataclasses.replace(plan, **change), "0/1", plan.workdir / "study.md")
     assert not trained
 
 
 @pytest.mark.usefixtures("trained")
 def test_runs_of_two_budgets_are_not_compared(plan):
     """Nor trained on; what an older revision did not know is left aside."""
-    study.run(plan, "0/30", None)
+    study.run(plan, "0/30", plan.workdir / "study.md")
     card = plan.run("U0", SIZE, "baseline", 0).folder / "report" / "card.json"
     content = json.loads(card.read_text())
     del content["config"]["model"]["full_product"]
     card.write_text(json.dumps(content))
-    study.run(plan, "0/30", None)
+    study.run(plan, "0/30", plan.workdir / "again.md")
     message = r"U0/30000/baseline/0 .*training.steps = 7 there, 8 here"
     with pytest.raises(CheckpointError, match=message):
-        study.run(dataclasses.replace(plan, steps=8), "0/30", None)
+        study.run(dataclasses.replace(plan, steps=8), "0/30", plan.workdir / "other.md")
 
 
 @pytest.mark.usefixtures("trained")
 def test_peers_of_one_seed_are_said_to_have_runs_to_go(plan, tmp_path):
     plan = dataclasses.replace(plan, variants=VARIANTS[:2], seeds=2)
-    study.run(plan, "0/1", None)
+    study.run(plan, "0/1", plan.workdir / "study.md")
     write_peers(plan, "gap", [{"seed": 0, "molecules": 900, "test": 81}])
     message = r"PaiNN needs two seeds or more of gap.* --workdir=DIR/gap/30000/baseline/0 --seeds=N"
     with pytest.raises(ValueError, match=message):
@@ -230,8 +234,8 @@ def test_sizes_give_curves_before_the_last_seed_is_there(plan, tmp_path, capsys)
     study.run(plan, "1/18", page)
     assert "no page yet: no seed" in capsys.readouterr().out
     one_seed = dataclasses.replace(plan, seeds=2)
-    study.run(one_seed, "0/2", None)
-    study.run(one_seed, "1/2", None)
+    study.run(one_seed, "0/2", plan.workdir / "study.md")
+    study.run(one_seed, "1/2", plan.workdir / "study.md")
     study.run(plan, "17/18", page)
     assert "over the seeds\n0 to 1." in page.read_text()
     text = page.read_text()
@@ -278,13 +282,15 @@ def test_slabs_are_compared_on_each_test_part(plan, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("trained")
-def test_fixed_shares_of_the_learned_terms_make_a_dial(plan, tmp_path):
+def test_fixed_shares_of_the_learned_terms_make_a_dial(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["study", "--workdir=my runs", "--share=0/1"])
     plan = dataclasses.replace(plan, targets=("gap",), variants=("baseline", *DIAL))
-    assert list(study_dial.shares(plan).items()) == [
+    assert list(study_hypotheses.shares(plan).items()) == [
         ("dial_0", 0), ("dial_25", 25), ("dial_50", 50), ("equal_weights", 75), ("dial_100", 100)
     ]  # fmt: skip
     study.run(plan, "0/1", tmp_path / "dial.md")
     text = (tmp_path / "dial.md").read_text()
+    assert "python -m experiments.study '--workdir=my runs'\n" in text
     assert "| 75 % | equal_weights | " in text
     assert "| learned | baseline | " in text
     assert "the share: holds; rank correlations 0.40, 0.40, 0.40." in text
@@ -294,7 +300,8 @@ def test_fixed_shares_of_the_learned_terms_make_a_dial(plan, tmp_path):
 @pytest.mark.parametrize("left_out", ["dial_0", "dial_50", "dial_100"])
 def test_fewer_shares_make_none(plan, left_out):
     variants = ("baseline", *(name for name in DIAL if name != left_out))
-    assert not study_dial.asked(dataclasses.replace(plan, targets=("gap",), variants=variants))
+    plan = dataclasses.replace(plan, targets=("gap",), variants=variants)
+    assert not study_hypotheses.has_dial(plan)
 
 
 def test_the_rotation_error_of_a_finished_run_is_measured(finished, tmp_path):

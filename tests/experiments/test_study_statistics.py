@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import study_compare, study_dial, study_parts, study_sizes
+from experiments import study_compare, study_hypotheses, study_sizes
 
 
 def test_of_two_variants_the_test_is_the_paired_one():
@@ -48,7 +48,7 @@ def test_the_hypotheses_of_the_dial_follow_from_paired_tests():
     test = {name: maes + rng.normal(0, 0.1, 3) for name, maes in test.items()}
     fixed = {"dial_0": 0.0, "dial_50": 50.0, "dial_100": 100.0}
     turned = {"dial_0": seeds + 1, "dial_50": seeds + 2, "dial_100": seeds + 3}
-    first, second, third = study_dial.hypotheses(fixed, test, turned)
+    first, second, third = study_hypotheses.of_dial(fixed, test, turned)
     assert "the share: holds; rank correlations 1.00, 1.00, 1.00." in first
     raw = [scipy.stats.ttest_rel(test[v], test["dial_50"]).pvalue for v in ("dial_0", "dial_100")]
     assert raw[0] < raw[1] < 0.05
@@ -58,7 +58,7 @@ def test_the_hypotheses_of_the_dial_follow_from_paired_tests():
     assert "share, 50 %: holds; " in third
     turned["dial_100"] = turned["dial_100"] - [0, 9, 0]
     worse = test | {"baseline": 120 + seeds, "dial_100": test["dial_50"] + [0.1, -0.1, 0.2]}
-    first, second, third = study_dial.hypotheses(fixed, worse, turned)
+    first, second, third = study_hypotheses.of_dial(fixed, worse, turned)
     assert "does not hold in each seed" in first
     assert ": undecided; " in second
     assert ": contradicted; " in third
@@ -66,11 +66,11 @@ def test_the_hypotheses_of_the_dial_follow_from_paired_tests():
 
 def test_gains_out_of_distribution_are_a_paired_test():
     percent = np.array([[100, 90, 91, 92], [102, 91, 93, 93], [99, 90, 88, 91.0]])
-    line = study_parts.out_of_distribution(percent)
+    line = study_hypotheses.out_of_distribution(percent)
     test = scipy.stats.ttest_rel(percent[:, 1:].mean(1), percent[:, 0])
     assert f"holds; {(percent[:, 1:].mean(1) - percent[:, 0]).mean():+.1f} ± " in line
     assert line.endswith(f"p {test.pvalue:.2g}.")
-    mirrored = study_parts.out_of_distribution(200 - percent)
+    mirrored = study_hypotheses.out_of_distribution(200 - percent)
     assert "contradicted; +" in mirrored
 
 

@@ -273,10 +273,6 @@ def test_a_lost_report_is_written_again_from_the_checkpoints(finished, config, t
     assert now == then
 
 
-def nan_coordinate(arrays):
-    arrays["positions"][:] = np.nan
-
-
 def one_place(arrays):
     arrays["positions"][:] = 0
 
@@ -286,7 +282,7 @@ def chlorine(arrays):
 
 
 def nan_and_chlorine(arrays):
-    nan_coordinate(arrays)
+    arrays["positions"][:] = np.nan
     chlorine(arrays)
 
 
@@ -294,8 +290,7 @@ def nan_and_chlorine(arrays):
     ("spoil", "message"),
     [
         # Another choice of elements would not help.
-        (nan_and_chlorine, "has a coordinate that is not a finite number$"),
-        (nan_coordinate, r"QM9 molecule \d+ has a coordinate that is not a finite number"),
+        (nan_and_chlorine, r"QM9 molecule \d+ has a coordinate that is not a finite number$"),
         (one_place, r"QM9 molecule \d+ has atoms 0 and 1 at one place"),
         (
             chlorine,
@@ -338,11 +333,7 @@ def test_a_molecule_no_model_can_use_is_named(changed, tmp_path, spoil, message)
             {"model.neighborhood": "bonds", "data.reference": "linear"},
             "reference = linear for U0 needs config.model.neighborhood = cutoff: it sees pairs",
         ),
-        ({"data.cash": "x"}, "config.data: .* unexpected keyword argument 'cash'"),
-        ({"model.chanels": 4}, "config.model: .* unexpected keyword argument 'chanels'"),
         ({"model.attention": "none"}, "attention must be one of sigmoid, softmax"),
-        ({"optimizer.rate": 1}, "config.optimizer: .* unexpected keyword argument 'rate'"),
-        ({"training.epochs": 1}, "config.training: .* unexpected keyword argument 'epochs'"),
         ({"training.steps": 0}, "training.steps must be at least 1, not 0"),
         ({"training.spike": 0.5}, "training.spike must be 0 or more than 1, not 0.5"),
         ({"training.ema": 1.0}, "training.ema must be at least 0 and less than 1"),

@@ -81,7 +81,7 @@ DATA = {
 def test_values_that_can_hardly_be_right_are_said(tmp_path, mistake):
     content, fields, expected = DATA[mistake]
     file_of(tmp_path / "mine.extxyz", **content)
-    lines = ASEFile(str(tmp_path / "mine.extxyz"), **fields).read("energy")
+    lines = ASEFile(str(tmp_path / "mine.extxyz"), **fields).summary("energy")
     said = [line for line in lines if line.startswith("warning: ")]
     assert len(said) == len(expected), said
     for line, words in zip(said, expected, strict=True):
@@ -94,7 +94,7 @@ def test_files_of_other_parts_are_doubted_as_well(tmp_path, monkeypatch, mistake
     content, fields, expected = DATA[mistake]
     file_of("mine.extxyz", n=9)
     file_of("other.extxyz", first=20, **content)
-    lines = ASEFile("mine.extxyz", "other.extxyz", **fields).read("energy")
+    lines = ASEFile("mine.extxyz", "other.extxyz", **fields).summary("energy")
     said = [line for line in lines if line.startswith("warning: ")]
     assert len(said) == len(expected), said
     for line, words in zip(said, expected, strict=True):
@@ -130,7 +130,7 @@ def test_a_file_without_forces_is_named(tmp_path):
         atoms.rattle(0.01, seed=k)
     ase.io.write(tmp_path / "test.extxyz", frames)
     data = ASEFile(str(tmp_path / "mine.extxyz"), test_path=str(tmp_path / "test.extxyz"))
-    assert "test.extxyz has no forces: test compares none" in data.read("energy")
+    assert "test.extxyz has no forces: test compares none" in data.summary("energy")
 
 
 def test_one_force_that_is_not_sound_is_named(tmp_path):
@@ -140,7 +140,7 @@ def test_one_force_that_is_not_sound_is_named(tmp_path):
     for atoms in frames:
         atoms.calc.results["forces"][3:] = 0
     ase.io.write(tmp_path / "mine.extxyz", frames)
-    (said,) = (line for line in ASEFile(str(tmp_path / "mine.extxyz")).read("energy")
+    (said,) = (line for line in ASEFile(str(tmp_path / "mine.extxyz")).summary("energy")
                if line.startswith("warning: "))
     words = "warning: structure 8 has a force of 1.73e+04 eV/Å, where the median is 1."
     assert said.startswith(words)
@@ -156,7 +156,7 @@ def test_stress_in_gpa_is_doubted(tmp_path, unit, doubted):
         atoms.calc = SinglePointCalculator(atoms, energy=-10.0 * k, stress=stress)
         frames.append(atoms)
     ase.io.write(tmp_path / "mine.extxyz", frames)
-    lines = ASEFile(str(tmp_path / "mine.extxyz")).read("energy")
+    lines = ASEFile(str(tmp_path / "mine.extxyz")).summary("energy")
     assert any("the stress times the volume is 21 eV an atom" in line for line in lines) == doubted
 
 
@@ -216,6 +216,8 @@ WATER = "3\n{}\nO 0 0 0.12\nH 0 0.76 -0.48\nH 0 -0.76 -0.48\n"
         ("words.doc", "cannot be read (ASE knows no format doc"),
         ("qm9:999999", "must be qm9:INDEX or qm9:FIRST-LAST"),
         ("qm9:x", "must be qm9:INDEX or qm9:FIRST-LAST"),
+        ("qm9:0001338850000", "must be qm9:INDEX or qm9:FIRST-LAST"),
+        ("qm9:1-0001338850000", "must be qm9:INDEX or qm9:FIRST-LAST"),
         ("smiles:C1CC", "'C1CC' is no SMILES that RDKit can read"),
         ("smiles:", "'' is no SMILES that RDKit can read"),
     ],

@@ -46,11 +46,19 @@ def test_every_program_is_a_command(site):
     assert (site / "hdgnn_jax" / "py.typed").exists()
 
 
-def test_training_finds_its_configs_elsewhere(site, tmp_path, command):
-    flags = [argument for argument in command.args if argument.startswith("--config.")]
-    done = start(site, tmp_path, "train", "--config=qm9:quick", "--workdir=run", *flags)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "report" / "summary.json").exists()
+def test_all_modules_and_weights_are_in_it(site):
+    for pattern in ("hdgnn_jax/**/*.py", "experiments/**/*.py", "hdgnn_jax/weights/*"):
+        files = {path.relative_to(ROOT) for path in ROOT.glob(pattern)}
+        assert files
+        assert files <= {path.relative_to(site) for path in site.glob(pattern)}
+
+
+def test_training_finds_its_configs_elsewhere(site, tmp_path):
+    """All is imported by then."""
+    wrong = "--config.target=nothing"
+    done = start(site, tmp_path, "train", "--config=qm9:quick", "--workdir=run", wrong)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: unknown target 'nothing'; QM9 has mu, alpha, ")
 
 
 def test_a_config_that_is_none_is_one_line(site, tmp_path):

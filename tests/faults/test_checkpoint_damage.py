@@ -122,7 +122,13 @@ def delete_half(rng, path):
         file.unlink()
 
 
-DAMAGES = (flip, cut, delete, delete_half, zeros, append, empty, swap, copy)
+def delete_arrays(rng, path):
+    """The folder of the arrays of the step that has this file."""
+    folder, *_ = [p for p in path.parents if p.name.isdigit()]
+    shutil.rmtree(folder / "state", ignore_errors=True)
+
+
+DAMAGES = (flip, cut, delete, delete_half, delete_arrays, zeros, append, empty, swap, copy)
 
 
 def harm(rng: random.Random, folder: pathlib.Path) -> list[str]:
@@ -200,6 +206,7 @@ def check_latest(checkpoints, course, sound, caplog, done) -> str:
         assert not sound, done
         steps = ", ".join(map(str, sorted(course)))
         assert f"every step in {checkpoints.directory} is damaged ({steps})" in said, done
+        assert "\n" not in said, done
         outcome, newer = "none", sorted(course)
     else:
         assert [restored.step] == sound[-1:], done

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
+import os
 import random
 import time
 
@@ -15,7 +17,7 @@ from hdgnn_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
-KILLS = 20
+KILLS = 10
 
 
 def arrays(workdir, step):
@@ -26,21 +28,43 @@ def arrays(workdir, step):
     return contents["arrays"], contents["metric"]
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
-    config, finished, tmp_path, tried
-):
-    """While it starts, saves, validates and reports too; nothing that was saved is lost."""
+def saving(workdir):
+    """The checkpoints that do not have their final names yet."""
+    folder = workdir / "checkpoints"
+    found = os.scandir(folder) if folder.exists() else ()
+    return {entry.inode() for entry in found if "tmp" in entry.name}
+
+
+def reporting(workdir):
+    """The state of the report's folder, as long as the file that is written last is not there."""
+    report = workdir / "report"
+    begun = report.exists() and not (report / "summary.json").exists()
+    return {report.stat().st_mtime_ns} if begun else set()
+
+
+AIMS = (None, saving, None, reporting)
+"""A kill comes when this changes; None: at a random moment."""
+
+
+def test_a_run_that_is_killed_ends_with_the_same_bits(config, finished, tmp_path, tried):
+    """At random moments, and while it saves and reports; nothing that was saved is lost."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["experiments.train"])
-    moments, kills, runs, longest = random.Random(0), 0, 0, 3.0
+    moments, aims = random.Random(0), itertools.cycle(AIMS)
+    kills, runs, longest = 0, 0, 3.0
     while kills < KILLS or runs == 0:
         runs += 1
         workdir, newest = tmp_path / str(runs), 0
         while True:
             child = context.Process(target=train.run, args=(config, workdir))
+            aim = next(aims) if kills < KILLS else None
+            before = aim(workdir) if aim else None
             began = time.monotonic()
             child.start()
-            child.join(moments.uniform(0, longest) if kills < KILLS else None)
+            while aim and child.exitcode is None and aim(workdir) <= before:
+                child.join(0.001)
+            if not aim:
+                child.join(moments.uniform(0, longest) if kills < KILLS else None)
             if child.exitcode is not None:
                 break
             child.kill()

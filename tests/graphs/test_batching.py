@@ -174,7 +174,8 @@ def test_budgets_waste_the_fewest_padded_edges(sizes, count, multiple):
     assert budgets == sorted(budgets)
     assert all(b.n_graph == 4 and not (b.n_edge % multiple or b.n_node % multiple) for b in budgets)
     drawn = [
-        batching.smallest_fit(budgets, n, e, 3).n_edge for n, e in zip(nodes, edges, strict=True)
+        next(b.n_edge for b in budgets if b.fits(n, e, 3))
+        for n, e in zip(nodes, edges, strict=True)
     ]
     tops = np.unique(-(-edges // multiple) * multiple)
     best = min(
@@ -191,15 +192,7 @@ def test_budgets_hold_every_one_of_many_batches():
     budgets = batching.choose_budgets(nodes, edges, 8, 3)
     assert len(budgets) == 3
     padded = sum(
-        batching.smallest_fit(budgets, n, e, 8).n_edge for n, e in zip(nodes, edges, strict=True)
+        next(b.n_edge for b in budgets if b.fits(n, e, 8))
+        for n, e in zip(nodes, edges, strict=True)
     )
     assert padded < 500 * budgets[-1].n_edge
-
-
-def test_smallest_fit_is_the_first_that_holds_all_three():
-    budgets = [Budget(10, 5, 3), Budget(20, 5, 3), Budget(20, 9, 3)]
-    for sizes, expected in (((4, 10, 2), 0), ((4, 11, 2), 1), ((5, 3, 1), 2), ((0, 0, 0), 0)):
-        assert batching.smallest_fit(budgets, *sizes) == budgets[expected]
-    for sizes in ((9, 1, 1), (1, 21, 1), (1, 1, 3)):
-        with pytest.raises(ValueError, match="exceed the largest budget"):
-            batching.smallest_fit(budgets, *sizes)

@@ -9,22 +9,18 @@ import jax
 import numpy as np
 import pytest
 from molecules import KNOWN
-from small import SMALL, fitted, network, stirred
+from small import SMALL, U0, predictor_of
 
 from experiments import export_run
 from hdgnn_jax.data.applicability import Domain
-from hdgnn_jax.data.baselines import Composition, LinearFit
+from hdgnn_jax.data.baselines import LinearFit, geometry
 from hdgnn_jax.data.smiles import conformers
-from hdgnn_jax.data.targets import TARGETS, Reference
-from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure, Structures
 from hdgnn_jax.inference.calculator import HDGNNCalculator
 from hdgnn_jax.inference.export import export_model
-from hdgnn_jax.inference.predictor import Predictor, PredictorError
+from hdgnn_jax.inference.predictor import PredictorError
 from hdgnn_jax.inference.weights import network as network_of
-from hdgnn_jax.inference.weights import one_atom
-from hdgnn_jax.training import step
 
 CUTOFF = SMALL["cutoff"]
 BONDS = find_neighbors(KNOWN, CUTOFF, None, "bonds")
@@ -34,16 +30,8 @@ NO_FORCES = "U0 has no forces with this model's neighbours: where a bond breaks,
 
 @pytest.fixture(scope="module")
 def predictor():
-    model = network(**{**SMALL, "layers": 1, "neighborhood": "bonds"})
-    reference = Reference(1000.0, Composition((1, 6, 7, 8, 9), (-13.0,) * 5, 3.0), 50.0)
-    return Predictor(
-        model,
-        stirred(model.init, one_atom(model))["params"],
-        fitted(TARGETS["U0"], reference),
-        Budget(96, 48, 9),
-        step.make_mesh(jax.devices()[:1]),
-        Domain.of(KNOWN, BONDS),
-    )
+    made = predictor_of(U0, layers=1, neighborhood="bonds")
+    return dataclasses.replace(made, domain=Domain.of(KNOWN, BONDS))
 
 
 def test_it_has_no_forces(predictor):
@@ -102,8 +90,8 @@ def test_a_linear_fit_sees_all_pairs_whatever_the_network_sees():
     np.testing.assert_array_equal(ours[1], theirs[1])
     (fit,) = ours[0]
     few = np.array([6, 0])
-    found = fit.predict(KNOWN.take(few), BONDS.take(few))
-    np.testing.assert_array_equal(found, fit.predict(KNOWN.take(few), PAIRS.take(few)))
+    found = geometry([fit], KNOWN.take(few), BONDS.take(few))
+    np.testing.assert_array_equal(found, geometry([fit], KNOWN.take(few), PAIRS.take(few)))
 
 
 def test_the_exported_program_and_its_script_say_the_same(predictor):

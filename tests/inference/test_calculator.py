@@ -20,40 +20,22 @@ from ase.mep import NEB
 from ase.optimize import BFGS
 from ase.phonons import Phonons
 from ase.vibrations import Vibrations
-from small import PLAIN, fitted, network, parameters, stirred
+from small import BARE, PLAIN, also, fitted, predictor_of
 
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.ase_files import structure_of
-from hdgnn_jax.data.baselines import Composition
-from hdgnn_jax.data.targets import CALCULATED, RELAXED_ENERGY, TARGETS, Reference
-from hdgnn_jax.graphs.batching import Budget
+from hdgnn_jax.data.targets import CALCULATED, RELAXED_ENERGY, TARGETS
 from hdgnn_jax.graphs.structure import StructureError, Structures
 from hdgnn_jax.inference.calculator import DomainWarning, HDGNNCalculator
-from hdgnn_jax.inference.predictor import Predictor, PredictorError
-from hdgnn_jax.inference.weights import one_atom
-from hdgnn_jax.training import step
+from hdgnn_jax.inference.predictor import PredictorError
 
 UNIT = np.eye(3)
-MESH = step.make_mesh(jax.devices()[:1])
-REFERENCE = Reference(
-    1000.0, Composition((1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.0), 3.0), 50.0
-)
-
-
-@pytest.fixture(scope="module")
-def predictor():
-    """Of molecules, in meV."""
-    params = parameters(**PLAIN)["params"]
-    of_energy = fitted(TARGETS["U0"], REFERENCE)
-    return Predictor(network(**PLAIN), params, of_energy, Budget(160, 48, 9), MESH)
 
 
 @pytest.fixture(scope="module")
 def of_metals():
-    model = network(**{**PLAIN, "elements": (29, 79), "max_neighbors": 12, "tags": True})
-    params = stirred(model.init, one_atom(model))["params"]
-    of_energy = fitted(CALCULATED["energy"], Reference(1000.0, Composition((), (), 0.0), 100.0))
-    return Predictor(model, params, of_energy, Budget(160, 48, 9), MESH)
+    of_energy = fitted(CALCULATED["energy"], BARE)
+    return predictor_of(of_energy, **PLAIN, elements=(29, 79), max_neighbors=12, tags=True)
 
 
 SEEN = Domain((3, 3), (False, False), {1: 1.1, 8: 1.1}, ((1, 1, 1.5), (1, 8, 0.9)))
@@ -63,13 +45,6 @@ SEEN = Domain((3, 3), (False, False), {1: 1.1, 8: 1.1}, ((1, 1, 1.5), (1, 8, 0.9
 def knowing(predictor):
     """The same, trained on water."""
     return dataclasses.replace(predictor, domain=SEEN)
-
-
-def also(predictor: Predictor, **fields) -> Predictor:
-    """With other fields that change no program, and what is compiled."""
-    other = dataclasses.replace(predictor, **fields)
-    other.__dict__["programs"] = predictor.programs
-    return other
 
 
 def atoms_of(name: str, seed: int = 0) -> Atoms:
@@ -141,7 +116,6 @@ def test_energy_is_the_predictors_in_ev(predictor):
 def test_rolls_are_the_evaluation_frames_and_their_mean_is_the_prediction(predictor):
     packed = Structures.pack([structure_of(atoms_of(name)) for name in ("H2O", "CH3OH")])
     each = predictor.of_rolls(packed, 3)["U0"]
-    np.testing.assert_allclose(each.mean(0), predictor.averaged(3)(packed)["U0"], rtol=1e-6)
     atoms = atoms_of("H2O")
     atoms.calc = HDGNNCalculator(predictor, evaluation_frame=3)
     assert atoms.get_potential_energy() == pytest.approx(each[:, 0].mean() / 1000, rel=1e-6)
@@ -198,13 +172,13 @@ def test_fixed_atoms_stay_and_tags_count(of_metals, tmp_path):
 
 def test_what_the_model_cannot_do_is_said(predictor):
     with pytest.raises(PredictorError, match="gap is no potential energy"):
-        HDGNNCalculator(dataclasses.replace(predictor, fitted=fitted(TARGETS["gap"], REFERENCE)))
+        HDGNNCalculator(dataclasses.replace(predictor, fitted=fitted(TARGETS["gap"], BARE)))
     for target, why in (
         (TARGETS["G"], "thermal parts at 298 K"), (RELAXED_ENERGY, "the end of a relax"),
     ):  # fmt: skip
         with pytest.raises(PredictorError, match=why):
-            HDGNNCalculator(dataclasses.replace(predictor, fitted=fitted(target, REFERENCE)))
-    mu = dataclasses.replace(predictor, fitted=fitted(TARGETS["mu"], REFERENCE))
+            HDGNNCalculator(dataclasses.replace(predictor, fitted=fitted(target, BARE)))
+    mu = dataclasses.replace(predictor, fitted=fitted(TARGETS["mu"], BARE))
     with pytest.raises(PredictorError, match="mu is no potential energy"):
         HDGNNCalculator(mu)
     with pytest.raises(PredictorError, match="mu is no potential energy"):
@@ -256,7 +230,7 @@ def test_options_are_given_once_and_are_what_they_can_be(predictor):
         calculator.set(dtype="float32")
     with pytest.raises(TypeError, match="for several use ASE's AverageCalculator"):
         HDGNNCalculator([predictor, predictor])
-    for frames in (0, "eight"):
+    for frames in (0, "eight", True):
         with pytest.raises(PredictorError, match="evaluation_frame must be a whole number above 0"):
             HDGNNCalculator(predictor, evaluation_frame=frames)
 

@@ -10,45 +10,41 @@ import jax
 import numpy as np
 import pytest
 from crystals import random_crystal
-from small import SMALL, fitted, network, stirred
+from molecules import graph_of
+from small import fitted, predictor_of
 
 from experiments import export_run
 from hdgnn_jax.data.baselines import Composition
-from hdgnn_jax.data.targets import CALCULATED, POLARIZABILITY, Reference, Target
-from hdgnn_jax.graphs.batching import Budget, MolecularGraph, collate
+from hdgnn_jax.data.fitted import FittedTarget
+from hdgnn_jax.data.targets import CALCULATED, POLARIZABILITY, Reference
 from hdgnn_jax.graphs.neighbors import Neighborhood, find_neighbors
 from hdgnn_jax.graphs.structure import SYMBOLS, Structure, Structures
 from hdgnn_jax.inference.export import PLATFORMS, export_model
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.inference.weights import one_atom
 from hdgnn_jax.models.forces import with_derivatives
-from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.linear import Linear, Terms
-from hdgnn_jax.training import step
 
 LIMIT = 8
 """Fewer than the crystals' atoms see."""
 STRICT = {"degree": 1, "product_degree": 1, "tensor_product": "depthwise"}
 """Compiled in two thirds of the time."""
 METALS = (29, 47, 79)
-ENERGY, DIPOLE = CALCULATED["energy"], CALCULATED["dipole"]
-
-
-def made(target: Target = ENERGY, rank: int = 0, **options) -> Predictor:
-    """With random weights."""
-    elements = options.setdefault("elements", METALS)
-    options.setdefault("heads", (target.head,))
-    model = network(**{**SMALL, "layers": 1, "pathway": "none", **options})
-    params = stirred(model.init, one_atom(model))["params"]
-    # Weights on several devices: the program is of one all the same.
-    mesh = step.make_mesh()
-    of_target = fitted(target, reference_of(elements, rank))
-    return Predictor(model, params, of_target, Budget(160, 48, 9), mesh)
 
 
 def reference_of(elements: tuple[int, ...] = METALS, rank: int = 0) -> Reference:
     known = tuple(-1000.0 * z for z in elements)
     return Reference(1.0, Composition(elements, known, 3.0), 50.0, rank)
+
+
+OF_ENERGY, OF_DIPOLE = (
+    fitted(CALCULATED[name], reference_of()) for name in ("energy", "dipole")
+)
+
+
+def made(targets: tuple[FittedTarget, ...] = OF_ENERGY, **options) -> Predictor:
+    """On several devices: the program is of one all the same."""
+    usual = {"elements": METALS, "layers": 1, "pathway": "none"}
+    return predictor_of(targets, None, **{**usual, **options})
 
 
 def arrays_of(model, structures) -> dict:
@@ -66,14 +62,6 @@ def lattice(structure: Structure) -> np.ndarray:
     """The vectors of the directions that are periodic."""
     cell = structure.cell
     return np.zeros((0, 3)) if cell is None else cell[list(structure.periodic)]
-
-
-def graph_of(structures: Structures, model: HDGNN) -> MolecularGraph:
-    """The same as the model itself takes it."""
-    hyper, n = model.hyper, len(structures)
-    neighbors = find_neighbors(structures, hyper.cutoff, hyper.max_neighbors)
-    budget = Budget(int(neighbors.offsets[-1]) + 2, int(structures.offsets[-1]) + 2, n + 1)
-    return collate(structures, neighbors, np.zeros(n), np.arange(n), budget)
 
 
 def applied(predictor: Predictor):
@@ -124,7 +112,7 @@ def test_energy_forces_and_virial_of_periodic_structures(of_metals, crystals):
     found = call(program, arrays)
     assert {n: str(a.dtype) for n, a in found.items()} == dtypes(model["outputs"])
     expected = jax.jit(with_derivatives, static_argnums=0)(
-        applied(of_metals), graph_of(crystals, of_metals.model)
+        applied(of_metals), graph_of(crystals, max_neighbors=LIMIT)
     )
     expected = {**expected._asdict(), "energy": expected.value[:, 0]}
     for name, count in (("energy", 5), ("forces", crystals.offsets[-1]), ("virial", 5)):
@@ -182,8 +170,9 @@ def rows(i, j, shift) -> list:
 
 
 def test_what_is_no_energy_is_a_value_alone_even_a_tensor():
-    options = {"elements": (1, 6, 7, 8, 9), "heads": ("polarizability",), "evaluation_frame": 2}
-    predictor = made(POLARIZABILITY, 2, **options)
+    elements = (1, 6, 7, 8, 9)
+    targets = fitted(POLARIZABILITY, reference_of(elements, 2))
+    predictor = made(targets, elements=elements, evaluation_frame=2)
     program, model = export_model(predictor)
     assert list(model["outputs"]) == list(model["targets"]) == ["polarizability"]
     assert model["energy"] is None
@@ -193,7 +182,7 @@ def test_what_is_no_energy_is_a_value_alone_even_a_tensor():
     assert model["evaluation_frame"] == 2
     water = Structure.from_symbols("OHH", np.array([[0, 0, 0.1], [0, 0.8, -0.5], [0, -0.8, -0.5]]))
     several = [water, Structure.from_symbols("C", np.zeros((1, 3)))]
-    graph = graph_of(Structures.pack(several), predictor.model)
+    graph = graph_of(Structures.pack(several))
     expected = np.asarray(jax.jit(applied(predictor))(graph))[:2].reshape(2, 3, 3)
     found = call(program, arrays_of(model, several))["polarizability"]
     assert found.shape == (2, 3, 3)
@@ -211,16 +200,14 @@ def test_what_is_no_energy_is_a_value_alone_even_a_tensor():
     ],
 )
 def test_sizes_stay_open_whatever_the_model(options):
-    program, _ = export_model(made(DIPOLE, **options))
+    program, _ = export_model(made(OF_DIPOLE, **options))
     sizes = {n for a in jax.export.deserialize(bytearray(program)).in_avals for n in a.shape}
     assert {str(n) for n in sizes} == {"3", "atoms", "edges - 1", "structures"}
 
 
 def test_several_targets_are_outputs_by_name():
     """Forces are those of the energy among them."""
-    both = (*fitted(DIPOLE, reference_of()), *fitted(ENERGY, reference_of()))
-    predictor = made(heads=("dipole_vector", "invariant"), **STRICT)
-    predictor = dataclasses.replace(predictor, fitted=both)
+    predictor = made((*OF_DIPOLE, *OF_ENERGY), **STRICT)
     molecules = Structures.pack(
         [dataclasses.replace(random_crystal(k, 3), cell=None, periodic=None) for k in range(2)]
     )
@@ -228,7 +215,7 @@ def test_several_targets_are_outputs_by_name():
     assert list(model["outputs"]) == ["dipole", "energy", "forces", "virial"]
     assert model["energy"] == "energy"
     found = call(program, arrays_of(model, molecules))
-    graph = graph_of(molecules, predictor.model)
+    graph = graph_of(molecules)
     expected = jax.jit(lambda g: with_derivatives(applied(predictor), g, 3))(graph)
     outputs = np.asarray(expected.value)[:2]
     np.testing.assert_allclose(found["dipole"], outputs[:, :3], rtol=1e-4, atol=1e-5)
@@ -244,7 +231,7 @@ def test_a_linear_reference_is_in_the_program():
     weights = np.random.default_rng(0).normal(size=terms.n_features, scale=100)
     linear = Linear(terms.elements, terms.cutoff, tuple(weights.tolist()))
     reference = dataclasses.replace(predictor.fitted[0].reference, linear=linear)
-    with_linear = dataclasses.replace(predictor, fitted=fitted(ENERGY, reference))
+    with_linear = dataclasses.replace(predictor, fitted=fitted(CALCULATED["energy"], reference))
     structures = Structures.pack([random_crystal(seed, 3) for seed in range(2)])
     expected = with_linear.derivatives(structures)
     assert np.abs(expected.value - predictor(structures)["energy"] / 1000).min() > 1e-3

@@ -14,39 +14,22 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from molecules import CUTOFF, KNOWN
-from small import PLAIN, SMALL, network, parameters, stirred
+from small import BARE, PLAIN, SMALL, U0, fitted, predictor_of
 
 from experiments import predict
 from experiments.predict import Options
 from hdgnn_jax.data.applicability import Domain
 from hdgnn_jax.data.ase_files import structure_of
-from hdgnn_jax.data.baselines import Composition
 from hdgnn_jax.data.fitted import FittedTarget
-from hdgnn_jax.data.targets import OF_QM9, TARGETS, Reference
+from hdgnn_jax.data.targets import CALCULATED, TARGETS
 from hdgnn_jax.graphs import neighbors
-from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.inference import predictor as module
 from hdgnn_jax.inference.ensemble import predict_all
 from hdgnn_jax.inference.predictor import Predictor, PredictorError, grown
-from hdgnn_jax.inference.weights import one_atom
-from hdgnn_jax.models.heads import HEADS
-from hdgnn_jax.training import step
 
-MESH = step.make_mesh(jax.devices()[:1])
-REFERENCE = Reference(
-    1000.0, Composition((1, 6, 7, 8, 9), (-13.0, -38.0, -54.0, -75.0, -99.0), 3.0), 50.0
-)
-U0 = FittedTarget(TARGETS["U0"], "invariant", REFERENCE, {})
 NAMES = ("H2O", "CH3OH", "C2H6", "CH4")
-
-
-@pytest.fixture(scope="module")
-def predictor():
-    """Of molecules, in meV."""
-    params = parameters(**PLAIN)["params"]
-    return Predictor(network(**PLAIN), params, (U0,), Budget(160, 48, 9), MESH)
 
 
 def test_atoms_of_ase_are_refused_with_the_way_to_give_them(predictor):
@@ -99,7 +82,7 @@ def searched(monkeypatch):
 
 @pytest.mark.parametrize("head", ["dipole", "dipole_vector", "extent"])
 def test_a_crystal_has_no_centre_that_these_count_from(predictor, head):
-    mu = FittedTarget(TARGETS["mu"], head, REFERENCE, {})
+    mu = FittedTarget(TARGETS["mu"], head, BARE, {})
     of_head = dataclasses.replace(
         predictor, model=predictor.model.changed(heads=(head,)), fitted=(mu,)
     )
@@ -167,6 +150,9 @@ def test_of_none_that_is_usable_each_has_its_reason(predictor):
     graphs, reasons = predictor.usable(Structures.pack(structure for structure, _ in BAD))
     assert len(graphs) == 0
     assert reasons == dict(enumerate(reason for _, reason in BAD))
+    for ask in (predictor, predictor.derivatives):
+        with pytest.raises(PredictorError, match="there is no structure to predict"):
+            ask(graphs)
 
 
 def test_what_is_prepared_is_not_searched_again_and_predicted_to_the_same_bits(
@@ -199,11 +185,9 @@ def test_what_is_prepared_is_not_searched_again_and_predicted_to_the_same_bits(
 def models(predictor):
     """By their folders, models of all neighbours and of the nearest."""
     domain = Domain.of(KNOWN, find_neighbors(KNOWN, CUTOFF))
-    model = network(**{**PLAIN, "max_neighbors": 3, "heads": ("extent",)})
-    params = stirred(model.init, one_atom(model))["params"]
-    r2 = FittedTarget(TARGETS["r2"], "extent", REFERENCE, {})
-    of_r2 = Predictor(model, params, (r2,), Budget(160, 48, 9), MESH, domain)
-    return {"runs/U0": dataclasses.replace(predictor, domain=domain), "runs/r2": of_r2}
+    of_r2 = predictor_of(fitted(TARGETS["r2"], BARE), **PLAIN, max_neighbors=3)
+    both = {"runs/U0": predictor, "runs/r2": of_r2}
+    return {run: dataclasses.replace(model, domain=domain) for run, model in both.items()}
 
 
 @pytest.fixture
@@ -259,9 +243,8 @@ def test_what_one_of_several_models_cannot_use_is_predicted_by_none(runs, tmp_pa
 
 def test_models_of_one_property_are_an_ensemble(predictor):
     packed = packed_of("H2O", "CH3OH")
-    params = parameters(**PLAIN)["params"]
-    other = predictor.with_params(jax.tree.map(lambda leaf: 0.9 * leaf, params))
-    of_gap = FittedTarget(TARGETS["gap"], "invariant", REFERENCE, {})
+    other = predictor.with_params(jax.tree.map(lambda leaf: 0.9 * leaf, predictor.params))
+    of_gap = dataclasses.replace(U0[0], target=TARGETS["gap"])
     gap = dataclasses.replace(other, fitted=(of_gap,))
     found = predict_all([(p, p.prepare(packed)) for p in (predictor, gap, other)])
     assert list(found) == ["U0", "gap"]
@@ -291,9 +274,7 @@ def test_sizes_grow_by_a_quarter():
 
 def test_rolls_of_a_model_that_has_none_are_refused():
     """They would cost as many times and give a spread of 0, which reads as very sure."""
-    model = network(**{**PLAIN, "pathway": "none", "tensor_product": "depthwise"})
-    params = stirred(model.init, one_atom(model))["params"]
-    strict = Predictor(model, params, (U0,), Budget(160, 48, 9), MESH)
+    strict = predictor_of(U0, **{**PLAIN, "pathway": "none", "tensor_product": "depthwise"})
     packed = Structures.pack([structure_of(molecule("H2O"))])
     assert strict.of_rolls(packed, 1)["U0"].shape == (1, 1)
     assert strict.averaged(1).model.hyper.evaluation_frame == 1
@@ -304,31 +285,27 @@ def test_rolls_of_a_model_that_has_none_are_refused():
 
 def test_several_targets_are_predicted_together_as_each_alone():
     """With its own heads; forces are those of the energy, wherever it stands among them."""
-    names = {"mu": "dipole", "polarizability": "polarizability", "U0": "invariant", "gap": "mean"}
-    fitted = tuple(
-        FittedTarget(OF_QM9[name], head, dataclasses.replace(REFERENCE, rank=HEADS[head].rank), {})
-        for name, head in names.items()
-    )
-    model = network(**{**PLAIN, "degree": 2, "heads": tuple(names.values())})
-    params = stirred(model.init, one_atom(model))["params"]
-    packed = packed_of(*NAMES)
-    together = Predictor(model, params, fitted, Budget(160, 48, 9), MESH)
-    found, rolls = together(packed), together.of_rolls(packed, 2)
+    vector = dataclasses.replace(BARE, rank=1)
+    targets = (
+        *fitted(CALCULATED["dipole"], vector), *U0, *fitted(TARGETS["gap"], BARE),
+    )  # fmt: skip
+    names, packed = [one.name for one in targets], packed_of(*NAMES)
+    together = predictor_of(targets, **PLAIN)
+    model, params, found = together.model, together.params, together(packed)
     assert {name: values.shape for name, values in found.items()} == {
-        "mu": (4,), "polarizability": (4, 3, 3), "U0": (4,), "gap": (4,)
+        "dipole": (4, 3), "U0": (4,), "gap": (4,)
     }  # fmt: skip
     values, slopes = together.slopes(packed)
     for name in names:
         np.testing.assert_allclose(values[name], found[name], rtol=1e-5)
-        np.testing.assert_allclose(rolls[name].shape, (2, *found[name].shape))
     # The network is the same with the other columns of its last layer left out.
     scalars = params["molecule_head"]["scalars"]
-    own, place = dict(scalars), list(names).index("U0")
+    own, place = dict(scalars), names.index("U0")
     for layer in ("sphere_out", "invariant_out"):
         own[layer] = {k: v[..., place : place + 1] for k, v in scalars[layer].items()}
-    alone = Predictor(
-        model.changed(heads=("invariant",)), {**params, "molecule_head": {"scalars": own}},
-        (fitted[2],), Budget(160, 48, 9), MESH,
+    alone = dataclasses.replace(
+        together, model=model.changed(heads=("invariant",)), fitted=U0,
+        params={**params, "molecule_head": {"scalars": own}},
     )  # fmt: skip
     own_values, expected = alone.slopes(packed)
     np.testing.assert_allclose(own_values["U0"], found["U0"], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The README's example for ASE, as it stands there, with a model of water."""
+"""The README's examples in Python, as they stand there; the one for ASE with a model of water."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from experiments import train
 from experiments.configs.ase import get_config
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 FRAMES = 200
 
 
@@ -49,8 +50,7 @@ def test_water_relaxes_to_its_bond_length(frames, tmp_path, monkeypatch, capsys)
     )
     config.optimizer.learning_rate = 1e-2
     train.run(json.loads(config.to_json()), tmp_path / "runs" / "forces")
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    (example,) = (block for block in blocks if "HDGNNCalculator" in block)
+    (example,) = (block for block in EXAMPLES if "HDGNNCalculator" in block)
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     names: dict[str, Any] = {}
@@ -60,3 +60,15 @@ def test_water_relaxes_to_its_bond_length(frames, tmp_path, monkeypatch, capsys)
     assert np.isfinite(energy)
     assert length == pytest.approx(0.959, abs=0.01)
     assert names["atoms"].get_angle(1, 0, 2) == pytest.approx(107.2, abs=4)
+
+
+def test_examples_with_the_packages_weights_and_without_any(capsys):
+    for example in EXAMPLES:
+        if "HDGNNCalculator" not in example:
+            exec(example, {})
+    of_atoms, of_smiles, of_network = capsys.readouterr().out.splitlines()
+    assert all(name in of_atoms for name in ("U0", "meV", "mu", "bohr^3"))
+    # QM9 has 8.8 eV for ethanol and 6.8 for benzene.
+    gaps = [float(word) for word in of_smiles.strip("[]").split()]
+    np.testing.assert_allclose(gaps, (8800, 6800), rtol=0.1)
+    assert np.isfinite(float(of_network))

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import numpy as np
 from molecules import CUTOFF, KNOWN
-from small import PLAIN, fitted, network, parameters
+from small import BARE, also, fitted
 
-from hdgnn_jax.data.baselines import Composition
-from hdgnn_jax.data.targets import TARGETS, Reference
-from hdgnn_jax.graphs.batching import Budget
+from hdgnn_jax.data.targets import TARGETS
 from hdgnn_jax.graphs.neighbors import Neighborhoods, search_neighbors
 from hdgnn_jax.graphs.structure import Structures
-from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.relaxation import relax
 from hdgnn_jax.models.forces import Derivatives
-from hdgnn_jax.training import step
-
-MESH = step.make_mesh(jax.devices()[:1])
-REFERENCE = Reference(1000.0, Composition((), (), 0.0), 300.0)
 
 
 class Springs:
@@ -106,11 +98,10 @@ def test_one_that_is_lost_stops_none_of_the_others():
     np.testing.assert_allclose(at, rest, atol=1e-3)
 
 
-def test_a_model_takes_them_downhill_together_as_alone():
-    of_energy = fitted(TARGETS["U0"], REFERENCE)
-    predictor = Predictor(
-        network(**PLAIN), parameters(**PLAIN)["params"], of_energy, Budget(160, 48, 9), MESH
-    )
+def test_a_model_takes_them_downhill_together_as_alone(predictor):
+    # So steep that most of them have a way to go.
+    steep = dataclasses.replace(BARE, scale=300.0)
+    predictor = also(predictor, fitted=fitted(TARGETS["U0"], steep))
     start = shaken(0.02)
     before = predictor.derivatives(start)
     found = relax(predictor, start, fmax=0.05, steps=8)

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from crystals import ELEMENTS, random_crystal
-from molecules import CUTOFF, KNOWN, doubled, graph_of
+from molecules import KNOWN, doubled, graph_of
 from scipy.spatial.transform import Rotation
 from small import BUDGET, SMALL, network, stirred
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models.forces import with_derivatives
 from hdgnn_jax.training import losses
@@ -38,10 +37,8 @@ def machinery(periodic: bool):
 
 
 def graph_with(crystal: Structure) -> batching.MolecularGraph:
-    packed = Structures.pack([crystal])
-    neighbors = find_neighbors(packed, CUTOFF, 10)
-    return batching.collate(packed, neighbors, np.zeros(1), np.zeros(1, int),
-                            batching.Budget(100, 8, 2))  # fmt: skip
+    budget = batching.Budget(100, 8, 2)
+    return graph_of(Structures.pack([crystal]), max_neighbors=10, budget=budget)
 
 
 def difference(along) -> np.ndarray:

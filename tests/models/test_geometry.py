@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -14,16 +15,13 @@ from molecules import CUTOFF, KNOWN, graph_of
 
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.geometry import edge_geometry, edge_vectors, polynomial_cutoff
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.so3 import degrees, harmonics, wigner
 
 DEGREE = 3
 GRAPH = jax.tree.map(jnp.asarray, graph_of(KNOWN))
-geometry_of = jax.jit(
-    functools.partial(
-        edge_geometry, degrees=(DEGREE,), m_max=1, product_degree=2, cutoff=CUTOFF, n_gaussians=16,
-        envelope=True,
-    )
-)  # fmt: skip
+HYPER = HyperParameters(degree=DEGREE, cutoff=CUTOFF, n_gaussians=16)
+geometry_of = jax.jit(functools.partial(edge_geometry, hyper=HYPER))
 ROLL = jax.random.uniform(jax.random.key(0), GRAPH.senders.shape, maxval=6.28)
 REAL = np.asarray(batching.edge_mask(GRAPH))
 
@@ -74,10 +72,8 @@ def test_padded_edges_have_no_weight_and_no_nan():
 
 def test_no_envelope_weighs_real_edges_alike():
     """Without it a real edge counts 1 and a padded one still 0."""
-    plain = edge_geometry(
-        GRAPH, ROLL, degrees=(1,), m_max=1, product_degree=1, cutoff=CUTOFF, n_gaussians=16,
-        envelope=False,
-    )  # fmt: skip
+    hyper = dataclasses.replace(HYPER, degree=1, product_degree=1, envelope=False)
+    plain = edge_geometry(GRAPH, ROLL, hyper)
     np.testing.assert_array_equal(plain.envelope, REAL)
 
 

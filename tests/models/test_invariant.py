@@ -11,10 +11,12 @@ from small import stirred
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.models.embedding import DistanceBlock
 from hdgnn_jax.models.geometry import edge_geometry
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.models.invariant import InvariantBranch
 
 NEIGHBORS = 4.0
 BRANCH = InvariantBranch(NEIGHBORS, "float32")
+HYPER = HyperParameters(degree=1, product_degree=1, cutoff=CUTOFF, n_gaussians=16)
 
 
 def random_inputs(n_nodes: int, n_edges: int) -> tuple[np.ndarray, ...]:
@@ -40,10 +42,7 @@ def test_is_invariant_under_rotation():
 
     def box(structures: Structures) -> np.ndarray:
         graph = jax.tree.map(np.asarray, graph_of(structures))
-        geometry = edge_geometry(
-            graph, np.zeros(len(graph.senders), np.float32), degrees=(1,), m_max=1,
-            product_degree=1, cutoff=CUTOFF, n_gaussians=16, envelope=True,
-        )  # fmt: skip
+        geometry = edge_geometry(graph, np.zeros(len(graph.senders), np.float32), HYPER)
         block = DistanceBlock(10, 5, "float32")
         arguments = geometry.smeared, graph.nodes.atomic_numbers, graph.senders, graph.receivers
         e = block.apply(stirred(block.init, *arguments), *arguments)

@@ -16,7 +16,6 @@ from molecules import CUTOFF, KNOWN, doubled, graph_of, moved, permuted, random_
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
-from hdgnn_jax.models import linear
 from hdgnn_jax.models.forces import with_derivatives
 from hdgnn_jax.models.linear import Linear, Terms, energies_of
 
@@ -171,11 +170,3 @@ def test_forces_and_virial_are_slopes_and_padding_has_none():
     slope = (8 * near - far) / (12 * step)
     forces, virial = np.asarray(found.forces)[:real], np.asarray(found.virial)[: len(structures)]
     assert slope == pytest.approx(np.sum(virial * strain) - np.sum(forces * along), rel=1e-7)
-
-
-def test_the_numbers_of_features():
-    # 15 pairs x 13 centres, 5 elements x 5 degrees x 120 pairs of 15 channels.
-    assert TERMS.n_features == 15 * 13 + 5 * 5 * 120
-    assert Terms((13, 28, 29, 46, 47, 78, 79), 6.0).n_features == 28 * 28
-    assert Terms(tuple(range(1, 91)), 8.0).n_features == 90 * 38
-    assert linear.BONDED < linear.PAIRED

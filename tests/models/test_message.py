@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hdgnn_jax.models.geometry import Shell, polar_rows
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.models.message import MessageBlock
 from hdgnn_jax.so3 import degrees, frames, harmonics, wigner
 
@@ -143,9 +144,8 @@ def test_messages_are_those_of_equation_11(
         "tensor_product": tensor_product,
         "last_silu": last_silu,
     }
-    block = MessageBlock(
-        hidden=HIDDEN, neighbors=2.5, precision="float32", pathway="edge_networks", **options
-    )
+    hyper = HyperParameters(hidden=HIDDEN, neighbors=2.5, full_product=full, **options)
+    block = MessageBlock(hyper, degree, HIDDEN)
     senders = rng.integers(0, NODES, EDGES)
     receivers = np.sort(rng.integers(0, NODES, EDGES))
     x = rng.normal(size=(NODES, degrees.size(degree), CHANNELS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import molecules
 import numpy as np
 import pytest
 from molecules import CUTOFF, KNOWN
@@ -13,7 +14,6 @@ from small import SMALL, network, stirred
 from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.inference.weights import one_atom
 
@@ -22,9 +22,7 @@ BUDGET = batching.Budget(64, 40, 6)
 
 
 def graph_of(structures: Structures, neighborhood: str = "bonds") -> batching.MolecularGraph:
-    n = len(structures)
-    neighbors = find_neighbors(structures, CUTOFF, None, neighborhood)
-    graph = batching.collate(structures, neighbors, np.zeros(n), np.arange(n), BUDGET)
+    graph = molecules.graph_of(structures, neighborhood=neighborhood, budget=BUDGET)
     return jax.tree.map(jnp.asarray, graph)
 
 
@@ -109,9 +107,6 @@ def test_neighbours_found_otherwise_are_refused(of_bonds, found, own):
         model.changed(neighborhood=own).apply(params, graph_of(KNOWN.take(np.arange(3)), found))
 
 
-def test_another_word_is_refused():
-    known = "neighborhood must be one of cutoff, bonds, surface, not 'graph'"
-    with pytest.raises(InputError, match=known):
-        network(neighborhood="graph")
+def test_a_network_of_surfaces_needs_tags():
     with pytest.raises(InputError, match="neighborhood = surface needs tags = True"):
         network(neighborhood="surface")

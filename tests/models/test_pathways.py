@@ -13,6 +13,7 @@ from small import SMALL, loss_of, network, silu, stirred
 
 from experiments.configs import ablations
 from hdgnn_jax.graphs import batching
+from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.models.pathways import learned_pathway
 from hdgnn_jax.so3 import degrees, frames, harmonics, wigner
 
@@ -37,7 +38,7 @@ def in_frames(roll: np.ndarray, m_max: int):
 
 def run(kind: str, m_max: int = 1, roll: np.ndarray = ROLL, params: dict | None = None):
     """The pathway's output and its parameters."""
-    module = learned_pathway(kind, DEGREE, m_max, HIDDEN, "float32", last_silu=False)
+    module = learned_pathway(HyperParameters(pathway=kind, m_max=m_max), DEGREE, HIDDEN)
     frame, turned = in_frames(roll, m_max)
     given = (X, turned, E, A, frame, (RECEIVERS, SENDERS))
     params = stirred(module.init, *given)["params"] if params is None else params
@@ -145,8 +146,3 @@ def test_every_parameter_of_the_released_variant_receives_a_gradient():
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(found))
     for path, leaf in jax.tree_util.tree_leaves_with_path(found):
         assert np.abs(leaf).max() > 1e-7 * largest, jax.tree_util.keystr(path)
-
-
-def test_an_unknown_variant_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"ablations.py has baseline, linear.*not 'best'"):
-        ablations.get_config("best")

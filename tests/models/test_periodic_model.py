@@ -8,6 +8,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import molecules
 import numpy as np
 import pytest
 from crystals import ELEMENTS, other_cell, random_crystal, repeated, wrapped
@@ -15,10 +16,10 @@ from molecules import permuted
 from small import SMALL, network, stirred
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.graphs.neighbors import find_neighbors
 from hdgnn_jax.graphs.structure import Structure, Structures
 from hdgnn_jax.models.geometry import edge_geometry
 from hdgnn_jax.models.hdgnn import HDGNN
+from hdgnn_jax.models.hyperparameters import HyperParameters
 
 CUTOFF = 5.0
 CRYSTAL = {**SMALL, "elements": ELEMENTS, "cutoff": CUTOFF, "max_neighbors": 10, "tags": True}
@@ -38,10 +39,8 @@ def compiled(which: int):
 
 def graph_of(structure: Structure | Structures, model: HDGNN) -> batching.MolecularGraph:
     packed = structure if isinstance(structure, Structures) else Structures.pack([structure])
-    neighbors = find_neighbors(packed, CUTOFF, model.hyper.max_neighbors)
-    return batching.collate(
-        packed, neighbors, np.zeros(len(packed)), np.arange(len(packed)), BUDGET
-    )
+    limit = model.hyper.max_neighbors
+    return molecules.graph_of(packed, cutoff=CUTOFF, max_neighbors=limit, budget=BUDGET)
 
 
 def energy(structure: Structure | Structures, which: int) -> float:
@@ -110,15 +109,12 @@ def test_weights_of_two_shells_add_up():
     for envelope in (True, False):
         graph = jax.tree.map(jnp.asarray, graph_of(crystals, network(**CRYSTAL)))
         roll = jnp.zeros(graph.senders.shape)
-        sizes = {"m_max": 1, "product_degree": 1, "cutoff": CUTOFF, "n_gaussians": 8}
+        hyper = HyperParameters(**{**SHELLS, "envelope": envelope})
 
         @jax.jit
-        def weights(graph, roll, envelope=envelope, sizes=sizes):
+        def weights(graph, roll, hyper=hyper):
             """Frames are not compiled."""
-            geometry = edge_geometry(
-                graph, roll, degrees=(2, 1), envelope=envelope, max_neighbors=10,
-                near_neighbors=4, **sizes,
-            )  # fmt: skip
+            geometry = edge_geometry(graph, roll, hyper)
             shells = [shell._replace(learned=None, product=None, low=None, full=None, axis=None)
                       for shell in geometry.shells]  # fmt: skip
             return geometry.envelope, *shells
@@ -141,7 +137,6 @@ def test_padding_changes_no_energy_and_no_gradient():
     alone = Structure(np.array([29]), np.zeros((1, 3)), cell=np.eye(3) * 30)
     atom = Structure(np.array([79]), np.zeros((1, 3)), cell=1.8 * (1 - np.eye(3)))
     packed = Structures.pack([random_crystal(0), alone, atom])
-    neighbors = find_neighbors(packed, CUTOFF, model.hyper.max_neighbors)
 
     @jax.jit
     def run(params, graph):
@@ -153,9 +148,11 @@ def test_padding_changes_no_energy_and_no_gradient():
         return jax.value_and_grad(total, argnums=(0, 1))(params, graph.nodes.positions)
 
     found = []
-    for budget in (batching.Budget(len(neighbors.senders), 7, 4), batching.Budget(200, 20, 9)):
-        graph = batching.collate(packed, neighbors, np.zeros(3), np.arange(3), budget)
-        value, (of_params, of_positions) = run(params, jax.tree.map(jnp.asarray, graph))
+    make = functools.partial(molecules.graph_of, packed, cutoff=CUTOFF, max_neighbors=10)
+    edges = int(make().n_edge[:3].sum())
+    for budget in (batching.Budget(edges, 7, 4), batching.Budget(200, 20, 9)):
+        graph = jax.tree.map(jnp.asarray, make(budget=budget))
+        value, (of_params, of_positions) = run(params, graph)
         assert (of_positions[6:] == 0).all()
         found.append((value, of_params, of_positions[:6]))
     for ours, theirs in zip(*map(jax.tree.leaves, found), strict=True):
@@ -167,8 +164,7 @@ def test_neighbours_of_another_limit_are_refused():
     model, params, _ = compiled(0)
     for limit in (None, 4):
         packed = Structures.pack([random_crystal(0)])
-        neighbors = find_neighbors(packed, CUTOFF, limit)
-        graph = batching.collate(packed, neighbors, np.zeros(1), np.zeros(1, int), BUDGET)
+        graph = molecules.graph_of(packed, cutoff=CUTOFF, max_neighbors=limit, budget=BUDGET)
         with pytest.raises(ValueError, match=f"max_neighbors = {limit}, the model has 10"):
             model.apply(params, graph)
 
@@ -178,12 +174,12 @@ def test_without_an_envelope_ties_are_cut():
     atom = Structure(np.array([29]), np.zeros((1, 3)), cell=1.8 * (1 - np.eye(3)))
     packed = Structures.pack([atom])
     for limit, left in ((15, 12), (18, 18), (12, 12), (41, 18)):
-        graph = batching.collate(
-            packed, find_neighbors(packed, 5.0, limit), np.zeros(1), np.zeros(1, int),
-            batching.Budget(64, 2, 2),
-        )  # fmt: skip
-        envelope = jax.jit(lambda graph, limit=limit: edge_geometry(
-            graph, jnp.zeros(64), degrees=(1,), m_max=1, product_degree=1, cutoff=5.0,
-            n_gaussians=8, envelope=False, max_neighbors=limit,
-        ).envelope)(jax.tree.map(jnp.asarray, graph))  # fmt: skip
+        budget = batching.Budget(64, 2, 2)
+        graph = molecules.graph_of(packed, cutoff=CUTOFF, max_neighbors=limit, budget=budget)
+        hyper = HyperParameters(
+            degree=1, product_degree=1, n_gaussians=8, envelope=False, max_neighbors=limit
+        )
+        envelope = jax.jit(
+            lambda graph, hyper=hyper: edge_geometry(graph, jnp.zeros(64), hyper).envelope
+        )(jax.tree.map(jnp.asarray, graph))
         assert envelope.sum() == left

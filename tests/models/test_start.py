@@ -21,11 +21,14 @@ from hdgnn_jax.models.hdgnn import HDGNN, Layer
 from hdgnn_jax.types import PyTree
 
 ALIVE = {
-    **{name: fields for name, fields in ablations.VARIANTS.items() if fields.get("rescale", True)},
-    "depthwise": {"pathway": "none", "tensor_product": "depthwise", "squeeze_excite": False},
+    **{
+        name: fields for name, fields in ablations.VARIANTS.items()
+        # Other weights than `learned_weights` has, by the same code.
+        if fields.get("rescale", True) and name != "equal_weights"
+    },
     "scalars_and_vectors": {
         "pathway": "none", "tensor_product": "depthwise", "degree": 1, "product_degree": 1,
-        "sphere_order": 3,
+        "sphere_order": 3, "squeeze_excite": False,
     },
     "degree_4": {"degree": 4, "tensor_product": "fully_connected"},
     "no_residual": {"layers": 1, "residual": False},

@@ -112,18 +112,3 @@ def test_rotation_is_exact_for_the_invariant_branch():
 
     assert equivariance_error(box, KNOWN) < 1e-4
     assert np.std(box(KNOWN)) > 0.1
-
-
-def test_rotation_error_of_the_full_model_is_measured(record_property):
-    """Learned, not exact: the error of each source alone, and of all."""
-    errors = {
-        "sphere": rotation_error(**{**EXACT, "sphere_order": None}),
-        "frame": rotation_error(sphere_order=EXACT["sphere_order"], m_max=SMALL["degree"]),
-        "frame and m_max": rotation_error(sphere_order=EXACT["sphere_order"]),
-        "all": rotation_error(),
-    }
-    for source, error in errors.items():
-        record_property(f"rotation error, {source}", float(error))
-        print(f"{source}: {error:.1e}")
-    exact = rotation_error(**EXACT)
-    assert all(exact < error < 1 for error in errors.values())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hdgnn_jax.errors import InputError
 from hdgnn_jax.run.settings import Training
+from hdgnn_jax.run.task import check
 
 
 @pytest.mark.parametrize(
@@ -14,3 +16,9 @@ from hdgnn_jax.run.settings import Training
 def test_validation_comes_early_regularly_and_last(config, every, first, steps, expected):
     settings = {**config["training"], "validate_every": every, "first_validation": first}
     assert Training(**settings | {"steps": steps}).validations == expected
+
+
+def test_a_reference_of_no_kind_is_refused_before_data_are_read(config):
+    data = {**config["data"], "reference": "fited", "cache": "nowhere"}
+    with pytest.raises(InputError, match=r"config.data.reference must be one of none, fitted, tab"):
+        check({**config, "data": data})

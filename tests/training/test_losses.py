@@ -76,3 +76,5 @@ def test_virials_that_are_known_weigh_per_atom():
     error = np.abs(predicted - truth)[:N].mean((1, 2)) / KNOWN.n_atoms
     np.testing.assert_allclose(loss, 0.7 * error[known].mean(), rtol=1e-6)
     assert losses.not_finite(outputs, graph, weights) == -1
+    truth[3, 0, 0] = np.inf
+    assert losses.not_finite(outputs, graph, weights) == graph.globals.id[3]

@@ -55,6 +55,9 @@ def test_drops_leave_three_tenths_each():
     k = np.arange(100)
     stairs = np.select([k < 20, k < 50, k < 90], [k / 20, 1, 0.3], 0.09)
     np.testing.assert_allclose(rates, 0.1 * stairs, atol=1e-6)
+    # Of a short run two can fall on one step.
+    both = -updates([[0.5, -0.5]] * 10, steps=10, drops=(0.5, 0.52))[:, 0]
+    np.testing.assert_allclose(both[[4, 5]], [0.1, 0.009], atol=1e-6)
     with pytest.raises(ValueError, match="drops must lie between warmup and 1"):
         updates([[1, 1]], drops=(0.1,))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -88,6 +89,19 @@ def test_the_markdown_states_the_table_the_plots_and_the_card(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert '"seed": 1' in text
     assert json.loads((tmp_path / "card.json").read_text()) == {"seed": 1, "git": None}
+
+
+@pytest.mark.parametrize("headline", [True, False])
+def test_the_markdown_links_the_plots_that_there_are(tmp_path, headline):
+    """That of forces is of the headline split, where it has some."""
+    validation, test = RESULTS[1:]
+    forces = dataclasses.replace(validation, baselines={})
+    validation = dataclasses.replace(validation, forces=forces)
+    test = dataclasses.replace(test, forces=forces if headline else None)
+    write(tmp_path, results=[validation, test])
+    linked = re.findall(r"\]\((.*?\.png)\)", (tmp_path / "report.md").read_text())
+    assert sorted(linked) == sorted(path.name for path in tmp_path.glob("*.png"))
+    assert ("parity_forces.png" in linked) == headline
 
 
 def test_predictions_reproduce_the_error_to_the_bit(tmp_path):
@@ -181,3 +195,6 @@ def test_several_targets_have_a_row_and_a_folder_each(tmp_path, capsys):
     assert f"| forces | bohr^3/Å | {format_mae(good.mae)} | - | - |" in text
     assert text.count("A linear model is better") == printed.count("A linear model is better") == 1
     assert f"gap (0.5000 meV, HDGNN {format_mae(bad.mae)}); mu (0.5000 D" in text
+    line = "A linear model is better on the test split"
+    own = [(tmp_path / name / "report.md").read_text().count(line) for name in names]
+    assert own == [0, 1, 1]

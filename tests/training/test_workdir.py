@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import signal
 import subprocess
 import sys
@@ -35,3 +36,12 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         with occupied(tmp_path):
             pass
     assert not list(tmp_path.parent.glob(".*.lock"))
+
+
+def test_a_folder_has_one_lock_by_whatever_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with occupied(tmp_path):
+        for path in (".", "link", f"../{tmp_path.name}"):
+            with pytest.raises(CheckpointError), occupied(pathlib.Path(path)):
+                pass

@@ -1,8 +1,14 @@
-"""The symmetry dial on a study's page: errors against a fixed share of the learned terms."""
+"""What became of the protocol's hypotheses: sections of a study's page.
+
+They are on the symmetry dial, errors against a fixed share of the learned terms, and on gains in
+and out of the training distribution, on the slabs' parts.
+"""
 
 from __future__ import annotations
 
+import itertools
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.stats
@@ -14,25 +20,31 @@ from experiments.study_compare import compare, holm, verdict
 from experiments.study_plan import BASELINE, Plan
 from experiments.study_record import Record
 from experiments.symmetry_view import draw_attention
+from hdgnn_jax.data.targets import RELAXED_ENERGY
 from hdgnn_jax.evaluation.attention import LEARNED
-from hdgnn_jax.training.plots import (
-    BLUE,
-    ORANGE,
-    empty_figure,
-    plot_range,
-    superscripts,
-    tidy,
-)  # fmt: skip
+from hdgnn_jax.training.plots import BLUE, ORANGE, empty_figure, plot_range, superscripts, tidy
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.training.tables import markdown_table
 from hdgnn_jax.types import Json
 
 FEWEST = 5
-"""Number of shares, from 0 to 100 %, that the protocol's hypotheses are about."""
+"""Number of shares, from 0 to 100 %, that the hypotheses on the dial are about."""
+REFERENCE = "fully_tp"
+"""The strictly equivariant variant that the paper compares with (Table 3)."""
 
 
-def asked(plan: Plan) -> bool:
-    """Whether the plan has the runs for the protocol's hypotheses."""
+def sections(plan: Plan, record: Record, page: pathlib.Path) -> Iterator[str]:
+    """The sections for which the plan has the runs; figures go beside the page."""
+    for target, size in itertools.product(plan.targets, plan.sizes):
+        if has_dial(plan):
+            figure = page.with_name(f"{page.stem}_{target}_{size}.png")
+            yield dial(plan, record, target, size, figure)
+        if target == RELAXED_ENERGY.name and REFERENCE in plan.variants:
+            yield gains(plan, record, target, size)
+
+
+def has_dial(plan: Plan) -> bool:
+    """Whether the plan has the runs for the hypotheses on the dial."""
     found = set(shares(plan).values())
     return len(found) >= FEWEST and {0, 100} <= found
 
@@ -53,7 +65,7 @@ def shares(plan: Plan) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def section(plan: Plan, record: Record, target: str, size: int, figure: pathlib.Path) -> str:
+def dial(plan: Plan, record: Record, target: str, size: int, figure: pathlib.Path) -> str:
     """The dial of one target and size: table, figure, and what became of the hypotheses."""
     fixed, unit = shares(plan), study_sizes.unit_of(plan, record, target)
     test, turned, train = (
@@ -76,7 +88,7 @@ def section(plan: Plan, record: Record, target: str, size: int, figure: pathlib.
         f"In {unit}, mean over seeds.\n",
         markdown_table(columns, rows, left=(0, 1)),
         f"\n![The symmetry dial]({figure.name})\n",
-        *hypotheses(fixed, test, turned),
+        *of_dial(fixed, test, turned),
         "\nThe learned weights are shown, not tested."
         if attention
         else "\nThe learned weights were not measured: the runs are of an earlier revision.",
@@ -84,10 +96,10 @@ def section(plan: Plan, record: Record, target: str, size: int, figure: pathlib.
     return "\n".join([*lines, ""])
 
 
-def hypotheses(
+def of_dial(
     fixed: dict[str, float], test: dict[str, np.ndarray], turned: dict[str, np.ndarray]
 ) -> list[str]:
-    """What became of the protocol's three hypotheses, a line for each.
+    """What became of the three hypotheses on the dial, a line for each.
 
     Args:
       fixed: the share of each variant, ascending, as of `shares`.
@@ -166,3 +178,39 @@ def _draw_training(axes: Axes, attention: Json) -> None:
              ylabel="mean weight", ylim=(0, 1))  # fmt: skip
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+
+
+def gains(plan: Plan, record: Record, target: str, size: int) -> str:
+    """Errors in percent of `fully_tp`'s on each test part, and the test of the paper's Table 1."""
+    runs = {v: [record[run] for run in plan.of(target, size, v)] for v in plan.variants}
+    parts = list(runs[REFERENCE][0].errors)
+    percent = {
+        v: np.array([
+            [100 * one.errors[part]["mae"] / other.errors[part]["mae"] for part in parts]
+            for one, other in zip(of_v, runs[REFERENCE], strict=True)
+        ])
+        for v, of_v in runs.items()
+        if v != REFERENCE
+    }  # fmt: skip
+    rows = [[v, *(f"{value:.1f}" for value in values.mean(0))] for v, values in percent.items()]
+    lines = [
+        f"## Error in percent of `{REFERENCE}`'s, {size:,} structures\n",
+        "Mean over seeds.\n",
+        markdown_table(("", *parts), rows),
+        f"\n{out_of_distribution(percent[BASELINE])}",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def out_of_distribution(percent: np.ndarray) -> str:
+    """Whether `baseline` gains more out of distribution, by a paired t-test over seeds.
+
+    Args:
+      percent: [seeds, parts] errors in percent of the reference's; the first part is `id`.
+    """
+    _, row = compare({"id": list(percent[:, 0]), "out": list(percent[:, 1:].mean(1))})
+    return (
+        "`baseline` gains more out of distribution (the paper's Table 1): "
+        f"{verdict([row.p], [-row.difference])}; {row.difference:+.1f} ± {row.margin:.1f} "
+        f"percentage points against `id`, p {row.p:.2g}."
+    )
