@@ -116,8 +116,7 @@ class HDGNN(nn.Module):
         if frame == "random":
             return edge_rolls(self.make_rng("frame"), graph)[None]
         n = 1 if frame == "canonical" else frame
-        angles = 2 * jnp.pi * jnp.arange(n, dtype=float) / n
-        return jnp.broadcast_to(angles[:, None], (n, *graph.senders.shape))
+        return jnp.broadcast_to(equal_angles(n)[:, None], (n, *graph.senders.shape))
 
     def of_rolls(self, graph: batching.MolecularGraph, n: int) -> jax.Array:
         """[n, G, F] predictions with all edge frames rolled by 2 pi k / n, k = 0 .. n - 1.
@@ -131,7 +130,7 @@ class HDGNN(nn.Module):
             return None, model.predict(graph, jnp.full(graph.senders.shape, roll))
 
         scan = nn.scan(one, variable_broadcast="params", split_rngs={"params": False})
-        return scan(self, None, 2 * jnp.pi * jnp.arange(n) / n)[1]
+        return scan(self, None, equal_angles(n))[1]
 
     @nn.nowrap
     def geometry(self, graph: batching.MolecularGraph, roll: jax.Array) -> EdgeGeometry:
@@ -244,6 +243,11 @@ class Layer(nn.Module):
             f = jnp.where(last, f, nn.silu(f))
         watch(self, update)
         return (update, f), None
+
+
+def equal_angles(n: int) -> jax.Array:
+    """[n] 2 pi k / n, k = 0 .. n - 1."""
+    return 2 * jnp.pi * jnp.arange(n) / n
 
 
 def edge_rolls(key: jax.Array, graph: batching.MolecularGraph) -> jax.Array:
