@@ -95,6 +95,8 @@ def run(plan: Plan, share: str, page: pathlib.Path) -> None:
     record.gather(plan)
     runs = list(plan.runs())
     mine = runs[first::every]
+    if any(one not in record for one in mine):
+        plan.check_data()
     for count, one in enumerate(mine, start=1):
         if one in record:
             continue

@@ -99,7 +99,6 @@ class Plan:
         Raises:
           InputError: for a wrong variant, target, size or number of seeds; `relaxed_energy` must be
             alone, since its structures are others.
-          HDGNNError: where the slabs are not there, or too few.
         """
         different = len({*self.variants}) == len(self.variants) > 1
         if self.variants[:1] != (BASELINE,) or not different:
@@ -116,11 +115,14 @@ class Plan:
             )
         for name in self.variants:
             ablations.get_config(name)
+        if self.targets != (RELAXED_ENERGY.name,):
+            QM9("standard").chosen(self.targets)
+
+    def check_data(self) -> None:
+        """Stops before a training where the slabs are not there, or too few, as an HDGNNError."""
         if self.targets == (RELAXED_ENERGY.name,):
             config = self.config(self.run(RELAXED_ENERGY.name, self.sizes[-1], BASELINE, 0))
             dataset(config).part("train", RELAXED_ENERGY.name)
-            return
-        QM9("standard").chosen(self.targets)
 
     def runs(self) -> Iterator[Run]:
         """All runs; seeds come last, so that the first ones have everything once."""

@@ -279,6 +279,10 @@ def test_slabs_are_compared_on_each_test_part(plan, tmp_path, monkeypatch):
         for part in ("id", "ood_both")
     )
     assert twice == pytest.approx(2 * base, rel=1e-3)
+    monkeypatch.undo()
+    page.unlink()
+    study.run(dataclasses.replace(plan, workdir=tmp_path / "elsewhere"), "0/1", page)
+    assert page.read_text() == text  # neither folders nor slabs are needed again
 
 
 @pytest.mark.usefixtures("trained")
