@@ -40,10 +40,10 @@ if __name__ == "__main__":
 from experiments import export_run
 from hdgnn_jax.data.fitted import names_of
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.files import write_json
 from hdgnn_jax.inference import weights
 from hdgnn_jax.inference.export import export_model
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.types import Json
 
 

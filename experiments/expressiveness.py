@@ -30,10 +30,10 @@ if __name__ == "__main__":
 from experiments.configs import ablations
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import expressiveness
+from hdgnn_jax.files import write_atomically
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.plots import empty_figure
 from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Json

@@ -45,11 +45,11 @@ if __name__ == "__main__":
 import jax
 
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.files import write_json
 from hdgnn_jax.run import planned
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training import plan as plans
 from hdgnn_jax.training.chips import GIB, devices_of
-from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.training.tables import print_table, print_text
 from hdgnn_jax.types import Config, Json
 

@@ -64,13 +64,13 @@ if __name__ == "__main__":
 
 from hdgnn_jax.data.units import KINDS, conversion
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.files import write_atomically
 from hdgnn_jax.inference.inputs import rows_of
 from hdgnn_jax.inference.predicted_rows import DEFAULTS, Options, predict_rows
 from hdgnn_jax.inference.predictor import Predictor, PredictorError
 from hdgnn_jax.inference.rows import FORMATS, Row, as_csv, print_rows
 from hdgnn_jax.inference.weights import SHIPPED, SHIPPED_SMILES
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training.metrics import write_atomically
 
 
 class Group(NamedTuple):

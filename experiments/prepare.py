@@ -64,8 +64,8 @@ from hdgnn_jax.data.oc20_lmdb import BadRecord, Lmdb, lmdb_files, write_lmdb
 from hdgnn_jax.data.processes import make_files
 from hdgnn_jax.data.qm9pack import package_folder, read_smiles
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.files import write_atomically
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training.metrics import write_atomically
 
 FILE = 200
 """Number of slabs in an LMDB file; an interruption loses at most this many."""

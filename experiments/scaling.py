@@ -29,10 +29,10 @@ import jax
 
 from experiments.configs import is2re, qm9
 from hdgnn_jax.errors import HDGNNError
+from hdgnn_jax.files import write_atomically, write_json
 from hdgnn_jax.run import planned
 from hdgnn_jax.run.task import check
 from hdgnn_jax.training.chips import GIB, devices_of
-from hdgnn_jax.training.metrics import write_atomically, write_json
 from hdgnn_jax.training.plots import BLUE, GREEN, ORANGE, empty_figure, png
 from hdgnn_jax.training.tables import markdown_table
 from hdgnn_jax.types import Config, Json

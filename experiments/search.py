@@ -50,12 +50,13 @@ from hdgnn_jax import cpu
 from hdgnn_jax.config import with_fields
 from hdgnn_jax.data.datasets import dataset
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.files import write_atomically
 from hdgnn_jax.inference.weights import shapes
 from hdgnn_jax.run.chosen import targets_of
 from hdgnn_jax.run.task import model_of
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import DivergedError, StoppedError
-from hdgnn_jax.training.metrics import read_metrics, write_atomically
+from hdgnn_jax.training.metrics import read_metrics
 from hdgnn_jax.training.record import Record
 from hdgnn_jax.training.workdir import occupied
 from hdgnn_jax.types import Json

@@ -13,7 +13,7 @@ from rich.table import Table
 from experiments.search_record import Candidate, Search
 from experiments.study_compare import LEVEL, Comparison, compare
 from hdgnn_jax.data.datasets import dataset
-from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.files import write_atomically
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.training.tables import markdown_table, print_table
 from hdgnn_jax.types import Fields

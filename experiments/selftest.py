@@ -35,10 +35,10 @@ import numpy as np
 from hdgnn_jax.data.ase_files import read_structures
 from hdgnn_jax.evaluation import selftest
 from hdgnn_jax.evaluation.symmetry import random_rotations
+from hdgnn_jax.files import write_json
 from hdgnn_jax.graphs.structure import Structure, StructureError, Structures
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.progress import progress_bar
-from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Json

@@ -36,9 +36,9 @@ from experiments import train
 from hdgnn_jax import cpu
 from hdgnn_jax.config import from_section
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.files import write_json
 from hdgnn_jax.run.settings import Training
 from hdgnn_jax.training.loop import StoppedError
-from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.training.plots import BLUE, GREY, empty_figure
 from hdgnn_jax.training.tables import print_table
 from hdgnn_jax.types import Json

@@ -54,11 +54,12 @@ from experiments.study_record import Record
 from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation.attention import attention_weights
+from hdgnn_jax.files import write_json
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.run.examples import Examples
 from hdgnn_jax.run.results import predicted, restored, rotation_error
-from hdgnn_jax.training.metrics import read_metrics, write_json
+from hdgnn_jax.training.metrics import read_metrics
 from hdgnn_jax.types import Json
 
 

@@ -19,7 +19,7 @@ from experiments.study_plan import BASELINE, Plan, Run
 from experiments.study_record import Record, Result
 from hdgnn_jax.data.targets import RELAXED_ENERGY
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.files import write_atomically
 from hdgnn_jax.training.plots import empty_figure
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.training.tables import markdown_table

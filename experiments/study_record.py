@@ -17,7 +17,7 @@ from experiments.peer import results as peers
 from experiments.study_plan import Plan, Run
 from hdgnn_jax.config import flatten, refuse_other_config
 from hdgnn_jax.errors import CheckpointError, InputError
-from hdgnn_jax.training.metrics import write_atomically
+from hdgnn_jax.files import write_atomically
 from hdgnn_jax.types import Json
 
 

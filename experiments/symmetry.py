@@ -46,6 +46,7 @@ from hdgnn_jax.data.fitted import FittedTarget, columns, potential
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation import symmetry
 from hdgnn_jax.evaluation.attention import attention_weights
+from hdgnn_jax.files import write_json
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import Neighborhoods
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -54,7 +55,6 @@ from hdgnn_jax.run.results import restored
 from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.so3 import sphere
 from hdgnn_jax.training import step
-from hdgnn_jax.training.metrics import write_json
 from hdgnn_jax.types import Json, Params
 
 FRAMES = (1, 2, 4, 8, 16)

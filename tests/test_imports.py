@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "types": set(),
     "config": set(),
     "cpu": set(),
+    "files": set(),
     "progress": set(),
     "so3": set(),
     "graphs": set(),
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     # The linear model, which is a function of the network's graph, is fitted there.
     "data": {"config", "graphs", "models", "progress"},
     # What a checkpoint says of its data and target.
-    "training": {"config", "cpu", "data", "graphs"},
+    "training": {"config", "cpu", "data", "files", "graphs"},
     "inference": {"data", "graphs", "models", "training"},
     "evaluation": {"data", "graphs", "inference", "models", "so3"},
     # From a config to a report: the one part that no other imports.

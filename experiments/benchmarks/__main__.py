@@ -35,7 +35,7 @@ import jax
 from experiments.benchmarks.compare import compare
 from experiments.benchmarks.report import Report
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.training.metrics import write_json
+from hdgnn_jax.files import write_json
 from hdgnn_jax.types import Json
 
 

@@ -13,7 +13,8 @@ from matplotlib.ticker import NullFormatter
 from experiments import program
 from hdgnn_jax.data.targets import Target
 from hdgnn_jax.errors import InputError
-from hdgnn_jax.training.metrics import read_metrics, write_atomically, write_json
+from hdgnn_jax.files import write_atomically, write_json
+from hdgnn_jax.training.metrics import read_metrics
 from hdgnn_jax.training.plots import BLUE, ORANGE, RED, empty_figure, png, superscripts, tidy
 from hdgnn_jax.training.result import format_mae
 from hdgnn_jax.training.tables import markdown_table, print_table

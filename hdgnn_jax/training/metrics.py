@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
 from typing import Self
 
 import tensorboardX
 
 from hdgnn_jax.errors import InputError
+from hdgnn_jax.files import write_atomically
 from hdgnn_jax.types import Fields, Json
 
 FILE = "metrics.jsonl"
@@ -87,22 +87,6 @@ def read_metrics(folder: str | pathlib.Path) -> list[Json]:
             text = line[:200].decode(errors="replace")
             raise InputError(f"{path}, line {number} is not a row of metrics: {text!r}") from error
     return rows
-
-
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """Replaces a file as a whole: a crash leaves the old file or the new one, never a part."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def write_json(path: str | os.PathLike[str], content: object) -> None:
-    """Replaces a file, as a whole, by this content as JSON."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(pathlib.Path(path), text.encode())
 
 
 def _line(row: Fields) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from hdgnn_jax.data.targets import Accuracy
+from hdgnn_jax.files import write_atomically
 from hdgnn_jax.training import plots
-from hdgnn_jax.training.metrics import write_atomically
 from hdgnn_jax.training.result import SplitResult, component_names, format_mae
 from hdgnn_jax.training.tables import markdown_table, print_table, print_text
 from hdgnn_jax.types import Fields, Json

@@ -8,7 +8,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from hdgnn_jax.training.metrics import MetricWriter, read_metrics, write_atomically
+from hdgnn_jax.training.metrics import MetricWriter, read_metrics
 
 
 def write_steps(folder, steps, resume_step=None):
@@ -73,11 +73,3 @@ def test_tensorboard_events_are_written_without_tensorflow(tmp_path, monkeypatch
     assert capfd.readouterr() == ("", "")
     (events,) = tmp_path.glob("events.out.tfevents.*")
     assert b"train_loss" in events.read_bytes()
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    with pytest.raises(TypeError):
-        write_atomically(path, "not bytes")
-    assert path.read_bytes() == b"old"
