@@ -1,4 +1,4 @@
-"""The variants that the paper compares (models/README.md, section 7), and one of ours.
+"""The variants that the paper compares (models/README.md, section 7), `so2`, and the dial, ours.
 
     python -m experiments.train --config=experiments/configs/ablations.py:so2 --workdir=runs/so2
 
