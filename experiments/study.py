@@ -32,7 +32,9 @@ rotation, and of the training set for the error there."""
 ATTENDED = 64
 """Number of the first test structures on whose edges the weights of eq. 11 are averaged."""
 
-LIST = flags.DEFINE_list("variants", list(VARIANTS), "NAMES in ablations.py, baseline first")
+LIST = flags.DEFINE_list(
+    "variants", list(VARIANTS), "NAMES in ablations.py, or quick; baseline first"
+)
 TARGETS = flags.DEFINE_list(
     "targets", ["alpha", "gap"], "NAMES of targets of QM9, or relaxed_energy of the slabs"
 )

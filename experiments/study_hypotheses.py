@@ -56,7 +56,7 @@ def shares(plan: Plan) -> dict[str, float]:
       By variant, ascending; the weights of other variants are learned.
     """
     fields = ablations.VARIANTS | ablations.DIAL
-    fixed = {v: fields[v].get("attention") for v in plan.variants}
+    fixed = {v: fields[v].get("attention") for v in plan.variants if v in fields}
     found = {
         v: 100 * sum(weights[: len(LEARNED)]) / sum(weights)
         for v, weights in fixed.items()

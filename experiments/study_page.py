@@ -15,7 +15,7 @@ import scipy.stats
 from experiments import study_hypotheses, study_sizes
 from experiments.peer import results as results_of_peers
 from experiments.study_compare import LEVEL, PAPER, Comparison, compare
-from experiments.study_plan import BASELINE, Plan, Run
+from experiments.study_plan import BASELINE, QUICK, Plan, Run
 from experiments.study_record import Record, Result
 from hdgnn_jax.data.targets import RELAXED_ENERGY
 from hdgnn_jax.errors import InputError
@@ -161,6 +161,7 @@ def _head(plan: Plan, record: Record, page: pathlib.Path) -> str:
     machines = sorted({one.machine for one in found})
     sizes = " or ".join(f"{size:,}" for size in plan.sizes)
     words = [word for word in sys.argv[1:] if not word.startswith("--share=")]
+    of_quick = "; `quick` is `qm9.py:quick` for as many steps" if QUICK in plan.variants else ""
     curves = f"\n![Error against training structures]({page.stem}.png)\n"
     return f"""# Variants of HDGNN
 
@@ -175,7 +176,7 @@ python -m experiments.study {shlex.join(words)}
 Each run: {sizes} training structures, {config["training.steps"]:,} steps of
 {config["training.batch_size"]}, K = {config["model.layers"]}, L = {config["model.degree"]},
 C = {config["model.channels"]}, H = {config["model.hidden"]}, cutoff {config["model.cutoff"]:g} Å,
-the rest as in `ablations.py`. Error on all test structures. Trained at revision
+the rest as in `ablations.py`{of_quick}. Error on all test structures. Trained at revision
 {", ".join(revisions)}; {"; ".join(machines)}.
 {curves if len(plan.sizes) > 1 else ""}"""
 

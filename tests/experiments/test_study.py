@@ -46,7 +46,7 @@ def trained(monkeypatch):
         *_, size, variant, seed = folder.parts
         size, seed = int(size), int(seed)
         done.append((config["target"], size, variant, seed))
-        place = (*VARIANTS, *DIAL, "fully_tp").index(variant)
+        place = (*VARIANTS, *DIAL, "fully_tp", "quick").index(variant)
         noise = 0.3 * ((7 * place + 5 * seed) % 3 - 1) * (1 + 0.1 * (variant in DIAL))
         mae = {"unrestricted": 900.0}.get(variant, 100.0) + seed + noise
         mae *= (SIZE / size) ** (0.5 if variant == "baseline" else 0.4)
@@ -228,8 +228,10 @@ def write_peers(plan, target, runs):
 def test_sizes_give_curves_before_the_last_seed_is_there(plan, tmp_path, capsys):
     """Errors here fall with the roots of the size, and those of the baseline fall faster."""
     plan = dataclasses.replace(
-        plan, targets=("gap",), sizes=(1000, 10_000, 100_000), variants=("baseline", "so2")
+        plan, targets=("gap",), sizes=(1000, 10_000, 100_000), variants=("baseline", "quick")
     )
+    # A user's network, at its own size.
+    assert plan.config(plan.run("gap", 1000, "quick", 0))["model"]["channels"] == 64
     page = tmp_path / "sizes.md"
     study.run(plan, "1/18", page)
     assert "no page yet: no seed" in capsys.readouterr().out
@@ -242,6 +244,7 @@ def test_sizes_give_curves_before_the_last_seed_is_there(plan, tmp_path, capsys)
     assert "| linear model | 400.0 | 400.0 | 400.0 |" in text
     assert "with the most structures baseline is better" in text
     assert "- gap, 1,000 structures: " in text
+    assert "the rest as in `ablations.py`; `quick` is `qm9.py:quick` for as many steps." in text
     record = Record(page.with_suffix(".json"))
     record.gather(one_seed)
     found = study_sizes.table(one_seed, record, "gap")["baseline"]
