@@ -266,7 +266,7 @@ class Fit:
 
     def validate(self, params: Params) -> dict[str, float]:
         """Measures error, rotation error and live parts of the network with averaged weights."""
-        predictor = self.predictor.with_params(params)
+        predictor = self.predictor.with_params(self.whole(params))
         row, self.errors = results.validated(self.task, predictor, self.validation)
         for line in liveness.dead_parts(row):
             print(f"warning: {line}")
@@ -298,6 +298,11 @@ class Fit:
         )
         self.checkpoints.save(at, state, record.to_dict(), mae)
 
+    def whole(self, params: Params) -> Params:
+        """The weights on each device, where they may be divided among those of many processes."""
+        placed: Params = jax.device_put(params, step.replicated(self.predictor.mesh))
+        return placed
+
     def locate(self, state: step.TrainState, batch: batching.MolecularGraph) -> str:
         """Finds where the first number that is not finite arises in the step just taken.
 
@@ -306,9 +311,7 @@ class Fit:
           batch: the step's batch, on the devices.
         """
         task, key = self.task, jax.random.fold_in(self.key, int(state.step) - 1)
-        params = jax.device_get(
-            jax.device_put(state.params, step.replicated(self.predictor.mesh))
-        )
+        params = jax.device_get(self.whole(state.params))
         found = None
         for shard in range(len(batch.n_node.addressable_shards)):
             graph = jax.tree.map(

@@ -92,7 +92,9 @@ def arguments(command, tmp_path):
 
 
 def test_two_processes_of_two_devices_train_as_one_of_four(finished, arguments, tmp_path):
-    done = finish([start(a, 2, emitters=True) for a in of_two(arguments)])
+    """Their state is divided among them."""
+    divided = [*arguments, "--config.training.divide_state=True"]
+    done = finish([start(a, 2, emitters=True) for a in of_two(divided)])
     assert [code for code, _, _ in done] == [0, 0], done
     assert "on 4 device(s)" in done[0][1]
     assert not OF_GLOO.sub("", done[1][1])
@@ -107,16 +109,16 @@ def test_two_processes_of_two_devices_train_as_one_of_four(finished, arguments, 
             checkpoints.verify(kept)
 
 
-def test_sigterm_to_one_stops_both_and_one_process_goes_on(finished, arguments, changed, tmp_path):
-    """Their state was divided among them. They have found each other by what Slurm says."""
-    divided = [*arguments, "--config.training.divide_state=True", "--distributed"]
+def test_sigterm_to_one_stops_both_and_one_process_goes_on(finished, arguments, config, tmp_path):
+    """They have found each other by what Slurm says."""
     slurm = {
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": "2",
     }
     processes = [
-        start(divided, 2, **slurm, SLURM_PROCID=str(k), SLURM_LOCALID=str(k)) for k in range(2)
+        start([*arguments, "--distributed"], 2, **slurm, SLURM_PROCID=str(k), SLURM_LOCALID=str(k))
+        for k in range(2)
     ]
     for line in processes[0].stdout:
         if line.startswith("HDGNN"):
@@ -125,7 +127,7 @@ def test_sigterm_to_one_stops_both_and_one_process_goes_on(finished, arguments, 
     stopped = finish(processes)
     assert [code for code, _, _ in stopped] == [128 + signal.SIGTERM] * 2, stopped
     assert "is saved; the same command goes on from there" in stopped[0][1]
-    train.run(changed(**{"training.divide_state": True}), tmp_path / "run", report=False)
+    train.run(config, tmp_path / "run", report=False)
     compare(tmp_path / "run", finished)
 
 
