@@ -17,7 +17,7 @@ from hdgnn_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
-KILLS = 10
+KILLS = 6
 
 
 def arrays(workdir, step):
