@@ -52,7 +52,7 @@ import jax
 
 from experiments import study_page, train
 from experiments.study_plan import BASELINE, Plan, Run
-from experiments.study_record import Record
+from experiments.study_record import Record, alone
 from hdgnn_jax import cpu
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.evaluation.attention import attention_weights
@@ -115,7 +115,8 @@ def run(plan: Plan, share: str, page: pathlib.Path) -> None:
     if missing:
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished; first missing: "
               f"{missing[0].folder}")  # fmt: skip
-    study_page.write(page, plan, record)
+    with alone(record.file):
+        study_page.write(page, plan, record)
 
 
 def measure(run: Run) -> None:

@@ -161,7 +161,10 @@ def _head(plan: Plan, record: Record, page: pathlib.Path) -> str:
     machines = sorted({one.machine for one in found})
     sizes = " or ".join(f"{size:,}" for size in plan.sizes)
     words = [word for word in sys.argv[1:] if not word.startswith("--share=")]
-    of_quick = "; `quick` is `qm9.py:quick` for as many steps" if QUICK in plan.variants else ""
+    each, of_quick = "Each run", ""
+    if QUICK in plan.variants:
+        file = "is2re.py" if RELAXED_ENERGY.name in plan.targets else "qm9.py"
+        each, of_quick = "Each other run", f"`quick` is `{file}:quick` for as many steps.\n\n"
     curves = f"\n![Error against training structures]({page.stem}.png)\n"
     return f"""# Variants of HDGNN
 
@@ -173,10 +176,10 @@ correction for one table. [Protocol](protocol.md), written before the runs.
 python -m experiments.study {shlex.join(words)}
 ```
 
-Each run: {sizes} training structures, {config["training.steps"]:,} steps of
+{of_quick}{each}: {sizes} training structures, {config["training.steps"]:,} steps of
 {config["training.batch_size"]}, K = {config["model.layers"]}, L = {config["model.degree"]},
 C = {config["model.channels"]}, H = {config["model.hidden"]}, cutoff {config["model.cutoff"]:g} Å,
-the rest as in `ablations.py`{of_quick}. Error on all test structures. Trained at revision
+the rest as in `ablations.py`. Error on all test structures. Trained at revision
 {", ".join(revisions)}; {"; ".join(machines)}.
 {curves if len(plan.sizes) > 1 else ""}"""
 

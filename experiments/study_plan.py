@@ -32,7 +32,7 @@ SIZE = {
 }
 """Fields of all runs that differ from `ablations.py`: QM9's steps take 50 to 120 ms on one core."""
 QUICK = "quick"
-"""The variant that is `qm9.py:quick` with its own network: what a user would train."""
+"""The variant that is `quick` of the target's config, network included: what a user would train."""
 VALIDATIONS = 4
 
 
@@ -115,13 +115,14 @@ class Plan:
             raise InputError(
                 f"--sizes must be numbers of training structures that ascend, up to {most:,}"
             )
-        for name in {*self.variants} - {QUICK}:
-            ablations.get_config(name)
+        for name in self.variants:
+            if name != QUICK:
+                ablations.get_config(name)
         if self.targets != (RELAXED_ENERGY.name,):
             QM9("standard").chosen(self.targets)
 
     def check_data(self) -> None:
-        """Stops before a training where the slabs are not there, or too few, as an HDGNNError."""
+        """Raises an HDGNNError, before any training, where the slabs are not there, or too few."""
         if self.targets == (RELAXED_ENERGY.name,):
             config = self.config(self.run(RELAXED_ENERGY.name, self.sizes[-1], BASELINE, 0))
             dataset(config).part("train", RELAXED_ENERGY.name)

@@ -97,7 +97,7 @@ class Record:
             the plan's, or two of one target and size with other data.
           InputError: where the file is not a study's record.
         """
-        with _alone(self.file):
+        with alone(self.file):
             there = _read(self.file)
             results = self.results | there
             for run in plan.runs():
@@ -132,8 +132,8 @@ class Record:
 
 
 @contextlib.contextmanager
-def _alone(file: pathlib.Path) -> Iterator[None]:
-    """Waits until no other command reads and writes a record in the file's folder."""
+def alone(file: pathlib.Path) -> Iterator[None]:
+    """Waits until no other command reads or writes a record, or a page, in the file's folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(file.parent, os.O_RDONLY)
     try:

@@ -150,7 +150,7 @@ def run(
     batching.deal(np.zeros((1, settings.batch_size), int), mesh.size)
     with occupied(workdir):
         with Checkpoints(workdir / "checkpoints") as checkpoints:
-            record = Record.of(checkpoints) if checkpoints.steps() else None
+            record = Record.of(checkpoints) if checkpoints.exist() else None
             if record is not None:
                 refuse_other_run(record, config, workdir)
                 if settings.steps == record.steps and summary.exists():

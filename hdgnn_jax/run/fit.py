@@ -299,7 +299,7 @@ class Fit:
         self.checkpoints.save(at, state, record.to_dict(), mae)
 
     def whole(self, params: Params) -> Params:
-        """The weights on each device, where they may be divided among those of many processes."""
+        """The weights, whole on every device; a state may be divided among several processes."""
         placed: Params = jax.device_put(params, step.replicated(self.predictor.mesh))
         return placed
 

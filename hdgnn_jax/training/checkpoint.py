@@ -255,6 +255,15 @@ class Checkpoints:
             "bring one back from a copy, or train again in an empty folder"
         )
 
+    def exist(self) -> bool:
+        """Whether there are any; all processes call it.
+
+        Raises:
+          CheckpointError: where processes do not find the same last step.
+        """
+        steps = self.steps()
+        return bool(self._same(max(steps, default=-1), steps))
+
     def _same(self, step: int, found: T) -> T:
         """Returns `found`, if every process found it in the same step.
 

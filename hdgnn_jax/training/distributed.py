@@ -16,6 +16,8 @@ from hdgnn_jax.errors import HDGNNError
 
 SILENCE = 100
 """Seconds of silence after which the other processes give up a process."""
+REPORT = 900
+"""Seconds that the other processes wait at their end while the first writes the report."""
 
 
 class HostsError(HDGNNError):
@@ -53,7 +55,7 @@ def connect(
             process,
             initialization_timeout=int(seconds) + 60,
             heartbeat_timeout_seconds=SILENCE,
-            shutdown_timeout_seconds=SILENCE,
+            shutdown_timeout_seconds=REPORT,
         )
     except (ValueError, TypeError, RuntimeError) as error:
         if "RPC server" in str(error):

@@ -91,10 +91,11 @@ def arguments(command, tmp_path):
     return [*others, f"--workdir={tmp_path / 'run'}"]
 
 
-def test_two_processes_of_two_devices_train_as_one_of_four(finished, arguments, tmp_path):
-    """Their state is divided among them."""
-    divided = [*arguments, "--config.training.divide_state=True"]
-    done = finish([start(a, 2, emitters=True) for a in of_two(divided)])
+@pytest.mark.parametrize("divide", [False, True])
+def test_two_processes_of_two_devices_train_as_one_of_four(finished, arguments, tmp_path, divide):
+    """Each with a copy of the state, or with its part."""
+    arguments = [*arguments, f"--config.training.divide_state={divide}"]
+    done = finish([start(a, 2, emitters=not divide) for a in of_two(arguments)])
     assert [code for code, _, _ in done] == [0, 0], done
     assert "on 4 device(s)" in done[0][1]
     assert not OF_GLOO.sub("", done[1][1])

@@ -244,7 +244,7 @@ def test_sizes_give_curves_before_the_last_seed_is_there(plan, tmp_path, capsys)
     assert "| linear model | 400.0 | 400.0 | 400.0 |" in text
     assert "with the most structures baseline is better" in text
     assert "- gap, 1,000 structures: " in text
-    assert "the rest as in `ablations.py`; `quick` is `qm9.py:quick` for as many steps." in text
+    assert "`quick` is `qm9.py:quick` for as many steps.\n\nEach other run: 1,000 or" in text
     record = Record(page.with_suffix(".json"))
     record.gather(one_seed)
     found = study_sizes.table(one_seed, record, "gap")["baseline"]

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 from damage import damage
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hdgnn_jax.errors import CheckpointError
@@ -282,3 +283,15 @@ def test_saving_is_silent(tmp_path, capfd, caplog):
     save_steps(tmp_path, {1: None, 2: 1.0})
     assert capfd.readouterr() == ("", "")
     assert [entry for entry in caplog.records if entry.name == "absl"] == []
+
+
+def test_processes_that_see_different_folders_are_refused(tmp_path, monkeypatch):
+    """Before one resumes and another begins, each waiting for the other elsewhere."""
+    with Checkpoints(tmp_path / "kept") as checkpoints:
+        assert not checkpoints.exist()
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(
+            multihost_utils, "process_allgather", lambda step: np.array([step, 12])
+        )
+        with pytest.raises(CheckpointError, match=r"different steps in .* \(\[-1, 12\]\)"):
+            checkpoints.exist()
