@@ -27,7 +27,7 @@ from hdgnn_jax.run.pretrained import Pretrained
 from hdgnn_jax.run.results import Results, print_results, report_of
 from hdgnn_jax.run.settings import Training
 from hdgnn_jax.run.task import Task, examples
-from hdgnn_jax.training import distributed, loop, losses, step
+from hdgnn_jax.training import distributed, leaves, loop, losses, step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.metrics import MetricWriter, read_metrics
 from hdgnn_jax.training.optimizer import learning_rate_at
@@ -300,8 +300,7 @@ class Fit:
 
     def whole(self, params: Params) -> Params:
         """The weights, whole on every device; a state may be divided among several processes."""
-        placed: Params = jax.device_put(params, step.replicated(self.predictor.mesh))
-        return placed
+        return leaves.everywhere(params, step.replicated(self.predictor.mesh))
 
     def locate(self, state: step.TrainState, batch: batching.MolecularGraph) -> str:
         """Finds where the first number that is not finite arises in the step just taken.

@@ -87,3 +87,18 @@ def place(array: np.ndarray, like: PyTree) -> PyTree:
         return jax.device_put(array)
     # Unlike device_put, this also serves a mesh that spans processes.
     return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
+
+
+def everywhere(tree: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
+    """The arrays, whole on every device of a sharding that copies them.
+
+    One after another: on a CPU, exchanges between processes that run at once can wait for each
+    other for ever, as those of `jax.device_put` did.
+    """
+
+    def copied(leaf: jax.Array) -> PyTree:
+        if leaf.is_fully_replicated:
+            return leaf
+        return place(whole(leaf), jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding))
+
+    return jax.tree.map(copied, tree)

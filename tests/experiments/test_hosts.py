@@ -66,7 +66,7 @@ def of_two(arguments: list[str]) -> list[list[str]]:
 
 def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
     """Exit codes and output of all. Each sum over devices waits until all have had a core."""
-    return [(p.wait(600), *p.communicate()) for p in processes]
+    return [(p.wait(300), *p.communicate()) for p in processes]
 
 
 def compare(workdir: pathlib.Path, finished: pathlib.Path) -> None:
