@@ -40,6 +40,9 @@ TARGETS = flags.DEFINE_list(
 )
 SIZES = flags.DEFINE_list("sizes", ["30000"], "N,..., numbers of training structures")
 STEPS = flags.DEFINE_integer("steps", 4000, "N, steps of each run", lower_bound=1)
+SHORTER = flags.DEFINE_string(
+    "shorter", None, "FILE.json, the record of this study with fewer steps, to compare with"
+)
 SHARE = flags.DEFINE_string("share", "0/1", "K/N: train every Nth run, from run K on")
 
 PROGRAM = program.Program(
@@ -75,16 +78,18 @@ def main() -> None:
     plan = Plan(
         program.workdir(), tuple(TARGETS.value), sizes, tuple(LIST.value), seeds, STEPS.value
     )
-    run(plan, SHARE.value, pathlib.Path(program.PAGE.value or plan.workdir / "study.md"))
+    page = pathlib.Path(program.PAGE.value or plan.workdir / "study.md")
+    shorter = Record(pathlib.Path(SHORTER.value)) if SHORTER.value else None
+    run(plan, SHARE.value, page, shorter)
 
 
-def run(plan: Plan, share: str, page: pathlib.Path) -> None:
+def run(plan: Plan, share: str, page: pathlib.Path, shorter: Record | None = None) -> None:
     """Trains the missing runs of this call's share; writes record and page of the finished ones.
 
     Raises:
       InputError: for a wrong share or plan, or a page whose JSON file is no record.
-      CheckpointError: where a run, or the record, has another config than the plan. Both come
-        before any training.
+      CheckpointError: where a run, or the record, has another config than the plan, or the
+        `shorter` one differs in more than its steps. All come before any training.
       Other errors as `train.run` does.
     """
     try:
@@ -94,6 +99,8 @@ def run(plan: Plan, share: str, page: pathlib.Path) -> None:
     if not 0 <= first < every:
         raise InputError(f"--share must be K/N with K < N, as 0/2, not {share!r}")
     plan.check()
+    if shorter is not None:
+        shorter.read(plan)
     record = Record(page.with_suffix(".json"))
     record.gather(plan)
     runs = list(plan.runs())
@@ -116,7 +123,7 @@ def run(plan: Plan, share: str, page: pathlib.Path) -> None:
         print(f"{len(runs) - len(missing)} of {len(runs)} runs are finished; first missing: "
               f"{missing[0].folder}")  # fmt: skip
     with alone(record.file):
-        study_page.write(page, plan, record)
+        study_page.write(page, plan, record, shorter)
 
 
 def measure(run: Run) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from experiments import study_hypotheses, study_sizes
+from experiments import study_convergence, study_hypotheses, study_sizes
 from experiments.peer import results as results_of_peers
 from experiments.study_compare import LEVEL, PAPER, Comparison, compare
 from experiments.study_plan import BASELINE, QUICK, Plan, Run
@@ -34,16 +34,20 @@ TICKS = (-200, -100, -50, -20, -10, 0, 10, 20, 50, 100, 200, 500, 1000)
 """Percent; the axis is logarithmic beyond 10."""
 
 
-def write(page: pathlib.Path, plan: Plan, record: Record) -> None:
+def write(
+    page: pathlib.Path, plan: Plan, record: Record, shorter: Record | None = None
+) -> None:
     """Writes the page of the seeds that are complete, with its plots beside it.
 
     Args:
       page: FILE.md.
       plan: the study; other seeds may be under way.
       record: its finished runs.
+      shorter: those of the same study with fewer steps, to show how far it is from convergence.
 
     Raises:
       InputError: where another model beside a run has not finished its trainings.
+      CheckpointError, InputError: as `study_convergence.section`.
     """
     plan = record.complete(plan)
     if not plan.seeds:
@@ -57,6 +61,8 @@ def write(page: pathlib.Path, plan: Plan, record: Record) -> None:
         parts.append(_decided(results))
     else:
         parts.append("One seed is complete: no intervals and no tests yet.\n")
+    if shorter is not None:
+        parts.append(study_convergence.section(plan, record, shorter))
     if len(plan.sizes) > 1:
         study_sizes.draw(page.with_suffix(".png"), plan, record)
         parts += [study_sizes.section(plan, record, target) for target in plan.targets]

@@ -113,6 +113,24 @@ class Record:
                 _write(self.file, results)
             self.results = results
 
+    def read(self, plan: Plan) -> Plan:
+        """Knows what is in the file alone: runs of a study that has other steps than the plan.
+
+        Returns:
+          The plan with their steps, and as many seeds as have all its runs.
+
+        Raises:
+          CheckpointError: where they differ in more, or two of one target and size in their data.
+          InputError: where the file is not a study's record, or no seed has all runs of the plan.
+        """
+        self.results = _read(self.file)
+        steps = next((int(one.config["training.steps"]) for one in self.results.values()), 1)
+        theirs = self.complete(dataclasses.replace(plan, steps=steps))
+        if not theirs.seeds:
+            raise InputError(f"{self.file} has no seed with all runs of this study")
+        self._check(theirs, self.results)
+        return theirs
+
     def _check(self, plan: Plan, results: Mapping[str, Result]) -> None:
         """See `gather`."""
         data: dict[tuple[str, int], tuple[str, str]] = {}

@@ -16,7 +16,7 @@ from experiments.configs import ablations
 from experiments.study_plan import Plan
 from experiments.study_record import Record
 from hdgnn_jax.config import flatten
-from hdgnn_jax.errors import CheckpointError, InputError
+from hdgnn_jax.errors import CheckpointError, HDGNNError, InputError
 from hdgnn_jax.run.results import restored, results
 
 pytestmark = pytest.mark.slow
@@ -138,6 +138,32 @@ def test_all_variants_have_one_budget(plan):
         assert differing == {f"model.{name}" for name in ablations.VARIANTS[variant]}
     assert configs[0]["data.train_size"] == SIZE
     assert configs[0]["training.steps"] == 7
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_further_steps_take_off_is_on_the_page(plan, tmp_path):
+    """The shorter study may have fewer seeds; one that differs in more is refused at once."""
+    half = dataclasses.replace(plan, workdir=tmp_path / "half", steps=4, seeds=2)
+    study.run(half, "0/1", tmp_path / "half.md")
+    text = (tmp_path / "half.json").read_text()
+    error = re.compile(r'("errors": {"test": {"mae": )([0-9.]+)')
+    doubled = error.sub(lambda found: f"{found[1]}{2 * float(found[2])}", text)
+    (tmp_path / "half.json").write_text(doubled)
+    shorter = Record(tmp_path / "half.json")
+    study.run(plan, "0/1", tmp_path / "page.md", shorter)
+    page = (tmp_path / "page.md").read_text()
+    assert "after 4 steps and after 7, over seeds 0 to 1" in page
+    assert page.count("| 50.0 ± 0.0 |") == 2 * len(VARIANTS)
+    (tmp_path / "half.json").write_text(doubled.replace('"data": "d"', '"data": "other"'))
+    with pytest.raises(CheckpointError, match=r"half\.json were trained on other data"):
+        study.run(plan, "0/1", tmp_path / "page.md", shorter)
+    narrow = doubled.replace('"model.channels": 32', '"model.channels": 8')
+    (tmp_path / "half.json").write_text(narrow)
+    for targets, message in ((plan.targets, "channels = 8 there, 32"), (("mu",), "has no seed")):
+        other = dataclasses.replace(plan, targets=targets)
+        with pytest.raises(HDGNNError, match=message):
+            study.run(other, "0/30", tmp_path / "other.md", shorter)
+        assert not (tmp_path / "other.json").exists()
 
 
 @pytest.mark.usefixtures("trained")
