@@ -22,6 +22,12 @@ LEVEL = 0.05
 """A difference counts where its p-value is smaller."""
 
 
+def half_width(values: Sequence[float]) -> float:
+    """Half width of the 95 % interval of the mean (Student) of two values or more."""
+    n = len(values)
+    return float(scipy.stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """One variant on one target.
@@ -52,8 +58,7 @@ class Comparison:
     @property
     def spread(self) -> float:
         """Half width of the 95 % interval of the mean (Student)."""
-        n = len(self.maes)
-        return float(scipy.stats.t.ppf(0.975, n - 1) * np.std(self.maes, ddof=1) / n**0.5)
+        return half_width(self.maes)
 
     @property
     def verdict(self) -> str:

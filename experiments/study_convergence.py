@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from experiments.study_compare import Comparison
+from experiments.study_compare import half_width
 from experiments.study_plan import Plan
 from experiments.study_record import Record
 from hdgnn_jax.errors import CheckpointError
@@ -20,33 +20,33 @@ def section(plan: Plan, record: Record, shorter: Record) -> str:
     Args:
       plan: the study.
       record: its finished runs, all of `plan`.
-      shorter: the record of the same study with fewer steps.
+      shorter: the record of the same study with fewer steps, read already (`Record.read`).
 
     Raises:
-      CheckpointError, InputError: as `shorter.read`, and where the two learned from other data.
+      CheckpointError: where the two learned from other data.
     """
-    before = shorter.read(plan)
-    for run in before.runs():
-        if run in record and record[run].data != shorter[run].data:
+    both = shorter.complete(plan)
+    for run in both.runs():
+        if record[run].data != shorter[run].data:
             raise CheckpointError(f"{run.key} of {record.file} and of {shorter.file} were trained "
-                                  "on other data")  # fmt: skip
+                                  "on other data: name another --shorter")  # fmt: skip
     rows = []
     for target, size, variant in itertools.product(plan.targets, plan.sizes, plan.variants):
-        few = np.array([shorter[run].mae for run in before.of(target, size, variant)])
-        many = np.array([record[run].mae for run in plan.of(target, size, variant)])[: len(few)]
-        off = Comparison(variant, tuple(100 * (1 - many / few)))
+        runs = both.of(target, size, variant)
+        few, many = (np.array([known[run].mae for run in runs]) for known in (shorter, record))
+        off = 100 * (1 - many / few)
         rows.append([
             target, f"{size:,}", variant, format_mae(few.mean()), format_mae(many.mean()),
-            record[plan.run(target, size, variant, 0)].unit,
-            f"{off.mean:.1f}" + (f" ± {off.spread:.1f}" if len(off.maes) > 1 else ""),
+            record[runs[0]].unit,
+            f"{off.mean():.1f}" + (f" ± {half_width(off):.1f}" if len(off) > 1 else ""),
         ])  # fmt: skip
     columns = (
-        "target", "structures", "variant", f"{before.steps:,} steps", f"{plan.steps:,} steps",
+        "target", "structures", "variant", f"{shorter.steps:,} steps", f"{plan.steps:,} steps",
         "unit", "taken off, %",
     )  # fmt: skip
     return f"""## How far from convergence
 
-Test MAE after {before.steps:,} steps and after {plan.steps:,}, over seeds 0 to {before.seeds - 1};
+Test MAE after {shorter.steps:,} steps and after {plan.steps:,}, over seeds 0 to {both.seeds - 1};
 each number of steps has a schedule of its own.
 
 {markdown_table(columns, rows, left=(0, 2, 5))}

@@ -34,20 +34,19 @@ TICKS = (-200, -100, -50, -20, -10, 0, 10, 20, 50, 100, 200, 500, 1000)
 """Percent; the axis is logarithmic beyond 10."""
 
 
-def write(
-    page: pathlib.Path, plan: Plan, record: Record, shorter: Record | None = None
-) -> None:
+def write(page: pathlib.Path, plan: Plan, record: Record, shorter: Record | None = None) -> None:
     """Writes the page of the seeds that are complete, with its plots beside it.
 
     Args:
       page: FILE.md.
       plan: the study; other seeds may be under way.
       record: its finished runs.
-      shorter: those of the same study with fewer steps, to show how far it is from convergence.
+      shorter: the record of the same study with fewer steps, read already, to show how far this
+        one is from convergence.
 
     Raises:
       InputError: where another model beside a run has not finished its trainings.
-      CheckpointError, InputError: as `study_convergence.section`.
+      CheckpointError: as `study_convergence.section`.
     """
     plan = record.complete(plan)
     if not plan.seeds:

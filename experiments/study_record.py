@@ -113,39 +113,47 @@ class Record:
                 _write(self.file, results)
             self.results = results
 
-    def read(self, plan: Plan) -> Plan:
-        """Knows what is in the file alone: runs of a study that has other steps than the plan.
+    @property
+    def steps(self) -> int:
+        """The steps of its runs, of which there must be one."""
+        return int(next(iter(self.results.values())).config["training.steps"])
 
-        Returns:
-          The plan with their steps, and as many seeds as have all its runs.
+    def read(self, plan: Plan) -> None:
+        """Knows what is in the file alone: the same study as the plan's, with fewer steps.
 
         Raises:
           CheckpointError: where they differ in more, or two of one target and size in their data.
-          InputError: where the file is not a study's record, or no seed has all runs of the plan.
+          InputError: where the file is not a study's record, or no seed has all runs of the plan,
+            or the steps are not fewer.
         """
         self.results = _read(self.file)
-        steps = next((int(one.config["training.steps"]) for one in self.results.values()), 1)
-        theirs = self.complete(dataclasses.replace(plan, steps=steps))
-        if not theirs.seeds:
-            raise InputError(f"{self.file} has no seed with all runs of this study")
-        self._check(theirs, self.results)
-        return theirs
+        if not self.complete(plan).seeds:
+            raise InputError(
+                f"{self.file} has no seed with all runs of this study: name another --shorter"
+            )
+        if self.steps >= plan.steps:
+            raise InputError(
+                f"{self.file} is of {self.steps:,} steps, not of fewer than {plan.steps:,}: "
+                "name another --shorter"
+            )
+        shorter = dataclasses.replace(plan, steps=self.steps)
+        self._check(shorter, self.results, "name another --shorter")
 
-    def _check(self, plan: Plan, results: Mapping[str, Result]) -> None:
-        """See `gather`."""
+    def _check(
+        self, plan: Plan, results: Mapping[str, Result], way: str = "choose another --page"
+    ) -> None:
+        """See `gather`; `way` is what to do."""
         data: dict[tuple[str, int], tuple[str, str]] = {}
         for run in plan.runs():
             if run.key not in results:
                 continue
             one, place = results[run.key], self.file / run.key
-            refuse_other_config(
-                one.config, plan.config(run), place, of_both=True, way="choose another --page"
-            )
+            refuse_other_config(one.config, plan.config(run), place, of_both=True, way=way)
             first, digest = data.setdefault((run.target, run.size), (run.key, one.data))
             if digest != one.data:
                 raise CheckpointError(
                     f"{first} and {run.key} of {self.file} were trained on other data: "
-                    "make the data alike on all machines, and choose another --page"
+                    f"make the data alike on all machines, and {way}"
                 )
 
 
@@ -174,8 +182,8 @@ def _read(file: pathlib.Path) -> dict[str, Result]:
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{file} is not the record of a study ({error!r}): move it away, or choose another "
-            "--page"
+            f"{file} is not the record of a study ({error!r}): move it away, or name "
+            "another file"
         ) from error
 
 

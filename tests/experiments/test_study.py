@@ -157,6 +157,8 @@ def test_what_further_steps_take_off_is_on_the_page(plan, tmp_path):
     (tmp_path / "half.json").write_text(doubled.replace('"data": "d"', '"data": "other"'))
     with pytest.raises(CheckpointError, match=r"half\.json were trained on other data"):
         study.run(plan, "0/1", tmp_path / "page.md", shorter)
+    with pytest.raises(InputError, match="is of 4 steps, not of fewer than 4: name another"):
+        study.run(half, "0/1", tmp_path / "other.md", shorter)
     narrow = doubled.replace('"model.channels": 32', '"model.channels": 8')
     (tmp_path / "half.json").write_text(narrow)
     for targets, message in ((plan.targets, "channels = 8 there, 32"), (("mu",), "has no seed")):
