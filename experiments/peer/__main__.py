@@ -241,7 +241,10 @@ def check_interpreter(python: str) -> dict[str, str]:
         )
     if found.returncode:
         raise InputError(f"SchNetPack cannot be used by {python}: {_last_line(found.stderr)}")
-    versions: dict[str, str] = json.loads(found.stdout.splitlines()[-1])
+    try:
+        versions: dict[str, str] = json.loads(found.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise InputError(f"--python={python} is no Python: it does not run a script") from None
     return versions
 
 

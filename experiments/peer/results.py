@@ -70,7 +70,7 @@ def read(workdir: pathlib.Path, settings: Settings) -> Json:
         models: Json = content["models"]
         return models
     shown = ", ".join(f"{k} = {there.get(k)} there, {here[k]} here" for k in differing)
-    print(f"{path} has results of other settings ({shown}): they are replaced")
+    print(f"{path} has results of other settings ({shown}): the first new one replaces them")
     return {}
 
 

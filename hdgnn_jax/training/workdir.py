@@ -25,7 +25,7 @@ def occupied(workdir: pathlib.Path) -> Iterator[None]:
     Among processes that train together, the first takes the lock for all.
 
     Raises:
-      CheckpointError: where another process has the lock.
+      CheckpointError: where another process has the lock, or no file can be written there.
     """
     if not distributed.is_first():
         yield
@@ -33,7 +33,13 @@ def occupied(workdir: pathlib.Path) -> Iterator[None]:
     # Resolved: a folder has one lock, by whatever path.
     folder = workdir.resolve()
     path = folder.parent / f".{folder.name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.parent} cannot be written to ({error.strerror}): choose another --workdir"
+        ) from error
     while True:
         with path.open("a+") as file:
             try:

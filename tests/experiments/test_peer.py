@@ -270,6 +270,8 @@ def test_an_interpreter_that_is_none_is_said(run, tmp_path):
     python = str(tmp_path / "python")
     with pytest.raises(ValueError, match=r"--python=.*/python cannot be started: No such file"):
         peer.run(run, peer.Options(python=python))
+    with pytest.raises(ValueError, match=r"--python=echo is no Python: it does not run a script"):
+        peer.run(run, peer.Options(python="echo"))
 
 
 def test_the_trainer_imports_nothing_of_ours_and_no_jax():

@@ -45,3 +45,10 @@ def test_a_folder_has_one_lock_by_whatever_path(tmp_path, monkeypatch):
         for path in (".", "link", f"../{tmp_path.name}"):
             with pytest.raises(CheckpointError), occupied(pathlib.Path(path)):
                 pass
+
+
+def test_a_place_where_nothing_can_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    message = r"/file cannot be written to \((File exists|Not a directory)\): choose another"
+    with pytest.raises(CheckpointError, match=message), occupied(tmp_path / "file" / "run"):
+        pass
