@@ -9,7 +9,7 @@ import tempfile
 import xla_flags
 
 # Programs run for seconds here; to optimise them would take longer. To compile fusions by way of
-# MLIR takes as long as all the rest: `test_hosts.py` does, and holds it against what is done here.
+# MLIR takes as long as all the rest: `test_hdgnn.py` does, and holds it against what is done here.
 os.environ["XLA_FLAGS"] = " ".join(
     xla_flags.known_to_xla((
         "--xla_force_host_platform_device_count=4",
@@ -35,12 +35,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+import shortened  # noqa: E402
 
-from hdgnn_jax.models import hdgnn  # noqa: E402
 from hdgnn_jax.training import step  # noqa: E402
 
-# A loop over layers compiles one of them; `test_hdgnn.py` holds it against what users have.
-hdgnn.UNROLLED = 0
+# `test_hdgnn.py` holds the network against what users have.
+shortened.shorten()
 
 # Tracing makes many objects and few cycles: the collector took a fifth of its time.
 gc.freeze()

@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 import pytest
+import shortened
 from fake_qm9 import write_cache
 
 from experiments import train
@@ -25,6 +26,7 @@ from hdgnn_jax.inference.predictor import Predictor
 from hdgnn_jax.inference.programs import Programs
 from hdgnn_jax.run.results import restored
 from hdgnn_jax.run.task import Task, examples
+from hdgnn_jax.so3 import sphere
 from hdgnn_jax.training import step
 from hdgnn_jax.training.checkpoint import Checkpoints
 from hdgnn_jax.training.loop import Memory
@@ -54,6 +56,8 @@ def shared_programs():
     shared = functools.cached_property(programs)
     shared.__set_name__(Predictor, "programs")
     with pytest.MonkeyPatch.context() as patch:
+        # To the bit as in the programs that tests start.
+        patch.setattr(sphere, "WRITTEN_OUT", shortened.WRITTEN_OUT)
         patch.setattr(Predictor, "programs", shared)
         yield
 

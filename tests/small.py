@@ -20,7 +20,7 @@ from hdgnn_jax.data.targets import TARGETS, Reference, Target
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structures
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.inference.weights import one_atom
+from hdgnn_jax.inference.weights import shapes
 from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.models.hyperparameters import HyperParameters
 from hdgnn_jax.training import step
@@ -82,6 +82,11 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 def stirred(init: Callable[..., Any], *arguments: Any, seed: int = 0) -> Any:
     """Random parameters of the right shapes, biases too; nothing is computed to get them."""
+    return drawn(jax.eval_shape(init, jax.random.key(0), *arguments), seed)
+
+
+def drawn(leaves: Any, seed: int = 0) -> Any:
+    """Random parameters of these shapes."""
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -89,12 +94,11 @@ def stirred(init: Callable[..., Any], *arguments: Any, seed: int = 0) -> Any:
         inputs = {"kernel": leaf.shape[-2:-1], "weight_": leaf.shape[-3:-1]}
         name = path[-1].key.rstrip("0123456789")
         fan_in = np.prod(inputs.get(name, ()))
-        return jnp.asarray(rng.normal(size=leaf.shape, scale=fan_in**-0.5), leaf.dtype)
+        return jax.device_put(rng.normal(size=leaf.shape, scale=fan_in**-0.5).astype(leaf.dtype))
 
-    shapes = jax.eval_shape(init, jax.random.key(0), *arguments)
     # Inside a trace they would be tracers, and stay in the cache of `parameters`.
     with jax.ensure_compile_time_eval():
-        return jax.tree_util.tree_map_with_path(draw, shapes)
+        return jax.tree_util.tree_map_with_path(draw, leaves)
 
 
 def network(**fields: Any) -> HDGNN:
@@ -105,7 +109,7 @@ def network(**fields: Any) -> HDGNN:
 @functools.cache
 def parameters(**options: Any) -> Any:
     """Stirred ones of the small model with these options."""
-    return stirred(network(**{**SMALL, **options}).init, graph_of(KNOWN, budget=BUDGET))
+    return {"params": drawn(shapes(network(**{**SMALL, **options})))}
 
 
 @functools.cache
@@ -142,7 +146,7 @@ def predictor_of(
     """A predictor of these, by the small model with these options; `devices`: None is all."""
     heads = tuple(one.head for one in targets)
     model = network(**{**SMALL, "heads": heads, **options})
-    params = stirred(model.init, one_atom(model))["params"]
+    params = drawn(shapes(model))
     mesh = step.make_mesh() if devices is None else step.make_mesh(jax.devices()[:devices])
     return Predictor(model, params, targets, batching.Budget(160, 48, 9), mesh)
 

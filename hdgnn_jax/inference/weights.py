@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -127,9 +127,17 @@ def network(record: Record) -> HDGNN:
 
 
 @functools.cache
+def initial(model: HDGNN) -> Callable[[jax.Array], Params]:
+    """The initial weights as a function of the key.
+
+    JAX traces it once for each network: to know its shapes, and to compile it.
+    """
+    return lambda key: model.init(key, one_atom(model))["params"]
+
+
 def shapes(model: HDGNN) -> Params:
-    """The shapes of the network's weights; each network is traced once."""
-    return jax.eval_shape(model.init, jax.random.key(0), one_atom(model))["params"]
+    """The shapes of the network's weights."""
+    return jax.eval_shape(initial(model), jax.random.key(0))
 
 
 def restore_weights(

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from hdgnn_jax.so3 import degrees
 
-GATES, STATES, ATTENTION = "gates", "states", "attention"
-"""Names of the collections: shares of stuck gates, the root mean square of each degree, and the
-weights of the terms of eq. 11."""
+GATES, STATES, ATTENTION, FINITE = "gates", "states", "attention", "finite"
+"""Names of the collections: shares of stuck gates, the root mean square of each degree, the
+weights of the terms of eq. 11, and what `nonfinite` asks of each module."""
 CLOSED = 0.01
 """A gate below this, or above 1 minus this, is stuck: its gradient is near 0."""
 

@@ -14,7 +14,7 @@ from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.models.dense import KEPT, DegreeDense
 from hdgnn_jax.models.embedding import N_TAGS, DistanceBlock, ElementEmbedding, element_index
-from hdgnn_jax.models.gates import ATTENTION, GATES, STATES, watch
+from hdgnn_jax.models.gates import ATTENTION, FINITE, GATES, STATES, watch
 from hdgnn_jax.models.geometry import EdgeGeometry, edge_geometry
 from hdgnn_jax.models.heads import MoleculeHead
 from hdgnn_jax.models.hyperparameters import HyperParameters
@@ -77,7 +77,7 @@ class HDGNN(nn.Module):
         unrolled = hyper.layers <= UNROLLED and not (self.loop or self.is_initializing())
         self.stack = nn.scan(
             layer,
-            variable_axes={"params": 0, GATES: 0, STATES: 0, ATTENTION: 0},
+            variable_axes={"params": 0, GATES: 0, STATES: 0, ATTENTION: 0, FINITE: 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),
             length=hyper.layers,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,12 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from hdgnn_jax.graphs import batching
-from hdgnn_jax.models.hdgnn import HDGNN, Layer
+from hdgnn_jax.models.gates import FINITE
+from hdgnn_jax.models.hdgnn import HDGNN
 from hdgnn_jax.types import Apply, Params, PyTree
 
 
-class _Found(Exception):
-    """Ends a forward pass; the message names the module."""
+class _Call(NamedTuple):
+    """The nth call of a module, by its path."""
+
+    path: tuple[str, ...]
+    n: int
 
 
 def locate(
@@ -28,8 +35,7 @@ def locate(
 ) -> str | None:
     """The first module whose output is not finite, else the weights whose gradient is not.
 
-    Layers run one by one without compilation, so that outputs are concrete numbers when a module
-    returns. The innermost module at fault returns first.
+    The innermost module at fault returns first.
 
     Args:
       model, params: the network and its weights.
@@ -41,32 +47,46 @@ def locate(
       For example "layer 2, update/out", or "the gradient of norm/weight in layer 1"; None where
       everything is finite.
     """
-    where = ""
+    model = HDGNN(model.hyper, loop=True)
+    # In the order of their returns. A loop is traced more than once: a dict keeps the first of
+    # equal calls.
+    calls: dict[_Call, None] = {}
 
     def watch(call: Apply, args: Any, kwargs: Any, context: Any) -> PyTree:
-        found = call(*args, **kwargs)
-        if not _finite(found):
-            raise _Found(", ".join(filter(None, [where, "/".join(context.module.path)])))
+        found, module = call(*args, **kwargs), context.module
+        if module.path and context.method_name == "__call__":
+            before = len(module.get_variable(FINITE, "all", ()))
+            calls.setdefault(_Call(module.path, before))
+            module.sow(FINITE, "all", _finite(found))
         return found
 
-    bound = model.bind({"params": params}, rngs={"frame": key})
+    @jax.jit
+    def finite(params: Params, graph: batching.MolecularGraph, roll: jax.Array) -> PyTree:
+        variables = {"params": params}
+        with nn.intercept_methods(watch):
+            return model.apply(variables, graph, roll, method="predict", mutable=[FINITE])[1]
+
     graph = jax.tree.map(jnp.asarray, graph)
-    rolls = bound.rolls(graph, train=True)
-    layer = Layer(model.hyper, model.hyper.points())
-    try:
-        with jax.disable_jit(), nn.intercept_methods(watch):
-            for roll in rolls:
-                where = ""
-                state, rest = bound.start(graph, roll)
-                for k, last in enumerate(model.lasts()):
-                    where = f"layer {k + 1}"
-                    of_layer = jax.tree.map(lambda leaf, k=k: leaf[k], params["stack"])
-                    state, _ = layer.apply({"params": of_layer}, state, last, *rest)
-                where = ""
-                bound.molecule_head(*state, graph)
-    except _Found as found:
-        return str(found) or "the positions, or their distances"
+    for roll in model.bind({}, rngs={"frame": key}).rolls(graph, train=True):
+        flags = jax.device_get(finite(params, graph, roll))[FINITE]
+        if found := _first(calls, flags, model.hyper.layers):
+            return found
     return _worst(jax.jit(jax.grad(loss))(params))
+
+
+def _first(calls: Iterable[_Call], flags: PyTree, layers: int) -> str | None:
+    """The first call whose flag, `flags[path]["all"][n]`, is False; in layers there are K each."""
+    for in_stack, group in itertools.groupby(calls, lambda call: call.path[0] == "stack"):
+        some = list(group)
+        for k in range(layers if in_stack else 1):
+            for path, n in some:
+                flag = functools.reduce(operator.getitem, (*path, "all", n), flags)
+                if np.atleast_1d(flag)[k]:
+                    continue
+                if not in_stack:
+                    return "/".join(path)
+                return ", ".join(filter(None, (f"layer {k + 1}", "/".join(path[1:]))))
+    return None
 
 
 def _worst(gradient: Params) -> str | None:
@@ -74,7 +94,7 @@ def _worst(gradient: Params) -> str | None:
     gradients = {
         "/".join(key.key for key in path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(gradient)[0]
-        if not _finite(leaf)
+        if not np.isfinite(leaf).all()
     }
     if not gradients:
         return None
@@ -92,11 +112,6 @@ def _worst(gradient: Params) -> str | None:
     return f"the gradient of {name.removeprefix('stack/')} in layer {layers[name] + 1}"
 
 
-def _finite(tree: PyTree) -> bool:
-    """Whether all numbers are finite; traced arrays, which have no numbers yet, are skipped."""
-    return all(
-        bool(jnp.isfinite(leaf).all())
-        for leaf in jax.tree.leaves(tree)
-        if not isinstance(leaf, jax.core.Tracer)
-        and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-    )
+def _finite(tree: PyTree) -> jax.Array:
+    """Whether all numbers are finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

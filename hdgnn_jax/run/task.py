@@ -24,7 +24,7 @@ from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.neighbors import NO_FORCES, neighbors_of
 from hdgnn_jax.graphs.structure import SYMBOLS, StructureError
 from hdgnn_jax.inference.predictor import Predictor
-from hdgnn_jax.inference.weights import network, one_atom, shapes
+from hdgnn_jax.inference.weights import initial, network, shapes
 from hdgnn_jax.models import heads
 from hdgnn_jax.models.forces import Derivatives, with_derivatives
 from hdgnn_jax.models.hdgnn import HDGNN
@@ -250,8 +250,7 @@ class Task:
     ) -> step.TrainState:
         """The state before the first step, a function of the seed and the source; see `step`."""
         key = jax.random.fold_in(jax.random.key(self.config["seed"]), 0)
-        init = jax.jit(self.model.init, compiler_options=step.for_one_run(mesh))
-        params = init(key, one_atom(self.model))["params"]
+        params = jax.jit(initial(self.model), compiler_options=step.for_one_run(mesh))(key)
         if source is None:
             return step.init_state(params, self.optimizer, mesh, divide)
         start, rates = source.start(params, self.config, self.fitted, self.model.hyper)

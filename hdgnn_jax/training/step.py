@@ -99,9 +99,14 @@ def init_state(
     params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, divide: bool = False
 ) -> TrainState:
     """The state before the first step: whole on every device, or divided among them."""
-    # Copies, because the step donates its input's buffers, which nothing else may share.
-    own, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
-    state = TrainState(jnp.zeros((), jnp.int32), own, ema, optimizer.init(params))
+
+    @jax.jit
+    def fresh(params: Params) -> TrainState:
+        # Copies, because the step donates its input's buffers, which nothing else may share.
+        own, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))
+        return TrainState(jnp.zeros((), jnp.int32), own, ema, optimizer.init(params))
+
+    state = fresh(params)
     placed: TrainState = jax.device_put(state, shardings(state, mesh, divide))
     return placed
 

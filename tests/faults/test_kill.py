@@ -17,7 +17,7 @@ from hdgnn_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
-KILLS = 6
+KILLS = 4
 
 
 def arrays(workdir, step):

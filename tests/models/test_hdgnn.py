@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shortened
+import xla_flags
 from molecules import CUTOFF, KNOWN, graph_of
 from small import (
     BUDGET,
@@ -30,6 +32,7 @@ from hdgnn_jax.models import hdgnn
 from hdgnn_jax.models.hdgnn import HDGNN, edge_rolls
 from hdgnn_jax.models.heads import MoleculeHead
 from hdgnn_jax.models.hyperparameters import HyperParameters
+from hdgnn_jax.so3 import sphere
 
 GRAPH = jax.tree.map(jnp.asarray, graph_of(KNOWN, budget=BUDGET))
 ATOMS = len(KNOWN.positions)
@@ -255,14 +258,19 @@ def value_and_gradient(**options) -> tuple[jax.Array, dict]:
     return loss_of(**FIRST_DEGREE, **options)(parameters(**FIRST_DEGREE), GRAPH)
 
 
-def test_layers_in_a_loop_are_the_same_function(monkeypatch):
-    """As those compiled one after another: value and gradient."""
-    loop = value_and_gradient()
-    monkeypatch.setattr(hdgnn, "UNROLLED", 4)
+def test_what_users_compile_is_the_same_function(monkeypatch):
+    """Layers one after another, sums written out, and fusions by way of MLIR."""
+    ours = value_and_gradient()
+    monkeypatch.setattr(hdgnn, "UNROLLED", shortened.UNROLLED)
+    monkeypatch.setattr(sphere, "WRITTEN_OUT", shortened.WRITTEN_OUT)
+    arguments = parameters(**FIRST_DEGREE), GRAPH
+    has_both = xla_flags.known_to_xla([xla_flags.OLDER_FUSIONS])
+    options = {"xla_cpu_use_fusion_emitters": True} if has_both else None
+    of_users = loss_of(**FIRST_DEGREE).lower(*arguments).compile(options)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(a).max()),
-        loop,
-        loss_of(**FIRST_DEGREE)(parameters(**FIRST_DEGREE), GRAPH),
+        ours,
+        of_users(*arguments),
     )
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from molecules import CUTOFF, KNOWN
 from scipy.sparse.csgraph import shortest_path
-from small import SMALL, network, stirred
+from small import SMALL, drawn, network
 
 from hdgnn_jax.data.smiles import conformers
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs import batching
 from hdgnn_jax.graphs.structure import Structure, Structures
-from hdgnn_jax.inference.weights import one_atom
+from hdgnn_jax.inference.weights import shapes
 
 LAYERS = 2
 BUDGET = batching.Budget(64, 40, 6)
@@ -31,7 +31,7 @@ def of_bonds():
     """The network, and its compiled evaluation with slopes: graph -> [G] and [N, 3]."""
     few = {"degree": 1, "product_degree": 1, "layers": LAYERS, "neighbors": 2.0}
     model = network(**{**SMALL, **few, "neighborhood": "bonds"})
-    params = stirred(model.init, one_atom(model))
+    params = {"params": drawn(shapes(model))}
 
     def evaluate(graph):
         def total(x):

@@ -7,7 +7,7 @@ import copy
 import jax
 import numpy as np
 import pytest
-from small import stirred
+from small import drawn
 
 from hdgnn_jax.data.baselines import element_counts
 from hdgnn_jax.data.datasets import dataset
@@ -15,7 +15,7 @@ from hdgnn_jax.data.targets import TARGETS
 from hdgnn_jax.errors import InputError
 from hdgnn_jax.graphs.batching import Budget
 from hdgnn_jax.graphs.structure import Structure, Structures
-from hdgnn_jax.inference.weights import one_atom
+from hdgnn_jax.inference.weights import shapes
 from hdgnn_jax.run.task import Task, examples
 from hdgnn_jax.training import step
 
@@ -30,7 +30,7 @@ def test_two_systems_far_apart(config, reference):
     data = dataset(config)
     molecules = examples(config, data, "train").first(60)
     task, _ = Task.prepare(config, data, molecules)
-    params = stirred(task.model.init, one_atom(task.model))["params"]
+    params = drawn(shapes(task.model))
     predictor = task.predictor(params, Budget(400, 80, 9), MESH)
 
     def joined(first: list[Structure], second: list[Structure]) -> Structures:

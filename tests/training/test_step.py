@@ -219,7 +219,8 @@ def gradients(**options):
 
 def distance(a, b) -> float:
     """Length of the difference over the length of b."""
-    difference = optax.tree.norm(jax.tree.map(jnp.subtract, a, b))
+    a, b = jax.device_get((a, b))
+    difference = optax.tree.norm(jax.tree.map(np.subtract, a, b))
     return float(difference / optax.tree.norm(b))
 
 
