@@ -126,7 +126,10 @@ def verdict(search: Search) -> str:
     text = f"Candidate {first.variant} has the lowest mean over {search.plan.seeds} seeds. "
     if open_:
         return text + f"Undecided, within the spread of seeds: it or {', '.join(open_)}."
-    return text + ("The others are worse." if others else "No other finalist finished.")
+    if others:
+        return text + "The others are worse."
+    alone = len(search.members(search.plan.rungs)) == 1
+    return text + ("It was the only finalist." if alone else "No other finalist finished.")
 
 
 def tested(search: Search) -> str:

@@ -16,12 +16,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST_FILE, LARGEST_IMAGE = 250_000, 60_000
 """Bytes; of an image, before it is written as text."""
-FEW = """
+FIRST = """
+import shortened
 from hdgnn_jax.run.task import Task
+shortened.shorten()
 examples = Task.examples
 Task.examples = lambda self, name: examples(self, name).first(500)
 """
-"""A report predicts the first of each part; of all, in batches of 16, it would take a minute."""
+"""The network is compiled as in other tests. A report predicts the first of each part; of all, in
+batches of 16, it would take a minute."""
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -34,14 +37,14 @@ def test_a_notebook_runs(path, config, finished, tmp_path, monkeypatch):
         "HDGNN_RUN": finished,
         "HDGNN_STEPS": 4,
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
+        "PYTHONPATH": ROOT / "tests",
         "TMPDIR": tmp_path,
         "IPYTHONDIR": tmp_path,
         "JUPYTER_CONFIG_DIR": tmp_path,
     }.items():
         monkeypatch.setenv(name, str(value))
     notebook = nbformat.read(path, as_version=4)
-    if any("train.run(" in cell.source for cell in notebook.cells):
-        notebook.cells.insert(0, nbformat.v4.new_code_cell(FEW))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(FIRST))
     for cell in notebook.cells:
         # Eight frames of each, with forces, take a second as programs are compiled here.
         cell.source = cell.source.replace("random_rotations(32,", "random_rotations(4,")

@@ -244,6 +244,14 @@ def test_a_bad_plan_is_refused_before_anything_is_run(plan, ran, change, message
     assert not ran
 
 
+def test_an_only_finalist_is_compared_with_none(plan):
+    state = search.begin(dataclasses.replace(plan, finalists=1, rungs=1, seeds=2))
+    for candidate in state.candidates:
+        candidate.rungs = [Trial(7, 1.0, 1.0 + candidate.index)]
+    state.candidates[0].finals = [Trial(7, 1.0, 1.0), Trial(7, 1.0, 1.1)]
+    assert search_page.verdict(state).endswith("over 2 seeds. It was the only finalist.")
+
+
 def test_finalists_within_the_spread_of_seeds_are_undecided(plan, tmp_path):
     state = search.begin(dataclasses.replace(plan, finalists=3, rungs=1, seeds=3))
     rows = {0: (1.0, 1.2, 1.1), 1: (9.0, 9.1, 9.3), 2: (1.05, 1.1, 1.2)}
