@@ -80,7 +80,8 @@ def main() -> None:
     )
     page = pathlib.Path(program.PAGE.value or plan.workdir / "study.md")
     shorter = Record(pathlib.Path(SHORTER.value)) if SHORTER.value else None
-    run(plan, SHARE.value, page, shorter)
+    with train.saying_that_it_stopped():
+        run(plan, SHARE.value, page, shorter)
 
 
 def run(plan: Plan, share: str, page: pathlib.Path, shorter: Record | None = None) -> None:
@@ -112,7 +113,9 @@ def run(plan: Plan, share: str, page: pathlib.Path, shorter: Record | None = Non
             continue
         if not one.trained:
             print(f"\n{count} of {len(mine)}: {one.title}")
-            train.run(plan.config(one), one.folder)
+            config = plan.config(one)
+            with train.stop_on_signals(config) as stop:
+                train.run(config, one.folder, stop)
         measure(one)
         record.gather(plan)
         # A hundred compiled programs would take some GiB.

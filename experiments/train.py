@@ -10,6 +10,7 @@ A run leaves checkpoints/, metrics.jsonl and TensorBoard curves, and report/ in 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -17,7 +18,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from absl import flags
 
@@ -73,29 +75,38 @@ def main() -> None:
     """
     config = program.read_config()
     place = COORDINATOR.value, PROCESSES.value, PROCESS.value
-    stop: Callable[[int], bool]
+    stopping: AbstractContextManager[Callable[[int], bool]]
     if DISTRIBUTED.value or any(value is not None for value in place):
         distributed.connect(*place, PATIENCE.value)
         # JAX has a handler of its own by now, so that all processes stop after the same step.
-        stop = distributed.preempted
+        stopping = contextlib.nullcontext(distributed.preempted)
         if not distributed.is_first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, to the end of the process
             logging.getLogger("hdgnn_jax").setLevel(logging.ERROR)
     else:
-        stop = stop_on_signals(config)
-    try:
+        stopping = stop_on_signals(config)
+    with saying_that_it_stopped(), stopping as stop:
         run(config, program.workdir(), stop, DEBUG_NANS.value)
+
+
+@contextlib.contextmanager
+def saying_that_it_stopped() -> Iterator[None]:
+    """Ends the program with 143 after a run that was asked to stop."""
+    try:
+        yield
     except StoppedError as stopped:
         print(stopped)
         sys.exit(128 + signal.SIGTERM)
 
 
-def stop_on_signals(config: Config) -> Callable[[int], bool]:
+@contextlib.contextmanager
+def stop_on_signals(config: Config) -> Iterator[Callable[[int], bool]]:
     """Lets SIGTERM and Ctrl-C end training after a step; a second Ctrl-C ends it at once.
 
-    After the last step there is nothing to stop but the report.
+    After the last step there is nothing to stop but the report. After the block they do what they
+    did before.
 
-    Returns:
+    Yields:
       A function of the step: whether to stop. Before its first call Ctrl-C ends the program.
     """
     asked, reached = threading.Event(), 0
@@ -115,9 +126,13 @@ def stop_on_signals(config: Config) -> Callable[[int], bool]:
         reached = step
         return asked.is_set()
 
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    signal.signal(signal.SIGINT, interrupt)
-    return stop
+    handlers = {signal.SIGTERM: lambda *_: asked.set(), signal.SIGINT: interrupt}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(

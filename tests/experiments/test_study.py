@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -18,6 +19,7 @@ from experiments.study_record import Record
 from hdgnn_jax.config import flatten
 from hdgnn_jax.errors import CheckpointError, HDGNNError, InputError
 from hdgnn_jax.run.results import restored, results
+from hdgnn_jax.training.loop import StoppedError
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +44,7 @@ def trained(monkeypatch):
     """Runs that were trained: their error is made up, and `unrestricted` is much the worst."""
     done = []
 
-    def run(config, folder):
+    def run(config, folder, stop):
         *_, size, variant, seed = folder.parts
         size, seed = int(size), int(seed)
         done.append((config["target"], size, variant, seed))
@@ -79,6 +81,19 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(study, "measure", measure)
     return done
+
+
+def test_sigterm_ends_a_study_with_its_run_saved(plan, trained, tmp_path, monkeypatch, capsys):
+    def run(config, folder, stop):
+        signal.raise_signal(signal.SIGTERM)
+        assert stop(1)
+        raise StoppedError("step 1 is saved")
+
+    monkeypatch.setattr(train, "run", run)
+    with pytest.raises(SystemExit) as ended, train.saying_that_it_stopped():
+        study.run(plan, "0/30", tmp_path / "page.md")
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().out.endswith("step 1 is saved\n")
 
 
 def test_shares_together_are_all_runs_and_none_is_trained_twice(plan, trained, tmp_path, capsys):

@@ -130,8 +130,7 @@ def test_ctrl_c_stops_after_a_step_and_then_at_once(capsys):
     """As a program: before the first step, and when asked again, it ends it at once."""
     config = {"training": {"steps": 9}}
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        stop = train.stop_on_signals(config)
+    with train.stop_on_signals(config) as stop:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert not stop(1)
@@ -139,20 +138,18 @@ def test_ctrl_c_stops_after_a_step_and_then_at_once(capsys):
         assert stop(2)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        stop = train.stop_on_signals(config)
+    with train.stop_on_signals(config) as stop:
         assert not stop(9)
         # The last validation and its checkpoint are not broken off.
         signal.raise_signal(signal.SIGINT)
-        said = capsys.readouterr().err.splitlines()
-        assert [line.split(";")[0] for line in said] == [
-            "stopping after this step", "all steps are taken, the report follows"
-        ]  # fmt: skip
-        stop = train.stop_on_signals(config)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(";")[0] for line in said] == [
+        "stopping after this step", "all steps are taken, the report follows"
+    ]  # fmt: skip
+    with train.stop_on_signals(config) as stop:
         signal.raise_signal(signal.SIGTERM)
         assert stop(1)
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+    assert before == {one: signal.getsignal(one) for one in before}
 
 
 def test_a_finished_run_is_extended(finished, config, changed, tmp_path, monkeypatch, capsys):
