@@ -155,7 +155,10 @@ def several(config, once):
     }
 
     def make(folder):
-        train.run(new, folder / "several")
+        # This may come before `shared_programs`, which does so for the tests.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sphere, "WRITTEN_OUT", shortened.WRITTEN_OUT)
+            train.run(new, folder / "several")
         return folder / "several"
 
     return once("several", make)

@@ -114,4 +114,4 @@ def _worst(gradient: Params) -> str | None:
 
 def _finite(tree: PyTree) -> jax.Array:
     """Whether all numbers are finite."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
